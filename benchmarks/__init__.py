@@ -1,0 +1,1 @@
+"""Accuracy by the official rules, speed and memory, and their reports."""

@@ -1,0 +1,1 @@
+"""Checkpoint to bundle: graphs, ONNX, parity with torch."""

@@ -1,0 +1,1 @@
+"""PyTorch networks: backbones, pixel decoders, the masked-attention decoder, published checkpoints."""

@@ -1,0 +1,1 @@
+"""What runs where frames arrive: numpy, scipy, opencv, av and one inference library. Never imports torch."""

@@ -1,0 +1,74 @@
+"""The one error tree. Each message says what was given, what was expected and what to do.
+
+The command line prints one line for a `VisrtError` and leaves with its `exit_code`; any other exception is a bug
+and keeps its traceback.
+"""
+
+
+class VisrtError(Exception):
+    """Everything visrt refuses on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(VisrtError):
+    """What was asked cannot be done as asked: a missing path, an unknown option value, sizes that do not fit."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A settings file or a settings value that is unknown, misspelt or out of range."""
+
+
+class DataError(VisrtError):
+    """Annotations, results files or data sets that break their format; names the first fault by its json path."""
+
+    exit_code = 2
+
+
+class SourceError(VisrtError):
+    """A video, image folder or camera that cannot be read."""
+
+    exit_code = 4
+
+
+class OutputError(VisrtError):
+    """A result that cannot be written: disk full, read-only, already there."""
+
+    exit_code = 4
+
+
+class BundleError(VisrtError):
+    """A bundle whose manifest or files are missing, altered or of another version."""
+
+    exit_code = 5
+
+
+class EngineError(VisrtError):
+    """An inference backend that is absent, refuses a graph or fails while it runs."""
+
+    exit_code = 5
+
+
+class NumericalError(EngineError):
+    """NaN or infinity where the network should have given numbers."""
+
+
+class CheckpointError(VisrtError):
+    """A checkpoint with missing, unexpected or misshapen keys, or of another family."""
+
+    exit_code = 5
+
+
+class ParityError(VisrtError):
+    """An exported graph or engine that does not compute what PyTorch computed."""
+
+    exit_code = 5
+
+
+PARTIAL = 3
+"""Exit code when results were written but a source was short, damaged or stopped early."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C; what was finished is on disk."""

@@ -1,0 +1,10 @@
+"""Maps the top-level folders to `visrt.<folder>`; everything else is in pyproject.toml."""
+
+from setuptools import setup
+
+FOLDERS = ("runtime", "models", "training", "export", "calibration", "benchmarks")
+
+setup(
+    packages=["visrt", *(f"visrt.{folder}" for folder in FOLDERS)],
+    package_dir={f"visrt.{folder}": folder for folder in FOLDERS},
+)

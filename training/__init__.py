@@ -1,0 +1,1 @@
+"""Data sets, pseudo-videos, targets, losses and the training loop."""
