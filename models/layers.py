@@ -1,0 +1,108 @@
+"""Small layers that several networks share. Parameter names follow the published checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["MLP", "Attention", "FeedForward", "FrozenBatchNorm2d", "sine_position"]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine are constants, as detection networks train with small batches."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between, none at the end."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, layers: int = 3) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        out: Tensor = self.layers[-1](x)
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head attention, batch first, with the packed parameters of `nn.MultiheadAttention`.
+
+    Written out because the boolean mask is one for all heads, and because it must trace to plain ONNX operators.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Attended values [B, Q, C]; `query` [B, Q, C], `key` and `value` [B, S, C], `visible` bool [B, Q, S]."""
+        wq, wk, wv = self.in_proj_weight.chunk(3)
+        bq, bk, bv = self.in_proj_bias.chunk(3)
+        q = self._split(F.linear(query, wq, bq))
+        k = self._split(F.linear(key, wk, bk))
+        v = self._split(F.linear(value, wv, bv))
+        mask = None if visible is None else visible.unsqueeze(1)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[B, S, C] -> [B, heads, S, C / heads]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, linear, added to the input and normalised."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        return out
+
+
+def sine_position(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Sine position embedding [dim, height, width], y channels first, as DETR normalises it (scale 2 pi, eps 1e-6)."""
+    per_axis = dim // 2
+    index = torch.arange(per_axis, dtype=torch.float32, device=device)
+    frequency = 10000 ** (2 * torch.div(index, 2, rounding_mode="floor") / per_axis)
+
+    def axis(size: int) -> Tensor:
+        place = torch.arange(1, size + 1, dtype=torch.float32, device=device) / (size + 1e-6) * 2 * math.pi
+        angle = place[:, None] / frequency
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
+
+    y = axis(height)[:, None, :].expand(height, width, per_axis)
+    x = axis(width)[None, :, :].expand(height, width, per_axis)
+    return torch.cat((y, x), dim=2).permute(2, 0, 1)
