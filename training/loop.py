@@ -1,0 +1,227 @@
+"""The training loop: clips in, a checkpoint, a metrics file and a plot out. Interrupted runs resume where they were.
+
+A run folder holds settings.json (a run can be repeated from it), metrics.jsonl, plot.png, state/ (accelerate's
+checkpoint, to resume) and model.safetensors (the weights to export).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from visrt.models.checkpoints import load_weights, save_checkpoint
+from visrt.models.efficientnet import imagenet_weights
+from visrt.models.mask2former import Mask2Former
+from visrt.runtime.errors import NumericalError, SettingsError
+from visrt.training.batches import Batch, clip_loader, validation_clips
+from visrt.training.losses import frame_losses, identity_loss
+from visrt.training.optim import optimizer_for, scheduler_for
+from visrt.training.plot import plot_run
+from visrt.training.quality import clip_quality
+from visrt.training.settings import TrainSettings
+from visrt.training.targets import Matches
+
+__all__ = ["train"]
+
+
+def train(settings: TrainSettings, folder: Path, progress: Progress | None = None) -> Path:
+    """Run `settings` in `folder`, from its last saved state if there is one; the path of model.safetensors.
+
+    Raises SettingsError if the folder holds a run of other settings, NumericalError if the loss diverges.
+    """
+    run = Run(settings, folder)
+    run.resume()
+    with progress or _progress() as bar:
+        task = bar.add_task("train", total=settings.optim.steps, completed=run.step, told="")
+        for batch in run.batches():
+            metrics = run.advance(batch)
+            bar.update(task, completed=run.step, told=f"loss {metrics['loss']:.2f}")
+            if run.step % settings.validate_every == 0:
+                run.validate()
+            if run.step % settings.save_every == 0:
+                run.save()
+    run.validate()
+    run.save()
+    return run.weights_path
+
+
+class Run:
+    """A run under way: network, optimiser, average, step."""
+
+    def __init__(self, settings: TrainSettings, folder: Path) -> None:
+        set_seed(settings.seed)
+        self.settings = settings
+        self.folder = folder
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        _keep_settings(settings, folder / "settings.json")
+        self.accelerator = Accelerator(mixed_precision=settings.optim.mixed_precision)
+        network = initial_network(settings)
+        optimizer = optimizer_for(network, settings.optim)
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        # Not prepared by accelerate, which would step it once a process.
+        self.scheduler = scheduler_for(optimizer, settings.optim)
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.optim.ema_decay))
+        self.accelerator.register_for_checkpointing(self.scheduler, self.average)
+        self.metrics_path = folder / "metrics.jsonl"
+        self.weights_path = folder / "model.safetensors"
+
+    def resume(self) -> None:
+        progress = self.folder / "state" / "progress.json"
+        if progress.exists():
+            self.accelerator.load_state(str(self.folder / "state"))
+            self.step = int(json.loads(progress.read_text())["step"])
+            _drop_metrics_after(self.metrics_path, self.step)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches that are left; batch i is the same whether or not the run was interrupted before it."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        loader: DataLoader[Any] = clip_loader(self.settings, self.step, process, processes)
+        for batch in loader:
+            yield batch.to(self.accelerator.device)
+
+    def advance(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step."""
+        started = time.perf_counter()
+        self.network.train()
+        with self.accelerator.autocast():
+            losses = self.losses(batch)
+        total = sum(losses.values(), start=batch.images.new_zeros(()))
+        if not torch.isfinite(total):
+            raise NumericalError(
+                f"step {self.step}: the loss is {total.item()}; the last saved state is in {self.folder / 'state'}; "
+                "lower optim.lr and resume"
+            )
+        self.accelerator.backward(total)
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.optim.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+        self.step += 1
+        metrics = {"loss": total.item(), **{f"loss_{k}": v.item() for k, v in losses.items()}}
+        seconds = time.perf_counter() - started
+        self._log({**metrics, "grad_norm": float(norm), "lr": self.scheduler.get_last_lr()[0], "step_s": seconds})
+        return metrics
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted losses by name; frames of all clips go through the network together."""
+        settings = self.settings.loss
+        layers, mask_features, embeddings = self.network(batch.images)
+        count = torch.tensor(float(batch.mask_count), device=batch.images.device)
+        mask_count = max(float(self.accelerator.reduce(count, reduction="mean")), 1.0)
+        losses, matches = frame_losses(layers, mask_features, batch.targets, settings, mask_count)
+        if settings.identity_weight:
+            objects = [Matches(m.queries, t.ids[m.objects]) for m, t in zip(matches, batch.targets, strict=True)]
+            pairs = embeddings.unflatten(0, (-1, batch.frames))
+            losses["identity"] = settings.identity_weight * identity_loss(
+                pairs, objects, settings.identity_temperature
+            )
+        return losses
+
+    def validate(self) -> None:
+        """Quality on the held-out clips, appended to the metrics file."""
+        if not self.accelerator.is_main_process:
+            return
+        network = self.shipped()
+        quality = clip_quality(network, validation_clips(self.settings), self.accelerator.device)
+        self._log({f"quality_{name}": value for name, value in quality.items()})
+        plot_run(self.metrics_path, self.folder / "plot.png")
+
+    def save(self) -> None:
+        """Write the state to resume from, then the weights to export."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(self.folder / "state"))
+        if self.accelerator.is_main_process:
+            (self.folder / "state" / "progress.json").write_text(json.dumps({"step": self.step}))
+            save_checkpoint(
+                self.shipped(), self.weights_path, self.settings.data.classes, {"step": str(self.step)}
+            )
+
+    def shipped(self) -> Mask2Former:
+        """The network as it would ship now: the running average if one is kept."""
+        if self.settings.optim.ema_decay:
+            averaged: TrainedLayers = self.average.module
+            return averaged.network
+        trained: TrainedLayers = self.accelerator.unwrap_model(self.network)
+        return trained.network
+
+    def _average(self) -> None:
+        if self.settings.optim.ema_decay:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.network))
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            with self.metrics_path.open("a") as file:
+                file.write(json.dumps({"step": self.step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+
+
+class TrainedLayers(nn.Module):
+    """The network as the losses want it: every layer's prediction, mask features, embeddings of the last layer.
+
+    DistributedDataParallel only follows `forward`, hence a module of its own.
+    """
+
+    def __init__(self, network: Mask2Former) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[list[Any], Tensor, Tensor]:
+        layers, mask_features = self.network.layers(images)
+        return layers, mask_features, self.network.embeddings(layers[-1].queries)
+
+
+def initial_network(settings: TrainSettings) -> TrainedLayers:
+    """A fresh network with the weights named by `settings.init`."""
+    network = Mask2Former(settings.network)
+    if settings.init == "imagenet":
+        if settings.network.backbone.kind != "efficientnet_lite0":
+            raise SettingsError(
+                f"init is 'imagenet' but the backbone is {settings.network.backbone.kind}: ImageNet weights come with "
+                "EfficientNet-Lite0 only; give the path of a checkpoint"
+            )
+        network.backbone.load_state_dict(imagenet_weights())
+    elif settings.init:
+        load_weights(network, Path(settings.init))
+    return TrainedLayers(network)
+
+
+def _keep_settings(settings: TrainSettings, path: Path) -> None:
+    """Write the settings once; a folder that holds a run of other settings is refused (steps may be extended)."""
+    text = json.dumps(asdict(settings), indent=1)
+    if path.exists() and _without_steps(json.loads(path.read_text())) != _without_steps(json.loads(text)):
+        raise SettingsError(f"{path.parent} holds a run of other settings; choose another --out or repeat its settings")
+    path.write_text(text + "\n")
+
+
+def _without_steps(settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, "optim": {**settings["optim"], "steps": 0, "cooldown": 0}}
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Forget lines written after the last saved state: those steps are run again."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
+    )

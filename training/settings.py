@@ -1,0 +1,65 @@
+"""Everything a training run depends on, in one file it can be repeated from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from visrt.models.mask2former import NetworkSettings
+from visrt.training.clips import ClipSettings
+from visrt.training.losses import LossSettings
+
+__all__ = ["DataSettings", "OptimSettings", "TrainSettings"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where clips come from. Paths are relative to the folder the command runs in.
+
+    sources: annotated sets, photos of cut-outs and backgrounds; see training/sources.py. height_px, width_px: the
+    network input, divisible by 32. frames: per clip; MinVIS 1, identity loss 2.
+    """
+
+    sources: tuple[SourceSettings, ...]
+    height_px: int
+    width_px: int
+    frames: int = 1
+    workers: int = 1
+    clips: ClipSettings = field(default_factory=ClipSettings)
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW as published: learning rate 1e-4, backbone x0.1, weight decay 0.05, gradient norm clipped at 0.01.
+
+    batch: clips a step and process. schedule: "steps" multiplies the rate by 0.1 at each fraction in `decay_at`;
+    "trapezoid" warms up, holds, and falls to zero over the last `cooldown` fraction. ema_decay: weights shipped are a
+    running average of the trained ones; 0 = off.
+    """
+
+    steps: int
+    batch: int = 16
+    lr: float = 1e-4
+    backbone_factor: float = 0.1
+    weight_decay: float = 0.05
+    clip_norm: float = 0.01
+    warmup_steps: int = 10
+    schedule: Literal["steps", "trapezoid"] = "steps"
+    decay_at: tuple[float, ...] = (0.667,)
+    cooldown: float = 0.2
+    ema_decay: float = 0.0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run. init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing."""
+
+    network: NetworkSettings
+    data: DataSettings
+    optim: OptimSettings
+    loss: LossSettings = field(default_factory=LossSettings)
+    init: str | None = None
+    seed: int = 0
+    save_every: int = 250
+    validate_every: int = 250
