@@ -1,0 +1,256 @@
+"""Where training pictures come from, and drawing base pictures and cut-outs from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from visrt.runtime.errors import DataError, SettingsError
+from visrt.training.annotations import NO_TARGET, AnnotatedFrame, AnnotatedSet, class_map, coco, youtube_vis
+from visrt.training.cutouts import DISTRACTOR, Cutout, CutoutFile, cut, cutout_files, cuttable, read_cutout
+from visrt.training.pictures import ByteCache, Picture, read_picture, read_rgb
+from visrt.training.segmentations import area_px
+from visrt.training.subsample import subsampled
+
+__all__ = ["Pool", "SourceSettings", "load_pool"]
+
+Part = Literal["train", "held_out", "all"]
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """One folder of training material.
+
+    kind: "coco" and "youtube_vis" are folders with annotations (default instances.json) and pictures (default images,
+    JPEGImages); "cutouts" is a folder of PNGs with alpha and a map of name patterns to classes; "backgrounds" holds
+    photos that show no object of any class.
+    class_map: json of source class -> class; without one the classes are the file's. For cut-outs: pattern -> class.
+    base_weight: how often its pictures are the scene, cutout_weight: how often its objects are pasted; relative.
+    label_fraction: of the frames of each video that keep their labels (MinVIS: 0.01, 0.05, 0.1).
+    held_out: fraction of the files, chosen by a hash of their name, kept for validation.
+    """
+
+    kind: Literal["coco", "youtube_vis", "cutouts", "backgrounds"]
+    folder: str
+    annotations: str = "instances.json"
+    images: str | None = None
+    class_map: str | None = None
+    base_weight: float = 1.0
+    cutout_weight: float = 1.0
+    label_fraction: float = 1.0
+    held_out: float = 0.0
+
+
+@dataclass(frozen=True)
+class Base:
+    """A scene to film: the frames of a video, or one photo."""
+
+    frames: tuple[AnnotatedFrame, ...]
+
+
+@dataclass(frozen=True)
+class FrameCut:
+    """An object to be cut from an annotated frame."""
+
+    frame: AnnotatedFrame
+    track: int
+
+
+CutoutPlace = FrameCut | CutoutFile
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Choices of one source with its weight."""
+
+    weight: float
+    choices: tuple[int, ...]
+
+
+class Pool:
+    """All material of some sources. Labels are indices into `classes`."""
+
+    def __init__(self, classes: tuple[str, ...], picture_side_px: int, cache_mb: int) -> None:
+        self.classes = classes
+        self.bases: list[Base] = []
+        self.cutouts: list[tuple[CutoutPlace, int]] = []
+        self._base_groups: list[Weighted] = []
+        self._cutout_groups: dict[int, list[Weighted]] = defaultdict(list)
+        self._side_px = picture_side_px
+        limit = cache_mb * 2**20
+        self._pictures: ByteCache[AnnotatedFrame, Picture] = ByteCache(self._read, attrgetter("nbytes"), 3 * limit // 4)
+        self._cuts: ByteCache[int, Cutout | None] = ByteCache(self._cut, _weight, limit // 4)
+
+    def add_bases(self, bases: Sequence[Base], weight: float) -> None:
+        start = len(self.bases)
+        self.bases.extend(bases)
+        if bases and weight > 0:
+            self._base_groups.append(Weighted(weight, tuple(range(start, len(self.bases)))))
+
+    def add_cutouts(self, cutouts: Sequence[tuple[CutoutPlace, int]], weight: float) -> None:
+        by_label: dict[int, list[int]] = defaultdict(list)
+        for place, label in cutouts:
+            by_label[label].append(len(self.cutouts))
+            self.cutouts.append((place, label))
+        for label, choices in by_label.items():
+            if weight > 0:
+                self._cutout_groups[label].append(Weighted(weight, tuple(choices)))
+
+    @property
+    def pasted_labels(self) -> tuple[int, ...]:
+        """Labels of which there are cut-outs; NO_TARGET for distractors."""
+        return tuple(sorted(self._cutout_groups))
+
+    def draw_base(self, rng: np.random.Generator) -> Base:
+        return self.bases[_drawn(self._base_groups, rng)]
+
+    def draw_cutout(self, label: int, rng: np.random.Generator) -> Cutout:
+        """A cut-out of `label`, which must be one of `pasted_labels`."""
+        while True:
+            cutout = self._cuts[_drawn(self._cutout_groups[label], rng)]
+            if cutout is not None:
+                return cutout
+
+    def picture(self, frame: AnnotatedFrame) -> Picture:
+        return self._pictures[frame]
+
+    def _read(self, frame: AnnotatedFrame) -> Picture:
+        return read_picture(frame, self._side_px)
+
+    def _cut(self, index: int) -> Cutout | None:
+        place, label = self.cutouts[index]
+        if isinstance(place, CutoutFile):
+            return read_cutout(place, label)
+        return cut(self._pictures[place.frame], place.track, label)
+
+
+def _weight(cutout: Cutout | None) -> int:
+    return cutout.nbytes if cutout else 0
+
+
+def _drawn(groups: Sequence[Weighted], rng: np.random.Generator) -> int:
+    weights = np.array([group.weight for group in groups])
+    group = groups[int(rng.choice(len(groups), p=weights / weights.sum()))]
+    return group.choices[int(rng.integers(len(group.choices)))]
+
+
+def load_pool(
+    sources: Sequence[SourceSettings],
+    part: Part,
+    classes: Sequence[str] = (),
+    picture_side_px: int = 640,
+    cache_mb: int = 1500,
+    max_crowd: float = 0.02,
+    least_cutout_px: int = 1600,
+) -> Pool:
+    """The `part` of `sources`. classes: their order; empty = as the sources name them. Photos with more than
+    `max_crowd` of their area in crowd regions are no scenes; objects under `least_cutout_px` are not cut out.
+    """
+    sets = {i: _annotated(s) for i, s in enumerate(sources) if s.kind in ("coco", "youtube_vis")}
+    files = {i: _cutout_files(s) for i, s in enumerate(sources) if s.kind == "cutouts"}
+    names = tuple(classes) or _classes(sets.values(), files.values())
+    pool = Pool(names, picture_side_px, cache_mb)
+    for i, source in enumerate(sources):
+        if i in sets:
+            _add_annotated(pool, source, sets[i], part, max_crowd, least_cutout_px)
+        elif i in files:
+            _add_cutouts(pool, source, files[i], part)
+        else:
+            _add_backgrounds(pool, source, part)
+    if not pool._base_groups:
+        raise SettingsError(
+            f"the {part} part of the {len(sources)} sources has no scene; give one a base_weight above 0"
+        )
+    return pool
+
+
+def _annotated(source: SourceSettings) -> AnnotatedSet:
+    folder = Path(source.folder)
+    mapped = class_map(Path(source.class_map)) if source.class_map else None
+    if source.kind == "coco":
+        return coco(folder / source.annotations, folder / (source.images or "images"), mapped)
+    annotated = youtube_vis(folder / source.annotations, folder / (source.images or "JPEGImages"), mapped)
+    return subsampled(annotated, source.label_fraction)
+
+
+def _cutout_files(source: SourceSettings) -> tuple[CutoutFile, ...]:
+    if source.class_map is None:
+        raise SettingsError(f"source {source.folder}: cut-outs need class_map, a json of name pattern -> class")
+    return cutout_files(Path(source.folder), Path(source.class_map))
+
+
+def _classes(sets: object, files: object) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for annotated in sets:  # type: ignore[attr-defined]
+        names.update(dict.fromkeys(annotated.classes))
+    for group in files:  # type: ignore[attr-defined]
+        names.update(dict.fromkeys(f.class_name for f in group if f.class_name != DISTRACTOR))
+    return tuple(names)
+
+
+def _add_annotated(
+    pool: Pool, source: SourceSettings, annotated: AnnotatedSet, part: Part, max_crowd: float, least_px: int
+) -> None:
+    labels = {i: _label(pool, name, source) for i, name in enumerate(annotated.classes)} | {NO_TARGET: NO_TARGET}
+    videos = [v for v in annotated.videos if _is_in(part, v.name, source.held_out)]
+    frames_of = {v.name: tuple(_relabelled(f, labels) for f in v.frames) for v in videos}
+    bases = [Base(frames) for frames in frames_of.values() if max(map(_crowding, frames)) <= max_crowd]
+    pool.add_bases(bases, source.base_weight)
+    pool.add_cutouts(
+        [
+            (FrameCut(frame, frame.objects[i].track), frame.objects[i].label)
+            for frames in frames_of.values()
+            for frame in frames
+            for i in cuttable(frame, least_px)
+        ],
+        source.cutout_weight,
+    )
+
+
+def _relabelled(frame: AnnotatedFrame, labels: dict[int, int]) -> AnnotatedFrame:
+    return replace(frame, objects=tuple(replace(o, label=labels[o.label]) for o in frame.objects))
+
+
+def _crowding(frame: AnnotatedFrame) -> float:
+    return sum(area_px(rle) for rle in frame.crowds) / (frame.height_px * frame.width_px)
+
+
+def _label(pool: Pool, name: str, source: SourceSettings) -> int:
+    if name not in pool.classes:
+        raise SettingsError(f"source {source.folder}: class {name!r} is none of {', '.join(pool.classes)}")
+    return pool.classes.index(name)
+
+
+def _add_cutouts(pool: Pool, source: SourceSettings, files: Sequence[CutoutFile], part: Part) -> None:
+    chosen = [f for f in files if _is_in(part, f.path.name, source.held_out)]
+    pool.add_cutouts(
+        [(f, NO_TARGET if f.class_name == DISTRACTOR else _label(pool, f.class_name, source)) for f in chosen],
+        source.cutout_weight,
+    )
+
+
+def _add_backgrounds(pool: Pool, source: SourceSettings, part: Part) -> None:
+    paths = sorted(p for p in Path(source.folder).glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise DataError(f"{source.folder}: holds no .jpg or .png; expected a folder of background photos")
+    chosen = [p for p in paths if _is_in(part, p.name, source.held_out)]
+    pool.add_bases([Base((_bare(p),)) for p in chosen], source.base_weight)
+
+
+def _bare(path: Path) -> AnnotatedFrame:
+    h, w = read_rgb(path).shape[:2]
+    return AnnotatedFrame(path, h, w, ())
+
+
+def _is_in(part: Part, name: str, held_out: float) -> bool:
+    if part == "all":
+        return True
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+    return (place < held_out) == (part == "held_out")
