@@ -71,7 +71,7 @@ def _saturation_and_hue(saturation: float, hue_deg: float) -> NDArray[np.float32
     cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     turn = c * np.eye(3) + s * cross + (1 - c) * np.outer(axis, axis)
     luma = np.tile(GREY, (3, 1))
-    return (luma + saturation * (turn - luma @ turn)).astype(np.float32)
+    return np.asarray(luma + saturation * (turn - luma @ turn), np.float32)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _streak(longest_px: float, rng: np.random.Generator) -> NDArray[np.float32]:
     reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
     ends = (side // 2 + np.stack([-reach, reach])).round().astype(int)
     cv2.line(kernel, [int(n) for n in ends[0]], [int(n) for n in ends[1]], 1.0)
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def _jpeg(rgb: Image, quality: int) -> Image:

@@ -32,7 +32,8 @@ class SourceSettings:
     JPEGImages); "cutouts" is a folder of PNGs with alpha and a map of name patterns to classes; "backgrounds" holds
     photos that show no object of any class.
     class_map: json of source class -> class; without one the classes are the file's. For cut-outs: pattern -> class.
-    base_weight: how often its pictures are the scene, cutout_weight: how often its objects are pasted; relative.
+    base_weight: how often its pictures are the scene, relative to other sources. cutout_weight: how often its objects are
+    pasted; relative, and times the root of how many objects of the class it has, so that few cut-outs are not overused.
     label_fraction: of the frames of each video that keep their labels (MinVIS: 0.01, 0.05, 0.1).
     held_out: fraction of the files, chosen by a hash of their name, kept for validation.
     """
@@ -101,7 +102,7 @@ class Pool:
             self.cutouts.append((place, label))
         for label, choices in by_label.items():
             if weight > 0:
-                self._cutout_groups[label].append(Weighted(weight, tuple(choices)))
+                self._cutout_groups[label].append(Weighted(weight * len(choices) ** 0.5, tuple(choices)))
 
     @property
     def pasted_labels(self) -> tuple[int, ...]:

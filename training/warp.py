@@ -63,10 +63,10 @@ def _swayed(level: Image, matrix: Affine, shape: tuple[int, int], wave: Wave, ti
         2 * np.pi * columns / np.float32(wave.length_px[1]) + wave.phase[1] + turn
     )
     # x + dx depends on both, but the inverse is linear: source = columns part [w] + rows part [h] for each coordinate.
-    maps = [(a * columns + b * dy)[None] + (a * dx + b * rows + c)[:, None] for a, b, c in inverse]
-    return np.asarray(
-        cv2.remap(level, *(m.astype(np.float32) for m in maps), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    to_x, to_y = (
+        ((a * columns + b * dy)[None] + (a * dx + b * rows + c)[:, None]).astype(np.float32) for a, b, c in inverse
     )
+    return np.asarray(cv2.remap(level, to_x, to_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _level(levels: Sequence[Image], to_frame: Affine) -> tuple[Image, Affine]:
