@@ -14,7 +14,7 @@ from visrt.training.looks import LookSettings, colour_change, wear
 from visrt.training.motion import Affine, CameraPath, CameraSettings, camera_path, clip_times
 from visrt.training.pasting import Anchor, Pasted, PasteSettings, paste, plan_pasting
 from visrt.training.pictures import MAX_OBJECTS, Picture
-from visrt.training.sources import Base, Part, Pool, SourceSettings, load_pool
+from visrt.training.sources import Base, Pool, PoolSettings, SourceSettings, load_pool
 from visrt.training.warp import warp_ids, warp_picture
 
 __all__ = ["Clip", "ClipDataset", "ClipSettings", "collate", "make_clip"]
@@ -36,30 +36,21 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class ClipSettings:
+class ClipSettings(PoolSettings):
     """Everything about clips but their sources.
 
-    height_px, width_px: of the frames. frames: in a clip. classes: their order; empty = as the sources name them.
-    min_area_px: an object smaller than this in a frame counts as absent there; so does one of which less than
-    `min_visible` of its area in the frame is left. max_objects: the largest are kept. video_span_frames: frames of a
-    real video are drawn from a stretch of this length. picture_side_px: pictures are kept no larger than this;
-    cache_mb: memory for decoded pictures, for each worker. max_crowd: photos with a larger part in crowd regions are
-    no scenes. least_cutout_px: smaller objects are not cut out.
+    height_px, width_px: of the frames. frames: in a clip. min_area_px: an object smaller than this in a frame counts
+    as absent there; so does one of which less than `min_visible` of its area in the frame is left. max_objects: the
+    largest are kept. video_span_frames: frames of a real video are drawn from a stretch of this length.
     """
 
     height_px: int = 192
     width_px: int = 320
     frames: int = 2
-    classes: tuple[str, ...] = ()
-    part: Part = "train"
     min_area_px: int = 80
     min_visible: float = 0.08
     max_objects: int = 24
     video_span_frames: int = 20
-    picture_side_px: int = 640
-    cache_mb: int = 1500
-    max_crowd: float = 0.02
-    least_cutout_px: int = 1600
     camera: CameraSettings = field(default_factory=CameraSettings)
     paste: PasteSettings = field(default_factory=PasteSettings)
     looks: LookSettings = field(default_factory=LookSettings)
@@ -74,15 +65,7 @@ class ClipDataset:
         if length < 1:
             raise SettingsError(f"length is {length}; a data set needs at least one clip")
         self.settings = settings
-        self.pool = load_pool(
-            sources,
-            settings.part,
-            settings.classes,
-            settings.picture_side_px,
-            settings.cache_mb,
-            settings.max_crowd,
-            settings.least_cutout_px,
-        )
+        self.pool = load_pool(sources, settings)
         self._length, self._seed = length, seed
 
     @property

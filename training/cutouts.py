@@ -96,16 +96,32 @@ def cuttable(frame: AnnotatedFrame, least_px: int) -> tuple[int, ...]:
 
 
 def cut(picture: Picture, track: int, label: int, margin_px: int = 4) -> Cutout | None:
-    """The object of `picture` with annotation `track`; None if other objects hide it all."""
-    k = picture.tracks.index(track) if track in picture.tracks else -1
+    """The object of `picture` with annotation `track`; None if it would make no recognisable cut-out."""
+    if track not in picture.tracks:
+        return None
+    k = picture.tracks.index(track)
     mask = (picture.ids == k + 1).astype(np.uint8) * 255
-    if k < 0 or not mask.any():
+    if not mask.any() or not _is_recognisable(picture, mask):
         return None
     x, y, w, h = cv2.boundingRect(mask)
     top, left = max(0, y - margin_px), max(0, x - margin_px)
     window = np.s_[top : y + h + margin_px, left : x + w + margin_px]
     rgba = np.dstack([picture.levels[0][window], mask[window]])
     return Cutout(halvings(_margin(rgba)), label, picture.kinds[k])
+
+
+def _is_recognisable(picture: Picture, mask: NDArray[np.uint8]) -> bool:
+    """In one piece, not black or flat, and not bounded by other objects, which may be what hides half of it.
+
+    The limits come from looking at what they reject.
+    """
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    grey = cv2.cvtColor(picture.levels[0], cv2.COLOR_RGB2GRAY)
+    rim = (np.asarray(cv2.dilate(mask, np.ones((5, 5), np.uint8))) > 0) & (mask == 0)
+    touched = float((picture.ids[rim] > 0).mean()) if rim.any() else 0.0
+    contrast = float(grey[mask > 0].std())
+    return float(areas.max() / areas.sum()) >= 0.85 and contrast >= 14 and touched <= 0.4
 
 
 def _margin(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +19,7 @@ from visrt.training.pictures import ByteCache, Picture, read_picture, read_rgb
 from visrt.training.segmentations import area_px
 from visrt.training.subsample import subsampled
 
-__all__ = ["Pool", "SourceSettings", "load_pool"]
+__all__ = ["Pool", "PoolSettings", "SourceSettings", "load_pool"]
 
 Part = Literal["train", "held_out", "all"]
 
@@ -32,8 +32,8 @@ class SourceSettings:
     JPEGImages); "cutouts" is a folder of PNGs with alpha and a map of name patterns to classes; "backgrounds" holds
     photos that show no object of any class.
     class_map: json of source class -> class; without one the classes are the file's. For cut-outs: pattern -> class.
-    base_weight: how often its pictures are the scene, relative to other sources. cutout_weight: how often its objects are
-    pasted; relative, and times the root of how many objects of the class it has, so that few cut-outs are not overused.
+    base_weight: how often its pictures are the scene, relative to other sources. cutout_weight: how often its objects
+    are pasted; relative, and times the root of how many it has of the class, so that few are not overused.
     label_fraction: of the frames of each video that keep their labels (MinVIS: 0.01, 0.05, 0.1).
     held_out: fraction of the files, chosen by a hash of their name, kept for validation.
     """
@@ -65,6 +65,7 @@ class FrameCut:
 
 
 CutoutPlace = FrameCut | CutoutFile
+MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,41 @@ class Weighted:
     choices: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class PoolSettings:
+    """classes: their order; empty = as the sources name them. part: of each source, see SourceSettings.held_out.
+
+    picture_side_px: pictures are kept no larger than this; cache_mb: memory for decoded pictures, for each worker.
+    max_crowd: photos with a larger part in crowd regions are no scenes. least_cutout_px: smaller objects are not cut
+    out.
+    """
+
+    classes: tuple[str, ...] = ()
+    part: Part = "train"
+    picture_side_px: int = 640
+    cache_mb: int = 1500
+    max_crowd: float = 0.02
+    least_cutout_px: int = 1600
+
+
 class Pool:
     """All material of some sources. Labels are indices into `classes`."""
 
-    def __init__(self, classes: tuple[str, ...], picture_side_px: int, cache_mb: int) -> None:
+    def __init__(self, classes: tuple[str, ...], settings: PoolSettings) -> None:
         self.classes = classes
         self.bases: list[Base] = []
         self.cutouts: list[tuple[CutoutPlace, int]] = []
         self._base_groups: list[Weighted] = []
         self._cutout_groups: dict[int, list[Weighted]] = defaultdict(list)
-        self._side_px = picture_side_px
-        limit = cache_mb * 2**20
+        self._side_px = settings.picture_side_px
+        limit = settings.cache_mb * 2**20
         self._pictures: ByteCache[AnnotatedFrame, Picture] = ByteCache(self._read, attrgetter("nbytes"), 3 * limit // 4)
         self._cuts: ByteCache[int, Cutout | None] = ByteCache(self._cut, _weight, limit // 4)
 
     def add_bases(self, bases: Sequence[Base], weight: float) -> None:
-        start = len(self.bases)
-        self.bases.extend(bases)
         if bases and weight > 0:
+            start = len(self.bases)
+            self.bases.extend(bases)
             self._base_groups.append(Weighted(weight, tuple(range(start, len(self.bases)))))
 
     def add_cutouts(self, cutouts: Sequence[tuple[CutoutPlace, int]], weight: float) -> None:
@@ -114,10 +132,14 @@ class Pool:
 
     def draw_cutout(self, label: int, rng: np.random.Generator) -> Cutout:
         """A cut-out of `label`, which must be one of `pasted_labels`."""
-        while True:
+        for _ in range(MOST_DRAWS):
             cutout = self._cuts[_drawn(self._cutout_groups[label], rng)]
             if cutout is not None:
                 return cutout
+        name = "distractors" if label == NO_TARGET else self.classes[label]
+        raise DataError(
+            f"{MOST_DRAWS} objects in a row make no cut-out for {name}; raise least_cutout_px or add cut-outs"
+        )
 
     def picture(self, frame: AnnotatedFrame) -> Picture:
         return self._pictures[frame]
@@ -142,33 +164,21 @@ def _drawn(groups: Sequence[Weighted], rng: np.random.Generator) -> int:
     return group.choices[int(rng.integers(len(group.choices)))]
 
 
-def load_pool(
-    sources: Sequence[SourceSettings],
-    part: Part,
-    classes: Sequence[str] = (),
-    picture_side_px: int = 640,
-    cache_mb: int = 1500,
-    max_crowd: float = 0.02,
-    least_cutout_px: int = 1600,
-) -> Pool:
-    """The `part` of `sources`. classes: their order; empty = as the sources name them. Photos with more than
-    `max_crowd` of their area in crowd regions are no scenes; objects under `least_cutout_px` are not cut out.
-    """
+def load_pool(sources: Sequence[SourceSettings], settings: PoolSettings) -> Pool:
+    """The pictures and cut-outs of `sources` that `settings` admit. Raises SettingsError if there is no scene."""
     sets = {i: _annotated(s) for i, s in enumerate(sources) if s.kind in ("coco", "youtube_vis")}
     files = {i: _cutout_files(s) for i, s in enumerate(sources) if s.kind == "cutouts"}
-    names = tuple(classes) or _classes(sets.values(), files.values())
-    pool = Pool(names, picture_side_px, cache_mb)
+    pool = Pool(settings.classes or _classes(sets.values(), files.values()), settings)
     for i, source in enumerate(sources):
         if i in sets:
-            _add_annotated(pool, source, sets[i], part, max_crowd, least_cutout_px)
+            _add_annotated(pool, source, sets[i], settings)
         elif i in files:
-            _add_cutouts(pool, source, files[i], part)
+            _add_cutouts(pool, source, files[i], settings.part)
         else:
-            _add_backgrounds(pool, source, part)
-    if not pool._base_groups:
-        raise SettingsError(
-            f"the {part} part of the {len(sources)} sources has no scene; give one a base_weight above 0"
-        )
+            _add_backgrounds(pool, source, settings.part)
+    if not pool.bases:
+        told = f"the {settings.part} part of {len(sources)} sources has no scene"
+        raise SettingsError(f"{told}; give one a base_weight above 0 and, for validation, held_out above 0")
     return pool
 
 
@@ -187,29 +197,23 @@ def _cutout_files(source: SourceSettings) -> tuple[CutoutFile, ...]:
     return cutout_files(Path(source.folder), Path(source.class_map))
 
 
-def _classes(sets: object, files: object) -> tuple[str, ...]:
-    names: dict[str, None] = {}
-    for annotated in sets:  # type: ignore[attr-defined]
-        names.update(dict.fromkeys(annotated.classes))
-    for group in files:  # type: ignore[attr-defined]
-        names.update(dict.fromkeys(f.class_name for f in group if f.class_name != DISTRACTOR))
-    return tuple(names)
+def _classes(sets: Iterable[AnnotatedSet], files: Iterable[Sequence[CutoutFile]]) -> tuple[str, ...]:
+    named = [*(name for one in sets for name in one.classes), *(f.class_name for group in files for f in group)]
+    return tuple(dict.fromkeys(name for name in named if name != DISTRACTOR))
 
 
-def _add_annotated(
-    pool: Pool, source: SourceSettings, annotated: AnnotatedSet, part: Part, max_crowd: float, least_px: int
-) -> None:
+def _add_annotated(pool: Pool, source: SourceSettings, annotated: AnnotatedSet, settings: PoolSettings) -> None:
     labels = {i: _label(pool, name, source) for i, name in enumerate(annotated.classes)} | {NO_TARGET: NO_TARGET}
-    videos = [v for v in annotated.videos if _is_in(part, v.name, source.held_out)]
+    videos = [v for v in annotated.videos if _is_in(settings.part, v.name, source.held_out)]
     frames_of = {v.name: tuple(_relabelled(f, labels) for f in v.frames) for v in videos}
-    bases = [Base(frames) for frames in frames_of.values() if max(map(_crowding, frames)) <= max_crowd]
+    bases = [Base(frames) for frames in frames_of.values() if max(map(_crowding, frames)) <= settings.max_crowd]
     pool.add_bases(bases, source.base_weight)
     pool.add_cutouts(
         [
             (FrameCut(frame, frame.objects[i].track), frame.objects[i].label)
             for frames in frames_of.values()
             for frame in frames
-            for i in cuttable(frame, least_px)
+            for i in cuttable(frame, settings.least_cutout_px)
         ],
         source.cutout_weight,
     )
