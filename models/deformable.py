@@ -112,7 +112,8 @@ def weighted_rows(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
         summed = (share.flatten(0, -2).unsqueeze(1) @ picked).squeeze(1)
     else:
         summed = F.embedding_bag(index.flatten(0, -2), rows, per_sample_weights=share.flatten(0, -2), mode="sum")
-    return summed.unflatten(0, index.shape[:-1])
+    out: Tensor = summed.unflatten(0, index.shape[:-1])
+    return out
 
 
 class EncoderLayer(nn.Module):

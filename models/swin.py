@@ -78,7 +78,8 @@ class WindowAttention(nn.Module):
         """Bias [heads, L, L] of every token pair."""
         tokens = self.relative_position_index.shape[0]
         rows = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
-        return rows.unflatten(0, (tokens, tokens)).permute(2, 0, 1)
+        bias: Tensor = rows.unflatten(0, (tokens, tokens)).permute(2, 0, 1)
+        return bias
 
 
 class FeedForward(nn.Module):
@@ -149,14 +150,15 @@ class Stage(nn.Module):
             Block(dim, settings.heads[index], settings.window, i % 2 * (settings.window // 2), settings.mlp_ratio)
             for i in range(settings.depths[index])
         )
-        self.downsample = PatchMerging(dim) if index < 3 else None
+        self.downsample = PatchMerging(dim) if index < 3 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The stage's map [B, H, W, C], not yet normalised, and what the next stage goes on from."""
         height, width = x.shape[1:3]
         mask = shift_mask(height, width, self.window, x.device)
         for block in self.blocks:
             x = block(x, mask)
-        return x
+        return x, self.downsample(x)
 
 
 class Swin(nn.Module):
@@ -167,32 +169,28 @@ class Swin(nn.Module):
         self.settings = settings or SwinSettings()
         self.patch_embed = PatchEmbed(self.settings.embed_dim)
         self.layers = nn.ModuleList(Stage(self.settings, i) for i in range(4))
-        norms = [nn.LayerNorm(channels) for channels in self.settings.channels.values()]
-        self.norm0, self.norm1, self.norm2, self.norm3 = norms
+        for i, channels in enumerate(self.settings.channels.values()):
+            self.add_module(f"norm{i}", nn.LayerNorm(channels))
         self.apply(_init)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The next stage goes on from the stage's output before its map is normalised."""
         x = self.patch_embed(images)
         maps = {}
-        norms = (self.norm0, self.norm1, self.norm2, self.norm3)
-        for i, (stage, norm) in enumerate(zip(self.layers, norms, strict=True)):
-            x = stage(x)
-            maps[f"res{i + 2}"] = norm(x).permute(0, 3, 1, 2).contiguous()
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+        for i, stage in enumerate(self.layers):
+            reached, x = stage(x)
+            maps[f"res{i + 2}"] = self.get_submodule(f"norm{i}")(reached).permute(0, 3, 1, 2).contiguous()
         return maps
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
     """[B, H, W, C] -> [B, N, window * window, C], windows and their tokens in row order."""
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    split: Tensor = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    return split.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
     """[B, N, window * window, C] -> [B, height, width, C]."""
-    x = windows.unflatten(2, (window, window)).unflatten(1, (height // window, width // window))
+    x: Tensor = windows.unflatten(2, (window, window)).unflatten(1, (height // window, width // window))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 

@@ -1,0 +1,223 @@
+"""Checkpoints in and out: published MinVIS, CTVIS and Mask2Former files unchanged, and visrt's own safetensors.
+
+A checkpoint must fit its network key by key. What does not fit is refused with a list, never repaired; two renamings
+of old Mask2Former files are the only exception.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from visrt.models.architecture import other_family, settings_from_weights
+from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.pickles import read_pickle
+from visrt.models.swin import SwinSettings, relative_position_index
+from visrt.runtime.errors import CheckpointError, SettingsError
+from visrt.runtime.settings import load_settings
+
+__all__ = ["Checkpoint", "load_checkpoint", "load_weights", "read_checkpoint", "save_checkpoint"]
+
+LISTED = 20
+"""Keys named in an error, of each kind; the rest is counted."""
+
+IGNORED_STARTS = ("criterion.", "pixel_mean", "pixel_std")
+INDEX = "relative_position_index"
+PREDICTOR = "sem_seg_head.predictor."
+CLASSIFIER = (PREDICTOR + "class_embed.weight", PREDICTOR + "class_embed.bias")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: weights by published key, the architecture, class names and notes if it has them."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    settings: NetworkSettings
+    classes: tuple[str, ...] | None
+    notes: dict[str, str]
+
+    def network(self) -> Mask2Former:
+        """The network with these weights, in eval mode. Raises CheckpointError listing the keys that do not fit."""
+        network = _empty_network(self.settings, self.path)
+        _check_fit(network, self.weights, self.path)
+        network.load_state_dict({**self.weights, **_position_indices(network)}, assign=True)
+        return network.eval()
+
+
+def load_checkpoint(path: Path | str, expected_classes: int | None = None) -> Mask2Former:
+    """The network in the file at `path`, float32, on the CPU, in eval mode; its architecture is read from the file.
+
+    `path`: an official .pth or .pkl, or visrt's .safetensors. `expected_classes`: refuse another number of classes.
+    """
+    checkpoint = read_checkpoint(path)
+    if expected_classes is not None and checkpoint.settings.classes != expected_classes:
+        raise CheckpointError(
+            f"{path}: the network has {checkpoint.settings.classes} classes but {expected_classes} were given; "
+            "give the class names of the data set it was trained on"
+        )
+    return checkpoint.network()
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Weights, architecture and class names of the file at `path`; nothing in the file is executed."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file; give the path of a .pth, .pkl or .safetensors file")
+    contents, metadata = _contents(path)
+    weights = _published_keys(_state(contents, path))
+    if family := other_family(weights):
+        raise CheckpointError(f"{path}: this is {family}; expected a MinVIS, CTVIS or Mask2Former network")
+    if "settings" not in metadata:
+        return Checkpoint(path, weights, settings_from_weights(weights, str(path)), _classes(metadata, path), metadata)
+    settings = _json(metadata["settings"], "settings", path)
+    return Checkpoint(path, weights, _loaded_settings(settings, path), _classes(metadata, path), metadata)
+
+
+def load_weights(network: Mask2Former, path: Path | str) -> list[str]:
+    """Start `network` from the weights at `path`; the keys that stay as they are.
+
+    Every key must fit, but for what fine-tuning replaces: the classifier, if the number of classes differs, and an
+    instance-embedding head that the file does not have.
+    """
+    checkpoint = read_checkpoint(path)
+    weights = dict(checkpoint.weights)
+    own = network.state_dict()
+    kept = [key for key in CLASSIFIER if key in weights and weights[key].shape != own[key].shape]
+    kept += [key for key in own if key.startswith(PREDICTOR + "reid_embed.") and key not in weights]
+    weights.update({key: own[key] for key in kept})
+    _check_fit(network, weights, checkpoint.path)
+    network.load_state_dict({**weights, **_position_indices(network)})
+    return kept
+
+
+def save_checkpoint(
+    network: Mask2Former, path: Path | str, classes: Sequence[str], notes: Mapping[str, str] | None = None
+) -> None:
+    """Write visrt's own checkpoint: the weights, and in the metadata the architecture, class names and `notes`.
+
+    The file is complete or not there: it is written beside `path` and moved.
+    """
+    path = Path(path)
+    if len(classes) != network.settings.classes:
+        raise CheckpointError(
+            f"{path}: {len(classes)} class names for a network of {network.settings.classes} classes; give one for each"
+        )
+    weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.endswith(INDEX)}
+    described = {"settings": json.dumps(asdict(network.settings)), "classes": json.dumps(list(classes))}
+    beside = path.with_name(path.name + ".part")
+    save_file(weights, beside, metadata={**(notes or {}), **described})
+    os.replace(beside, path)
+
+
+def _contents(path: Path) -> tuple[Any, dict[str, str]]:
+    """What the file holds, and the metadata of a safetensors file."""
+    if path.suffix != ".safetensors":
+        return read_pickle(path), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
+
+
+def _state(contents: Any, path: Path) -> dict[str, Tensor]:
+    """The state dictionary inside what a file holds: the whole of it, or its "model" or "state_dict"."""
+    state = contents
+    for name in ("model", "state_dict"):
+        if isinstance(contents, dict) and isinstance(contents.get(name), dict):
+            state = contents[name]
+    if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
+        raise CheckpointError(f"{path}: holds no weights; expected a dictionary of tensors, alone or under 'model'")
+    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise CheckpointError(
+            f"{path}: {strange[0]!r} is a {type(state[strange[0]]).__name__}, not a tensor; expected a dictionary of "
+            "tensors, alone or under 'model'"
+        )
+    return state
+
+
+def _published_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` in float32 by today's keys, without what is computed or belongs to training."""
+    kept = {k: v for k, v in state.items() if not k.startswith(IGNORED_STARTS) and not k.endswith(INDEX)}
+    return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}
+
+
+def _renamed(key: str) -> str:
+    """Files of Mask2Former before its version 2 lack `pixel_decoder.` and call the query features static."""
+    head, _, rest = key.partition("sem_seg_head.")
+    if not head and not rest.startswith(("predictor.", "pixel_decoder.")):
+        return "sem_seg_head.pixel_decoder." + rest
+    return key.replace(PREDICTOR + "static_query.", PREDICTOR + "query_feat.")
+
+
+def _loaded_settings(values: Any, path: Path) -> NetworkSettings:
+    try:
+        return load_settings(NetworkSettings, values, f"{path}: settings")
+    except (SettingsError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{error}; it was written by another version of visrt or altered") from None
+
+
+def _classes(metadata: Mapping[str, str], path: Path) -> tuple[str, ...] | None:
+    return tuple(_json(metadata["classes"], "classes", path)) if "classes" in metadata else None
+
+
+def _json(text: str, what: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its {what} are not json ({error}); the file was altered") from None
+
+
+def _empty_network(settings: NetworkSettings, path: Path) -> Mask2Former:
+    """The network without memory for its weights, which are assigned from the file."""
+    try:
+        with torch.device("meta"):
+            return Mask2Former(settings)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: the sizes in it do not make a network ({error})") from None
+
+
+def _position_indices(network: Mask2Former) -> dict[str, Tensor]:
+    """Swin's index buffers, which are computed, never read."""
+    backbone = network.settings.backbone
+    if not isinstance(backbone, SwinSettings):
+        return {}
+    index = relative_position_index(backbone.window)
+    return {key: index.clone() for key in network.state_dict() if key.endswith(INDEX)}
+
+
+def _check_fit(network: Mask2Former, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse, with lists, weights that are missing, unexpected or misshapen."""
+    own = {key: value for key, value in network.state_dict().items() if not key.endswith(INDEX)}
+    faults = {
+        "missing": [key for key in own if key not in weights],
+        "unexpected": [key for key in weights if key not in own],
+        "misshapen": [
+            f"{key} {_shape(value)}, expected {_shape(own[key])}"
+            for key, value in weights.items()
+            if key in own and value.shape != own[key].shape
+        ],
+    }
+    told = "; ".join(f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in faults.items() if keys)
+    if told:
+        raise CheckpointError(f"{path}: does not fit the network read from it: {told}")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "scalar"
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = len(keys) - LISTED
+    return ", ".join(keys[:LISTED]) + (f" and {more} more" if more > 0 else "")
