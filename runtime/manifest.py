@@ -5,11 +5,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from visrt.runtime.errors import BundleError
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "FileSpec",
+    "GraphSpec",
+    "InputSpec",
+    "Manifest",
+    "Producer",
+    "StateSpec",
+    "TensorSpec",
+    "manifest_from_json",
+]
 
 SCHEMA_VERSION = 1
+
+DType = Literal["uint8", "int8", "int32", "int64", "float16", "float32", "bool"]
+Resize = Literal["pillow_bilinear", "cv2_area"]
+
+
+def _plain_name(name: str) -> str:
+    """A name without folders: joined to the bundle's folder it can only mean a file in it."""
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\:\0"):
+        raise ValueError("expected the plain name of a file in the bundle's folder, without any path")
+    return name
+
+
+def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(classes)) != len(classes):
+        raise ValueError("expected class names without repetition")
+    return classes
 
 
 class Strict(BaseModel):
@@ -19,7 +50,7 @@ class Strict(BaseModel):
 class FileSpec(Strict):
     """One file of the bundle: a plain name inside the folder, its size and hash."""
 
-    file: str
+    file: Annotated[str, AfterValidator(_plain_name)]
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
@@ -27,9 +58,9 @@ class FileSpec(Strict):
 class TensorSpec(Strict):
     """One tensor of a graph. `shape` holds sizes, or a symbol ("batch", "masks") for a dynamic axis."""
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    name: str = Field(min_length=1)
+    dtype: DType
+    shape: tuple[Annotated[int, Field(gt=0)] | Annotated[str, Field(min_length=1)], ...]
     meaning: str
 
 
@@ -37,19 +68,19 @@ class GraphSpec(Strict):
     """One ONNX graph: its file and its tensors by role."""
 
     file: FileSpec
-    opset: int
+    opset: int = Field(gt=0)
     precision: str
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
 
 
 class InputSpec(Strict):
-    """The network input: every frame is resized to fit inside height x width, padded right and bottom."""
+    """The network input in pixels: every frame is resized to fit inside height x width, padded right and bottom."""
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    resize: str = "pillow_bilinear"
-    colour_order: str = "RGB"
+    height: int = Field(gt=0, multiple_of=4)
+    width: int = Field(gt=0, multiple_of=4)
+    resize: Resize = "pillow_bilinear"
+    colour_order: Literal["RGB"] = "RGB"
 
 
 class StateSpec(Strict):
@@ -57,7 +88,7 @@ class StateSpec(Strict):
 
     input: str
     output: str
-    dtype: str
+    dtype: DType
     shape: tuple[int, ...]
     device: str
     initial: FileSpec | None = None
@@ -73,10 +104,10 @@ class Producer(Strict):
 
 
 class Manifest(Strict):
-    schema_version: int = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: int = Field(default=SCHEMA_VERSION, alias="schema", ge=1, le=SCHEMA_VERSION)
     name: str
     family: str
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
     input: InputSpec
     graphs: dict[str, GraphSpec]
     states: dict[str, StateSpec] = {}
@@ -85,3 +116,39 @@ class Manifest(Strict):
     producer: Producer
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    def files(self) -> tuple[FileSpec, ...]:
+        """Every file the bundle must hold beside the manifest."""
+        initial = [state.initial for state in self.states.values() if state.initial is not None]
+        return (*(graph.file for graph in self.graphs.values()), *initial, self.reference)
+
+
+def manifest_from_json(text: str | bytes, where: str) -> Manifest:
+    """The manifest in `text`, read from `where`. BundleError names the first fault by its json path."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: not json ({error}); export the bundle again") from None
+    if not isinstance(values, dict):
+        raise BundleError(f"{where}: holds a {type(values).__name__}, expected one json object")
+    _refuse_newer_schema(values.get("schema"), where)
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        raise BundleError(f"{where}: {_first_fault(error)}") from None
+
+
+def _refuse_newer_schema(schema: object, where: str) -> None:
+    """A newer schema has other keys: say so, before they are called unknown."""
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise BundleError(f"{where}: schema {schema}, this visrt reads up to {SCHEMA_VERSION}; install a newer visrt")
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in fault["loc"]) or "the whole"
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key; remove it, or open the bundle with the visrt that wrote it"
+    if fault["type"] == "missing":
+        return f"{path}: missing; export the bundle again"
+    return f"{path} is {fault['input']!r}: {fault['msg']}"

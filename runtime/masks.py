@@ -1,14 +1,19 @@
-"""Masks as COCO run-length encodings."""
+"""Masks as COCO run-length encodings: written from a region, read with suspicion."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-__all__ = ["Rle", "decode"]
+from visrt.runtime.errors import DataError
+
+__all__ = ["Rle", "box_of_region", "checked_rle", "decode", "encode_region"]
+
+PIXELS_MAX = 2**28
+"""A foreign mask larger than 16384 x 16384 is refused before anything is allocated for it."""
 
 
 class Rle(TypedDict):
@@ -19,6 +24,106 @@ class Rle(TypedDict):
 
 
 def decode(rle: Rle) -> NDArray[np.bool_]:
-    """The mask [H, W] of a trusted `rle`; what comes from outside goes through a validator first."""
+    """The mask [H, W] of a trusted `rle`; what comes from outside goes through `checked_rle` first."""
     mask: NDArray[np.uint8] = coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode()})
     return mask.astype(bool)
+
+
+def encode_region(columns: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> Rle:
+    """RLE of a mask of `size` (H, W) that is empty outside a region with `corner` (top, left).
+
+    `columns` [region width, region height] holds the region transposed, as COCO's runs go down the columns. The
+    bytes are those of pycocotools on the whole mask.
+    """
+    (height, width), (top, left) = size, corner
+    padded = np.zeros((columns.shape[0], columns.shape[1] + 2), dtype=bool)
+    padded[:, 1:-1] = columns
+    edges = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
+    column, row = np.divmod(edges, columns.shape[1] + 1)
+    counts = _run_lengths((left + column) * height + top + row, height * width)
+    compressed = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
+
+
+def _run_lengths(edges: NDArray[np.int64], pixels: int) -> NDArray[np.int64]:
+    """Lengths of the runs, zeros first, from the places where a run of ones starts, ends, starts ...
+
+    A run that reaches the foot of a column and goes on at the head of the next ends and starts at one place: one run.
+    """
+    joins = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate([joins, joins + 1]))
+    ends_full = len(edges) > 0 and edges[-1] == pixels
+    bounds = np.concatenate([[0], edges, [] if ends_full else [pixels]]).astype(np.int64)
+    return bounds[1:] - bounds[:-1]
+
+
+def box_of_region(columns: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Tight x, y, width, height of the mask in a region, transposed as in `encode_region`; None if it is empty."""
+    xs = np.flatnonzero(columns.any(axis=1))
+    if not len(xs):
+        return None
+    ys = np.flatnonzero(columns.any(axis=0))
+    top, left = corner
+    return left + int(xs[0]), top + int(ys[0]), int(xs[-1] - xs[0]) + 1, int(ys[-1] - ys[0]) + 1
+
+
+def checked_rle(value: object, where: str, size: tuple[int, int] | None = None) -> Rle:
+    """A foreign RLE, compressed or as a list of counts, as an `Rle` that is safe to decode.
+
+    Raises DataError with `where`, the json path, if it breaks the format or is not of the expected `size` (H, W).
+    """
+    if not isinstance(value, dict) or not {"size", "counts"} <= value.keys():
+        raise DataError(f"{where}: expected an RLE, an object with 'size' and 'counts'; found {_short(value)}")
+    height, width = _checked_size(value["size"], f"{where}.size", size)
+    counts = value["counts"]
+    try:
+        runs = list(counts) if isinstance(counts, list) else _decoded_counts(counts)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}.counts: {error}; found {_short(counts)}") from None
+    if not all(type(run) is int and run >= 0 for run in runs):
+        raise DataError(f"{where}.counts: expected run lengths of zero or more; found {_short(counts)}")
+    if sum(runs) != height * width:
+        raise DataError(f"{where}.counts: runs cover {sum(runs)} pixels; expected {height} x {width}")
+    compressed = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
+
+
+def _checked_size(value: Any, where: str, expected: tuple[int, int] | None) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
+        raise DataError(f"{where}: expected [height, width] in pixels; found {_short(value)}")
+    height, width = value
+    if height * width > PIXELS_MAX:
+        raise DataError(f"{where}: {height} x {width} is beyond the limit of {PIXELS_MAX} pixels")
+    if expected is not None and (height, width) != expected:
+        raise DataError(f"{where}: mask of {height} x {width}; expected {expected[0]} x {expected[1]}")
+    return height, width
+
+
+def _decoded_counts(counts: object) -> list[int]:
+    """Run lengths of COCO's text: 5 bits a character, counted from "0"; from the fourth on, as differences."""
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    if not isinstance(counts, str):
+        raise TypeError("expected text or a list of numbers")
+    runs: list[int] = []
+    value = shift = 0
+    for index, character in enumerate(counts):
+        code = ord(character) - 48
+        if not 0 <= code < 64 or shift > 30:
+            raise ValueError(f"character {index} is not of an RLE")
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("the text is cut short")
+    return runs
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,70 @@
+"""Frame -> network input: resized to fit, padded with zeros right and bottom.
+
+Two ways to resize. `pillow_bilinear` is exact: what the published models were trained and evaluated with, a triangle
+filter that antialiases, rounded to 8 bit after each pass. `cv2_area` is the fast one: it averages the same pixels
+when it shrinks, so values differ by a few grey levels along edges; use it with a model that was trained or checked
+with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["RESIZERS", "Letterbox", "cv2_area", "letterbox", "network_input", "pillow_bilinear"]
+
+Frame = NDArray[np.uint8]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How a frame lies in the network input: all sizes (height, width) in pixels, the frame at the top left.
+
+    source: the frame. valid: the frame after the resize. network: the whole input; beyond `valid` it is zero.
+    """
+
+    source: Size
+    valid: Size
+    network: Size
+
+    def like(self, other: Letterbox) -> bool:
+        """True where the network sees the same geometry, to a pixel of rounding: tracks can go on."""
+        (height, width), (other_height, other_width) = self.valid, other.valid
+        close = abs(height - other_height) <= 1 and abs(width - other_width) <= 1
+        return close and self.network == other.network
+
+
+def letterbox(source: Size, network: Size) -> Letterbox:
+    """The largest fit of `source` into `network` that keeps the aspect; small frames are enlarged."""
+    scale = min(network[0] / source[0], network[1] / source[1])
+    height, width = (max(1, int(size * scale + 0.5)) for size in source)
+    return Letterbox(source, (min(height, network[0]), min(width, network[1])), network)
+
+
+def pillow_bilinear(frame: Frame, size: Size) -> Frame:
+    """`frame` [H, W, 3] at `size` (height, width), exactly as the published models saw it."""
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def cv2_area(frame: Frame, size: Size) -> Frame:
+    """`frame` [H, W, 3] at `size` (height, width): averages when shrinking, interpolates when enlarging."""
+    shrinks = size[0] < frame.shape[0]
+    resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+RESIZERS: dict[str, Callable[[Frame, Size], Frame]] = {"pillow_bilinear": pillow_bilinear, "cv2_area": cv2_area}
+
+
+def network_input(frame: Frame, fit: Letterbox, resize: Callable[[Frame, Size], Frame], out: Frame) -> None:
+    """Writes `frame` [H, W, 3] into `out` [network height, network width, 3], uint8 RGB, zeros beyond the frame."""
+    height, width = fit.valid
+    out[:height, :width] = frame if fit.source == fit.valid else resize(frame, fit.valid)
+    out[height:] = 0
+    out[:height, width:] = 0

@@ -1,0 +1,211 @@
+"""ONNX Runtime as an engine: on the CPU, and on CUDA with tensors that stay on the device.
+
+ONNX Runtime falls back to the CPU with no more than a log line, so the providers that really took the graph are
+compared with the one that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from visrt.runtime.contract import check_feeds
+from visrt.runtime.engine import Array, HostTensor, Tensor
+from visrt.runtime.errors import EngineError
+from visrt.runtime.manifest import GraphSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+__all__ = ["CpuEngine", "CudaEngine", "CudaTensor", "OrtOptions"]
+
+_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(bool)": "bool",
+}
+_EXTRAS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "gpu"}
+_QUIET = 3
+
+
+@dataclass(frozen=True)
+class OrtOptions:
+    """threads: of one operator, None lets ONNX Runtime take all cores. device: index of the GPU."""
+
+    threads: int | None = None
+    device: int = 0
+
+
+class CpuEngine:
+    """One graph on the CPU; outputs are host arrays of their own, valid as long as they are held."""
+
+    provider = "CPUExecutionProvider"
+
+    def __init__(self, graph: GraphSpec, model: bytes, options: OrtOptions = OrtOptions()) -> None:
+        self._graph = graph
+        self._session = _open(graph, model, self.provider, {}, options)
+        self._names = [spec.name for spec in graph.outputs.values()]
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        check_feeds(self._graph, feeds)
+        named = {self._graph.inputs[role].name: _host(tensor) for role, tensor in feeds.items()}
+        try:
+            outputs = self._session.run(self._names, named)
+        except Exception as error:
+            raise _failed(self._graph, error) from error
+        return {role: HostTensor(array) for role, array in zip(self._graph.outputs, outputs, strict=True)}
+
+    def close(self) -> None:
+        del self._session
+
+
+@dataclass(frozen=True)
+class CudaTensor:
+    """A tensor in GPU memory: `owner` is the OrtValue whose buffer holds it, `offset` where it starts, in bytes."""
+
+    owner: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: str
+    offset: int = 0
+
+    @property
+    def address(self) -> int:
+        return int(self.owner.data_ptr()) + self.offset
+
+    def row(self, index: int) -> CudaTensor:
+        """Item `index` of the first axis, in the same memory."""
+        step = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        return CudaTensor(self.owner, self.shape[1:], self.dtype, self.device, self.offset + index * step)
+
+    def numpy(self) -> Array:
+        whole: Array = self.owner.numpy().reshape(-1).view(np.uint8)
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        return whole[self.offset : self.offset + size].view(self.dtype).reshape(self.shape)
+
+
+class CudaEngine:
+    """One graph on CUDA through I/O binding: outputs stay on the device until `.numpy()` asks for them."""
+
+    provider = "CUDAExecutionProvider"
+
+    def __init__(self, graph: GraphSpec, model: bytes, options: OrtOptions = OrtOptions()) -> None:
+        self._graph = graph
+        self._device = options.device
+        self._session = _open(graph, model, self.provider, {"device_id": str(options.device)}, options)
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        check_feeds(self._graph, feeds)
+        binding = self._session.io_binding()
+        for role, tensor in feeds.items():
+            self._bind_input(binding, self._graph.inputs[role].name, tensor)
+        for spec in self._graph.outputs.values():
+            binding.bind_output(spec.name, "cuda", self._device)
+        try:
+            self._session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+        except Exception as error:
+            raise _failed(self._graph, error) from error
+        return {role: self._tensor(value) for role, value in zip(self._graph.outputs, values, strict=True)}
+
+    def close(self) -> None:
+        del self._session
+
+    def _bind_input(self, binding: Any, name: str, tensor: Array | Tensor) -> None:
+        if isinstance(tensor, CudaTensor):
+            binding.bind_input(name, "cuda", self._device, tensor.dtype.type, list(tensor.shape), tensor.address)
+        else:
+            binding.bind_cpu_input(name, _host(tensor))
+
+    def _tensor(self, value: Any) -> CudaTensor:
+        dtype = np.dtype(_DTYPES[value.data_type()])
+        return CudaTensor(value, tuple(value.shape()), dtype, f"cuda:{self._device}")
+
+
+def _host(tensor: Array | Tensor) -> Array:
+    return np.ascontiguousarray(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
+
+
+def _open(
+    graph: GraphSpec, model: bytes, provider: str, provider_options: dict[str, str], options: OrtOptions
+) -> InferenceSession:
+    """An inference session on `provider` and no other, its tensors as the manifest says."""
+    ort = _onnxruntime(provider)
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _QUIET
+    settings.inter_op_num_threads = 1
+    settings.intra_op_num_threads = options.threads or 0
+    try:
+        session = ort.InferenceSession(model, settings, providers=[(provider, provider_options)])
+    except Exception as error:
+        raise EngineError(f"{graph.file.file}: ONNX Runtime refuses it: {_line(error)}") from error
+    if session.get_providers()[0] != provider:
+        raise EngineError(
+            f"{provider} was asked for but {session.get_providers()[0]} took {graph.file.file}; "
+            f"check the GPU's driver and libraries (`visrt doctor`), or use --engine cpu"
+        )
+    session.disable_fallback()
+    _check_signature(graph, session)
+    return session
+
+
+def _onnxruntime(provider: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime cannot be imported ({error}); pip install 'visrt[{_EXTRAS[provider]}]'"
+        ) from None
+    if provider not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"{provider} is not in this onnxruntime, which has {', '.join(onnxruntime.get_available_providers())}; "
+            f"pip uninstall onnxruntime and pip install 'visrt[{_EXTRAS[provider]}]'"
+        )
+    return onnxruntime
+
+
+def _check_signature(graph: GraphSpec, session: InferenceSession) -> None:
+    """Raises EngineError that lists the tensors of the graph which are not what the manifest says."""
+    faults = [
+        *_differences("input", graph.inputs, session.get_inputs()),
+        *_differences("output", graph.outputs, session.get_outputs()),
+    ]
+    if faults:
+        raise EngineError(f"{graph.file.file} does not fit its manifest: {'; '.join(faults)}; export the bundle again")
+
+
+def _differences(side: str, specs: Mapping[str, TensorSpec], nodes: list[Any]) -> list[str]:
+    expected = {spec.name: (spec.dtype, tuple(spec.shape)) for spec in specs.values()}
+    found = {node.name: (_DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
+    faults = [f"{side} {name!r} is not in the graph, which has {', '.join(found)}" for name in expected.keys() - found]
+    faults += [f"{side} {name!r} is in the graph but not in the manifest" for name in found.keys() - expected]
+    for name in expected.keys() & found:
+        if not _same(*expected[name], *found[name]):
+            faults.append(f"{side} {name!r}: expected {_told(*expected[name])}, found {_told(*found[name])}")
+    return sorted(faults)
+
+
+def _same(dtype: str, shape: tuple[Any, ...], found_dtype: str, found_shape: tuple[Any, ...]) -> bool:
+    """Equal dtype, rank and sizes; a dynamic axis is dynamic on both sides, whatever the graph calls it."""
+    sizes = [axis if isinstance(axis, int) else None for axis in shape]
+    found = [axis if isinstance(axis, int) else None for axis in found_shape]
+    return dtype == found_dtype and sizes == found
+
+
+def _told(dtype: str, shape: tuple[Any, ...]) -> str:
+    return f"{dtype} [{', '.join('?' if axis is None else str(axis) for axis in shape)}]"
+
+
+def _failed(graph: GraphSpec, error: Exception) -> EngineError:
+    return EngineError(f"{graph.file.file}: ONNX Runtime failed while it ran: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,240 @@
+"""One video stream: frames in, in order; objects with steady ids out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from visrt.runtime.backends import open_engines
+from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.engine import Engine
+from visrt.runtime.errors import NumericalError, UsageError
+from visrt.runtime.families import family_of
+from visrt.runtime.family import Floats, Track
+from visrt.runtime.image import RESIZERS, Frame, Letterbox
+from visrt.runtime.manifest import Manifest
+from visrt.runtime.mask_resize import MaskResize, mask_resize
+from visrt.runtime.network import FrameOutputs, Network
+from visrt.runtime.ort import OrtOptions
+from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.runtime.times import StageTimes, Stopwatch
+
+__all__ = ["Session", "SessionEvents", "SessionSettings"]
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """default_fps: frames a second where the caller gives no times.
+
+    bad_frames_max: after so many frames in a row with NaN or infinity from the network the session gives up.
+    resize: "pillow_bilinear" or "cv2_area" in place of what the manifest says.
+    """
+
+    default_fps: float = 30.0
+    bad_frames_max: int = 10
+    resize: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.default_fps > 0 or self.bad_frames_max < 1:
+            raise UsageError(f"{self}: expected default_fps above 0 and bad_frames_max of 1 or more")
+        if self.resize is not None and self.resize not in RESIZERS:
+            raise UsageError(f"resize {self.resize!r} is unknown; choose one of {', '.join(RESIZERS)}")
+
+
+@dataclass(frozen=True)
+class SessionEvents:
+    """What happened to the stream, counted.
+
+    frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
+    aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no
+    objects. time_jumps: times that lay before the last one and were taken for it.
+    """
+
+    frames: int = 0
+    size_changes: int = 0
+    restarts: int = 0
+    bad_frames: int = 0
+    time_jumps: int = 0
+
+
+class Session:
+    """Follows the objects of one stream.
+
+        with Session.open("bundle") as session:
+            for frame in frames:  # [H, W, 3] uint8 RGB
+                for result in session.step(frame):
+                    ...
+
+    What it holds does not grow with the number of frames. An id is never given twice within a stream.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: Mapping[str, Engine],
+        settings: SessionSettings = SessionSettings(),
+        association: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`engines` by graph name, owned from now on; `association` replaces settings of the manifest."""
+        self.manifest = manifest
+        self.settings = settings
+        self._watch = Stopwatch()
+        self._family = family_of(manifest, association)
+        self._network = Network(engines, manifest.input, self._watch, settings.resize)
+        self._closed = False
+        self.reset()
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path | Bundle,
+        engine: str = "cpu",
+        *,
+        threads: int | None = None,
+        settings: SessionSettings = SessionSettings(),
+        association: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """A session on the bundle (or its folder), its graphs run by `engine`: "cpu" or "cuda".
+
+        `threads` of one operator; None takes all cores. Raises BundleError, EngineError or SettingsError.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        family_of(opened.manifest, association)
+        engines = open_engines(opened, engine, OrtOptions(threads))
+        return cls(opened.manifest, engines, settings, association)
+
+    def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
+        """Results that are ready after `frame` [H, W, 3], uint8 RGB, shown at `time_s` seconds of the stream."""
+        return self.step_batch([frame], [time_s])
+
+    def step_batch(self, frames: Sequence[Frame], times_s: Sequence[float | None] | None = None) -> list[FrameResult]:
+        """Results that are ready after the next `frames` of the stream, which share one call of the frame engine.
+
+        Ids and labels are those of one frame at a time.
+        """
+        self._check(frames)
+        times = [None] * len(frames) if times_s is None else list(times_s)
+        if len(times) != len(frames):
+            raise UsageError(f"{len(times)} times were given for {len(frames)} frames; give one a frame, or none")
+        if not frames:
+            return []
+        outputs = self._network.run_frames(frames)
+        results = [self._result(out, time_s) for out, time_s in zip(outputs, times, strict=True)]
+        self._count_times(len(frames))
+        return results
+
+    def flush(self) -> list[FrameResult]:
+        """Results that waited for the end of the stream. A frame-by-frame family has none."""
+        return []
+
+    def reset(self) -> None:
+        """Starts a new stream: frames, ids, events and times begin again."""
+        self._state = self._family.start()
+        self._resize: MaskResize | None = None
+        self._bad_in_a_row = 0
+        self._time_s = 0.0
+        self._watch.take(0)
+        self.events = SessionEvents()
+        self.times = StageTimes()
+        self.last_times = StageTimes()
+
+    def close(self) -> None:
+        """Frees the engines; the session cannot be used any more."""
+        if not self._closed:
+            self._closed = True
+            self._network.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _result(self, outputs: FrameOutputs, time_s: float | None) -> FrameResult:
+        """The next frame's result; from here on everything is in the order of the stream."""
+        index = self.events.frames
+        now_s = self._now(index, time_s)
+        resize = self._fit_to(outputs.fit)
+        tracks = self._tracks(outputs, resize, now_s)
+        self.events = replace(self.events, frames=index + 1)
+        with self._watch.stage("masks"):
+            objects = tuple(found for track in tracks if (found := _tracked_object(track, resize)))
+        return FrameResult(index, now_s, outputs.fit.source, objects)
+
+    def _tracks(self, outputs: FrameOutputs, resize: MaskResize, now_s: float) -> list[Track]:
+        """The family's answer. A frame with NaN or infinity has no objects and leaves the state as it was."""
+
+        def masks_of(mask_embeddings: Floats) -> Floats:
+            return resize.crop(self._network.run_masks(mask_embeddings, outputs))
+
+        try:
+            with self._watch.stage("association"):
+                outputs.check_finite()
+                tracks, self._state = self._family.associate(outputs.queries, masks_of, now_s, self._state)
+        except NumericalError as error:
+            self._count_bad_frame(error)
+            return []
+        self._bad_in_a_row = 0
+        return tracks
+
+    def _fit_to(self, fit: Letterbox) -> MaskResize:
+        """The mask resize for a frame that lies like `fit`. Another aspect is another picture: objects are lost."""
+        last = self._resize
+        if last is None or last.fit != fit:
+            self._resize = mask_resize(fit)
+        if last is not None and last.fit.source != fit.source:
+            self.events = replace(self.events, size_changes=self.events.size_changes + 1)
+            if not last.fit.like(fit):
+                self.events = replace(self.events, restarts=self.events.restarts + 1)
+                self._state = self._family.restart(self._state)
+        assert self._resize is not None
+        return self._resize
+
+    def _now(self, index: int, time_s: float | None) -> float:
+        """Seconds of this frame; time never runs backwards, as ages are measured with it."""
+        now_s = index / self.settings.default_fps if time_s is None else float(time_s)
+        if not np.isfinite(now_s):
+            raise UsageError(f"time_s is {time_s}; expected seconds from the start of the stream, or None")
+        if index and now_s < self._time_s:
+            self.events = replace(self.events, time_jumps=self.events.time_jumps + 1)
+            now_s = self._time_s
+        self._time_s = now_s
+        return now_s
+
+    def _count_bad_frame(self, error: NumericalError) -> None:
+        self._bad_in_a_row += 1
+        self.events = replace(self.events, bad_frames=self.events.bad_frames + 1)
+        if self._bad_in_a_row >= self.settings.bad_frames_max:
+            raise NumericalError(f"{self._bad_in_a_row} frames in a row: {error}") from error
+
+    def _count_times(self, frames: int) -> None:
+        self.last_times = self._watch.take(frames)
+        self.times = self.times.plus(self.last_times)
+
+    def _check(self, frames: Sequence[Frame]) -> None:
+        if self._closed:
+            raise UsageError("the session is closed; open a new one")
+        for frame in frames:
+            if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+                raise UsageError(f"frame is {_told(frame)}; expected a uint8 array [height, width, 3], RGB")
+            if not frame.size:
+                raise UsageError(f"frame is {_told(frame)}; expected at least one pixel")
+
+
+def _tracked_object(track: Track, resize: MaskResize) -> TrackedObject | None:
+    """The object at the source's size; None if nothing of its mask is left there."""
+    mask = resize.source_mask(track.mask_logits)
+    return None if mask is None else TrackedObject(track.id, track.label, track.score, mask.box, mask.rle)
+
+
+def _told(frame: object) -> str:
+    if isinstance(frame, np.ndarray):
+        return f"{frame.dtype} {list(frame.shape)}"
+    return f"a {type(frame).__name__}"

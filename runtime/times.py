@@ -1,0 +1,60 @@
+"""Where the time of a frame goes, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+__all__ = ["STAGES", "StageTimes", "Stopwatch"]
+
+STAGES = ("preprocess", "frame_engine", "association", "mask_engine", "masks")
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds by stage, summed over `frames` frames."""
+
+    frames: int = 0
+    seconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def plus(self, other: StageTimes) -> StageTimes:
+        seconds = {stage: self.seconds[stage] + other.seconds[stage] for stage in STAGES}
+        return StageTimes(self.frames + other.frames, seconds)
+
+    def ms_a_frame(self) -> dict[str, float]:
+        """Mean milliseconds a frame by stage; zero before the first frame."""
+        return {stage: 1e3 * seconds / max(self.frames, 1) for stage, seconds in self.seconds.items()}
+
+
+class Stopwatch:
+    """Measures stages; a stage inside another is taken out of the outer one, so that the sum is the whole."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._charge()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._running.pop()
+
+    def take(self, frames: int) -> StageTimes:
+        """What was measured since the last call, as the times of `frames` frames."""
+        times = replace(StageTimes(), frames=frames, seconds=self._seconds)
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        return times
+
+    def _charge(self) -> None:
+        """Gives the time since the last change to the stage that was running."""
+        now = perf_counter()
+        if self._running:
+            self._seconds[self._running[-1]] += now - self._since
+        self._since = now
