@@ -1,0 +1,1 @@
+"""Lies here so that pytest puts this folder on the path: tests import `golden` and the like by their plain names."""
