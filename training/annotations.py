@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, Discriminator, NonNegativeInt, PositiveInt, Tag, ValidationError
+from pydantic import BaseModel, Discriminator, PositiveInt, Tag, ValidationError
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle
-from visrt.training.segmentations import rle_from_counts, rle_from_polygons, rle_from_text
+from visrt.training.segmentations import rle_of
 
 __all__ = [
     "NO_TARGET",
@@ -75,17 +75,13 @@ class AnnotatedSet:
     videos: tuple[AnnotatedVideo, ...]
 
 
-class _Rle(BaseModel):
-    size: tuple[int, int]
-    counts: str | list[NonNegativeInt]
-
-
 def _form(value: Any) -> str:
     return "polygons" if isinstance(value, list) else "rle"
 
 
+# What an RLE must hold is checked where the size of its picture is known.
 Segmentation = Annotated[
-    Annotated[_Rle, Tag("rle")] | Annotated[list[list[float]], Tag("polygons")], Discriminator(_form)
+    Annotated[dict[str, Any], Tag("rle")] | Annotated[list[list[float]], Tag("polygons")], Discriminator(_form)
 ]
 
 
@@ -137,79 +133,88 @@ class _VideoFile(BaseModel):
 F = TypeVar("F", _CocoFile, _VideoFile)
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """How a format calls its parts, for messages."""
+
+    videos: str
+    video_id: str
+    file_name: str
+    segmentation: str
+
+
+COCO = _Terms("images", "image_id", "file_name", "segmentation")
+YOUTUBE_VIS = _Terms("videos", "video_id", "file_names[{t}]", "segmentations[{t}]")
+
+
 def coco(json_path: Path, images: Path, mapped: Mapping[str, str] | None = None) -> AnnotatedSet:
     """The COCO set of `json_path` with its pictures in the folder `images`; `mapped`: see `class_map`."""
     file = _parsed(_CocoFile, json_path)
-    classes = _Classes(json_path, file.categories, mapped)
-    sizes = {image.id: (image.height, image.width) for image in file.images}
-    objects: dict[int, list[AnnotatedObject]] = defaultdict(list)
-    crowds: dict[int, list[Rle]] = defaultdict(list)
-    for i, one in enumerate(file.annotations):
-        where = f"annotations[{i}]"
-        if one.image_id not in sizes:
-            _refuse(json_path, f"{where}.image_id", f"is {one.image_id}, the id of no image")
-        label, kind = classes.of(one.category_id, where)
-        rle = _rle(json_path, f"{where}.segmentation", one.segmentation, sizes[one.image_id])
-        if one.iscrowd:
-            crowds[one.image_id].append(rle)
-        else:
-            objects[one.image_id].append(AnnotatedObject(label, kind, i, rle))
-    videos = []
-    for i, image in enumerate(file.images):
-        path = _picture(json_path, f"images[{i}].file_name", images, image.file_name)
-        frame = AnnotatedFrame(path, image.height, image.width, tuple(objects[image.id]), tuple(crowds[image.id]))
-        videos.append(AnnotatedVideo(image.file_name, (frame,)))
-    return AnnotatedSet(classes.names, tuple(videos))
+    videos = [_Video(id=i.id, file_names=[i.file_name], width=i.width, height=i.height) for i in file.images]
+    annotations = [
+        _VideoAnnotation.model_construct(
+            video_id=a.image_id, category_id=a.category_id, segmentations=[a.segmentation], iscrowd=a.iscrowd
+        )
+        for a in file.annotations
+    ]
+    form = _VideoFile.model_construct(videos=videos, annotations=annotations, categories=file.categories)
+    return _annotated(form, json_path, images, mapped, COCO)
 
 
 def youtube_vis(json_path: Path, images: Path, mapped: Mapping[str, str] | None = None) -> AnnotatedSet:
     """The YouTube-VIS set of `json_path` with its frames below `images`; an object may be absent from any frame."""
-    file = _parsed(_VideoFile, json_path)
+    return _annotated(_parsed(_VideoFile, json_path), json_path, images, mapped, YOUTUBE_VIS)
+
+
+def _annotated(
+    file: _VideoFile, json_path: Path, images: Path, mapped: Mapping[str, str] | None, terms: _Terms
+) -> AnnotatedSet:
     classes = _Classes(json_path, file.categories, mapped)
+    objects: _ByFrame[AnnotatedObject] = defaultdict(list)
+    crowds: _ByFrame[Rle] = defaultdict(list)
+    _refuse_repeated(json_path, terms.videos, [video.id for video in file.videos])
     by_id = {video.id: video for video in file.videos}
-    objects: dict[tuple[int, int], list[AnnotatedObject]] = defaultdict(list)
-    crowds: dict[tuple[int, int], list[Rle]] = defaultdict(list)
     for i, one in enumerate(file.annotations):
         where = f"annotations[{i}]"
         if one.video_id not in by_id:
-            _refuse(json_path, f"{where}.video_id", f"is {one.video_id}, the id of no video")
-        video = by_id[one.video_id]
-        if len(one.segmentations) != len(video.file_names):
-            told = f"has {len(one.segmentations)} entries; video {video.id} has {len(video.file_names)} frames"
-            _refuse(json_path, f"{where}.segmentations", told)
+            _refuse(json_path, f"{where}.{terms.video_id}", f"is {one.video_id}, an id that {terms.videos} lacks")
         label, kind = classes.of(one.category_id, where)
-        for t, segmentation in enumerate(one.segmentations):
-            if segmentation is None:
-                continue
-            rle = _rle(json_path, f"{where}.segmentations[{t}]", segmentation, (video.height, video.width))
+        for t, rle in _rles(one, by_id[one.video_id], f"{json_path}: {where}", terms):
             if one.iscrowd:
-                crowds[video.id, t].append(rle)
+                crowds[one.video_id, t].append(rle)
             else:
-                objects[video.id, t].append(AnnotatedObject(label, kind, i, rle))
-    return AnnotatedSet(
-        classes.names,
-        tuple(_video(json_path, images, i, video, objects, crowds) for i, video in enumerate(file.videos)),
-    )
+                objects[one.video_id, t].append(AnnotatedObject(label, kind, i, rle))
+    videos = []
+    for i, video in enumerate(file.videos):
+        where = f"{terms.videos}[{i}].{terms.file_name}"
+        videos.append(_video(video, _pictures(json_path, where, images, video), objects, crowds))
+    return AnnotatedSet(classes.names, tuple(videos))
+
+
+T = TypeVar("T")
+_ByFrame = dict[tuple[int, int], list[T]]
+
+
+def _rles(one: _VideoAnnotation, video: _Video, where: str, terms: _Terms) -> Iterator[tuple[int, Rle]]:
+    """(frame number, mask) of one annotation where it is visible."""
+    if len(one.segmentations) != len(video.file_names):
+        told = f"has {len(one.segmentations)} entries; video {video.id} has {len(video.file_names)} frames"
+        raise DataError(f"{where}.segmentations {told}")
+    for t, segmentation in enumerate(one.segmentations):
+        if segmentation is not None:
+            yield t, rle_of(segmentation, f"{where}.{terms.segmentation.format(t=t)}", (video.height, video.width))
 
 
 def _video(
-    json_path: Path,
-    images: Path,
-    i: int,
-    video: _Video,
-    objects: Mapping[tuple[int, int], Sequence[AnnotatedObject]],
-    crowds: Mapping[tuple[int, int], Sequence[Rle]],
+    video: _Video, pictures: Sequence[Path], objects: _ByFrame[AnnotatedObject], crowds: _ByFrame[Rle]
 ) -> AnnotatedVideo:
-    frames = []
-    for t, name in enumerate(video.file_names):
-        path = _picture(json_path, f"videos[{i}].file_names[{t}]", images, name)
-        key = (video.id, t)
-        frames.append(
-            AnnotatedFrame(path, video.height, video.width, tuple(objects.get(key, ())), tuple(crowds.get(key, ())))
+    frames = tuple(
+        AnnotatedFrame(
+            path, video.height, video.width, tuple(objects.get((video.id, t), ())), tuple(crowds.get((video.id, t), ()))
         )
-    if not frames:
-        _refuse(json_path, f"videos[{i}].file_names", "is empty; expected at least one frame")
-    return AnnotatedVideo(str(PurePosixPath(video.file_names[0]).parent), tuple(frames))
+        for t, path in enumerate(pictures)
+    )
+    return AnnotatedVideo(video.file_names[0], frames)
 
 
 def class_map(path: Path) -> dict[str, str]:
@@ -229,9 +234,7 @@ class _Classes:
     def __init__(self, path: Path, categories: Sequence[_Category], mapped: Mapping[str, str] | None) -> None:
         self._path = path
         self._kinds = {category.id: category.name for category in categories}
-        repeated = [key for key, count in Counter(category.id for category in categories).items() if count > 1]
-        if repeated:
-            _refuse(path, "categories", f"holds id {repeated[0]} more than once")
+        _refuse_repeated(path, "categories", [category.id for category in categories])
         if mapped is None:
             mapped = {name: name for name in self._kinds.values()}
         unknown = sorted(set(mapped) - set(self._kinds.values()))
@@ -249,26 +252,24 @@ class _Classes:
         return self._labels.get(kind, NO_TARGET), kind
 
 
-def _rle(path: Path, where: str, given: _Rle | list[list[float]], size: tuple[int, int]) -> Rle:
-    try:
-        if isinstance(given, list):
-            return rle_from_polygons(given, size)
-        if given.size != size:
-            raise ValueError(f"size is {list(given.size)}; the picture has {list(size)} (height, width)")
-        if isinstance(given.counts, str):
-            return rle_from_text(given.counts, size)
-        return rle_from_counts(given.counts, size)
-    except ValueError as error:
-        _refuse(path, where, f"is not a mask: {error}")
+def _pictures(json_path: Path, where: str, folder: Path, video: _Video) -> list[Path]:
+    """The files of the frames of `video`, all there and all below `folder`."""
+    if not video.file_names:
+        _refuse(json_path, where.format(t=""), "is empty; expected at least one frame")
+    paths = []
+    for t, name in enumerate(video.file_names):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            _refuse(json_path, where.format(t=t), f"is {name!r}; expected a path below the picture folder")
+        if not (folder / name).is_file():
+            _refuse(json_path, where.format(t=t), f"is {name!r}; there is no such file in {folder}")
+        paths.append(folder / name)
+    return paths
 
 
-def _picture(json_path: Path, where: str, folder: Path, name: str) -> Path:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        _refuse(json_path, where, f"is {name!r}; expected a path below the picture folder")
-    path = folder / name
-    if not path.is_file():
-        _refuse(json_path, where, f"is {name!r}; there is no such file in {folder}")
-    return path
+def _refuse_repeated(path: Path, where: str, ids: Sequence[int]) -> None:
+    repeated = [key for key, count in Counter(ids).items() if count > 1]
+    if repeated:
+        _refuse(path, where, f"has the id {repeated[0]} more than once")
 
 
 def _parsed(form: type[F], path: Path) -> F:

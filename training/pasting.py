@@ -109,18 +109,22 @@ def plan_pasting(
     pasted: list[Pasted] = []
     for _ in range(count):
         one = _chosen(pool, pasted, settings, looks, rng)
+        if one is None:
+            continue
         pasted.append(replace(one, path=_path(one.cutout, [*anchors, *pasted], size, settings, rng)))
-    return [pasted[i] for i in rng.permutation(count)]
+    return [pasted[i] for i in rng.permutation(len(pasted))]
 
 
 def _chosen(
     pool: Pool, earlier: Sequence[Pasted], settings: PasteSettings, looks: LookSettings, rng: np.random.Generator
-) -> Pasted:
-    """The next object to paste, its path still to come."""
+) -> Pasted | None:
+    """The next object to paste, its path still to come; None if there is no good cut-out for it."""
     kin = [p for p in earlier if p.is_target]
     if kin and rng.random() < settings.twin:
         return replace(kin[int(rng.integers(len(kin)))], feather_px=float(rng.uniform(*settings.feather_px)))
     cutout = pool.draw_cutout(_label(pool, kin, settings, rng), rng)
+    if cutout is None:
+        return None
     soft = 3.0 if rng.random() < settings.see_through else 1.0
     return Pasted(
         cutout=cutout,

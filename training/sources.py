@@ -65,7 +65,7 @@ class FrameCut:
 
 
 CutoutPlace = FrameCut | CutoutFile
-MOST_DRAWS = 1000
+MOST_DRAWS = 30
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,13 @@ class Pool:
     def draw_base(self, rng: np.random.Generator) -> Base:
         return self.bases[_drawn(self._base_groups, rng)]
 
-    def draw_cutout(self, label: int, rng: np.random.Generator) -> Cutout:
-        """A cut-out of `label`, which must be one of `pasted_labels`."""
+    def draw_cutout(self, label: int, rng: np.random.Generator) -> Cutout | None:
+        """A cut-out of `label`, one of `pasted_labels`; None if many objects drawn in a row are not recognisable."""
         for _ in range(MOST_DRAWS):
             cutout = self._cuts[_drawn(self._cutout_groups[label], rng)]
             if cutout is not None:
                 return cutout
-        name = "distractors" if label == NO_TARGET else self.classes[label]
-        raise DataError(
-            f"{MOST_DRAWS} objects in a row make no cut-out for {name}; raise least_cutout_px or add cut-outs"
-        )
+        return None
 
     def picture(self, frame: AnnotatedFrame) -> Picture:
         return self._pictures[frame]
