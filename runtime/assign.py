@@ -21,7 +21,8 @@ def cosine_similarity(a: Floats, b: Floats) -> Floats:
 
 def row_cosines(a: Floats, b: Floats) -> Floats:
     """Similarity [N] of each row of a [N, C] with the same row of b [N, C]; zero rows score zero."""
-    return np.einsum("nc,nc->n", _unit_rows(a), _unit_rows(b))
+    similarity: Floats = np.einsum("nc,nc->n", _unit_rows(a), _unit_rows(b))
+    return similarity
 
 
 def assign(cost: Floats) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from visrt.runtime.errors import DataError
 
-__all__ = ["Rle", "box_of_region", "checked_rle", "decode", "encode_region"]
+__all__ = ["Rle", "box_of_region", "checked_rle", "decode", "encode_region", "run_lengths"]
 
 PIXELS_MAX = 2**28
 """A foreign mask larger than 16384 x 16384 is refused before anything is allocated for it."""
@@ -25,8 +25,10 @@ class Rle(TypedDict):
 
 def decode(rle: Rle) -> NDArray[np.bool_]:
     """The mask [H, W] of a trusted `rle`; what comes from outside goes through `checked_rle` first."""
-    mask: NDArray[np.uint8] = coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode()})
-    return mask.astype(bool)
+    height, width = rle["size"]
+    runs = run_lengths(rle["counts"])
+    colours = np.arange(len(runs)) % 2 == 1
+    return np.repeat(colours, runs).reshape(width, height).T
 
 
 def encode_region(columns: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> Rle:
@@ -40,12 +42,12 @@ def encode_region(columns: NDArray[np.bool_], corner: tuple[int, int], size: tup
     padded[:, 1:-1] = columns
     edges = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
     column, row = np.divmod(edges, columns.shape[1] + 1)
-    counts = _run_lengths((left + column) * height + top + row, height * width)
+    counts = _lengths_between((left + column) * height + top + row, height * width)
     compressed = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
 
 
-def _run_lengths(edges: NDArray[np.int64], pixels: int) -> NDArray[np.int64]:
+def _lengths_between(edges: NDArray[np.int64], pixels: int) -> NDArray[np.int64]:
     """Lengths of the runs, zeros first, from the places where a run of ones starts, ends, starts ...
 
     A run that reaches the foot of a column and goes on at the head of the next ends and starts at one place: one run.
@@ -77,7 +79,7 @@ def checked_rle(value: object, where: str, size: tuple[int, int] | None = None) 
     height, width = _checked_size(value["size"], f"{where}.size", size)
     counts = value["counts"]
     try:
-        runs = list(counts) if isinstance(counts, list) else _decoded_counts(counts)
+        runs = list(counts) if isinstance(counts, list) else run_lengths(counts).tolist()
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}.counts: {error}; found {_short(counts)}") from None
     if not all(type(run) is int and run >= 0 for run in runs):
@@ -99,28 +101,27 @@ def _checked_size(value: Any, where: str, expected: tuple[int, int] | None) -> t
     return height, width
 
 
-def _decoded_counts(counts: object) -> list[int]:
-    """Run lengths of COCO's text: 5 bits a character, counted from "0"; from the fourth on, as differences."""
-    if isinstance(counts, bytes):
-        counts = counts.decode("ascii")
-    if not isinstance(counts, str):
+def run_lengths(counts: object) -> NDArray[np.int64]:
+    """Lengths of the runs, zeros first, in the text of an RLE.
+
+    A number is 5 bits a character, counted from "0", with bit 32 set while more follow. From the fourth on they are
+    differences to the last but one, so that both colours add up on their own.
+    """
+    if not isinstance(counts, str | bytes):
         raise TypeError("expected text or a list of numbers")
-    runs: list[int] = []
-    value = shift = 0
-    for index, character in enumerate(counts):
-        code = ord(character) - 48
-        if not 0 <= code < 64 or shift > 30:
-            raise ValueError(f"character {index} is not of an RLE")
-        value |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise ValueError("the text is cut short")
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    codes = np.frombuffer(text, dtype=np.uint8) - np.uint8(48)
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+    lengths = ends - starts + 1
+    if (codes >= 64).any() or (lengths > 6).any() or (len(codes) and codes[-1] & 32):
+        raise ValueError("the text is not of an RLE, or cut short")
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    parts = (codes & 31).astype(np.int64) << shifts
+    runs: NDArray[np.int64] = np.add.reduceat(parts, starts) if len(ends) else parts
+    runs -= (codes[ends] & 16 > 0) * (np.int64(1) << 5 * lengths)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
     return runs
 
 

@@ -85,7 +85,7 @@ class Session:
         self.settings = settings
         self._watch = Stopwatch()
         self._family = family_of(manifest, association)
-        self._network = Network(engines, manifest.input, self._watch, settings.resize)
+        self.network = Network(engines, manifest.input, self._watch, settings.resize)
         self._closed = False
         self.reset()
 
@@ -123,7 +123,7 @@ class Session:
             raise UsageError(f"{len(times)} times were given for {len(frames)} frames; give one a frame, or none")
         if not frames:
             return []
-        outputs = self._network.run_frames(frames)
+        outputs = self.network.run_frames(frames)
         results = [self._result(out, time_s) for out, time_s in zip(outputs, times, strict=True)]
         self._count_times(len(frames))
         return results
@@ -147,7 +147,7 @@ class Session:
         """Frees the engines; the session cannot be used any more."""
         if not self._closed:
             self._closed = True
-            self._network.close()
+            self.network.close()
 
     def __enter__(self) -> Session:
         return self
@@ -172,7 +172,7 @@ class Session:
         """The family's answer. A frame with NaN or infinity has no objects and leaves the state as it was."""
 
         def masks_of(mask_embeddings: Floats) -> Floats:
-            return resize.crop(self._network.run_masks(mask_embeddings, outputs))
+            return resize.crop(self.network.run_masks(mask_embeddings, outputs))
 
         try:
             with self._watch.stage("association"):

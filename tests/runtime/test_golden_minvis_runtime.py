@@ -1,0 +1,110 @@
+"""MinVIS after the network: linking, video-level scores and final masks as the official code computed them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import ScriptedFrame, scripted_session
+from golden import golden_final_masks, golden_meta, golden_sets, load_golden
+from numpy.typing import NDArray
+
+from visrt.runtime.family import Queries
+from visrt.runtime.image import Letterbox, letterbox, pillow_bilinear
+from visrt.runtime.mask_resize import mask_resize
+from visrt.runtime.masks import decode
+from visrt.runtime.minvis import match_to_slots
+from visrt.runtime.video_result import VideoResult, best_of_video, official_result
+
+EVERY_SET = golden_sets("minvis_*")
+NETWORK_SETS = golden_sets("minvis_*", without="track")
+TRACK_SETS = golden_sets("minvis_track_*")
+
+
+def linked(embeddings: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+    """The query of each slot, frame by frame from the second on."""
+    memory, orders = embeddings[0], []
+    for current in embeddings[1:]:
+        orders.append(match_to_slots(memory, current))
+        memory = current[orders[-1]]
+    return orders
+
+
+@pytest.mark.parametrize("path", EVERY_SET)
+def test_golden_minvis_queries_are_linked_as_the_official_code_does(path: Path) -> None:
+    golden = load_golden(path)
+
+    assert np.array_equal(np.stack(linked(golden["pred_embds"])), golden["match_perm"])
+
+
+@pytest.mark.parametrize("path", TRACK_SETS)
+def test_golden_minvis_video_scores_come_from_mean_logits_of_the_slots(path: Path) -> None:
+    golden = load_golden(path)
+    orders = [np.arange(golden["pred_logits"].shape[1]), *linked(golden["pred_embds"])]
+    mean = np.mean([logits[order] for logits, order in zip(golden["pred_logits"], orders, strict=True)], axis=0)
+
+    winners = best_of_video(mean, top_k=len(golden["final_scores"]))
+
+    np.testing.assert_allclose(mean, golden["avg_logits"], atol=1e-5)
+    by_score = np.argsort(-golden["final_scores"])
+    np.testing.assert_allclose([w.score for w in winners], golden["final_scores"][by_score], atol=1e-5)
+    assert [w.label for w in winners] == list(golden["final_labels"][by_score])
+
+
+@pytest.mark.parametrize("path", TRACK_SETS)
+def test_golden_minvis_final_masks_equal_the_official_two_resizes(path: Path) -> None:
+    golden = load_golden(path)
+    resize = mask_resize(
+        Letterbox(tuple(golden["output_size"]), tuple(golden["image_size"]), tuple(golden["padded_size"]))
+    )
+    winners = best_of_video(golden["avg_logits"], top_k=len(golden["final_scores"]))
+    expected = golden_final_masks(golden)[np.argsort(-golden["final_scores"])]
+
+    wrong = 0
+    for winner, masks in zip(winners, expected, strict=True):
+        for logits, mask in zip(golden["aligned_masks"][winner.slot], masks, strict=True):
+            made = resize.source_mask(resize.crop(logits[None])[0])
+            wrong += int(((decode(made.rle) if made else np.zeros_like(mask)) != mask).sum())
+    assert expected.any()
+    assert wrong <= 1e-4 * expected.size
+
+
+@pytest.mark.parametrize("path", NETWORK_SETS)
+def test_golden_minvis_frames_are_resized_as_for_the_published_models(path: Path) -> None:
+    golden = load_golden(path)
+    fit = letterbox(golden["frames_rgb"].shape[1:3], golden["net_input"].shape[2:])
+
+    resized = np.stack([pillow_bilinear(frame, fit.valid) for frame in golden["frames_rgb"]])
+
+    assert np.array_equal(resized.transpose(0, 3, 1, 2), golden["resized_rgb"])
+
+
+@pytest.mark.parametrize("path", NETWORK_SETS)
+def test_golden_minvis_official_result_end_to_end_from_stored_network_outputs(path: Path) -> None:
+    """Stored masks are fed as mask features and chosen by one-hot mask embeddings, so the whole way is walked."""
+    golden = load_golden(path)
+    picks = np.eye(golden_meta(golden)["q"], dtype=np.float32)
+    script = [
+        ScriptedFrame(Queries(logits, embeddings, picks), masks)
+        for logits, embeddings, masks in zip(
+            golden["pred_logits"], golden["pred_embds"], golden["pred_masks"], strict=True
+        )
+    ]
+    session = scripted_session(script, size=golden["net_input"].shape[2:])
+
+    result = official_result(session, lambda: iter(golden["frames_rgb"]))
+
+    assert_same_as_official(result, golden)
+
+
+def assert_same_as_official(result: VideoResult, golden: dict[str, NDArray[Any]]) -> None:
+    """Scores to 1e-4, labels equal, at most 1e-4 of the mask pixels different; finals are in no order."""
+    by_score = np.argsort(-golden["final_scores"])
+    expected = golden_final_masks(golden)[by_score]
+    np.testing.assert_allclose([t.score for t in result.tracks], golden["final_scores"][by_score], atol=1e-4)
+    assert [t.label for t in result.tracks] == list(golden["final_labels"][by_score])
+    empty = np.zeros(expected.shape[2:], dtype=bool)
+    made = np.stack([[decode(rle) if rle else empty for rle in track.masks] for track in result.tracks])
+    assert np.count_nonzero(made != expected) <= 1e-4 * expected.size
