@@ -39,7 +39,7 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One frame. index: 0, 1, ... over the frames given out. time_s: grows strictly. corrupt: flagged by the decoder."""
+    """One frame. index: 0, 1, ... over those given out. time_s: grows strictly. corrupt: flagged by the decoder."""
 
     index: int
     time_s: float

@@ -147,10 +147,10 @@ def _matches(pattern: str) -> tuple[SourceSpec, ...]:
     images = tuple(p for p in files if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
     folders = (Images(p.name, found) for p in files if p.is_dir() and (found := images_in(p)))
     videos = (VideoFile(p) for p in files if p.is_file() and p.suffix.lower() not in IMAGE_SUFFIXES)
-    found: tuple[SourceSpec, ...] = (*_as_one(images), *folders, *videos)
-    if not found:
+    matches: tuple[SourceSpec, ...] = (*_as_one(images), *folders, *videos)
+    if not matches:
         raise UsageError(f"{pattern}: matches no video and no image; expected at least one")
-    return found
+    return matches
 
 
 def _as_one(images: Iterable[Path]) -> Iterator[Images]:

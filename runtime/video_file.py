@@ -22,7 +22,7 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,flv,asf,"
     "ogg,mxf,nut,dv,rm,mjpeg,mpjpeg,yuv4mpegpipe,gif,apng,wtv,vc1,cavsvideo,dirac,dnxhd,evc,webp"
 )
-"""Formats that hold their pictures themselves. `protocol_whitelist=file` alone would let a playlist open other files."""
+"""Formats that hold their own pictures; `protocol_whitelist=file` alone would let a playlist open other files."""
 
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 DEFAULT_FPS = 25.0

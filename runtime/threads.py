@@ -1,0 +1,132 @@
+"""Decoding and writing beside the network: bounded queues, order kept, errors carried over to the caller."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+
+from visrt.runtime.output import Sink
+from visrt.runtime.results import FrameResult
+from visrt.runtime.source import Image, Source, VideoFrame
+
+__all__ = ["FrameReader", "ResultWriter"]
+
+POLL_S = 0.1
+HANG_S = 2.0
+AHEAD_FRAMES = 3
+"""Frames a queue holds: enough to smooth a slow frame, few enough to keep memory flat."""
+
+
+class FrameReader:
+    """Reads a source in a thread of its own. A file waits for its reader; a live source drops its oldest frame.
+
+    dropped: frames of a live source that came faster than they were taken. decode_s: time spent inside the source.
+    """
+
+    def __init__(self, source: Source, stopped: Callable[[], bool]) -> None:
+        self.dropped = 0
+        self.decode_s = 0.0
+        self._source, self._stopped = source, stopped
+        self._frames: queue.Queue[VideoFrame | BaseException | None] = queue.Queue(AHEAD_FRAMES)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="visrt-reader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Frames until the source ends or `stopped()`, which is asked also while a camera keeps silent."""
+        while not self._stopped():
+            try:
+                item = self._frames.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """Lets go of the source; of one that hangs in a read (a camera that was unplugged) without waiting for it."""
+        self._closing.set()
+        self._thread.join(timeout=HANG_S)
+        if not self._thread.is_alive():
+            self._source.close()
+
+    def _run(self) -> None:
+        try:
+            frames = iter(self._source)
+            while not self._closing.is_set():
+                started = perf_counter()
+                frame = next(frames, None)
+                self.decode_s += perf_counter() - started
+                self._put(frame)
+                if frame is None:
+                    return
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: VideoFrame | BaseException | None) -> None:
+        while not self._closing.is_set():
+            try:
+                return self._frames.put(item, timeout=POLL_S if not self._source.info.live else 0.001)
+            except queue.Full:
+                if self._source.info.live:
+                    self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._frames.get_nowait()
+            self.dropped += 1
+        except queue.Empty:
+            pass
+
+
+class ResultWriter:
+    """Feeds sinks, one after the other, in a thread of its own. Its first error stops it and meets the next `write`.
+
+    write_s: time spent inside the sinks.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self.write_s = 0.0
+        self._sinks = sinks
+        self._error: BaseException | None = None
+        self._results: queue.Queue[tuple[FrameResult, Image] | None] = queue.Queue(AHEAD_FRAMES)
+        self._thread = threading.Thread(target=self._run, name="visrt-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, result: FrameResult, image: Image) -> None:
+        """Hands a result over, waiting while the sinks are behind."""
+        self._raise_error()
+        self._results.put((result, image))
+
+    def close(self) -> None:
+        """Writes what was handed over, closes every sink, and raises the first error there was."""
+        self._results.put(None)
+        self._thread.join()
+        for sink in self._sinks:
+            self._guard(sink.close)
+        self._raise_error()
+
+    def _run(self) -> None:
+        while (item := self._results.get()) is not None:
+            if self._error is None:
+                started = perf_counter()
+                self._guard(lambda item=item: self._write_all(*item))  # type: ignore[misc]
+                self.write_s += perf_counter() - started
+
+    def _write_all(self, result: FrameResult, image: Image) -> None:
+        for sink in self._sinks:
+            sink.write(result, image)
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except BaseException as error:
+            self._error = self._error or error
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
