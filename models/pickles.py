@@ -107,6 +107,7 @@ class PickledArray:
     array: NDArray[Any]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Format version, shape, dtype, whether in Fortran order, bytes."""
         _, shape, kind, fortran, raw = state
         if isinstance(raw, str):
             raw = raw.encode("latin1")
@@ -116,6 +117,15 @@ class PickledArray:
 
 def _reconstruct(*_: Any) -> PickledArray:
     return PickledArray()
+
+
+def _frombuffer(raw: bytes, kind: PickledDtype, shape: tuple[int, ...], order: str, axes: Any = None) -> PickledArray:
+    """How protocol 5 writes arrays: bytes, dtype, shape, "C" or "F", and for order "K" the order of the axes."""
+    if order not in ("C", "F") or axes is not None:
+        raise RefusedNameError(f"an array in memory order {order!r}")
+    array = PickledArray()
+    array.__setstate__((1, shape, kind, order == "F", raw))
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -131,6 +141,8 @@ class ArrayUnpickler(pickle.Unpickler):
     KNOWN: dict[tuple[str, str], Any] = {  # noqa: RUF012
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+        ("numpy._core.numeric", "_frombuffer"): _frombuffer,
         ("numpy", "ndarray"): PickledArray,
         ("numpy", "dtype"): PickledDtype,
         ("_codecs", "encode"): _encode,
