@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from visrt.runtime.errors import SettingsError
 from visrt.training.clips import Clip, ClipDataset
-from visrt.training.settings import TrainSettings
+from visrt.training.settings import DataSettings, TrainSettings
 from visrt.training.targets import FrameTargets
 
 __all__ = ["Batch", "clip_batch", "clip_loader", "validation_clips"]
@@ -53,7 +54,8 @@ def _frame_targets(clip: Clip, t: int) -> FrameTargets:
 def clip_loader(settings: TrainSettings, done_steps: int, process: int, processes: int) -> DataLoader[Any]:
     """The batches from step `done_steps` on for one of `processes`; clip i is the same in every run of this seed."""
     batch, steps = settings.optim.batch, settings.optim.steps
-    dataset = training_clips(settings, steps * batch * processes)
+    dataset = ClipDataset(settings.data.sources, settings.data.clips, steps * batch * processes, settings.seed)
+    _check_classes(settings, dataset.classes)
     indices = [
         (step * processes + process) * batch + i for step in range(done_steps, steps) for i in range(batch)
     ]
@@ -64,8 +66,30 @@ def clip_loader(settings: TrainSettings, done_steps: int, process: int, processe
         num_workers=settings.data.workers,
         collate_fn=partial(clip_batch, mean=network.pixel_mean, std=network.pixel_std),
         worker_init_fn=_one_thread,
+        # A forked worker inherits OpenCV's thread pool without its threads and waits for them for ever.
+        multiprocessing_context="spawn" if settings.data.workers else None,
         prefetch_factor=4 if settings.data.workers else None,
     )
+
+
+def validation_clips(settings: TrainSettings) -> list[Clip]:
+    """The same held-out clips at every call."""
+    return _held_out_clips(settings.data, settings.seed)
+
+
+@cache
+def _held_out_clips(data: DataSettings, seed: int) -> list[Clip]:
+    chosen = replace(data.clips, part="held_out", frames=data.validation_frames)
+    dataset = ClipDataset(data.sources, chosen, data.validation_clips, seed + 1)
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def _check_classes(settings: TrainSettings, classes: Sequence[str]) -> None:
+    if len(classes) != settings.network.classes:
+        raise SettingsError(
+            f"network.classes is {settings.network.classes}, the data has {len(classes)}: {', '.join(classes)}; "
+            "make them agree"
+        )
 
 
 def _one_thread(worker: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class Run:
         if self.accelerator.is_main_process:
             (self.folder / "state" / "progress.json").write_text(json.dumps({"step": self.step}))
             save_checkpoint(
-                self.shipped(), self.weights_path, self.settings.data.classes, {"step": str(self.step)}
+                self.shipped(), self.weights_path, self.settings.data.clips.classes, {"step": str(self.step)}
             )
 
     def shipped(self) -> Mask2Former:

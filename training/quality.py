@@ -72,8 +72,9 @@ def _frame_pairs(
     for t, out in enumerate(outputs):
         scores, labels = out.class_logits[0].softmax(-1)[:, :-1].max(-1)
         kept = (scores >= SCORE).nonzero()[:, 0]
-        logits = mask_logits(out.mask_embeddings[:, kept], out.mask_features)
-        masks = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)[0] > 0
+        # Resized as a batch of single-channel maps: interpolate refuses zero channels, not zero batches.
+        logits = mask_logits(out.mask_embeddings[:, kept], out.mask_features).transpose(0, 1)
+        masks = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
         objects = truth[t]
         iou = _iou(masks.cpu().numpy(), clip.masks[objects, t])
         iou[labels[kept].cpu().numpy()[:, None] != clip.labels[objects][None]] = 0

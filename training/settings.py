@@ -8,6 +8,7 @@ from typing import Literal
 from visrt.models.mask2former import NetworkSettings
 from visrt.training.clips import ClipSettings
 from visrt.training.losses import LossSettings
+from visrt.training.sources import SourceSettings
 
 __all__ = ["DataSettings", "OptimSettings", "TrainSettings"]
 
@@ -16,16 +17,15 @@ __all__ = ["DataSettings", "OptimSettings", "TrainSettings"]
 class DataSettings:
     """Where clips come from. Paths are relative to the folder the command runs in.
 
-    sources: annotated sets, photos of cut-outs and backgrounds; see training/sources.py. height_px, width_px: the
-    network input, divisible by 32. frames: per clip; MinVIS 1, identity loss 2.
+    clips: size, frames a clip (MinVIS 1, the identity loss 2), motion, pasting, looks. workers: processes that make
+    clips. validation_clips: held-out clips of `validation_frames` frames each, to watch the run with.
     """
 
     sources: tuple[SourceSettings, ...]
-    height_px: int
-    width_px: int
-    frames: int = 1
+    clips: ClipSettings
     workers: int = 1
-    clips: ClipSettings = field(default_factory=ClipSettings)
+    validation_clips: int = 12
+    validation_frames: int = 6
 
 
 @dataclass(frozen=True)
