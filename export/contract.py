@@ -1,0 +1,75 @@
+"""The manifest of a bundle, written from the graphs themselves: names, dtypes and shapes are read, never repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from visrt.runtime.manifest import FileSpec, GraphSpec, Producer, TensorSpec
+
+__all__ = ["file_spec", "graph_spec", "producer"]
+
+MEANINGS = {
+    "images": "frames, RGB 0..255, fitted into the input from the top left; beyond the valid size is ignored",
+    "valid_sizes": "height and width in pixels of each frame inside the input",
+    "class_logits": "of each query, before softmax; the last is 'no object'",
+    "embeddings": "of each query, compared between frames by cosine",
+    "mask_embeddings": "of each query; their product with the mask features is the query's mask",
+    "mask_features": "at stride 4",
+    "mask_logits": "at stride 4 of the input; above 0 is inside",
+}
+PACKAGES = ("visrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+CHUNK_BYTES = 2**22
+
+
+def graph_spec(model: onnx.ModelProto, file: FileSpec, precision: str) -> GraphSpec:
+    """The manifest's entry of `model`; its tensors carry their roles as names."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    return GraphSpec(
+        file=file,
+        opset=opset,
+        precision=precision,
+        inputs={value.name: _tensor_spec(value) for value in model.graph.input},
+        outputs={value.name: _tensor_spec(value) for value in model.graph.output},
+    )
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    shape = tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim)
+    return TensorSpec.model_validate(
+        {"name": value.name, "dtype": dtype, "shape": shape, "meaning": MEANINGS[value.name]}
+    )
+
+
+def file_spec(name: str, data: bytes) -> FileSpec:
+    return FileSpec(file=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def producer(checkpoint: Path) -> Producer:
+    """Versions, and the checkpoint by name and hash. SOURCE_DATE_EPOCH fixes the time, for identical bundles."""
+    versions: Mapping[str, str] = {name: version(name) for name in PACKAGES}
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(int(seconds), timezone.utc) if seconds else datetime.now(timezone.utc)
+    return Producer(
+        versions={"python": platform.python_version(), **versions},
+        checkpoint=checkpoint.name,
+        checkpoint_sha256=_sha256(checkpoint),
+        created=now.isoformat(timespec="seconds"),
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""The two graphs of a per-frame model: what the bundle's runtime calls, as torch modules to be traced.
+
+Both are written so that a trace is right at every batch size: sizes of the image are constants, everything that
+depends on the data is arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FrameGraph", "FrameTensors", "MasksGraph"]
+
+
+class FrameTensors(NamedTuple):
+    """Outputs of the `frame` graph, all float32.
+
+    class_logits [B, Q, K + 1], embeddings [B, Q, C], mask_embeddings [B, Q, D], mask_features [B, D, H/4, W/4].
+    """
+
+    class_logits: Tensor
+    embeddings: Tensor
+    mask_embeddings: Tensor
+    mask_features: Tensor
+
+
+class FrameGraph(nn.Module):
+    """Raw frames in, queries and mask features out.
+
+    `network` takes normalised RGB [B, 3, H, W] and returns an object with the four fields of `FrameTensors`.
+    `pixel_mean` and `pixel_std` are RGB in 0..255 units.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, network: nn.Module, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32))
+
+    def forward(self, images: Tensor, valid_sizes: Tensor) -> FrameTensors:
+        """`images` uint8 RGB [B, H, W, 3]; `valid_sizes` int32 [B, 2], height and width of each image's own area."""
+        outputs = self.network(self.normalised(images, valid_sizes))
+        return FrameTensors(outputs.class_logits, outputs.embeddings, outputs.mask_embeddings, outputs.mask_features)
+
+    def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
+        """Network input [B, 3, H, W]. Padding is zero after normalising, as the published models were trained."""
+        pixels = (images.to(torch.float32) - self.pixel_mean) / self.pixel_std
+        inside = _inside(valid_sizes, images.shape[1], images.shape[2]).unsqueeze(-1)
+        return torch.where(inside, pixels, torch.zeros((), device=pixels.device)).permute(0, 3, 1, 2)
+
+
+def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
+    """Bool [B, H, W], true in the top-left area of each image's valid size."""
+    rows = torch.arange(height, dtype=torch.int32, device=valid_sizes.device)
+    columns = torch.arange(width, dtype=torch.int32, device=valid_sizes.device)
+    return (rows < valid_sizes[:, 0:1]).unsqueeze(2) & (columns < valid_sizes[:, 1:2]).unsqueeze(1)
+
+
+class MasksGraph(nn.Module):
+    """Chosen mask embeddings of one frame in, their stride-4 mask logits out."""
+
+    def forward(self, mask_embeddings: Tensor, mask_features: Tensor) -> Tensor:
+        """Logits [masks, H/4, W/4] from `mask_embeddings` [masks, D] and one frame's `mask_features` [D, H/4, W/4]."""
+        logits = mask_embeddings @ mask_features.flatten(1)
+        return logits.reshape(-1, mask_features.shape[1], mask_features.shape[2])

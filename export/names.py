@@ -1,0 +1,56 @@
+"""What the user writes for `visrt export`, read: sizes, class names, association settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from visrt.models.published import DATASET_CLASSES
+from visrt.runtime.errors import SettingsError, UsageError
+
+__all__ = ["association_from_file", "class_names", "size_from_text"]
+
+
+def size_from_text(text: str) -> tuple[int, int]:
+    """(height, width) from "192x320"."""
+    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    if not found:
+        raise UsageError(f"size {text!r} is not understood; expected height x width in pixels, as 192x320")
+    return int(found[1]), int(found[2])
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Class names from a json file with a list of them, the name of a data set, or names with commas between."""
+    if text in DATASET_CLASSES:
+        return DATASET_CLASSES[text]
+    if text.endswith(".json"):
+        return _names_in(Path(text))
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _names_in(path: Path) -> tuple[str, ...]:
+    names = _json(path, "class names")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise SettingsError(f"{path}: expected a json list of class names in the order of the class logits")
+    return tuple(names)
+
+
+def association_from_file(path: Path) -> dict[str, Any]:
+    """Association settings by name; they are checked against the family's when they are used."""
+    values = _json(path, "association settings")
+    if not isinstance(values, dict):
+        raise SettingsError(
+            f"{path}: holds a {type(values).__name__}; expected one json object of association settings"
+        )
+    return values
+
+
+def _json(path: Path, what: str) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: {what} cannot be read ({error.strerror}); give the path of a json file") from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: not json ({error}); expected {what}") from None

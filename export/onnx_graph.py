@@ -1,0 +1,144 @@
+"""Torch module -> checked ONNX model, the same bytes on every machine.
+
+One static height and width a graph; the first axis is dynamic and traced with two, because a trace with one silently
+becomes static.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from visrt.export.cleaning import cleaned
+from visrt.runtime.errors import ParityError
+
+__all__ = ["OPSET", "TRACED_WITH", "onnx_from_frame_graph", "onnx_from_masks_graph"]
+
+OPSET = 18
+"""ONNX Runtime's CUDA provider has no kernels for some operators of later opsets (Resize-19, ReduceMax-20)."""
+
+TRACED_WITH = 2
+
+FORBIDDEN = {
+    "GridSample": "TensorRT 10.13 to 11.1 miscompiles it inside deformable attention without a word",
+    "RoiAlign": "TensorRT makes it a plugin that cannot be compiled without a GPU",
+}
+DOMAINS = ("", "ai.onnx")
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+
+
+def onnx_from_frame_graph(module: nn.Module, height: int, width: int) -> onnx.ModelProto:
+    """The `frame` graph at `height` x `width` with a dynamic batch; outputs named after the fields of `module`'s."""
+    images = torch.randint(0, 256, (TRACED_WITH, height, width, 3), dtype=torch.uint8)
+    sizes = torch.tensor([[height, width], [height - 1, width - 2]], dtype=torch.int32)
+    return _exported(
+        module,
+        {"images": images, "valid_sizes": sizes},
+        {"images": "batch", "valid_sizes": "batch"},
+        ("class_logits", "embeddings", "mask_embeddings", "mask_features"),
+    )
+
+
+def onnx_from_masks_graph(module: nn.Module, dim: int, height: int, width: int) -> onnx.ModelProto:
+    """The `masks` graph for frames of `height` x `width` and `dim` channels, with a dynamic number of masks."""
+    return _exported(
+        module,
+        {
+            "mask_embeddings": torch.randn(TRACED_WITH, dim),
+            "mask_features": torch.randn(dim, height // 4, width // 4),
+        },
+        {"mask_embeddings": "masks"},
+        ("mask_logits",),
+    )
+
+
+def _exported(
+    module: nn.Module, examples: dict[str, Tensor], dynamic: dict[str, str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Trace, clean and check. `dynamic` names the symbol of an input's first axis."""
+    symbols = {symbol: torch.export.Dim(symbol, min=1) for symbol in dynamic.values()}
+    shapes = {name: {0: symbols[dynamic[name]]} if name in dynamic else None for name in examples}
+    with torch.no_grad(), _quiet_tracer():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=examples,
+            input_names=list(examples),
+            output_names=list(outputs),
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = cleaned(program.model_proto)
+    _check(model, dynamic, outputs)
+    return model
+
+
+@contextmanager
+def _quiet_tracer() -> Iterator[None]:
+    """Without the tracer's notes on its own internals; what it gets wrong is found by the checks and by parity."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _check(model: onnx.ModelProto, dynamic: dict[str, str], outputs: Sequence[str]) -> None:
+    """Raises ParityError when the trace is not the graph that was meant."""
+    if model.ByteSize() > PROTOBUF_LIMIT_BYTES:
+        raise ParityError(
+            f"the graph is {model.ByteSize() / 2**30:.1f} GiB; one ONNX file holds 2 GiB: choose a smaller backbone"
+        )
+    onnx.checker.check_model(model, full_check=True)
+    _check_opset(model)
+    _check_operators(model)
+    _check_dynamic(model, dynamic, outputs)
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    imports = {entry.domain: entry.version for entry in model.opset_import}
+    if imports.get("") != OPSET or any(domain not in DOMAINS for domain in imports) or len(model.functions):
+        raise ParityError(
+            f"the graph uses {imports} and {len(model.functions)} functions; expected opset {OPSET} alone"
+        )
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type in FORBIDDEN:
+            raise ParityError(
+                f"the graph holds {node.op_type}; {FORBIDDEN[node.op_type]}: write it with plain operators in models/"
+            )
+
+
+def _check_dynamic(model: onnx.ModelProto, dynamic: dict[str, str], outputs: Sequence[str]) -> None:
+    """The first axis of every output, and of every input in `dynamic`, carries a symbol: nothing became static."""
+    tensors = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    symbols = dict(dynamic) | {name: next(iter(dynamic.values())) for name in outputs}
+    for name, symbol in symbols.items():
+        first, *others = tensors[name].type.tensor_type.shape.dim
+        if first.dim_param != symbol or any(axis.WhichOneof("value") != "dim_value" for axis in others):
+            raise ParityError(
+                f"{name} was traced as {_shape(tensors[name])}; expected a dynamic first axis {symbol!r} and static"
+                " others: something in the network fixes the batch size or lets a size depend on the data"
+            )
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)

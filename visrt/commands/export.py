@@ -1,0 +1,74 @@
+"""`visrt export`: a checkpoint in, a bundle out, after it was checked against torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from visrt.export.bundle import ExportReport
+
+__all__ = ["export"]
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A published .pth or .pkl, or the .safetensors of `visrt train`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Network input in pixels, divisible by 32: 192x320.")],
+    name: Annotated[str | None, typer.Option(help="Name of the bundle; the folder's name by default.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Class names in order: a json file with a list, names with commas, ytvis2019, ytvis2021, ovis."
+        ),
+    ] = None,
+    association: Annotated[
+        Path | None, typer.Option(help="Association settings (json) other than the defaults.")
+    ] = None,
+    reference: Annotated[list[Path] | None, typer.Option(help="Image to check parity on; repeat for more.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at OUT.")] = False,
+) -> None:
+    """Export a checkpoint to a bundle of ONNX graphs that compute what PyTorch computes, or refuse."""
+    from visrt.export.bundle import Export, export_bundle
+    from visrt.export.names import association_from_file, class_names, size_from_text
+
+    height, width = size_from_text(size)
+    report = export_bundle(
+        Export(
+            checkpoint=checkpoint,
+            out=out,
+            height=height,
+            width=width,
+            name=name,
+            classes=class_names(classes) if classes is not None else None,
+            association=association_from_file(association) if association is not None else {},
+            references=tuple(reference or ()),
+            overwrite=overwrite,
+        )
+    )
+    _print(report)
+
+
+def _print(report: ExportReport) -> None:
+    from rich.console import Console
+
+    from visrt.commands.verify import parity_table
+
+    console = Console()
+    console.print(parity_table(report.parity, "torch and ONNX Runtime"))
+    left_out = [frame for frame in report.steadiness if not frame.steady]
+    console.print(
+        f"{len(report.steadiness) - len(left_out)} reference frames; torch itself moves by up to "
+        f"{max(frame.moved for frame in report.steadiness if frame.steady):.1%} of the tolerance under noise of 1e-6",
+        highlight=False,
+    )
+    for frame in left_out:
+        console.print(
+            f"frame {frame.index} left out: there torch moves by {frame.moved:.0%} ({frame.role})", highlight=False
+        )
+    megabytes = sum(spec.bytes for spec in report.manifest.files()) / 1e6
+    console.print(
+        f"{report.folder}: {megabytes:.1f} MB, {len(report.manifest.classes)} classes", highlight=False, soft_wrap=True
+    )
