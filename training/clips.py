@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.errors import SettingsError
-from visrt.training.annotations import NO_TARGET
+from visrt.training.annotations import NO_TARGET, AnnotatedFrame
 from visrt.training.looks import LookSettings, colour_change, wear
 from visrt.training.motion import Affine, CameraPath, CameraSettings, camera_path, clip_times
 from visrt.training.pasting import Anchor, Pasted, PasteSettings, paste, plan_pasting
@@ -20,8 +20,6 @@ from visrt.training.warp import warp_ids, warp_picture
 __all__ = ["Clip", "ClipDataset", "ClipSettings", "collate", "make_clip"]
 
 Image = NDArray[np.uint8]
-PAD_RGB = (124, 116, 104)
-"""ImageNet's mean: close to 0 once normalised, which is what the runtime pads with."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class ClipSettings(PoolSettings):
     height_px, width_px: of the frames. frames: in a clip. min_area_px: an object smaller than this in a frame counts
     as absent there; so does one of which less than `min_visible` of its area in the frame is left. max_objects: the
     largest are kept. video_span_frames: frames of a real video are drawn from a stretch of this length.
+    pad_rgb: of padding; the network's pixel_mean, because the runtime pads with zeros after normalising.
     """
 
     height_px: int = 192
@@ -51,6 +50,7 @@ class ClipSettings(PoolSettings):
     min_visible: float = 0.08
     max_objects: int = 24
     video_span_frames: int = 20
+    pad_rgb: tuple[int, int, int] = (124, 116, 104)
     camera: CameraSettings = field(default_factory=CameraSettings)
     paste: PasteSettings = field(default_factory=PasteSettings)
     looks: LookSettings = field(default_factory=LookSettings)
@@ -90,12 +90,13 @@ def collate(clips: Sequence[Clip]) -> list[Clip]:
 
 def make_clip(pool: Pool, times: NDArray[np.float64], settings: ClipSettings, rng: np.random.Generator) -> Clip:
     """A clip of a random scene of `pool`, at `times` (0 to 1, ascending)."""
-    pictures = _filmed(pool, pool.draw_base(rng), times, settings, rng)
-    scene = _scene(pool, pictures, settings, rng)
+    filmed = _filmed(pool.draw_base(rng), times, settings, rng)
+    pictures = [pool.picture(frame) for frame in filmed]
+    scene = _scene(pool, filmed[0], pictures, settings, rng)
     change = colour_change(settings.looks, 1.0, rng)
     worn = wear(len(times), settings.looks, rng)
     frames = np.empty((len(times), settings.height_px, settings.width_px, 3), np.uint8)
-    frames[:] = PAD_RGB
+    frames[:] = settings.pad_rgb
     ids = np.zeros(frames.shape[:3], np.uint8)
     whole_px = np.zeros((len(times), 256), np.int64)
     h, w = scene.size
@@ -107,12 +108,12 @@ def make_clip(pool: Pool, times: NDArray[np.float64], settings: ClipSettings, rn
 
 
 def _filmed(
-    pool: Pool, base: Base, times: NDArray[np.float64], settings: ClipSettings, rng: np.random.Generator
-) -> list[Picture]:
-    """The picture under each of `times`: always the same of a photo, a short stretch of a video."""
+    base: Base, times: NDArray[np.float64], settings: ClipSettings, rng: np.random.Generator
+) -> list[AnnotatedFrame]:
+    """What lies under each of `times`: always the same photo, or frames of a short stretch of a video."""
     span = min(len(base.frames), max(settings.video_span_frames, len(times)))
     start = int(rng.integers(len(base.frames) - span + 1))
-    return [pool.picture(base.frames[start + int(time * (span - 1) + 0.5)]) for time in times]
+    return [base.frames[start + int(time * (span - 1) + 0.5)] for time in times]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,10 @@ class _Scene:
         return numbers
 
 
-def _scene(pool: Pool, pictures: Sequence[Picture], settings: ClipSettings, rng: np.random.Generator) -> _Scene:
+def _scene(
+    pool: Pool, frame: AnnotatedFrame, pictures: Sequence[Picture], settings: ClipSettings, rng: np.random.Generator
+) -> _Scene:
+    """Camera and pasted objects over `pictures`, of which `frame` is the first as annotated."""
     first = pictures[0]
     height, width = first.ids.shape
     targets = {
@@ -161,7 +165,7 @@ def _scene(pool: Pool, pictures: Sequence[Picture], settings: ClipSettings, rng:
         x, y, w, h = boxes[int(rng.integers(len(boxes)))]
         focus = (x + w / 2, y + h / 2)
     camera = camera_path((height, width), size, focus, settings.camera, rng)
-    pasted = plan_pasting(pool, _anchors(boxes, camera, size), size, settings.paste, settings.looks, rng)
+    pasted = plan_pasting(pool, frame, _anchors(boxes, camera, size), size, settings.paste, settings.looks, rng)
     labels = np.full(256, NO_TARGET, np.int64)
     for track, number in ids.items():
         labels[number] = targets[track]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.training.annotations import NO_TARGET
+from visrt.training.annotations import NO_TARGET, AnnotatedFrame
 from visrt.training.cutouts import Cutout
 from visrt.training.looks import ColourChange, LookSettings, colour_change
 from visrt.training.motion import ObjectPath, Wave, object_pose
@@ -27,8 +27,8 @@ class PasteSettings:
 
     counts: probability of pasting 0, 1, 2, ... objects in a clip; bare_counts: the same where the scene itself shows
     no object. distractor: it is no target but an occluder. twin: it repeats an earlier cut-out of the clip in the same
-    colours; same_class: it is at least of the class of an earlier one. Look-alikes and touching objects are what breaks
-    identity.
+    colours; scene_twin: it repeats an object of the scene, nearly in its colours; same_class: it is at least of the
+    class of an earlier one. Look-alikes and touching objects are what breaks identity.
     meet: its path passes another object's at a random time, their centres then 0..`meet_distance` of their mean size
     apart. long_side: its long side in frame heights, log-uniform; enlarged at most `most_enlarged` times. speed: frame
     widths per clip, log-uniform. growth: log change of size over the clip; turn_deg, tilt_deg: change of angle and
@@ -42,6 +42,7 @@ class PasteSettings:
     bare_counts: tuple[float, ...] = (0.02, 0.13, 0.25, 0.3, 0.2, 0.1)
     distractor: float = 0.12
     twin: float = 0.15
+    scene_twin: float = 0.12
     same_class: float = 0.35
     meet: float = 0.75
     meet_distance: float = 0.9
@@ -97,18 +98,19 @@ class Pasted:
 
 def plan_pasting(
     pool: Pool,
+    scene: AnnotatedFrame,
     anchors: Sequence[Anchor],
     size: tuple[int, int],
     settings: PasteSettings,
     looks: LookSettings,
     rng: np.random.Generator,
 ) -> list[Pasted]:
-    """What to paste over a scene whose own objects are `anchors`, back to front; `size`: of the frame."""
+    """What to paste over `scene`, whose own objects are `anchors`, back to front; `size`: of the frame."""
     chances = np.array(settings.counts if anchors else settings.bare_counts)
     count = int(rng.choice(len(chances), p=chances / chances.sum())) if pool.pasted_labels else 0
     pasted: list[Pasted] = []
     for _ in range(count):
-        one = _chosen(pool, pasted, settings, looks, rng)
+        one = _chosen(pool, scene, pasted, settings, looks, rng)
         if one is None:
             continue
         pasted.append(replace(one, path=_path(one.cutout, [*anchors, *pasted], size, settings, rng)))
@@ -116,23 +118,26 @@ def plan_pasting(
 
 
 def _chosen(
-    pool: Pool, earlier: Sequence[Pasted], settings: PasteSettings, looks: LookSettings, rng: np.random.Generator
+    pool: Pool,
+    scene: AnnotatedFrame,
+    earlier: Sequence[Pasted],
+    settings: PasteSettings,
+    looks: LookSettings,
+    rng: np.random.Generator,
 ) -> Pasted | None:
     """The next object to paste, its path still to come; None if there is no good cut-out for it."""
     kin = [p for p in earlier if p.is_target]
+    feather_px = float(rng.uniform(*settings.feather_px)) * (3.0 if rng.random() < settings.see_through else 1.0)
     if kin and rng.random() < settings.twin:
-        return replace(kin[int(rng.integers(len(kin)))], feather_px=float(rng.uniform(*settings.feather_px)))
-    cutout = pool.draw_cutout(_label(pool, kin, settings, rng), rng)
+        return replace(kin[int(rng.integers(len(kin)))], feather_px=feather_px)
+    cutout = pool.draw_twin(scene, rng) if rng.random() < settings.scene_twin else None
+    strength = settings.colour / 4
+    if cutout is None:
+        cutout, strength = pool.draw_cutout(_label(pool, kin, settings, rng), rng), settings.colour
     if cutout is None:
         return None
-    soft = 3.0 if rng.random() < settings.see_through else 1.0
-    return Pasted(
-        cutout=cutout,
-        path=NOWHERE,
-        colour=colour_change(looks, settings.colour, rng),
-        eroded=bool(rng.random() < settings.eroded),
-        feather_px=float(rng.uniform(*settings.feather_px)) * soft,
-    )
+    colour = colour_change(looks, strength, rng)
+    return Pasted(cutout, NOWHERE, colour, bool(rng.random() < settings.eroded), feather_px)
 
 
 NOWHERE = ObjectPath(*(np.zeros(2),) * 3, 0.0, *(np.zeros(2),) * 3, 1.0, 1.0, None)

@@ -102,6 +102,7 @@ class Pool:
         self.cutouts: list[tuple[CutoutPlace, int]] = []
         self._base_groups: list[Weighted] = []
         self._cutout_groups: dict[int, list[Weighted]] = defaultdict(list)
+        self._of_frame: dict[AnnotatedFrame, list[int]] = defaultdict(list)
         self._side_px = settings.picture_side_px
         limit = settings.cache_mb * 2**20
         self._pictures: ByteCache[AnnotatedFrame, Picture] = ByteCache(self._read, attrgetter("nbytes"), 3 * limit // 4)
@@ -117,6 +118,8 @@ class Pool:
         by_label: dict[int, list[int]] = defaultdict(list)
         for place, label in cutouts:
             by_label[label].append(len(self.cutouts))
+            if isinstance(place, FrameCut) and label != NO_TARGET:
+                self._of_frame[place.frame].append(len(self.cutouts))
             self.cutouts.append((place, label))
         for label, choices in by_label.items():
             if weight > 0:
@@ -137,6 +140,11 @@ class Pool:
             if cutout is not None:
                 return cutout
         return None
+
+    def draw_twin(self, frame: AnnotatedFrame, rng: np.random.Generator) -> Cutout | None:
+        """A cut-out of one of the objects of `frame` itself; None if none of them is recognisable."""
+        choices = self._of_frame.get(frame, ())
+        return self._cuts[choices[int(rng.integers(len(choices)))]] if choices else None
 
     def picture(self, frame: AnnotatedFrame) -> Picture:
         return self._pictures[frame]

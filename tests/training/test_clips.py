@@ -37,7 +37,9 @@ STILL = CameraSettings(
 )  # the camera shows the whole picture and does not move
 PLAIN = LookSettings(0, 0, 0, 0, 0, 0, 0, grey=0, blurred=0, motion_blur=0, coarse=0, noisy=0, jpeg=0)
 NOTHING = PasteSettings(counts=(1.0,), bare_counts=(1.0,))
-ONE = PasteSettings(counts=(0.0, 1.0), bare_counts=(0.0, 1.0), distractor=0, meet=0, eroded=0, feather_px=(0.3, 0.3))
+ONE = PasteSettings(
+    counts=(0.0, 1.0), bare_counts=(0.0, 1.0), distractor=0, scene_twin=0, meet=0, eroded=0, feather_px=(0.3, 0.3)
+)
 BASE = ClipSettings(
     height_px=HEIGHT, width_px=WIDTH, frames=2, min_area_px=1, min_visible=0.0, looks=PLAIN, paste=NOTHING
 )
@@ -265,3 +267,28 @@ def test_a_set_without_recognisable_objects_pastes_nothing(tmp_path: Path) -> No
     write_coco(tmp_path, coco_values(1))  # its car is one flat colour
     sources = [SourceSettings("coco", str(tmp_path), base_weight=0), background(tmp_path)]
     assert len(ClipDataset(sources, replace(BASE, paste=ONE), 1, 0)[0].labels) == 0
+
+
+def test_a_twin_of_the_scene_repeats_one_of_its_objects(tmp_path: Path) -> None:
+    write_coco(tmp_path, coco_values(1))
+    grain = np.random.default_rng(0).integers(0, 85, (HEIGHT, WIDTH, 1)) * np.array([0, 1, 1])
+    write_png(tmp_path / "images" / "0.png", (picture({(20, 30, 60, 40): RED}) + grain).astype(np.uint8))
+    sources = [SourceSettings("coco", str(tmp_path)), discs(tmp_path, dog="dog")]
+    paste = replace(ONE, scene_twin=1, long_side=(0.4, 0.5), colour=0)
+    dataset = ClipDataset(sources, replace(BASE, camera=STILL, paste=paste), 20, 0)
+    pairs = [clip.labels.tolist() for clip in (dataset[i] for i in range(20)) if len(clip.labels) > 1]
+    assert len(pairs) > 5
+    assert {tuple(pair) for pair in pairs} == {(0, 0)}
+
+
+def test_padding_has_the_colour_asked_for_and_no_objects(tmp_path: Path) -> None:
+    camera = replace(STILL, letterbox=1)
+    settings = replace(BASE, camera=camera, pad_rgb=(1, 2, 3), width_px=2 * WIDTH)
+    dataset = ClipDataset([red_car(tmp_path)], settings, 20, 0)
+    padded = 0
+    for clip in (dataset[i] for i in range(20)):
+        pad = (clip.frames == (1, 2, 3)).all(-1)
+        padded += bool(pad.any())
+        assert not (clip.masks & pad).any()
+        assert len(clip.masks)
+    assert padded > 15
