@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -40,12 +42,19 @@ def _fold_splits(graph: onnx.GraphProto) -> None:
     weights = {weight.name: weight for weight in graph.initializer}
     splits = [node for node in graph.node if node.op_type == "Split" and all(name in weights for name in node.input)]
     for node in splits:
-        packed, sizes = (numpy_helper.to_array(weights[name]) for name in node.input)
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-        parts = np.split(packed, np.cumsum(sizes)[:-1], axis)
+        packed, *sizes = (numpy_helper.to_array(weights[name]) for name in node.input)
+        parts = np.split(packed, _ends(packed.shape[axis], len(node.output), sizes), axis)
         for name, part in zip(node.output, parts, strict=True):
             graph.initializer.append(numpy_helper.from_array(part, name))
         graph.node.remove(node)
+
+
+def _ends(length: int, count: int, sizes: list[np.ndarray[Any, Any]]) -> list[int]:
+    """Where all but the last of `count` parts end; without `sizes` they are equal and the last takes the rest."""
+    if sizes:
+        return [int(end) for end in np.cumsum(sizes[0])[:-1]]
+    return [-(-length // count) * part for part in range(1, count)]
 
 
 def _drop_unused_weights(graph: onnx.GraphProto) -> None:
