@@ -51,6 +51,7 @@ OTHER_FAMILIES = (
     (r"(head\.)?head_series\.|(.*\.)?controller\.|init_proposal_", "an InsPro or Sparse R-CNN checkpoint"),
     (r"roi_heads\.|proposal_generator\.", "a detectron2 R-CNN checkpoint"),
     (r"(model\.)?model\.\d+\.", "a YOLO checkpoint"),
+    (r"detr\.", "a SeqFormer or IDOL checkpoint"),
     (r"(transformer|model)\.(encoder|decoder)\.layers\.|bbox_embed\.", "a DETR checkpoint"),
     (r"layer1\.0\.conv1\.weight|conv1\.weight$", "a torchvision ResNet, a backbone alone"),
     (r"stem\.conv1\.weight|res2\.0\.conv1", "a detectron2 ResNet, a backbone alone"),

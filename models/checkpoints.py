@@ -121,13 +121,15 @@ def save_checkpoint(
 
 def _contents(path: Path) -> tuple[Any, dict[str, str]]:
     """What the file holds, and the metadata of a safetensors file."""
-    if path.suffix != ".safetensors":
-        return read_pickle(path), {}
     try:
+        if path.suffix != ".safetensors":
+            return read_pickle(path), {}
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the file") from None
 
 
 def _state(contents: Any, path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ picked rows: the same as `grid_sample` with zero padding, but it exports without
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +46,13 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(dim=-1)
         weights = weights.unflatten(-1, (self.levels, self.points))
         maps = self.value_proj(value).split([height * width for height, width in sizes], dim=1)
-        attended = torch.zeros((), dtype=value.dtype, device=value.device)
+        samples = []
         for level, (height, width) in enumerate(sizes):
             size = torch.tensor([width, height], dtype=torch.float32, device=query.device)
             points = (places * size - 0.5)[:, None, None] + offsets[:, :, :, level]
             rows = maps[level].unflatten(1, (height, width)).unflatten(-1, (self.heads, -1))
-            attended = attended + sampled_sum(rows, points, weights[:, :, :, level])
-        out: Tensor = self.output_proj(attended.flatten(2))
+            samples.append(sampled_sum(rows, points, weights[:, :, :, level]))
+        out: Tensor = self.output_proj(reduce(torch.add, samples).flatten(2))
         return out
 
     def _init(self) -> None:

@@ -16,7 +16,7 @@ from visrt.training.clips import Clip, ClipDataset
 from visrt.training.settings import DataSettings, TrainSettings
 from visrt.training.targets import FrameTargets
 
-__all__ = ["Batch", "clip_batch", "clip_loader", "validation_clips"]
+__all__ = ["Batch", "clip_batch", "clip_loader", "training_clips", "validation_clips"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,24 @@ def _frame_targets(clip: Clip, t: int) -> FrameTargets:
     return FrameTargets(torch.from_numpy(clip.labels)[ids], masks[ids].float(), ids)
 
 
-def clip_loader(settings: TrainSettings, done_steps: int, process: int, processes: int) -> DataLoader[Any]:
+def training_clips(settings: TrainSettings, processes: int) -> ClipDataset:
+    """All clips of a run. Raises SettingsError if the data has another number of classes than the network."""
+    length = settings.optim.steps * settings.optim.batch * processes
+    dataset = ClipDataset(settings.data.sources, settings.data.clips, length, settings.seed)
+    if len(dataset.classes) != settings.network.classes:
+        raise SettingsError(
+            f"network.classes is {settings.network.classes}, the data has {len(dataset.classes)}: "
+            f"{', '.join(dataset.classes)}; make them agree"
+        )
+    return dataset
+
+
+def clip_loader(
+    dataset: ClipDataset, settings: TrainSettings, done_steps: int, process: int, processes: int
+) -> DataLoader[Any]:
     """The batches from step `done_steps` on for one of `processes`; clip i is the same in every run of this seed."""
     batch, steps = settings.optim.batch, settings.optim.steps
-    dataset = ClipDataset(settings.data.sources, settings.data.clips, steps * batch * processes, settings.seed)
-    _check_classes(settings, dataset.classes)
-    indices = [
-        (step * processes + process) * batch + i for step in range(done_steps, steps) for i in range(batch)
-    ]
+    indices = [(step * processes + process) * batch + i for step in range(done_steps, steps) for i in range(batch)]
     network = settings.network
     return DataLoader(
         Subset(dataset, indices),
@@ -82,14 +92,6 @@ def _held_out_clips(data: DataSettings, seed: int) -> list[Clip]:
     chosen = replace(data.clips, part="held_out", frames=data.validation_frames)
     dataset = ClipDataset(data.sources, chosen, data.validation_clips, seed + 1)
     return [dataset[i] for i in range(len(dataset))]
-
-
-def _check_classes(settings: TrainSettings, classes: Sequence[str]) -> None:
-    if len(classes) != settings.network.classes:
-        raise SettingsError(
-            f"network.classes is {settings.network.classes}, the data has {len(classes)}: {', '.join(classes)}; "
-            "make them agree"
-        )
 
 
 def _one_thread(worker: int) -> None:

@@ -25,7 +25,7 @@ from visrt.models.checkpoints import load_weights, save_checkpoint
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import NumericalError, SettingsError
-from visrt.training.batches import Batch, clip_loader, validation_clips
+from visrt.training.batches import Batch, clip_loader, training_clips, validation_clips
 from visrt.training.losses import frame_losses, identity_loss
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.plot import plot_run
@@ -48,12 +48,12 @@ def train(settings: TrainSettings, folder: Path, progress: Progress | None = Non
         for batch in run.batches():
             metrics = run.advance(batch)
             bar.update(task, completed=run.step, told=f"loss {metrics['loss']:.2f}")
-            if run.step % settings.validate_every == 0:
-                run.validate()
             if run.step % settings.save_every == 0:
                 run.save()
-    run.validate()
+            if run.step % settings.validate_every == 0:
+                run.validate()
     run.save()
+    run.validate()
     return run.weights_path
 
 
@@ -68,6 +68,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         _keep_settings(settings, folder / "settings.json")
         self.accelerator = Accelerator(mixed_precision=settings.optim.mixed_precision)
+        self.clips = training_clips(settings, self.accelerator.num_processes)
         network = initial_network(settings)
         optimizer = optimizer_for(network, settings.optim)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
@@ -88,7 +89,7 @@ class Run:
     def batches(self) -> Iterator[Batch]:
         """The batches that are left; batch i is the same whether or not the run was interrupted before it."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        loader: DataLoader[Any] = clip_loader(self.settings, self.step, process, processes)
+        loader: DataLoader[Any] = clip_loader(self.clips, self.settings, self.step, process, processes)
         for batch in loader:
             yield batch.to(self.accelerator.device)
 
@@ -126,9 +127,7 @@ class Run:
         if settings.identity_weight:
             objects = [Matches(m.queries, t.ids[m.objects]) for m, t in zip(matches, batch.targets, strict=True)]
             pairs = embeddings.unflatten(0, (-1, batch.frames))
-            losses["identity"] = settings.identity_weight * identity_loss(
-                pairs, objects, settings.identity_temperature
-            )
+            losses["identity"] = settings.identity_weight * identity_loss(pairs, objects, settings.identity_temperature)
         return losses
 
     def validate(self) -> None:
@@ -146,9 +145,7 @@ class Run:
         self.accelerator.save_state(str(self.folder / "state"))
         if self.accelerator.is_main_process:
             (self.folder / "state" / "progress.json").write_text(json.dumps({"step": self.step}))
-            save_checkpoint(
-                self.shipped(), self.weights_path, self.settings.data.clips.classes, {"step": str(self.step)}
-            )
+            save_checkpoint(self.shipped(), self.weights_path, self.clips.classes, {"step": str(self.step)})
 
     def shipped(self) -> Mask2Former:
         """The network as it would ship now: the running average if one is kept."""

@@ -49,7 +49,10 @@ def frame_losses(
     matches = match_layers(layers, mask_features, targets, settings.match)
     mask, dice = _mask_losses(layers, mask_features, targets, matches, settings)
     label = sum(
-        (_class_loss(layer.class_logits, targets, pairs, settings) for layer, pairs in zip(layers, matches, strict=True)),
+        (
+            _class_loss(layer.class_logits, targets, pairs, settings)
+            for layer, pairs in zip(layers, matches, strict=True)
+        ),
         start=mask_features.new_zeros(()),
     )
     losses = {

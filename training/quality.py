@@ -79,16 +79,15 @@ def _frame_pairs(
         iou = _iou(masks.cpu().numpy(), clip.masks[objects, t])
         iou[labels[kept].cpu().numpy()[:, None] != clip.labels[objects][None]] = 0
         rows, columns = linear_sum_assignment(-iou)
-        query_of = {
-            int(objects[c]): int(kept[r]) for r, c in zip(rows, columns, strict=True) if iou[r, c] > IOU
-        }
+        query_of = {int(objects[c]): int(kept[r]) for r, c in zip(rows, columns, strict=True) if iou[r, c] > IOU}
         pairs.append(FramePairs(query_of, len(kept), len(objects)))
     return pairs, torch.stack([out.embeddings[0] for out in outputs]).cpu()
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
     """IoU [M, N] of masks a [M, H, W] and b [N, H, W]."""
-    x, y = a.reshape(len(a), -1).astype(np.float32), b.reshape(len(b), -1).astype(np.float32)
+    pixels = a.shape[1] * a.shape[2]
+    x, y = a.reshape(len(a), pixels).astype(np.float32), b.reshape(len(b), pixels).astype(np.float32)
     inter = x @ y.T
     union = x.sum(1)[:, None] + y.sum(1)[None] - inter
     iou: NDArray[np.float32] = inter / np.maximum(union, 1)

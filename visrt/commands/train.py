@@ -13,7 +13,9 @@ __all__ = ["train"]
 def train(
     settings: Annotated[Path, typer.Argument(help="Settings file (json); a run folder's settings.json repeats it.")],
     out: Annotated[Path, typer.Option(help="Run folder; a run found there is resumed.")],
-    steps: Annotated[int | None, typer.Option(help="Train this many steps instead of the settings' optim.steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Train this many steps instead of the settings' optim.steps.")
+    ] = None,
 ) -> None:
     """Train a network on annotated images or videos, or resume an interrupted run."""
     from dataclasses import replace

@@ -1,0 +1,140 @@
+"""Claims about the training loop: it learns, resumes where it was, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_sets import coco_values, write_coco
+
+from visrt.models.checkpoints import load_checkpoint
+from visrt.models.efficientnet import EfficientNetLite0Settings
+from visrt.models.mask2former import NetworkSettings
+from visrt.runtime.errors import NumericalError, SettingsError
+from visrt.training.clips import ClipSettings
+from visrt.training.loop import Run, train
+from visrt.training.losses import LossSettings
+from visrt.training.optim import optimizer_for, scheduler_for
+from visrt.training.settings import DataSettings, OptimSettings, TrainSettings
+from visrt.training.sources import SourceSettings
+from visrt.training.targets import MatchSettings
+
+
+def tiny_settings(folder: Path, **optim: Any) -> TrainSettings:
+    write_coco(folder, coco_values(pictures=6))
+    network = NetworkSettings(
+        classes=3,
+        queries=5,
+        backbone=EfficientNetLite0Settings(),
+        pixel_decoder="fpn",
+        conv_dim=32,
+        mask_dim=32,
+        hidden_dim=32,
+        heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        decoder_feedforward_dim=32,
+        reid_dim=16,
+    )
+    clips = ClipSettings(height_px=64, width_px=96, cache_mb=20)
+    data = DataSettings(
+        (SourceSettings("coco", str(folder), held_out=0.4),), clips, workers=0, validation_clips=1, validation_frames=2
+    )
+    return TrainSettings(
+        network,
+        data,
+        OptimSettings(**{"steps": 4, "batch": 1, "ema_decay": 0.5, **optim}),
+        LossSettings(points=64, identity_weight=1.0, match=MatchSettings(points=64)),
+        save_every=2,
+        validate_every=4,
+    )
+
+
+def losses_of(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_a_run_leaves_a_checkpoint_metrics_and_a_plot(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "data")
+    weights = train(settings, tmp_path / "run")
+    assert load_checkpoint(weights).settings == settings.network
+    assert len(losses_of(tmp_path / "run")) == 4
+    assert (tmp_path / "run" / "plot.png").stat().st_size > 1000
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"quality_recall", "quality_precision", "quality_linked"} <= last.keys()
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "data")
+    train(settings, tmp_path / "whole")
+    run = Run(settings, tmp_path / "cut")
+    for batch, _ in zip(run.batches(), range(3), strict=False):
+        run.advance(batch)
+        if run.step == 2:
+            run.save()
+    train(settings, tmp_path / "cut")
+    # Sums over threads differ in their last digits; other random points or a lost momentum differ by percents.
+    assert losses_of(tmp_path / "cut") == pytest.approx(losses_of(tmp_path / "whole"), rel=2e-3)
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused_but_more_steps_are_welcome(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "data")
+    Run(settings, tmp_path / "run")
+    with pytest.raises(SettingsError, match="other settings"):
+        Run(replace(settings, seed=1), tmp_path / "run")
+    Run(replace(settings, optim=replace(settings.optim, steps=9)), tmp_path / "run")
+
+
+def test_a_diverged_loss_stops_the_run_and_says_where_the_last_state_is(tmp_path: Path) -> None:
+    run = Run(tiny_settings(tmp_path / "data"), tmp_path / "run")
+    with torch.no_grad():
+        next(run.network.parameters()).fill_(float("nan"))
+    with pytest.raises(NumericalError, match="resume"):
+        run.advance(next(iter(run.batches())))
+
+
+def test_a_class_count_that_is_not_the_data_s_is_refused(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "data")
+    with pytest.raises(SettingsError, match=r"network\.classes is 8, the data has 3: car, dog, chair"):
+        Run(replace(settings, network=replace(settings.network, classes=8)), tmp_path / "run")
+
+
+def test_imagenet_weights_for_another_backbone_are_refused(tmp_path: Path) -> None:
+    settings = replace(tiny_settings(tmp_path / "data"), network=NetworkSettings(classes=3), init="imagenet")
+    with pytest.raises(SettingsError, match="EfficientNet-Lite0 only"):
+        Run(settings, tmp_path / "run")
+
+
+def test_norms_and_embeddings_do_not_decay_and_the_backbone_is_slower(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "data")
+    network = Run(settings, tmp_path / "run").shipped()
+    groups = {(g["lr"], g["weight_decay"]): g["params"] for g in optimizer_for(network, settings.optim).param_groups}
+    assert {rate for rate, _ in groups} == {1e-4, 1e-5}
+    plain = {id(p) for p in groups[1e-4, 0.0]}
+    predictor = network.sem_seg_head.predictor
+    assert {id(predictor.query_feat.weight), id(predictor.decoder_norm.weight)} <= plain
+    assert id(predictor.class_embed.weight) not in plain
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("steps", {0: 0.5, 1: 1.0, 5: 1.0, 6: 0.1, 9: 0.1}),
+        ("trapezoid", {0: 0.5, 1: 1.0, 5: 1.0, 8: 0.5, 9: 0.25}),
+    ],
+)
+def test_schedules(schedule: Any, expected: dict[int, float]) -> None:
+    settings = OptimSettings(steps=10, lr=1.0, warmup_steps=2, schedule=schedule, decay_at=(0.6,), cooldown=0.4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = scheduler_for(optimizer, settings)
+    rates = {}
+    for step in range(10):
+        rates[step] = scheduler.get_last_lr()[0]
+        optimizer.step()
+        scheduler.step()
+    assert {step: rates[step] for step in expected} == pytest.approx(expected)
