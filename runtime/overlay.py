@@ -75,7 +75,7 @@ def _text(shown: TrackedObject, classes: Sequence[str]) -> str:
 
 
 def _text_px(canvas: Image, style: OverlayStyle) -> int:
-    return max(13, round(min(canvas.shape[0], canvas.shape[1]) * style.text))
+    return max(13, int(min(canvas.shape[0], canvas.shape[1]) * style.text))
 
 
 @lru_cache(maxsize=1024)

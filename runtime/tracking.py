@@ -54,7 +54,7 @@ class SourceOutcome:
     skipped: int = 0
     damaged: int = 0
     wall_s: float = 0.0
-    events: SessionEvents = SessionEvents()
+    events: SessionEvents = field(default_factory=SessionEvents)
     ms: Mapping[str, float] = field(default_factory=dict)
 
     @property

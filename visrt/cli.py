@@ -1,0 +1,121 @@
+"""The command line. A verb's module is imported when that verb runs, so that `visrt --help` loads nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from visrt.console import say
+from visrt.runtime.errors import INTERRUPTED, VisrtError
+
+__all__ = ["VERBS", "Verb", "app", "main"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: where its function is, and its line in `visrt --help`."""
+
+    module: str
+    function: str
+    help: str
+
+
+VERBS = {
+    "track": Verb("visrt.commands.track", "track", "Follow the objects of videos, image folders or a camera."),
+    "inspect": Verb("visrt.commands.inspect", "inspect", "Show and check a bundle."),
+    "doctor": Verb("visrt.commands.doctor", "doctor", "Show what this machine can run, and what is in the way."),
+    "train": Verb("visrt.commands.train", "train", "Train a network on annotated images or videos."),
+    "export": Verb("visrt.commands.export", "export", "Turn a checkpoint into a bundle."),
+    "verify": Verb("visrt.commands.verify", "verify", "Check a bundle against torch's outputs, without torch."),
+    "eval": Verb("visrt.commands.eval", "evaluate", "Measure a bundle on annotated videos."),
+}
+
+EXTRAS = {
+    "onnxruntime": "cpu",
+    "torch": "train",
+    "accelerate": "train",
+    "safetensors": "train",
+    "matplotlib": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "trackeval": "eval",
+}
+"""The extra that installs a package which only some verbs need."""
+
+
+class LazyGroup(TyperGroup):
+    """A group that knows its verbs by name and help, and imports one when it is to run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in with the verb's help; `resolve_command` puts the verb itself in its place."""
+        return TyperCommand(cmd_name, help=VERBS[cmd_name].help) if cmd_name in VERBS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, stand_in, rest = super().resolve_command(ctx, args)
+        return name, stand_in and load(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """One line and an exit code for what visrt refuses; a bug keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except VisrtError as error:
+            say(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """The entry point of the `visrt` command."""
+    app(prog_name="visrt")
+
+
+def load(name: str) -> Any:
+    """The command of verb `name`, its module imported now."""
+    verb = VERBS[name]
+    try:
+        function = getattr(import_module(verb.module), verb.function)
+    except ModuleNotFoundError as error:
+        raise _missing(name, error) from None
+    single = typer.Typer(add_completion=False)
+    single.command(name)(function)
+    return typer.main.get_command(single)
+
+
+def _missing(verb: str, error: ModuleNotFoundError) -> Exception:
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return error
+    return VisrtError(f"{verb} needs {package}, which is not installed; run `pip install 'visrt[{EXTRAS[package]}]'`")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print("visrt", version("visrt"))
+        raise typer.Exit
+
+
+@app.callback()
+def visrt(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Video instance segmentation: from PyTorch training to a running deployment.
+
+    Exit codes: 0 done, 3 done in part (a source was short or damaged), 2 wrong use or data, 4 input or output,
+    5 bundle or engine, 130 interrupted.
+    """
