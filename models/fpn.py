@@ -43,7 +43,8 @@ class GlobalLayer(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         placed = tokens + sine_position(height, width, self.dim, x.device).flatten(1).transpose(0, 1).to(x.dtype)
         tokens = self.feedforward(self.norm(tokens + self.self_attn(placed, placed, tokens)))
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        out: Tensor = tokens.transpose(1, 2).unflatten(2, (height, width))
+        return out
 
 
 class FpnPixelDecoder(nn.Module):

@@ -76,7 +76,8 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, heads, S, C / heads]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return heads
 
 
 class FeedForward(nn.Module):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -24,7 +23,7 @@ def load_settings(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises SettingsError: one line with `where`, the key, what is wrong with it, and the known keys.
     """
     try:
-        return _model(cls).model_validate({"settings": dict(values)}).settings  # type: ignore[attr-defined,no-any-return]
+        return cast(T, getattr(_model(cls).model_validate({"settings": dict(values)}), "settings"))  # noqa: B009
     except ValidationError as error:
         raise SettingsError(f"{where}: {_told(error, cls)}") from None
 
@@ -42,7 +41,6 @@ def settings_from_file(cls: type[T], path: Path) -> T:
     return load_settings(cls, values, str(path))
 
 
-@cache
 def _model(cls: type[Any]) -> type[BaseModel]:
     return create_model("Settings", __config__=ConfigDict(extra="forbid"), settings=(cls, ...))
 

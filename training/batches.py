@@ -71,7 +71,7 @@ def clip_loader(
     indices = [(step * processes + process) * batch + i for step in range(done_steps, steps) for i in range(batch)]
     network = settings.network
     return DataLoader(
-        Subset(dataset, indices),
+        Subset[Clip](dataset, indices),  # type: ignore[arg-type]  # a map-style data set by its methods
         batch_size=batch,
         num_workers=settings.data.workers,
         collate_fn=partial(clip_batch, mean=network.pixel_mean, std=network.pixel_std),

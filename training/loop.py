@@ -114,7 +114,8 @@ class Run:
         self.step += 1
         metrics = {"loss": total.item(), **{f"loss_{k}": v.item() for k, v in losses.items()}}
         seconds = time.perf_counter() - started
-        self._log({**metrics, "grad_norm": float(norm), "lr": self.scheduler.get_last_lr()[0], "step_s": seconds})
+        rate = float(self.scheduler.get_last_lr()[-1])
+        self._log({**metrics, "grad_norm": float(norm or 0.0), "lr": rate, "step_s": seconds})
         return metrics
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -149,10 +150,9 @@ class Run:
 
     def shipped(self) -> Mask2Former:
         """The network as it would ship now: the running average if one is kept."""
-        if self.settings.optim.ema_decay:
-            averaged: TrainedLayers = self.average.module
-            return averaged.network
-        trained: TrainedLayers = self.accelerator.unwrap_model(self.network)
+        averaged = self.settings.optim.ema_decay > 0
+        trained = self.average.module if averaged else self.accelerator.unwrap_model(self.network)
+        assert isinstance(trained, TrainedLayers)
         return trained.network
 
     def _average(self) -> None:
