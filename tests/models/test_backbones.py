@@ -19,7 +19,7 @@ TINY_SWIN = SwinSettings(embed_dim=8, depths=(2, 1, 1, 1), heads=(1, 2, 2, 4), w
 
 
 @pytest.mark.parametrize("backbone", [ResNet(TINY_RESNET), Swin(TINY_SWIN)], ids=["resnet", "swin"])
-def test_maps_have_the_promised_strides_and_channels(backbone: torch.nn.Module) -> None:
+def test_maps_have_the_promised_strides_and_channels(backbone: ResNet | Swin) -> None:
     maps = backbone.eval()(torch.randn(2, 3, 64, 96))
     channels = backbone.settings.channels
     assert list(maps) == ["res2", "res3", "res4", "res5"]
@@ -37,7 +37,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(backbone: torch.nn.Module) -> 
 
 
 def test_resnet_strides_on_the_3x3_convolution() -> None:
-    block = ResNet(TINY_RESNET).res3[0]
+    block = ResNet(TINY_RESNET).get_submodule("res3.0")
     assert block.conv1.stride == (1, 1)
     assert block.conv2.stride == (2, 2)
 

@@ -40,7 +40,7 @@ def swin_stage() -> tuple[nn.Module, Callable[[int], Tensor]]:
 
 def pixel_decoder() -> tuple[nn.Module, Callable[[int], Tensor]]:
     decoder = DeformablePixelDecoder(CHANNELS, dim=32, mask_dim=16, heads=4, layers=1, feedforward_dim=32)
-    nn.init.normal_(decoder.transformer.encoder.layers[0].self_attn.sampling_offsets.weight)
+    nn.init.normal_(decoder.get_parameter("transformer.encoder.layers.0.self_attn.sampling_offsets.weight"))
     return Decoded(decoder), lambda batch: torch.randn(batch, 24, 16, 24)
 
 
