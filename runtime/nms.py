@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ def mask_iou(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 
     One matrix product: counts below 2**24 are exact in float32.
     """
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    flat = masks.reshape(len(masks), prod(masks.shape[1:])).astype(np.float32)
     shared = flat @ flat.T
     areas = np.diagonal(shared)
     union = areas[:, None] + areas[None, :] - shared

@@ -1,0 +1,339 @@
+"""One stream from frames to objects, on a fake network that looks at the pixels."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import MasksEngine, ScriptedFrame, colour_session, fake_manifest, patches, scripted_session
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from visrt.runtime.engine import Engine
+from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
+from visrt.runtime.family import Queries
+from visrt.runtime.minvis import MinVis, MinVisSettings
+from visrt.runtime.results import FrameResult
+from visrt.runtime.session import Session, SessionEvents, SessionSettings
+
+Frame = NDArray[np.uint8]
+
+
+def moving(index: int, size: tuple[int, int] = (128, 192)) -> Frame:
+    """A red patch that goes right and a green one that goes left, on grey."""
+    return patches(size, (0, 8 + 4 * index, 16, 48, 40), (1, 120 - 4 * index, 72, 40, 40))
+
+
+def run(session: Session, frames: list[Frame]) -> list[FrameResult]:
+    results = [result for frame in frames for result in session.step(frame)]
+    return results + session.flush()
+
+
+def ids(results: list[FrameResult]) -> list[list[int]]:
+    return [[found.id for found in result.objects] for result in results]
+
+
+def test_every_frame_gives_its_result_with_index_time_and_size() -> None:
+    session = colour_session(SessionSettings(default_fps=10))
+
+    results = run(session, [moving(t) for t in range(3)])
+
+    assert [(r.index, r.time_s, r.size) for r in results] == [
+        (0, 0.0, (128, 192)),
+        (1, 0.1, (128, 192)),
+        (2, 0.2, (128, 192)),
+    ]
+
+
+def test_objects_keep_their_ids_labels_and_places() -> None:
+    results = run(colour_session(), [moving(t) for t in range(6)])
+
+    assert ids(results) == [[0, 1]] * 6
+    by_label = {found.label: found.id for found in results[0].objects}
+    for t, result in enumerate(results):
+        assert {found.label: found.id for found in result.objects} == by_label
+        red = next(found for found in result.objects if found.label == 0)
+        assert np.allclose(red.box, (8 + 4 * t, 16, 48, 40), atol=8)
+        assert red.mask().shape == (128, 192)
+        x, y, width, height = red.box
+        assert red.mask()[y : y + height, x : x + width].sum() == red.mask().sum() > 0
+
+
+@pytest.mark.parametrize("size", [(359, 639), (1, 1), (720, 80), (64, 96)])
+def test_masks_have_the_size_of_the_frame_whatever_it_is(size: tuple[int, int]) -> None:
+    [result] = colour_session().step(patches(size, (0, 0, 0, size[1], size[0])))
+
+    assert result.size == size
+    assert [found.mask().shape for found in result.objects] == [size]
+    assert result.objects[0].mask().mean() > 0.7
+
+
+def test_an_empty_frame_yields_no_object_and_no_call_of_the_masks_engine() -> None:
+    manifest = fake_manifest()
+    masks = MasksEngine(manifest.graphs["masks"])
+    session = colour_session()
+    session.network._engines = {**session.network._engines, "masks": masks}
+
+    [result] = session.step(patches((90, 160)))
+
+    assert result.objects == ()
+    assert masks.calls == 0
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_order_of_queries_is_never_seen(seed: int) -> None:
+    frames = [moving(t) for t in range(4)]
+
+    assert run(colour_session(seed=seed), frames) == run(colour_session(seed=seed + 1), frames)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+@hypothesis_settings(max_examples=20)
+def test_batches_of_any_size_give_what_single_frames_give(batches: list[int]) -> None:
+    frames = [moving(t) for t in range(sum(batches))]
+    session, at, results = colour_session(), 0, []
+    for size in batches:
+        results += session.step_batch(frames[at : at + size])
+        at += size
+
+    assert results == run(colour_session(), frames)
+    assert session.events.frames == session.times.frames == len(frames)
+
+
+def test_times_given_by_the_caller_decide_who_is_lost() -> None:
+    frames = [moving(0), patches((128, 192)), moving(0)]
+
+    for gap_s, expected in ((0.2, [0, 1]), (5.0, [2, 3])):
+        session = colour_session()
+        results = [session.step(frame, time_s)[0] for frame, time_s in zip(frames, (0.0, 0.1, gap_s), strict=True)]
+        assert ids(results) == [[0, 1], [], expected]
+        assert results[2].time_s == gap_s
+
+
+def test_time_that_runs_backwards_is_held_and_counted() -> None:
+    session = colour_session()
+
+    results = [session.step(moving(0), time_s)[0] for time_s in (1.0, 0.5, 1.5)]
+
+    assert [result.time_s for result in results] == [1.0, 1.0, 1.5]
+    assert session.events.time_jumps == 1
+
+
+def test_another_size_of_the_same_aspect_keeps_the_objects() -> None:
+    session = colour_session()
+    small, large = moving(0), patches((256, 384), (0, 16, 32, 96, 80), (1, 240, 144, 80, 80))
+
+    results = run(session, [small, large, small])
+
+    assert ids(results) == [[0, 1]] * 3
+    assert [result.size for result in results] == [(128, 192), (256, 384), (128, 192)]
+    assert results[1].objects[0].mask().shape == (256, 384)
+    assert session.events == SessionEvents(frames=3, size_changes=2)
+
+
+def test_another_aspect_starts_new_objects_whose_ids_were_never_used() -> None:
+    session = colour_session()
+
+    results = run(session, [moving(0), moving(0, size=(192, 180)), moving(0)])
+
+    assert ids(results) == [[0, 1], [2, 3], [4, 5]]
+    assert session.events == SessionEvents(frames=3, size_changes=2, restarts=2)
+
+
+def test_after_a_reset_a_new_stream_begins() -> None:
+    session = colour_session()
+    before = run(session, [moving(t) for t in range(3)])
+
+    session.reset()
+
+    assert run(session, [moving(t) for t in range(3)]) == before
+    assert session.events == SessionEvents(frames=3)
+    assert session.times.frames == 3
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        None,
+        "clip.mp4",
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_no_frame_is_refused_and_leaves_the_stream_as_it_was(frame: Any) -> None:
+    session = colour_session()
+
+    with pytest.raises(UsageError, match=r"frame is .*; expected"):
+        session.step_batch([moving(0), frame])
+
+    assert session.events.frames == 0
+
+
+@pytest.mark.parametrize("time_s", [float("nan"), float("inf")])
+def test_a_time_that_is_no_number_is_refused(time_s: float) -> None:
+    with pytest.raises(UsageError, match="time_s is"):
+        colour_session().step(moving(0), time_s)
+
+
+def test_times_must_be_as_many_as_frames() -> None:
+    with pytest.raises(UsageError, match="1 times were given for 2 frames"):
+        colour_session().step_batch([moving(0), moving(1)], [0.0])
+
+
+def script(count: int = 8) -> list[ScriptedFrame]:
+    """Frames with one steady object in query 0."""
+    logits = np.zeros((4, 4), dtype=np.float32)
+    logits[:, -1], logits[0, 0] = 4, 9
+    features = np.full((4, 16, 24), -1, dtype=np.float32)
+    features[0, 4:9, 5:11] = 1
+    eye = np.eye(4, dtype=np.float32)
+    return [ScriptedFrame(Queries(logits.copy(), eye.copy(), eye.copy()), features.copy()) for _ in range(count)]
+
+
+def poisoned(frame: ScriptedFrame, where: str, value: float) -> None:
+    """Puts `value` into the object's own query, where it would do harm."""
+    target = frame.mask_features if where == "mask_features" else getattr(frame.queries, where)
+    target[0, ...] = value
+
+
+@pytest.mark.parametrize("where", ["class_logits", "embeddings", "mask_embeddings", "mask_features"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_from_the_network_costs_its_frame_and_nothing_else(where: str, value: float) -> None:
+    frames = script()
+    for t in (2, 3, 5):
+        poisoned(frames[t], where, value)
+    session = scripted_session(frames)
+
+    with np.errstate(invalid="ignore"):
+        results = run(session, [patches((64, 96))] * 8)
+
+    assert ids(results) == [[0], [0], [], [], [0], [], [0], [0]]
+    assert session.events == SessionEvents(frames=8, bad_frames=3)
+    scores = {found.score for result in results for found in result.objects}
+    assert max(scores) - min(scores) < 1e-6
+
+
+def test_nan_in_too_many_frames_in_a_row_is_an_error() -> None:
+    frames = script()
+    for t in (1, 3, 4, 5):
+        poisoned(frames[t], "embeddings", np.nan)
+    session = scripted_session(frames, settings=SessionSettings(bad_frames_max=3))
+
+    with pytest.raises(NumericalError, match="3 frames in a row: the network gave NaN or infinity in 'embeddings'"):
+        run(session, [patches((64, 96))] * 8)
+    assert session.events.bad_frames == 4
+
+
+def test_huge_scores_and_embeddings_are_survived() -> None:
+    frames = script()
+    for frame in frames:
+        frame.queries.class_logits[...] *= 1e30
+        frame.queries.embeddings[...] *= 1e18
+
+    results = run(scripted_session(frames), [patches((64, 96))] * 3)
+
+    assert ids(results) == [[0]] * 3
+    assert results[0].objects[0].score == 1.0
+
+
+def test_more_objects_than_the_cap_stay_out() -> None:
+    frame = patches((128, 192), *[(c, 10 + 45 * c, 20, 30, 60) for c in range(4)])
+
+    assert len(run(colour_session(max_objects=3), [frame])[0].objects) == 3
+
+
+def test_closing_frees_the_engines_once_and_ends_the_session() -> None:
+    manifest = fake_manifest()
+    engines = {name: MasksEngine(spec) for name, spec in manifest.graphs.items()}
+    with Session(manifest, engines) as session:
+        assert not any(engine.closed for engine in engines.values())
+    session.close()
+
+    assert all(engine.closed for engine in engines.values())
+    with pytest.raises(UsageError, match="the session is closed"):
+        session.step(moving(0))
+
+
+def test_stages_add_up_and_start_again_with_each_step() -> None:
+    session = colour_session()
+    run(session, [moving(t) for t in range(3)])
+
+    assert session.times.frames == 3
+    assert session.last_times.frames == 1
+    assert all(ms > 0 for ms in session.times.ms_a_frame().values())
+    assert all(session.last_times.seconds[stage] < session.times.seconds[stage] for stage in session.times.seconds)
+
+
+def test_a_bundle_of_an_unknown_family_or_for_other_classes_is_refused() -> None:
+    manifest = fake_manifest()
+    no_engines: dict[str, Engine] = {}
+
+    with pytest.raises(BundleError, match="family 'genvis' is unknown; this visrt knows minvis"):
+        Session(manifest.model_copy(update={"family": "genvis"}), no_engines)
+    with pytest.raises(
+        BundleError, match=r"class_logits: expected .* \[B=batch Q=8 L=3\], found float32 \[batch 8 4\]"
+    ):
+        Session(manifest.model_copy(update={"classes": ("a", "b")}), no_engines)
+    with pytest.raises(BundleError, match="needs graph masks, found frame"):
+        Session(manifest.model_copy(update={"graphs": {"frame": manifest.graphs["frame"]}}), no_engines)
+
+
+def test_association_settings_come_from_the_manifest_and_may_be_changed() -> None:
+    manifest = fake_manifest(association={"max_objects": 1, "birth_score": 0.3})
+    no_engines: dict[str, Engine] = {}
+
+    family = Session(manifest, no_engines, association={"birth_score": 0.7})._family
+    assert family == MinVis(MinVisSettings(max_objects=1, birth_score=0.7))
+    with pytest.raises(SettingsError, match="unknown setting 'max_object'"):
+        Session(manifest, no_engines, association={"max_object": 1})
+
+
+def test_unknown_session_settings_are_refused() -> None:
+    with pytest.raises(UsageError, match="resize 'nearest' is unknown; choose one of pillow_bilinear, cv2_area"):
+        SessionSettings(resize="nearest")
+    with pytest.raises(UsageError, match="default_fps"):
+        SessionSettings(default_fps=0)
+
+
+def array_bytes(value: object) -> int:
+    """Bytes of all arrays a value holds."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if is_dataclass(value):
+        return sum(array_bytes(getattr(value, field.name)) for field in fields(value))
+    return 0
+
+
+def test_nothing_grows_with_the_number_of_frames() -> None:
+    """The object comes and goes, so that ids and births are part of it."""
+    present, absent = script(1), script(1)
+    absent[0].queries.class_logits[0] = absent[0].queries.class_logits[1]
+    session = scripted_session(present * 6 + absent * 4, lost_s=0.1)
+    frame = patches((64, 96))
+
+    def bytes_held_after(count: int) -> int:
+        for _ in range(count):
+            session.step(frame)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        early, state_bytes = bytes_held_after(300), array_bytes(session._state)
+        late = bytes_held_after(2700)
+    finally:
+        tracemalloc.stop()
+
+    assert session.events.frames == 3000
+    assert session._state.next_id == 300
+    assert array_bytes(session._state) == state_bytes
+    assert late - early < 20_000

@@ -1,0 +1,37 @@
+"""What `import visrt` offers, and what it does not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import visrt
+
+HEAVY = ("torch", "onnxruntime", "tensorrt", "cv2", "numpy", "scipy", "PIL", "pydantic", "av")
+
+
+def modules_after(code: str) -> set[str]:
+    """The top-level modules a fresh interpreter has loaded after `code`."""
+    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_visrt_loads_no_heavy_library() -> None:
+    assert not modules_after("import visrt; dir(visrt)") & set(HEAVY)
+
+
+def test_a_session_needs_no_torch_and_loads_no_engine_before_it_opens_one() -> None:
+    assert not modules_after("from visrt import Session") & {"torch", "onnxruntime", "tensorrt", "onnx"}
+
+
+@pytest.mark.parametrize("name", visrt.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(visrt, name) is not None
+
+
+def test_an_unknown_name_is_told_with_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'Sesion'; it has .*Session"):
+        visrt.Sesion  # noqa: B018
