@@ -42,6 +42,7 @@ class FileSource:
         self._report = SourceReport()
         self._bad_in_a_row = 0
         self._discarded = 0
+        self._to_show = 0
 
     @property
     def info(self) -> SourceInfo:
@@ -76,6 +77,7 @@ class FileSource:
     def _decoded(self) -> Iterator[Any]:
         for packet in self._packets():
             self._discarded += bool(packet.is_discard)
+            self._to_show += bool(packet.size and not packet.is_discard)
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
@@ -121,7 +123,17 @@ class FileSource:
             now, decoded=now.decoded + decoded, damaged=now.damaged + damaged, corrupt=now.corrupt + corrupt
         )
 
+    def _count_swallowed(self) -> None:
+        """Frames that a decoder swallowed beside the damage it told of.
+
+        Only where a count is declared, as then a packet is a frame; VP8, for one, has packets that are never shown.
+        """
+        report = self._report
+        if self._info.frames and (report.corrupt or report.damaged):
+            self._count(corrupt=max(0, self._to_show - report.decoded - report.corrupt))
+
     def _end(self, first_s: float | None, clock: Clock) -> None:
+        self._count_swallowed()
         reasons = [reason for reason in (self._damage(), self._shortfall(first_s, clock)) if reason]
         if not self._report.decoded:
             raise SourceError(
