@@ -53,7 +53,8 @@ def _lengths_between(edges: NDArray[np.int64], pixels: int) -> NDArray[np.int64]
     A run that reaches the foot of a column and goes on at the head of the next ends and starts at one place: one run.
     """
     joins = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate([joins, joins + 1]))
+    if len(joins):
+        edges = np.delete(edges, np.concatenate([joins, joins + 1]))
     ends_full = len(edges) > 0 and edges[-1] == pixels
     bounds = np.concatenate([[0], edges, [] if ends_full else [pixels]]).astype(np.int64)
     return bounds[1:] - bounds[:-1]

@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from visrt.runtime import network
+from visrt.runtime.image import Letterbox
+from visrt.runtime.masks import decode
+from visrt.runtime.video_result import VideoResult
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -42,3 +47,23 @@ def golden_final_masks(arrays: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
     """The final masks [K, T, H, W]."""
     shape = tuple(arrays["final_masks_shape"])
     return np.unpackbits(arrays["final_masks_packed"])[: np.prod(shape)].reshape(shape).astype(bool)
+
+
+def fit_officially(monkeypatch: pytest.MonkeyPatch, golden: dict[str, NDArray[Any]]) -> None:
+    """Frames are resized to the size that the official code chose for this set, and padded to the size it padded to.
+
+    It chooses by the short side, visrt by what fits into a fixed input: the same only where one side fills it.
+    """
+    height, width = golden["resized_rgb"].shape[2:]
+    monkeypatch.setattr(network, "letterbox", lambda source, size: Letterbox(source, (height, width), size))
+
+
+def assert_same_finals(result: VideoResult, golden: dict[str, NDArray[Any]]) -> None:
+    """Scores to 1e-4, labels equal, at most 1e-4 of the mask pixels different; finals are in no order."""
+    by_score = np.argsort(-golden["final_scores"])
+    expected = golden_final_masks(golden)[by_score]
+    np.testing.assert_allclose([t.score for t in result.tracks], golden["final_scores"][by_score], atol=1e-4)
+    assert [t.label for t in result.tracks] == list(golden["final_labels"][by_score])
+    empty = np.zeros(expected.shape[2:], dtype=bool)
+    made = np.stack([[decode(rle) if rle else empty for rle in track.masks] for track in result.tracks])
+    assert np.count_nonzero(made != expected) <= 1e-4 * expected.size

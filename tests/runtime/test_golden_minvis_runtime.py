@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from fakes import ScriptedFrame, scripted_session
-from golden import golden_final_masks, golden_meta, golden_sets, load_golden
+from golden import assert_same_finals, fit_officially, golden_final_masks, golden_sets, load_golden
 from numpy.typing import NDArray
 
 from visrt.runtime.family import Queries
-from visrt.runtime.image import Letterbox, letterbox, pillow_bilinear
+from visrt.runtime.image import Letterbox, pillow_bilinear
 from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.masks import decode
 from visrt.runtime.minvis import match_to_slots
-from visrt.runtime.video_result import VideoResult, best_of_video, official_result
+from visrt.runtime.video_result import best_of_video, official_result
 
 EVERY_SET = golden_sets("minvis_*")
 NETWORK_SETS = golden_sets("minvis_*", without="track")
@@ -74,18 +73,21 @@ def test_golden_minvis_final_masks_equal_the_official_two_resizes(path: Path) ->
 @pytest.mark.parametrize("path", NETWORK_SETS)
 def test_golden_minvis_frames_are_resized_as_for_the_published_models(path: Path) -> None:
     golden = load_golden(path)
-    fit = letterbox(golden["frames_rgb"].shape[1:3], golden["net_input"].shape[2:])
+    size = golden["resized_rgb"].shape[2:]
 
-    resized = np.stack([pillow_bilinear(frame, fit.valid) for frame in golden["frames_rgb"]])
+    resized = np.stack([pillow_bilinear(frame, size) for frame in golden["frames_rgb"]])
 
     assert np.array_equal(resized.transpose(0, 3, 1, 2), golden["resized_rgb"])
 
 
 @pytest.mark.parametrize("path", NETWORK_SETS)
-def test_golden_minvis_official_result_end_to_end_from_stored_network_outputs(path: Path) -> None:
+def test_golden_minvis_official_result_end_to_end_from_stored_network_outputs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stored masks are fed as mask features and chosen by one-hot mask embeddings, so the whole way is walked."""
     golden = load_golden(path)
-    picks = np.eye(golden_meta(golden)["q"], dtype=np.float32)
+    fit_officially(monkeypatch, golden)
+    picks = np.eye(golden["pred_logits"].shape[1], dtype=np.float32)
     script = [
         ScriptedFrame(Queries(logits, embeddings, picks), masks)
         for logits, embeddings, masks in zip(
@@ -96,15 +98,4 @@ def test_golden_minvis_official_result_end_to_end_from_stored_network_outputs(pa
 
     result = official_result(session, lambda: iter(golden["frames_rgb"]))
 
-    assert_same_as_official(result, golden)
-
-
-def assert_same_as_official(result: VideoResult, golden: dict[str, NDArray[Any]]) -> None:
-    """Scores to 1e-4, labels equal, at most 1e-4 of the mask pixels different; finals are in no order."""
-    by_score = np.argsort(-golden["final_scores"])
-    expected = golden_final_masks(golden)[by_score]
-    np.testing.assert_allclose([t.score for t in result.tracks], golden["final_scores"][by_score], atol=1e-4)
-    assert [t.label for t in result.tracks] == list(golden["final_labels"][by_score])
-    empty = np.zeros(expected.shape[2:], dtype=bool)
-    made = np.stack([[decode(rle) if rle else empty for rle in track.masks] for track in result.tracks])
-    assert np.count_nonzero(made != expected) <= 1e-4 * expected.size
+    assert_same_finals(result, golden)
