@@ -75,9 +75,9 @@ class OverlayVideo:
 
     def _begin(self, picture: Image) -> None:
         height, width = picture.shape[:2]
-        # Fragments, as a plain mp4 cut short by a crash holds not one frame.
-        movflags = "+frag_keyframe+empty_moov+default_base_moof"
-        self._container = av.open(str(self._path), "w", format="mp4", options={"movflags": movflags})
+        # Fragments that are flushed, as a plain mp4 cut short by a crash holds not one frame.
+        options = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+        self._container = av.open(str(self._path), "w", format="mp4", options=options)
         rate = Fraction(self._fps).limit_denominator(1001)
         stream = self._container.add_stream("libx264", rate=rate)
         stream.width, stream.height = width + width % 2, height + height % 2
