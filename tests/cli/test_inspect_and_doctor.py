@@ -1,0 +1,95 @@
+"""`visrt inspect` and `visrt doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import write_bundle
+from typer.testing import CliRunner
+
+from visrt.cli import app
+from visrt.runtime import doctor
+from visrt.runtime.doctor import Finding, clashes
+
+runner = CliRunner()
+
+
+def test_inspect_shows_classes_graphs_tensors_and_settings(tmp_path: Path) -> None:
+    shown = runner.invoke(app, ["inspect", str(write_bundle(tmp_path / "red"))])
+    assert shown.exit_code == 0, shown.stderr
+    for part in ("minvis", "person", "64 x 96", "frame.onnx", "masks.onnx", "class_logits", "uint8", "batch", "sha256"):
+        assert part in shown.output
+
+
+def test_inspect_tells_of_an_altered_file(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "red")
+    data = bytearray((folder / "frame.onnx").read_bytes())
+    data[100] ^= 1
+    (folder / "frame.onnx").write_bytes(data)
+    ended = runner.invoke(app, ["inspect", str(folder)])
+    assert ended.exit_code == 5
+    assert "frame.onnx" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def install(folder: Path, distribution: str, package: str) -> None:
+    """What pip would leave of a `distribution` that owns the folder `package`."""
+    info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "top_level.txt").write_text(f"{package}\n")
+
+
+@pytest.mark.parametrize(
+    ("package", "pair"),
+    [("cv2", ("opencv-python", "opencv-python-headless")), ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"))],
+)
+def test_two_distributions_in_one_folder_are_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, pair: tuple[str, str]
+) -> None:
+    for distribution in pair:
+        install(tmp_path, distribution, package)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    [found] = clashes(packages_distributions())
+    assert found.found == " and ".join(pair)
+    assert f"pip uninstall -y {' '.join(pair)}" in found.problem
+
+
+def test_one_distribution_a_folder_is_fine() -> None:
+    found = clashes({"cv2": ["opencv-python", "opencv-python"], "onnxruntime": ["onnxruntime-gpu"]})
+    assert [finding.problem for finding in found] == ["", ""]
+
+
+def test_doctor_shows_versions_providers_and_gpu() -> None:
+    shown = runner.invoke(app, ["doctor"])
+    assert shown.exit_code in (0, 5)
+    for part in ("python", "opencv", "PyAV", "CPUExecutionProvider", "gpu", "tensorrt"):
+        assert part in shown.output
+
+
+def test_doctor_leaves_with_5_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("numpy", "2.0"), Finding("onnxruntime", "does not load", "install [cpu] or [gpu]")]
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    ended = runner.invoke(app, ["doctor"])
+    assert ended.exit_code == 5
+    assert "onnxruntime: install [cpu] or [gpu]" in ended.output
+    monkeypatch.setattr(doctor, "examine", lambda: findings[:1])
+    assert runner.invoke(app, ["doctor"]).exit_code == 0
+
+
+def test_a_library_that_does_not_load_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = importlib.import_module
+
+    def broken(name: str) -> Any:
+        if name in ("cv2", "onnxruntime", "av"):
+            raise ImportError(f"{name}: cannot open shared object file")
+        return load(name)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    problems = {finding.subject for finding in doctor.examine() if finding.problem}
+    assert {"opencv", "onnxruntime", "video"} <= problems
