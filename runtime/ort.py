@@ -20,7 +20,7 @@ from visrt.runtime.manifest import GraphSpec, TensorSpec
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["CpuEngine", "CudaEngine", "CudaTensor", "OrtOptions"]
+__all__ = ["CpuEngine", "CudaEngine", "DeviceTensor", "OrtOptions"]
 
 _DTYPES = {
     "tensor(uint8)": "uint8",
@@ -50,7 +50,7 @@ class CpuEngine:
 
     def __init__(self, graph: GraphSpec, model: bytes, options: OrtOptions = OrtOptions()) -> None:
         self._graph = graph
-        self._session = _open(graph, model, self.provider, {}, options)
+        self._session = _open(graph, model, self.provider, options)
         self._names = [spec.name for spec in graph.outputs.values()]
 
     def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
@@ -67,8 +67,8 @@ class CpuEngine:
 
 
 @dataclass(frozen=True)
-class CudaTensor:
-    """A tensor in GPU memory: `owner` is the OrtValue whose buffer holds it, `offset` where it starts, in bytes."""
+class DeviceTensor:
+    """A tensor in device memory: `owner` is the OrtValue whose buffer holds it, `offset` where it starts, in bytes."""
 
     owner: Any
     shape: tuple[int, ...]
@@ -80,10 +80,10 @@ class CudaTensor:
     def address(self) -> int:
         return int(self.owner.data_ptr()) + self.offset
 
-    def row(self, index: int) -> CudaTensor:
+    def row(self, index: int) -> DeviceTensor:
         """Item `index` of the first axis, in the same memory."""
         step = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        return CudaTensor(self.owner, self.shape[1:], self.dtype, self.device, self.offset + index * step)
+        return DeviceTensor(self.owner, self.shape[1:], self.dtype, self.device, self.offset + index * step)
 
     def numpy(self) -> Array:
         whole: Array = self.owner.numpy().reshape(-1).view(np.uint8)
@@ -95,11 +95,12 @@ class CudaEngine:
     """One graph on CUDA through I/O binding: outputs stay on the device until `.numpy()` asks for them."""
 
     provider = "CUDAExecutionProvider"
+    memory = "cuda"
 
     def __init__(self, graph: GraphSpec, model: bytes, options: OrtOptions = OrtOptions()) -> None:
         self._graph = graph
         self._device = options.device
-        self._session = _open(graph, model, self.provider, {"device_id": str(options.device)}, options)
+        self._session = _open(graph, model, self.provider, options)
 
     def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
         check_feeds(self._graph, feeds)
@@ -107,7 +108,7 @@ class CudaEngine:
         for role, tensor in feeds.items():
             self._bind_input(binding, self._graph.inputs[role].name, tensor)
         for spec in self._graph.outputs.values():
-            binding.bind_output(spec.name, "cuda", self._device)
+            binding.bind_output(spec.name, self.memory, self._device)
         try:
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs()
@@ -119,31 +120,30 @@ class CudaEngine:
         del self._session
 
     def _bind_input(self, binding: Any, name: str, tensor: Array | Tensor) -> None:
-        if isinstance(tensor, CudaTensor):
-            binding.bind_input(name, "cuda", self._device, tensor.dtype.type, list(tensor.shape), tensor.address)
+        if isinstance(tensor, DeviceTensor):
+            binding.bind_input(name, self.memory, self._device, tensor.dtype.type, list(tensor.shape), tensor.address)
         else:
             binding.bind_cpu_input(name, _host(tensor))
 
-    def _tensor(self, value: Any) -> CudaTensor:
+    def _tensor(self, value: Any) -> DeviceTensor:
         dtype = np.dtype(_DTYPES[value.data_type()])
-        return CudaTensor(value, tuple(value.shape()), dtype, f"cuda:{self._device}")
+        return DeviceTensor(value, tuple(value.shape()), dtype, f"{self.memory}:{self._device}")
 
 
 def _host(tensor: Array | Tensor) -> Array:
     return np.ascontiguousarray(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
 
-def _open(
-    graph: GraphSpec, model: bytes, provider: str, provider_options: dict[str, str], options: OrtOptions
-) -> InferenceSession:
+def _open(graph: GraphSpec, model: bytes, provider: str, options: OrtOptions) -> InferenceSession:
     """An inference session on `provider` and no other, its tensors as the manifest says."""
     ort = _onnxruntime(provider)
     settings = ort.SessionOptions()
     settings.log_severity_level = _QUIET
     settings.inter_op_num_threads = 1
     settings.intra_op_num_threads = options.threads or 0
+    chosen = {"device_id": str(options.device)} if provider == CudaEngine.provider else {}
     try:
-        session = ort.InferenceSession(model, settings, providers=[(provider, provider_options)])
+        session = ort.InferenceSession(model, settings, providers=[(provider, chosen)])
     except Exception as error:
         raise EngineError(f"{graph.file.file}: ONNX Runtime refuses it: {_line(error)}") from error
     if session.get_providers()[0] != provider:

@@ -117,10 +117,8 @@ class Session:
 
         Ids and labels are those of one frame at a time.
         """
-        self._check(frames)
-        times = [None] * len(frames) if times_s is None else list(times_s)
-        if len(times) != len(frames):
-            raise UsageError(f"{len(times)} times were given for {len(frames)} frames; give one a frame, or none")
+        times: list[float | None] = [None] * len(frames) if times_s is None else list(times_s)
+        self._check(frames, times)
         if not frames:
             return []
         outputs = self.network.run_frames(frames)
@@ -200,8 +198,6 @@ class Session:
     def _now(self, index: int, time_s: float | None) -> float:
         """Seconds of this frame; time never runs backwards, as ages are measured with it."""
         now_s = index / self.settings.default_fps if time_s is None else float(time_s)
-        if not np.isfinite(now_s):
-            raise UsageError(f"time_s is {time_s}; expected seconds from the start of the stream, or None")
         if index and now_s < self._time_s:
             self.events = replace(self.events, time_jumps=self.events.time_jumps + 1)
             now_s = self._time_s
@@ -218,9 +214,15 @@ class Session:
         self.last_times = self._watch.take(frames)
         self.times = self.times.plus(self.last_times)
 
-    def _check(self, frames: Sequence[Frame]) -> None:
+    def _check(self, frames: Sequence[Frame], times: Sequence[float | None]) -> None:
+        """Refuses what is no frame or no time before anything is done with any of them."""
         if self._closed:
             raise UsageError("the session is closed; open a new one")
+        if len(times) != len(frames):
+            raise UsageError(f"{len(times)} times were given for {len(frames)} frames; give one a frame, or none")
+        for time_s in times:
+            if time_s is not None and not np.isfinite(time_s):
+                raise UsageError(f"time_s is {time_s}; expected seconds from the start of the stream, or None")
         for frame in frames:
             if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
                 raise UsageError(f"frame is {_told(frame)}; expected a uint8 array [height, width, 3], RGB")

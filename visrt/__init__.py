@@ -2,9 +2,9 @@
 
 >>> import visrt
 >>> with visrt.Session.open("bundle") as session:
-...     for image, time_s in visrt.read_video("clip.mp4"):
-...         for result in session.step(image, time_s):
-...             ...
+...     for frame in visrt.read_video("clip.mp4"):
+...         for result in session.step(frame.image, frame.time_s):
+...             print(result.time_s, [(found.id, found.label, found.score) for found in result.objects])
 
 Names are imported when they are first used: `import visrt` loads no heavy library.
 """

@@ -18,7 +18,7 @@ from visrt.runtime.bundle import open_bundle
 from visrt.runtime.engine import Array, Engine
 from visrt.runtime.errors import EngineError, UsageError
 from visrt.runtime.manifest import GraphSpec, TensorSpec
-from visrt.runtime.ort import CpuEngine, CudaEngine, OrtOptions
+from visrt.runtime.ort import CpuEngine, CudaEngine, DeviceTensor, OrtOptions
 from visrt.runtime.session import Session
 
 ONE_THREAD = OrtOptions(threads=1)
@@ -172,6 +172,33 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(masks_spec: GraphSpec, monkey
 
     with pytest.raises(EngineError, match="CUDAExecutionProvider was asked for but CPUExecutionProvider took"):
         CudaEngine(masks_spec, masks_model(masks_spec).SerializeToString())
+
+
+class BoundInHostMemory(CudaEngine):
+    """The CUDA engine's bindings and addresses, on a machine without CUDA."""
+
+    provider = "CPUExecutionProvider"
+    memory = "cpu"
+
+
+def test_outputs_stay_on_the_device_and_their_rows_feed_the_next_graph() -> None:
+    graphs = fake_manifest(SIZE, 4).graphs
+    frame = BoundInHostMemory(graphs["frame"], frame_model(graphs["frame"]).SerializeToString(), ONE_THREAD)
+    masks = BoundInHostMemory(graphs["masks"], masks_model(graphs["masks"]).SerializeToString(), ONE_THREAD)
+    images = np.stack([patches(SIZE, (0, x, 16, 24, 20)) for x in (4, 40)])
+
+    outputs = frame({"images": images, "valid_sizes": np.full((2, 2), SIZE, np.int32)})
+    features = outputs["mask_features"]
+    rows = [features.row(index) for index in range(2)]
+    picks = outputs["mask_embeddings"].numpy()[0]
+    logits = [masks({"mask_embeddings": picks, "mask_features": row})["mask_logits"].numpy() for row in rows]
+
+    assert isinstance(features, DeviceTensor)
+    assert (features.device, features.shape, rows[1].shape) == ("cpu:0", (2, 8, 16, 24), (8, 16, 24))
+    for index, row in enumerate(rows):
+        np.testing.assert_array_equal(row.numpy(), features.numpy()[index])
+        np.testing.assert_allclose(logits[index], np.einsum("md,dhw->mhw", picks, row.numpy()), atol=1e-5)
+    assert not np.allclose(logits[0], logits[1])
 
 
 def test_an_unknown_backend_is_told_with_the_known_ones(tmp_path: Path) -> None:
