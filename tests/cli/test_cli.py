@@ -31,9 +31,14 @@ def imported_by(*arguments: str) -> set[str]:
     return set(done.stdout.rpartition("modules:")[2].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["track", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not imported_by(*arguments) & HEAVY
+
+
+def test_the_help_of_a_verb_loads_nothing_heavy() -> None:
+    """Newer releases of typer look at pydantic themselves when a verb has options."""
+    assert not imported_by("track", "--help") & (HEAVY - {"pydantic"})
 
 
 def test_help_names_every_verb_and_its_line() -> None:

@@ -90,6 +90,6 @@ def test_a_library_that_does_not_load_is_a_finding(monkeypatch: pytest.MonkeyPat
             raise ImportError(f"{name}: cannot open shared object file")
         return load(name)
 
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    monkeypatch.setattr(importlib, "import_module", broken)
     problems = {finding.subject for finding in doctor.examine() if finding.problem}
     assert {"opencv", "onnxruntime", "video"} <= problems

@@ -18,7 +18,6 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from visrt.runtime import journal, output
 from visrt.runtime.errors import OutputError
 from visrt.runtime.journal import Journal, read_journal
 from visrt.runtime.mask_region import decode_region
@@ -124,7 +123,7 @@ def test_neighbouring_ids_differ_for_every_eye(eye: NDArray[np.float64]) -> None
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ eye.T, 0, 1)
     gamma = np.where(seen <= 0.0031308, seen * 12.92, 1.055 * seen ** (1 / 2.4) - 0.055)
-    lab = cv2.cvtColor(np.float32(gamma)[None], cv2.COLOR_RGB2LAB)[0]
+    lab = cv2.cvtColor(gamma.astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
     assert min(np.linalg.norm(one - other) for one, other in pairwise(lab)) > 20
     assert min(np.linalg.norm(lab[a] - lab[b]) for a, b in combinations(range(7), 2)) > 10
 
@@ -222,7 +221,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
     before = (tmp_path / JOURNAL).read_bytes()
     write = os.write
     answers = iter([lambda file, data: write(file, bytes(data[:10])), full_disk])
-    monkeypatch.setattr(journal.os, "write", lambda file, data: next(answers)(file, data))
+    monkeypatch.setattr(os, "write", lambda file, data: next(answers)(file, data))
     with pytest.raises(OutputError, match="no space left"):
         sink.write(result(1, square(1, 6, 5)), grey())
     monkeypatch.undo()
@@ -314,6 +313,6 @@ def test_a_folder_that_cannot_be_written_is_refused_before_work_starts(
     def read_only(*given_arguments: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(output.os, "fsync", read_only)
+    monkeypatch.setattr(os, "fsync", read_only)
     with pytest.raises(OutputError, match="not writable"):
         prepare_folder(tmp_path / "new", [], "refuse")
