@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from visrt.runtime.clock import Clock
 from visrt.runtime.errors import SourceError
@@ -38,6 +38,8 @@ class FileSource:
         _refuse_giant(self._stream, path, settings)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.options = {"max_pixels": str(settings.max_pixels)}
+        # One converter a source: FFmpeg 8's keeps megabytes of state, so one a frame would show in memory.
+        self._converter = VideoReformatter()
         self._info = _info(self._container, self._stream, path)
         self._report = SourceReport()
         self._bad_in_a_row = 0
@@ -72,7 +74,7 @@ class FileSource:
         index = self._report.decoded
         self._count(decoded=1, damaged=int(frame.is_corrupt))
         assert clock.time_s is not None
-        return VideoFrame(index, clock.time_s, upright_rgb(frame), bool(frame.is_corrupt))
+        return VideoFrame(index, clock.time_s, upright_rgb(frame, self._converter), bool(frame.is_corrupt))
 
     def _decoded(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -105,10 +107,10 @@ class FileSource:
 
     def _stamp_s(self, frame: Any) -> float | None:
         """Presentation time counted from the start of the file, which a transport stream does not begin at zero."""
-        if frame.pts is None or frame.time_base is None:
+        if frame.time is None:
             return None
-        start = Fraction(self._container.start_time or 0, av.time_base)
-        return float(frame.pts * Fraction(frame.time_base) - start)
+        start_s: float = (self._container.start_time or 0) / av.time_base
+        return float(frame.time) - start_s
 
     def _count_bad_packet(self) -> None:
         self._bad_in_a_row += 1
@@ -171,9 +173,9 @@ class FileSource:
         return max(first_s, self._info.duration_s - clock.time_s - clock.step_s)
 
 
-def upright_rgb(frame: Any) -> Image:
+def upright_rgb(frame: Any, converter: VideoReformatter) -> Image:
     """A decoded frame as RGB [H, W, 3], turned as its display matrix says (degrees counter-clockwise, as rot90)."""
-    image: Image = frame.to_ndarray(format="rgb24")
+    image: Image = np.asarray(converter.reformat(frame, format="rgb24").to_ndarray(), np.uint8)
     quarter_turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
 
@@ -267,8 +269,8 @@ def _info(container: Any, stream: Any, path: Path) -> SourceInfo:
 
 
 def _duration_s(container: Any, stream: Any) -> float | None:
-    if stream.duration is not None and stream.duration > 0 and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
+    if stream.duration is not None and stream.duration > 0 and stream.time_base:
+        return float(stream.duration) * float(stream.time_base)
     if container.duration is not None and container.duration > 0:
         return float(container.duration / av.time_base)
     return None

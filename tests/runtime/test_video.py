@@ -120,7 +120,8 @@ def test_flagged_frames_can_be_dropped_instead_of_kept(monkeypatch: pytest.Monke
         def __getattr__(self, name: str) -> Any:
             return getattr(self.frame, name)
 
-    decoded = video_file.FileSource._decoded
+    decoded, upright = video_file.FileSource._decoded, video_file.upright_rgb
+    monkeypatch.setattr(video_file, "upright_rgb", lambda flagged, converter: upright(flagged.frame, converter))
     monkeypatch.setattr(video_file.FileSource, "_decoded", lambda self: map(Flagged, decoded(self)))
     kept, dropped = open_source(path), open_source(path, VideoSettings(damaged="drop"))
     assert [frame.corrupt for frame in read_all(kept)] == [False] * 6 + [True] * 4
