@@ -18,8 +18,8 @@ import pytest
 from bundles import write_bundle
 from PIL import Image as PillowImage
 from typer.testing import CliRunner, Result
+from written_clips import red_square, write_clip
 
-from clips import red_square, write_clip
 from visrt.cli import app
 from visrt.commands.track_run import worst
 from visrt.runtime.journal import read_journal

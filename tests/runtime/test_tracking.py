@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from written_clips import red_square, write_clip
 
-from clips import red_square, write_clip
 from visrt.runtime.errors import NumericalError, OutputError, SourceError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import SessionEvents

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from written_clips import FPS, noise, red_square, write_clip, write_sound
 
-from clips import FPS, noise, red_square, write_clip, write_sound
 from visrt.runtime import video_file
 from visrt.runtime.clock import Clock
 from visrt.runtime.errors import SourceError, UsageError
