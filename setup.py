@@ -5,6 +5,6 @@ from setuptools import setup
 FOLDERS = ("runtime", "models", "training", "export", "calibration", "benchmarks")
 
 setup(
-    packages=["visrt", *(f"visrt.{folder}" for folder in FOLDERS)],
+    packages=["visrt", "visrt.commands", *(f"visrt.{folder}" for folder in FOLDERS)],
     package_dir={f"visrt.{folder}": folder for folder in FOLDERS},
 )

@@ -1,0 +1,118 @@
+"""A bundle, or a results file, against annotated videos: whole tracks by the official rule, and identity by frame."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from visrt.benchmarks.ap import AveragePrecision, average_precision
+from visrt.benchmarks.identity import Follower, IdentityCounts, follow, total
+from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
+from visrt.runtime.image_folder import read_image
+from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.runtime.session import Session
+from visrt.runtime.source import VideoSettings
+
+__all__ = ["Evaluation", "VideoEvaluation", "evaluate_results", "evaluate_session", "tracks_of"]
+
+
+@dataclass(frozen=True)
+class VideoEvaluation:
+    """One video: identity counts, and the seconds from its first picture read to its last result (0 for a file)."""
+
+    name: str
+    counts: IdentityCounts
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All videos: AP and AR of whole tracks, identity counts, and each video by itself."""
+
+    precision: AveragePrecision
+    counts: IdentityCounts
+    videos: tuple[VideoEvaluation, ...]
+
+    @property
+    def fps(self) -> float:
+        """Frames a second with reading and decoding the pictures included; 0 for a results file."""
+        seconds = sum(video.seconds for video in self.videos)
+        return self.counts.frames / seconds if seconds else 0.0
+
+
+def evaluate_session(
+    session: Session,
+    annotated: AnnotatedSet,
+    fps: float,
+    on_video: Callable[[VideoEvaluation], None] = lambda _: None,
+) -> Evaluation:
+    """Run `session` over every video as a stream of `fps` frames a second; its output is causal."""
+    predicted: dict[int, list[Track]] = {}
+    videos = []
+    for video in annotated.videos:
+        evaluation, predicted[video.id] = _streamed(session, video, fps)
+        videos.append(evaluation)
+        on_video(evaluation)
+    return _evaluation(annotated, predicted, videos)
+
+
+def evaluate_results(annotated: AnnotatedSet, predicted: Mapping[int, Sequence[Track]]) -> Evaluation:
+    """Evaluate tracks from a file; ids are the tracks' places in it."""
+    videos = [
+        VideoEvaluation(video.name, follow(video, _frames_of(predicted.get(video.id, ()), len(video.pictures))), 0.0)
+        for video in annotated.videos
+    ]
+    return _evaluation(annotated, predicted, videos)
+
+
+def tracks_of(results: Sequence[FrameResult], frames: int) -> list[Track]:
+    """Whole tracks from the results of one video: the label with the largest sum of scores, the mean score."""
+    seen: dict[int, dict[int, TrackedObject]] = defaultdict(dict)
+    for result in results:
+        for one in result.objects:
+            seen[one.id][result.index] = one
+    return [_track(objects, frames) for objects in seen.values()]
+
+
+def _track(objects: Mapping[int, TrackedObject], frames: int) -> Track:
+    weights: dict[int, float] = defaultdict(float)
+    for one in objects.values():
+        weights[one.label] += one.score
+    masks = tuple(objects[t].rle if t in objects else None for t in range(frames))
+    score = sum(one.score for one in objects.values()) / len(objects)
+    return Track(max(weights, key=lambda label: weights[label]), masks, score)
+
+
+def _streamed(session: Session, video: AnnotatedVideo, fps: float) -> tuple[VideoEvaluation, list[Track]]:
+    session.reset()
+    follower = Follower(video)
+    results: list[FrameResult] = []
+    started = perf_counter()
+    for t, picture in enumerate(video.pictures):
+        results += session.step(read_image(picture, VideoSettings().max_pixels), t / fps)
+    results += session.flush()
+    seconds = perf_counter() - started
+    for result in results:
+        follower.add(result.index, result.objects)
+    return VideoEvaluation(video.name, follower.counts, seconds), tracks_of(results, len(video.pictures))
+
+
+def _frames_of(tracks: Sequence[Track], frames: int) -> list[list[TrackedObject]]:
+    return [
+        [
+            TrackedObject(i, track.label, track.score, (0, 0, 0, 0), mask)
+            for i, track in enumerate(tracks)
+            if (mask := track.masks[t]) is not None
+        ]
+        for t in range(frames)
+    ]
+
+
+def _evaluation(
+    annotated: AnnotatedSet, predicted: Mapping[int, Sequence[Track]], videos: Sequence[VideoEvaluation]
+) -> Evaluation:
+    truth = {video.id: video.tracks for video in annotated.videos}
+    precision = average_precision(truth, predicted, annotated.classes)
+    return Evaluation(precision, total([video.counts for video in videos]), tuple(videos))

@@ -1,0 +1,136 @@
+"""Frame by frame: which annotated objects are found, how often one is reported twice, how often its id changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
+
+from visrt.benchmarks.ytvis import AnnotatedVideo
+from visrt.runtime.masks import Rle
+from visrt.runtime.results import TrackedObject
+
+__all__ = ["IdentityCounts", "follow", "total"]
+
+IOU = 0.5
+
+
+@dataclass(frozen=True)
+class IdentityCounts:
+    """Counts over frames.
+
+    wanted: annotated objects present in a frame, summed. found: of these, matched to a reported object of their class
+    at mask IoU above 0.5. duplicates: reported objects left over that cover an already matched object at IoU above 0.5.
+    links: objects matched in two consecutive frames; switches: links whose id changed. returns: objects matched again
+    after frames without a match; lost_ids: returns with another id. spurious: other reported objects left over, which
+    says nothing where not everything is annotated.
+    """
+
+    frames: int = 0
+    wanted: int = 0
+    found: int = 0
+    duplicates: int = 0
+    spurious: int = 0
+    links: int = 0
+    switches: int = 0
+    returns: int = 0
+    lost_ids: int = 0
+
+    @property
+    def recall(self) -> float:
+        return self.found / self.wanted if self.wanted else float("nan")
+
+    @property
+    def duplicates_a_frame(self) -> float:
+        return self.duplicates / self.frames if self.frames else float("nan")
+
+    @property
+    def switch_rate(self) -> float:
+        return self.switches / self.links if self.links else float("nan")
+
+
+@dataclass
+class Follower:
+    """The count of one video under way: last_id and last_frame of each annotated track that was found."""
+
+    video: AnnotatedVideo
+    counts: IdentityCounts = field(default_factory=IdentityCounts)
+    last: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, t: int, objects: Sequence[TrackedObject]) -> None:
+        """Count frame `t` with its reported `objects`."""
+        tracks = self.video.tracks
+        present = [i for i, track in enumerate(tracks) if not track.crowd and _visible(track.masks[t])]
+        iou = mask_iou([o.rle for o in objects], [tracks[i].masks[t] for i in present])
+        same = np.array([[o.label == tracks[i].label for i in present] for o in objects], dtype=bool)
+        pairs = matched_pairs(iou, same.reshape(iou.shape))
+        duplicates, spurious = _left_over(iou, pairs)
+        switches, links, lost, returns = self._identities(t, {present[j]: objects[i].id for i, j in pairs.items()})
+        c = self.counts
+        self.counts = IdentityCounts(
+            c.frames + 1,
+            c.wanted + len(present),
+            c.found + len(pairs),
+            c.duplicates + duplicates,
+            c.spurious + spurious,
+            c.links + links,
+            c.switches + switches,
+            c.returns + returns,
+            c.lost_ids + lost,
+        )
+
+    def _identities(self, t: int, ids: Mapping[int, int]) -> tuple[int, int, int, int]:
+        switches = links = lost = returns = 0
+        for track, identity in ids.items():
+            if track in self.last:
+                last_id, last_frame = self.last[track]
+                changed = int(last_id != identity)
+                if last_frame == t - 1:
+                    links, switches = links + 1, switches + changed
+                else:
+                    returns, lost = returns + 1, lost + changed
+            self.last[track] = (identity, t)
+        return switches, links, lost, returns
+
+
+def follow(video: AnnotatedVideo, frames: Sequence[Sequence[TrackedObject]]) -> IdentityCounts:
+    """The counts of `video` with the reported objects of each of its frames."""
+    follower = Follower(video)
+    for t, objects in enumerate(frames):
+        follower.add(t, objects)
+    return follower.counts
+
+
+def total(counts: Sequence[IdentityCounts]) -> IdentityCounts:
+    names = IdentityCounts.__dataclass_fields__
+    return IdentityCounts(**{name: sum(getattr(one, name) for one in counts) for name in names})
+
+
+def matched_pairs(iou: NDArray[np.float64], allowed: NDArray[np.bool_]) -> dict[int, int]:
+    """One-to-one pairs {row: column} of the largest total IoU [D, G] among allowed pairs above 0.5."""
+    weight = np.where(allowed & (iou > IOU), iou, 0.0)
+    rows, columns = linear_sum_assignment(-weight)
+    return {int(r): int(c) for r, c in zip(rows, columns, strict=True) if weight[r, c] > 0}
+
+
+def mask_iou(found: Sequence[Rle], truth: Sequence[Rle | None]) -> NDArray[np.float64]:
+    """IoU [D, G] of masks of one size."""
+    if not found or not truth:
+        return np.zeros((len(found), len(truth)))
+    return np.asarray(coco_mask.iou(list(found), list(truth), [0] * len(truth)))
+
+
+def _left_over(iou: NDArray[np.float64], pairs: Mapping[int, int]) -> tuple[int, int]:
+    """Of the unmatched rows, how many cover a matched column at IoU above 0.5, and how many do not."""
+    taken = list(pairs.values())
+    rest = [row for row in range(len(iou)) if row not in pairs]
+    duplicates = sum(bool((iou[row, taken] > IOU).any()) for row in rest)
+    return duplicates, len(rest) - duplicates
+
+
+def _visible(mask: Rle | None) -> bool:
+    return mask is not None and coco_mask.area(mask) > 0

@@ -1,0 +1,217 @@
+"""Annotated videos and results in the YouTube-VIS form, read strictly: the first fault is told by its json path."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visrt.runtime.errors import DataError
+from visrt.runtime.masks import Rle, checked_rle
+
+__all__ = ["AnnotatedSet", "AnnotatedVideo", "Track", "load_annotations", "load_class_map", "load_results"]
+
+ANNOTATIONS = "instances.json"
+PICTURES = "JPEGImages"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object through a video: a mask or None for each frame. score: 1 for annotations."""
+
+    label: int
+    masks: tuple[Rle | None, ...]
+    score: float = 1.0
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class AnnotatedVideo:
+    """One video: its pictures in order, their size (height, width) and the annotated tracks."""
+
+    id: int
+    name: str
+    pictures: tuple[Path, ...]
+    size: tuple[int, int]
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True)
+class AnnotatedSet:
+    """Videos, the class names the labels mean, and the label of each category id of the file (None = left out)."""
+
+    videos: tuple[AnnotatedVideo, ...]
+    classes: tuple[str, ...]
+    label_of: Mapping[int, int | None]
+
+
+def load_class_map(path: Path) -> dict[str, str | None]:
+    """{"dog": "animal", "chair": null, ...}: category of the data -> class of the bundle, null to leave it out."""
+    values = _json(path)
+    if not isinstance(values, dict) or not all(v is None or isinstance(v, str) for v in values.values()):
+        raise DataError(f"{path}: expected one json object of names to names, or to null to leave a category out")
+    return values
+
+
+def load_annotations(
+    folder: Path, classes: Sequence[str] | None = None, mapped: Mapping[str, str | None] | None = None
+) -> AnnotatedSet:
+    """The annotated videos of `folder` (instances.json, JPEGImages/).
+
+    Labels index `classes` (default: the file's own); `mapped` renames the file's categories first. Raises DataError.
+    """
+    path = folder / ANNOTATIONS
+    values = _object(_json(path), f"{path}")
+    categories = _categories(path, values)
+    names = tuple(classes) if classes is not None else tuple(categories.values())
+    label_of = _labels(path, categories, names, mapped)
+    tracks: dict[int, list[Track]] = {}
+    videos = [_object(video, f"{path}: videos[{i}]") for i, video in enumerate(_list(values, "videos", path))]
+    shapes = {
+        _int(video, "id", f"{path}: videos[{i}]"): _shape(video, f"{path}: videos[{i}]")
+        for i, video in enumerate(videos)
+    }
+    if len(shapes) != len(videos):
+        raise DataError(f"{path}: videos hold an id twice; ids must differ")
+    for i, value in enumerate(_list(values, "annotations", path)):
+        where = f"{path}: annotations[{i}]"
+        annotation = _object(value, where)
+        video = _known(annotation, "video_id", shapes, where)
+        category = _known(annotation, "category_id", label_of, where)
+        label = label_of[category]
+        if label is not None:
+            masks = _masks(annotation, where, *shapes[video])
+            tracks.setdefault(video, []).append(Track(label, masks, crowd=bool(annotation.get("iscrowd", 0))))
+    return AnnotatedSet(
+        tuple(_video(folder, video, shapes, tracks, f"{path}: videos[{i}]") for i, video in enumerate(videos)),
+        names,
+        label_of,
+    )
+
+
+def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
+    """Predicted tracks of a results file by video id: [{video_id, category_id, score, segmentations}].
+
+    Category ids are those of the annotations. Raises DataError.
+    """
+    values = _json(path)
+    if not isinstance(values, list):
+        raise DataError(f"{path}: holds a {type(values).__name__}; expected a list of tracks")
+    shapes = {video.id: (len(video.pictures), video.size) for video in annotated.videos}
+    predicted: dict[int, list[Track]] = {video: [] for video in shapes}
+    for i, value in enumerate(values):
+        where = f"{path}: [{i}]"
+        entry = _object(value, where)
+        video = _known(entry, "video_id", shapes, where)
+        label = annotated.label_of[_known(entry, "category_id", annotated.label_of, where)]
+        masks = _masks(entry, where, *shapes[video])
+        if label is not None:
+            predicted[video].append(Track(label, masks, _score(entry, where)))
+    return predicted
+
+
+def _video(
+    folder: Path,
+    video: dict[str, Any],
+    shapes: Mapping[int, tuple[int, tuple[int, int]]],
+    tracks: Mapping[int, list[Track]],
+    where: str,
+) -> AnnotatedVideo:
+    pictures = tuple(folder / PICTURES / name for name in video["file_names"])
+    for t, picture in enumerate(pictures):
+        if not picture.is_file():
+            raise DataError(f"{where}.file_names[{t}]: there is no picture {picture}")
+    number = video["id"]
+    name = Path(video["file_names"][0]).parent.name or str(number)
+    return AnnotatedVideo(number, name, pictures, shapes[number][1], tuple(tracks.get(number, ())))
+
+
+def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
+    """Number of frames, and their size (height, width)."""
+    names = video.get("file_names")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}.file_names: expected a list of at least one file name")
+    return len(names), (_int(video, "height", where), _int(video, "width", where))
+
+
+def _categories(path: Path, values: dict[str, Any]) -> dict[int, str]:
+    categories: dict[int, str] = {}
+    for i, value in enumerate(_list(values, "categories", path)):
+        where = f"{path}: categories[{i}]"
+        category = _object(value, where)
+        number, name = _int(category, "id", where), category.get("name")
+        if not isinstance(name, str) or number in categories:
+            raise DataError(f"{where}: expected a name and an id that no other category has; found {category}")
+        categories[number] = name
+    return categories
+
+
+def _labels(
+    path: Path, categories: Mapping[int, str], names: Sequence[str], mapped: Mapping[str, str | None] | None
+) -> dict[int, int | None]:
+    renamed = {number: mapped.get(name, name) if mapped else name for number, name in categories.items()}
+    lost = sorted({categories[n] for n, name in renamed.items() if name is not None and name not in names})
+    if lost:
+        raise DataError(
+            f"{path}: categories {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that "
+            "names a class for each, or null to leave it out"
+        )
+    return {number: None if name is None else names.index(name) for number, name in renamed.items()}
+
+
+def _masks(value: dict[str, Any], where: str, frames: int, size: tuple[int, int]) -> tuple[Rle | None, ...]:
+    masks = value.get("segmentations")
+    if not isinstance(masks, list) or len(masks) != frames:
+        found = f"{len(masks)} entries" if isinstance(masks, list) else f"{type(masks).__name__}"
+        raise DataError(f"{where}.segmentations: expected one entry for each of {frames} frames; found {found}")
+    return tuple(
+        None if mask is None else checked_rle(mask, f"{where}.segmentations[{t}]", size) for t, mask in enumerate(masks)
+    )
+
+
+def _score(entry: dict[str, Any], where: str) -> float:
+    score = entry.get("score")
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise DataError(f"{where}.score: expected a finite number; found {score!r}")
+    return float(score)
+
+
+def _known(value: dict[str, Any], key: str, known: Mapping[int, Any], where: str) -> int:
+    number = _int(value, key, where)
+    if number not in known:
+        raise DataError(f"{where}.{key}: {number} is none of the file's ({', '.join(map(str, list(known)[:10]))} ...)")
+    return number
+
+
+def _int(value: dict[str, Any], key: str, where: str) -> int:
+    number = value.get(key)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise DataError(f"{where}.{key}: expected a whole number of zero or more; found {number!r}")
+    return number
+
+
+def _list(values: dict[str, Any], key: str, path: Path) -> list[Any]:
+    found = values.get(key)
+    if not isinstance(found, list):
+        raise DataError(f"{path}: {key}: expected a list; found {type(found).__name__}")
+    return found
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object; found {type(value).__name__}")
+    return value
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; give a folder with {ANNOTATIONS} and {PICTURES}/, or a json file"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as json ({error})") from None
