@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,20 +71,32 @@ class ExportReport:
     steadiness: list[Steadiness]
 
 
-def export_bundle(export: Export) -> ExportReport:
-    """Write the bundle. Raises before the long work for what can be known; ParityError if the graphs are wrong."""
+def export_bundle(
+    export: Export,
+    *,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_parity: Callable[[list[TensorParity]], None] = lambda _: None,
+) -> ExportReport:
+    """Write the bundle. Raises before the long work for what can be known; ParityError if the graphs are wrong.
+
+    `on_stage` hears what is being done, `on_parity` the comparison with torch, before it is judged.
+    """
     _check_size(export.height, export.width)
     _check_target(export)
     association = asdict(load_settings(MinVisSettings, export.association, "association"))
     checkpoint = read_checkpoint(export.checkpoint)
     classes = _classes(export, checkpoint)
     frames = _candidates(export)
+    on_stage("asking torch on reference frames")
     graph = FrameGraph(checkpoint.network(), checkpoint.settings.pixel_mean, checkpoint.settings.pixel_std).eval()
     reference, steadiness = reference_of(graph, frames, len(export.references) or REFERENCE_FRAMES)
+    on_stage("tracing the network to ONNX")
     models = _models(graph, checkpoint, export.height, export.width)
+    on_stage("comparing ONNX Runtime with torch")
     with _workplace(export) as folder:
         manifest = _written(folder, export, models, reference, classes, association)
         parity = _parity(folder, reference)
+        on_parity(parity)
         require_parity(parity, f"{export.checkpoint.name} exported to ONNX")
     return ExportReport(export.out, manifest, parity, steadiness)
 
@@ -102,6 +114,8 @@ def _check_target(export: Export) -> None:
     """A bundle is replaced only on request, anything else never."""
     out = export.out
     if not out.exists() and not out.is_symlink():
+        if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
+            raise OutputError(f"{out}: {blocking} is a file; choose another folder")
         return
     if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
         raise OutputError(f"{out}: exists and is not a bundle; choose another folder")

@@ -35,7 +35,7 @@ PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 def onnx_from_frame_graph(module: nn.Module, height: int, width: int) -> onnx.ModelProto:
     """The `frame` graph at `height` x `width` with a dynamic batch; outputs named after the fields of `module`'s."""
-    images = torch.randint(0, 256, (TRACED_WITH, height, width, 3), dtype=torch.uint8)
+    images = torch.zeros((TRACED_WITH, height, width, 3), dtype=torch.uint8)
     sizes = torch.tensor([[height, width], [height - 1, width - 2]], dtype=torch.int32)
     return _exported(
         module,
@@ -50,8 +50,8 @@ def onnx_from_masks_graph(module: nn.Module, dim: int, height: int, width: int) 
     return _exported(
         module,
         {
-            "mask_embeddings": torch.randn(TRACED_WITH, dim),
-            "mask_features": torch.randn(dim, height // 4, width // 4),
+            "mask_embeddings": torch.zeros(TRACED_WITH, dim),
+            "mask_features": torch.zeros(dim, height // 4, width // 4),
         },
         {"mask_embeddings": "masks"},
         ("mask_logits",),

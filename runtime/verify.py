@@ -90,7 +90,12 @@ def compare(engines: Mapping[str, Engine], reference: Reference) -> list[TensorP
 
 
 def scaled_error(given: Array, expected: Array) -> tuple[float, float]:
-    """Largest absolute error, and the same over the larger of 1 and the largest expected value. NaN is infinite."""
+    """Largest absolute error, and the same over the larger of 1 and the largest expected value.
+
+    NaN, and another shape, are infinitely wrong.
+    """
+    if given.shape != expected.shape:
+        return float("inf"), float("inf")
     error = float(np.abs(given.astype(np.float64) - expected).max())
     worst = error if np.isfinite(error) else float("inf")
     return worst, worst / max(1.0, float(np.abs(expected).max()))
@@ -127,5 +132,4 @@ def _outputs(engines: Mapping[str, Engine], reference: Reference, frames: Array)
 
 def _reference(bundle: Bundle) -> Reference:
     spec = bundle.manifest.reference
-    reference = reference_from_bytes(bundle.read(spec), str(bundle.folder / spec.file))
-    return reference
+    return reference_from_bytes(bundle.read(spec), str(bundle.folder / spec.file))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from visrt.commands.verify import parity_table
+
 if TYPE_CHECKING:
     from visrt.export.bundle import ExportReport
 
@@ -31,44 +33,42 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at OUT.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle of ONNX graphs that compute what PyTorch computes, or refuse."""
+    from rich.console import Console
+
+    from visrt.console import report_console
     from visrt.export.bundle import Export, export_bundle
     from visrt.export.names import association_from_file, class_names, size_from_text
 
     height, width = size_from_text(size)
-    report = export_bundle(
-        Export(
-            checkpoint=checkpoint,
-            out=out,
-            height=height,
-            width=width,
-            name=name,
-            classes=class_names(classes) if classes is not None else None,
-            association=association_from_file(association) if association is not None else {},
-            references=tuple(reference or ()),
-            overwrite=overwrite,
-        )
+    wanted = Export(
+        checkpoint=checkpoint,
+        out=out,
+        height=height,
+        width=width,
+        name=name,
+        classes=class_names(classes) if classes is not None else None,
+        association=association_from_file(association) if association is not None else {},
+        references=tuple(reference or ()),
+        overwrite=overwrite,
     )
-    _print(report)
+    console = report_console()
+    with Console(stderr=True).status("reading the checkpoint") as status:
+        report = export_bundle(
+            wanted,
+            on_stage=status.update,
+            on_parity=lambda parity: console.print(parity_table(parity, "ONNX Runtime against torch")),
+        )
+    for line in _summary(report):
+        console.print(line)
 
 
-def _print(report: ExportReport) -> None:
-    from rich.console import Console
-
-    from visrt.commands.verify import parity_table
-
-    console = Console()
-    console.print(parity_table(report.parity, "torch and ONNX Runtime"))
+def _summary(report: ExportReport) -> list[str]:
+    steady = [frame for frame in report.steadiness if frame.steady]
     left_out = [frame for frame in report.steadiness if not frame.steady]
-    console.print(
-        f"{len(report.steadiness) - len(left_out)} reference frames; torch itself moves by up to "
-        f"{max(frame.moved for frame in report.steadiness if frame.steady):.1%} of the tolerance under noise of 1e-6",
-        highlight=False,
-    )
-    for frame in left_out:
-        console.print(
-            f"frame {frame.index} left out: there torch moves by {frame.moved:.0%} ({frame.role})", highlight=False
-        )
     megabytes = sum(spec.bytes for spec in report.manifest.files()) / 1e6
-    console.print(
-        f"{report.folder}: {megabytes:.1f} MB, {len(report.manifest.classes)} classes", highlight=False, soft_wrap=True
-    )
+    return [
+        f"{len(steady)} reference frames; torch moves by up to {max(frame.moved for frame in steady):.1%} of the "
+        "tolerance under input noise of 1e-6",
+        *(f"frame {frame.index} left out: there torch moves by {frame.moved:.0%}, {frame.role}" for frame in left_out),
+        f"{report.folder}: {megabytes:.1f} MB, {len(report.manifest.classes)} classes",
+    ]

@@ -21,13 +21,12 @@ def verify(
     engine: Annotated[str, typer.Option(help="What runs it: cpu or cuda.")] = "cpu",
 ) -> None:
     """Compare a bundle on this machine with what PyTorch computed when it was exported."""
-    from rich.console import Console
-
+    from visrt.console import report_console
     from visrt.runtime.verify import require_parity
     from visrt.runtime.verify import verify as verify_bundle
 
     table = verify_bundle(bundle, engine)
-    Console().print(parity_table(table, f"{bundle} on {engine} and its torch reference"))
+    report_console().print(parity_table(table, f"{bundle} on {engine} and its torch reference"))
     require_parity(table, str(bundle))
 
 
