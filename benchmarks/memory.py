@@ -1,0 +1,80 @@
+"""Does memory stay flat on an endless stream? RSS over a clip that is looped, with the whole of `visrt track` at work.
+
+python -m visrt.benchmarks.memory --bundle B --clip C --frames 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from visrt.runtime.journal import Journal
+from visrt.runtime.output import Sink
+from visrt.runtime.overlay_video import OverlayVideo, VideoCoding
+from visrt.runtime.session import Session
+from visrt.runtime.source import VideoFrame
+from visrt.runtime.video import read_video
+
+__all__ = ["looped", "rss_mb", "rss_over_frames"]
+
+FIRST = 500
+
+
+def looped(clip: Path) -> Iterator[VideoFrame]:
+    """The clip again and again, its times going on."""
+    shift_s, index = 0.0, 0
+    while True:
+        time_s = 0.0
+        for frame in read_video(clip):
+            time_s = frame.time_s
+            yield VideoFrame(index, shift_s + time_s, frame.image, frame.corrupt)
+            index += 1
+        shift_s += time_s + 0.1
+
+
+def rss_mb() -> float:
+    """Resident memory of this process in MB (10^6 bytes), from the kernel."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError("no VmRSS in /proc/self/status: this measurement needs Linux")
+
+
+def rss_over_frames(bundle: Path, clip: Path, frames: int, every: int) -> dict[int, float]:
+    """RSS in MB by frame number, overlay and journal written as `visrt track` writes them."""
+    found: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as folder, Session.open(bundle) as session:
+        classes = session.manifest.classes
+        overlay = OverlayVideo(Path(folder) / "overlay.mp4", classes, 10.0, VideoCoding())
+        sinks: list[Sink] = [Journal(Path(folder) / "results.jsonl", classes), overlay]
+        for frame in itertools.islice(looped(clip), frames):
+            for result in session.step(frame.image, frame.time_s):
+                for sink in sinks:
+                    sink.write(result, frame.image)
+            if (frame.index + 1) % every == 0:
+                found[frame.index + 1] = rss_mb()
+        for sink in sinks:
+            sink.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="RSS over a looped clip.")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--clip", type=Path, required=True)
+    parser.add_argument("--frames", type=int, default=5000)
+    given = parser.parse_args()
+    found = rss_over_frames(given.bundle, given.clip, given.frames, FIRST)
+    for frame, megabytes in found.items():
+        print(json.dumps({"frame": frame, "rss_mb": round(megabytes, 1)}))
+    print(
+        json.dumps({"growth_mb": round(found[max(found)] - found[min(found)], 1), "from": min(found), "to": max(found)})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Compare association settings on annotated videos: the network runs once, the association once a combination.
+
+python -m visrt.benchmarks.tune --bundle B --data DIR --classes MAP.json --grid '{"nms_iou": [0.5, 0.6, 0.7]}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from visrt.benchmarks.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
+from visrt.runtime.backends import open_engines
+from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.engine import Engine
+from visrt.runtime.session import Session
+
+__all__ = ["combinations", "tune"]
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every choice of one value a setting."""
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def tune(
+    bundle: Bundle, sets: Mapping[str, AnnotatedSet], grid: Mapping[str, Sequence[Any]], fps: float
+) -> Iterator[tuple[dict[str, Any], dict[str, Evaluation]]]:
+    """Each combination of `grid` with its evaluation on each of `sets`."""
+    engines: dict[str, Engine] = {
+        name: RememberingEngine(e) for name, e in open_engines(bundle).items() if name != "masks"
+    }
+    engines["masks"] = open_engines(bundle)["masks"]
+    for changes in combinations(grid):
+        session = Session(bundle.manifest, engines, association=changes)
+        yield changes, {name: evaluate_session(session, annotated, fps) for name, annotated in sets.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare association settings on annotated videos.")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, nargs="+", help="folders with instances.json, JPEGImages/")
+    parser.add_argument("--classes", type=Path, help="class map (json)")
+    parser.add_argument("--grid", type=json.loads, required=True, help='json: {"setting": [values]}')
+    parser.add_argument("--fps", type=float, default=24.0)
+    given = parser.parse_args()
+    bundle = open_bundle(given.bundle)
+    mapped = load_class_map(given.classes) if given.classes else None
+    sets = {folder.name: load_annotations(folder, bundle.manifest.classes, mapped) for folder in given.data}
+    columns = [f"{name} {figure}" for name in sets for figure in ("recall", "dup", "switch", "AP50")]
+    table = Table(*given.grid, *columns)
+    for changes, evaluations in tune(bundle, sets, given.grid, given.fps):
+        table.add_row(*map(str, changes.values()), *(text for e in evaluations.values() for text in _figures(e)))
+    Console(width=200).print(table)
+
+
+def _figures(evaluation: Evaluation) -> tuple[str, ...]:
+    c = evaluation.counts
+    ap50 = f"{100 * evaluation.precision.ap50:.1f}"
+    return f"{c.recall:.3f}", f"{c.duplicates_a_frame:.2f}", f"{c.switch_rate:.1%}", ap50
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Claims about average precision of whole tracks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from annotated_sets import SIZE, box_rle, moving_box
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from visrt.benchmarks.ap import average_precision, track_iou
+from visrt.benchmarks.ytvis import Track
+
+CLASSES = ("dog", "car")
+FRAMES = 4
+
+
+def track(label: int, x: int, y: int, score: float = 1.0, crowd: bool = False, gone: tuple[int, ...] = ()) -> Track:
+    return Track(label, tuple(moving_box(x, y, 16, 16, FRAMES, gone)), score, crowd)
+
+
+def random_tracks(seed: int, count: int, jitter: int) -> tuple[list[Track], list[Track]]:
+    """Annotated tracks, and predictions near them, some missed, some doubled, some of the wrong class."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for _ in range(count):
+        x, y, label = int(rng.integers(0, 40)), int(rng.integers(0, 30)), int(rng.integers(2))
+        gone = tuple(int(t) for t in np.flatnonzero(rng.random(FRAMES) < 0.2))
+        truth.append(track(label, x, y, gone=gone if len(gone) < FRAMES else ()))
+        for _ in range(int(rng.integers(0, 3))):
+            dx, dy = (int(v) for v in rng.integers(-jitter, jitter + 1, 2))
+            wrong = int(rng.random() < 0.15)
+            found.append(track(label ^ wrong, x + dx, y + dy, round(float(rng.random()), 6), gone=gone[:1]))
+    return truth, found
+
+
+def test_perfect_tracks_have_an_average_precision_of_one() -> None:
+    truth = {1: [track(0, 2, 2), track(1, 30, 20)], 2: [track(0, 10, 5)]}
+    result = average_precision(truth, truth, CLASSES)
+    assert (result.ap, result.ap50, result.ar1, result.ar10) == pytest.approx((1, 1, 1, 1))
+    assert result.by_class == pytest.approx({"dog": 1, "car": 1})
+    assert result.by_size["small"] == pytest.approx(1)
+    assert math.isnan(result.by_size["large"])
+
+
+def test_nothing_found_is_zero_and_nothing_wanted_is_not_a_number() -> None:
+    assert average_precision({1: [track(0, 2, 2)]}, {}, CLASSES).ap == 0
+    assert math.isnan(average_precision({1: []}, {1: [track(0, 2, 2)]}, CLASSES).ap)
+
+
+def test_a_wrong_class_is_a_miss() -> None:
+    assert average_precision({1: [track(0, 2, 2)]}, {1: [track(1, 2, 2)]}, CLASSES).ap == 0
+
+
+def test_a_confident_false_track_before_a_right_one_halves_the_precision() -> None:
+    truth = {1: [track(0, 2, 2)]}
+    after = {1: [track(0, 40, 30, 0.4), track(0, 2, 2, 0.9)]}
+    before = {1: [track(0, 40, 30, 0.9), track(0, 2, 2, 0.4)]}
+    assert average_precision(truth, after, CLASSES).ap == pytest.approx(1)
+    assert average_precision(truth, before, CLASSES).ap == pytest.approx(0.5)
+
+
+def test_the_iou_of_tracks_is_over_all_frames_and_not_a_mean_over_frames() -> None:
+    truth = Track(0, (box_rle(0, 0, 10, 10), box_rle(0, 0, 40, 40)))
+    found = Track(0, (box_rle(0, 0, 10, 10), None))
+    assert track_iou([found], [truth])[0, 0] == pytest.approx(100 / 1700)
+
+
+def test_a_track_may_match_a_crowd_again_and_again_without_penalty() -> None:
+    truth = {1: [track(0, 2, 2, crowd=True), track(0, 40, 28)]}
+    found = {1: [track(0, 2, 2, 0.9), track(0, 2, 2, 0.8), track(0, 40, 28, 0.5)]}
+    assert average_precision(truth, found, CLASSES).ap == pytest.approx(1)
+
+
+def test_ar1_counts_one_track_a_video_and_class() -> None:
+    truth = {1: [track(0, 2, 2), track(0, 40, 28)]}
+    result = average_precision(truth, {1: [track(0, 2, 2, 0.9), track(0, 40, 28, 0.8)]}, CLASSES)
+    assert (result.ar1, result.ar10) == pytest.approx((0.5, 1))
+
+
+@given(st.integers(0, 10_000), st.permutations(range(5)))
+def test_the_order_of_predictions_changes_nothing(seed: int, order: list[int]) -> None:
+    truth, found = random_tracks(seed, 4, 5)
+    shuffled = [found[i] for i in order if i < len(found)] + found[5:]
+    assert average_precision({1: truth}, {1: found}, CLASSES).ap == pytest.approx(
+        average_precision({1: truth}, {1: shuffled}, CLASSES).ap, nan_ok=True
+    )
+
+
+@given(st.integers(0, 10_000))
+def test_track_iou_equals_that_of_the_pixels(seed: int) -> None:
+    truth, found = random_tracks(seed, 3, 6)
+    got = track_iou(found, truth)
+    for i, mine in enumerate(found):
+        for j, theirs in enumerate(truth):
+            a, b = _pixels(mine), _pixels(theirs)
+            union = (a | b).sum()
+            assert got[i, j] == pytest.approx((a & b).sum() / union if union else 0.0, abs=1e-12)
+
+
+def _pixels(one: Track) -> Any:
+    empty = np.zeros(SIZE, bool)
+    return np.stack(
+        [
+            empty if m is None else coco_mask.decode({**m, "counts": m["counts"].encode()}).astype(bool)
+            for m in one.masks
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_average_precision_equals_trackeval_where_there_are_no_crowds(seed: int, tmp_path: Path) -> None:
+    pytest.importorskip("trackeval", reason="trackeval is not installed: pip install 'visrt[eval]'")
+    sets = {video: random_tracks(10 * seed + video, 6, 4) for video in (1, 2, 3)}
+    truth, found = {v: t for v, (t, _) in sets.items()}, {v: f for v, (_, f) in sets.items()}
+    ours = average_precision(truth, found, CLASSES)
+    theirs = _by_trackeval(tmp_path, truth, found)
+    assert [ours.by_class[name] for name in CLASSES] == pytest.approx([theirs[name] for name in CLASSES], abs=1e-6)
+
+
+def _by_trackeval(folder: Path, truth: dict[int, list[Track]], found: dict[int, list[Track]]) -> dict[str, float]:
+    """AP of each class by trackeval's TrackMAP."""
+    import trackeval
+
+    names = {v: [f"v{v}/{t:05d}.jpg" for t in range(FRAMES)] for v in truth}
+    values = {
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+        "videos": [{"id": v, "height": SIZE[0], "width": SIZE[1], "file_names": names[v]} for v in truth],
+        "annotations": [
+            {"id": 100 * v + i, "video_id": v, "category_id": t.label + 1, "iscrowd": 0, **_entry(t)}
+            for v, tracks in truth.items()
+            for i, t in enumerate(tracks)
+        ],
+    }
+    results = [
+        {"video_id": v, "category_id": t.label + 1, "score": t.score, "segmentations": list(t.masks)}
+        for v, tracks in found.items()
+        for t in tracks
+    ]
+    for path, content in (
+        ("gt/youtube_vis_train/gt.json", values),
+        ("found/youtube_vis_train/ours/data/r.json", results),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        data = trackeval.datasets.YouTubeVIS(
+            {
+                "GT_FOLDER": f"{folder}/gt/",
+                "TRACKERS_FOLDER": f"{folder}/found/",
+                "SPLIT_TO_EVAL": "train",
+                "PRINT_CONFIG": False,
+            }
+        )
+        quiet = {"PRINT_RESULTS": False, "PRINT_CONFIG": False, "TIME_PROGRESS": False, "OUTPUT_SUMMARY": False}
+        evaluator = trackeval.Evaluator(
+            {**quiet, "OUTPUT_DETAILED": False, "PLOT_CURVES": False, "OUTPUT_EMPTY_CLASSES": False}
+        )
+        metric = trackeval.metrics.TrackMAP({"USE_AREA_RANGES": True, "USE_TIME_RANGES": False, "MAX_DETECTIONS": 100})
+        output, _ = evaluator.evaluate([data], [metric])
+    combined = output["YouTubeVIS"]["ours"]["COMBINED_SEQ"]
+    return {name: float(np.mean(combined[name]["TrackMAP"]["AP_all"])) for name in CLASSES}
+
+
+def _entry(one: Track) -> dict[str, Any]:
+    """Uncompressed masks, the form of annotations that trackeval reads."""
+    masks = []
+    for mask in one.masks:
+        if mask is None:
+            masks.append(None)
+            continue
+        pixels = coco_mask.decode({**mask, "counts": mask["counts"].encode()}).flatten(order="F")
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], pixels, [2]))))
+        lengths = np.diff(np.concatenate(([0], edges)))
+        masks.append({"size": mask["size"], "counts": [int(n) for n in lengths]})
+    return {
+        "segmentations": masks,
+        "areas": [None if m is None else int(coco_mask.area({**m, "counts": m["counts"].encode()})) for m in one.masks],
+        "bboxes": [None if m is None else [0, 0, 1, 1] for m in one.masks],
+        "height": SIZE[0],
+        "width": SIZE[1],
+    }

@@ -1,0 +1,77 @@
+"""Claims about recall, duplicates and id switches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from annotated_sets import SIZE, box_rle, moving_box
+
+from visrt.benchmarks.identity import follow, matched_pairs, total
+from visrt.benchmarks.ytvis import AnnotatedVideo, Track
+from visrt.runtime.results import TrackedObject
+
+FRAMES = 4
+
+
+def video(*tracks: Track) -> AnnotatedVideo:
+    return AnnotatedVideo(1, "one", tuple(Path(str(t)) for t in range(FRAMES)), SIZE, tracks)
+
+
+def dog(crowd: bool = False) -> Track:
+    return Track(0, tuple(moving_box(2, 2, 16, 16, FRAMES)), crowd=crowd)
+
+
+def reported(t: int, identity: int, label: int = 0, dx: int = 0) -> TrackedObject:
+    return TrackedObject(identity, label, 0.9, (0, 0, 1, 1), box_rle(2 + 2 * t + dx, 2, 16, 16))
+
+
+def test_an_object_followed_through_all_frames_is_found_without_a_switch() -> None:
+    counts = follow(video(dog()), [[reported(t, 7)] for t in range(FRAMES)])
+    assert (counts.recall, counts.duplicates, counts.links, counts.switches) == (1, 0, 3, 0)
+
+
+def test_each_change_of_id_between_consecutive_frames_is_a_switch() -> None:
+    counts = follow(video(dog()), [[reported(t, identity)] for t, identity in enumerate((7, 7, 8, 7))])
+    assert (counts.links, counts.switches) == (3, 2)
+    assert counts.switch_rate == pytest.approx(2 / 3)
+
+
+def test_another_id_after_a_gap_is_a_lost_id_and_no_switch() -> None:
+    counts = follow(video(dog()), [[reported(0, 7)], [], [reported(2, 8)], [reported(3, 8)]])
+    assert (counts.found, counts.links, counts.switches, counts.returns, counts.lost_ids) == (3, 1, 0, 1, 1)
+
+
+def test_a_second_report_over_a_found_object_is_a_duplicate_whatever_its_class() -> None:
+    counts = follow(video(dog()), [[reported(t, 1), reported(t, 2, label=1, dx=1)] for t in range(FRAMES)])
+    assert (counts.found, counts.duplicates, counts.spurious) == (FRAMES, FRAMES, 0)
+    assert counts.duplicates_a_frame == 1
+
+
+def test_the_wrong_class_finds_nothing() -> None:
+    counts = follow(video(dog()), [[reported(t, 1, label=1)] for t in range(FRAMES)])
+    assert (counts.found, counts.duplicates, counts.spurious) == (0, 0, FRAMES)
+
+
+def test_a_mask_that_overlaps_by_half_or_less_finds_nothing() -> None:
+    # 16 wide, 6 apart: 10 / 22 shared.
+    assert follow(video(dog()), [[reported(0, 1, dx=6)], [], [], []]).found == 0
+
+
+def test_crowds_and_absent_frames_are_not_wanted() -> None:
+    absent = Track(0, tuple(moving_box(2, 2, 16, 16, FRAMES, gone=(1, 2))))
+    counts = follow(video(absent, dog(crowd=True)), [[] for _ in range(FRAMES)])
+    assert counts.wanted == 2
+
+
+def test_pairs_have_the_largest_total_overlap_of_the_allowed() -> None:
+    iou = np.array([[0.9, 0.8], [0.85, 0.1]])
+    assert matched_pairs(iou, np.ones((2, 2), bool)) == {0: 1, 1: 0}
+    assert matched_pairs(iou, np.array([[True, False], [True, True]])) == {0: 0}
+
+
+def test_totals_are_sums() -> None:
+    one = follow(video(dog()), [[reported(t, 7)] for t in range(FRAMES)])
+    assert total([one, one]).wanted == 2 * one.wanted
+    assert total([one, one]).recall == one.recall
