@@ -20,7 +20,6 @@ from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.engine import Engine
 from visrt.runtime.session import Session
 
 __all__ = ["combinations", "tune"]
@@ -36,10 +35,8 @@ def tune(
     bundle: Bundle, sets: Mapping[str, AnnotatedSet], grid: Mapping[str, Sequence[Any]], fps: float
 ) -> Iterator[tuple[dict[str, Any], dict[str, Evaluation]]]:
     """Each combination of `grid` with its evaluation on each of `sets`."""
-    engines: dict[str, Engine] = {
-        name: RememberingEngine(e) for name, e in open_engines(bundle).items() if name != "masks"
-    }
-    engines["masks"] = open_engines(bundle)["masks"]
+    engines = open_engines(bundle)
+    engines["frame"] = RememberingEngine(engines["frame"])
     for changes in combinations(grid):
         session = Session(bundle.manifest, engines, association=changes)
         yield changes, {name: evaluate_session(session, annotated, fps) for name, annotated in sets.items()}

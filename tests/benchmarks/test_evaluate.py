@@ -1,0 +1,163 @@
+"""Claims about evaluating a bundle or a results file on annotated videos, and about the tools beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from annotated_sets import box_rle, set_values, write_set
+from bundles import write_bundle
+from fakes import colour_session, patches
+from typer.testing import CliRunner, Result
+
+from visrt.benchmarks.evaluate import evaluate_session, tracks_of
+from visrt.benchmarks.memory import rss_over_frames
+from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.tune import combinations, tune
+from visrt.benchmarks.ytvis import load_annotations
+from visrt.cli import app
+from visrt.runtime.bundle import open_bundle
+from visrt.runtime.engine import HostTensor
+from visrt.runtime.results import FrameResult, TrackedObject
+
+HEIGHT, WIDTH, FRAMES = 64, 96, 5
+CLASSES = ("person", "vehicle", "animal")
+
+
+def coloured_set(folder: Path) -> Path:
+    """A red person moves right, a green vehicle stands still and is gone from the last frame."""
+    boxes = [((4 + 8 * t, 8, 24, 24), (60, 36, 24, 20) if t < FRAMES - 1 else None) for t in range(FRAMES)]
+    names = [f"one/{t:05d}.png" for t in range(FRAMES)]
+    tracks: list[list[Any]] = [[], []]
+    for name, (red, green) in zip(names, boxes, strict=True):
+        shown = [(0, *red), *([(1, *green)] if green else [])]
+        path = folder / "JPEGImages" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), patches((HEIGHT, WIDTH), *shown)[..., ::-1])
+        tracks[0].append(_rle(red))
+        tracks[1].append(_rle(green) if green else None)
+    values = {
+        "categories": [{"id": 1, "name": "pedestrian"}, {"id": 2, "name": "car"}],
+        "videos": [{"id": 1, "height": HEIGHT, "width": WIDTH, "file_names": names}],
+        "annotations": [
+            {"id": i + 1, "video_id": 1, "category_id": i + 1, "iscrowd": 0, "segmentations": masks}
+            for i, masks in enumerate(tracks)
+        ],
+    }
+    (folder / "instances.json").write_text(json.dumps(values))
+    (folder / "map.json").write_text('{"pedestrian": "person", "car": "vehicle"}')
+    return folder
+
+
+def _rle(box: tuple[int, int, int, int]) -> dict[str, Any]:
+    from pycocotools import mask as coco_mask
+
+    x, y, w, h = box
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[y : y + h, x : x + w] = 1
+    coded = coco_mask.encode(np.asfortranarray(mask))
+    return {"size": [HEIGHT, WIDTH], "counts": coded["counts"].decode()}
+
+
+def visrt(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_a_network_that_sees_everything_scores_everything(tmp_path: Path) -> None:
+    annotated = load_annotations(coloured_set(tmp_path), CLASSES, {"pedestrian": "person", "car": "vehicle"})
+    evaluation = evaluate_session(colour_session(), annotated, fps=10)
+    assert evaluation.counts.recall == 1
+    assert (evaluation.counts.switches, evaluation.counts.duplicates) == (0, 0)
+    assert evaluation.precision.ap50 == pytest.approx(1)
+    assert evaluation.fps > 0
+
+
+def test_a_track_takes_the_label_of_most_score_and_the_mean_score() -> None:
+    def seen(t: int, label: int, score: float) -> FrameResult:
+        one = TrackedObject(3, label, score, (0, 0, 1, 1), box_rle(0, 0, 5, 5))
+        return FrameResult(t, 0.0, (48, 64), (one,))
+
+    [track] = tracks_of([seen(0, 1, 0.9), seen(2, 0, 0.5), seen(3, 0, 0.6)], 4)
+    assert track.label == 0
+    assert track.score == pytest.approx(2.0 / 3)
+    assert [mask is not None for mask in track.masks] == [True, False, True, True]
+
+
+def test_eval_of_a_bundle_prints_and_writes_its_figures(tmp_path: Path) -> None:
+    data = coloured_set(tmp_path / "data")
+    bundle = write_bundle(tmp_path / "bundle")
+    ended = visrt(
+        "eval", "--bundle", bundle, "--data", data, "--classes", data / "map.json", "--json", tmp_path / "o.json"
+    )
+    assert ended.exit_code == 0, ended.stderr
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert figures["counts"]["wanted"] == 2 * FRAMES - 1
+    assert figures["figures"]["recall"] == pytest.approx(FRAMES / (2 * FRAMES - 1)), "it sees the red one only"
+    assert "AP50" in ended.stdout
+
+
+def test_eval_of_a_results_file_measures_it(tmp_path: Path) -> None:
+    values = set_values(videos=2)
+    folder = write_set(tmp_path / "data", values)
+    results = [
+        {**{k: a[k] for k in ("video_id", "category_id", "segmentations")}, "score": 0.9} for a in values["annotations"]
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    ended = visrt("eval", "--results", tmp_path / "results.json", "--data", folder, "--json", tmp_path / "o.json")
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads((tmp_path / "o.json").read_text())["precision"]["ap"] == pytest.approx(1)
+
+
+def test_eval_wants_a_bundle_or_a_results_file(tmp_path: Path) -> None:
+    ended = visrt("eval", "--data", tmp_path)
+    assert ended.exit_code == 2
+    assert "either --bundle to run or --results" in ended.stderr
+
+
+def test_eval_of_a_folder_without_annotations_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    ended = visrt("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", tmp_path)
+    assert ended.exit_code == 2
+    assert "no such file" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_remembering_engine_asks_once_and_answers_the_same() -> None:
+    class Counting:
+        provider = "fake"
+        calls = 0
+
+        def __call__(self, feeds: Any) -> Any:
+            self.calls += 1
+            return {"mask_features": HostTensor(np.asarray(feeds["images"], np.float32) * 0.5)}
+
+        def close(self) -> None: ...
+
+    inner = Counting()
+    engine = RememberingEngine(inner)
+    first = engine({"images": np.ones((2, 2), np.uint8)})["mask_features"].numpy()
+    again = engine({"images": np.ones((2, 2), np.uint8)})["mask_features"].numpy()
+    engine({"images": np.zeros((2, 2), np.uint8)})
+    assert inner.calls == 2
+    assert np.array_equal(first, again)
+
+
+def test_the_tuner_tries_every_combination(tmp_path: Path) -> None:
+    grid = {"nms_iou": [0.5, 1.0], "birth_score": [0.3, 1.0]}
+    assert len(list(combinations(grid))) == 4
+    annotated = load_annotations(coloured_set(tmp_path / "data"), CLASSES, {"pedestrian": "person", "car": "vehicle"})
+    bundle = open_bundle(write_bundle(tmp_path / "bundle"))
+    found = {c["birth_score"]: e["d"].counts.found for c, e in tune(bundle, {"d": annotated}, grid, fps=10)}
+    assert found == {0.3: FRAMES, 1.0: 0}, "no score reaches a birth score of 1"
+
+
+def test_memory_is_read_along_a_looped_clip(tmp_path: Path) -> None:
+    from written_clips import write_clip
+
+    clip = write_clip(tmp_path / "clip.mp4", 10)
+    found = rss_over_frames(write_bundle(tmp_path / "bundle"), clip, frames=30, every=15)
+    assert list(found) == [15, 30]
+    assert all(megabytes > 20 for megabytes in found.values())
