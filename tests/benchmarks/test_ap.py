@@ -172,7 +172,7 @@ def _by_trackeval(folder: Path, truth: dict[int, list[Track]], found: dict[int, 
 
 def _entry(one: Track) -> dict[str, Any]:
     """Uncompressed masks, the form of annotations that trackeval reads."""
-    masks = []
+    masks: list[dict[str, Any] | None] = []
     for mask in one.masks:
         if mask is None:
             masks.append(None)

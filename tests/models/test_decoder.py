@@ -91,7 +91,7 @@ def test_a_decoder_of_another_width_than_the_pixel_decoder_projects_its_input() 
 
 
 def test_efficientnet_lite0_is_the_network_its_imagenet_weights_were_trained_in() -> None:
-    from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+    from efficientnet_lite_pytorch import EfficientNet
 
     from visrt.models.efficientnet import imagenet_weights
 

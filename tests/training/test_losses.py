@@ -88,7 +88,7 @@ def test_a_frame_without_objects_teaches_no_object_and_nothing_else(scene: tuple
     assert losses["dice"] == 0
     assert losses["class"] > 1
     assert len(matches[0].queries) == 0
-    sum(losses.values()).backward()
+    sum(losses.values(), start=torch.zeros(())).backward()
 
 
 def test_pairwise_costs_equal_the_pairs_computed_one_by_one() -> None:
