@@ -39,8 +39,8 @@ class FrameGraph(nn.Module):
     def __init__(self, network: nn.Module, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...]) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32))
-        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32))
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, images: Tensor, valid_sizes: Tensor) -> FrameTensors:
         """`images` uint8 RGB [B, H, W, 3]; `valid_sizes` int32 [B, 2], height and width of each image's own area."""
@@ -48,10 +48,12 @@ class FrameGraph(nn.Module):
         return FrameTensors(outputs.class_logits, outputs.embeddings, outputs.mask_embeddings, outputs.mask_features)
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
-        """Network input [B, 3, H, W]. Padding is zero after normalising, as the published models were trained."""
-        pixels = (images.to(torch.float32) - self.pixel_mean) / self.pixel_std
-        inside = _inside(valid_sizes, images.shape[1], images.shape[2]).unsqueeze(-1)
-        return torch.where(inside, pixels, torch.zeros((), device=pixels.device)).permute(0, 3, 1, 2)
+        """Network input [B, 3, H, W]. Padding is zero after normalising, as the published models were trained.
+
+        Channels come first while they are bytes: broadcasting along rows is several times faster than over channels.
+        """
+        pixels = (images.permute(0, 3, 1, 2).to(torch.float32) - self.pixel_mean) / self.pixel_std
+        return pixels * _inside(valid_sizes, images.shape[1], images.shape[2]).unsqueeze(1).to(torch.float32)
 
 
 def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
