@@ -38,7 +38,7 @@ class Frames:
 def synthetic_frames(count: int, height: int, width: int, seed: int = 0) -> Frames:
     """`count` scenes with soft light and a few smooth objects, padded right or at the bottom in turn.
 
-    As smooth as photographs: noise would put every mask logit of an untrained network next to 0, where masked
+    As smooth as photographs: the networks never saw noise, and mask logits lie nearer to 0 on it, where masked
     attention jumps.
     """
     random = np.random.default_rng(seed)

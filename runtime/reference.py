@@ -1,7 +1,7 @@
 """What torch computed on a few frames when a bundle was exported, so that parity is checked later without torch.
 
-Kept in the bundle as `reference.npz`: the frames, and per role the expected values. Large maps are kept as a sample of
-their values, the same flat places in every frame.
+Kept in the bundle as `reference.npz`: the frames, and per role the expected values. Maps are kept at a sample of their
+pixels, the same in every frame and channel.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import BundleError
 
-__all__ = ["LARGE", "ROLES", "Reference", "reference_from_bytes"]
+__all__ = ["MAPS", "ROLES", "Reference", "reference_from_bytes"]
 
 ROLES = ("class_logits", "embeddings", "mask_embeddings", "mask_features", "mask_logits")
 """What is compared, in the order it is computed. `mask_logits` are those of all queries of a frame."""
 
-LARGE = ("mask_features", "mask_logits")
+MAPS = ("mask_features", "mask_logits")
 
 SAMPLES = 8192
+"""Values kept of a map [channels or queries, h, w] of one frame, about."""
+
 SEED = 20
 INPUTS = ("images", "valid_sizes")
 PLACES = "_at"
@@ -34,8 +36,8 @@ PLACES = "_at"
 class Reference:
     """Frames and what torch made of them.
 
-    images uint8 RGB [T, H, W, 3]; valid_sizes int32 [T, 2]. expected, by role: float32 [T, ...] whole, or [T, N] where
-    `places` holds the role: N flat indices into one frame's tensor.
+    images uint8 RGB [T, H, W, 3]; valid_sizes int32 [T, 2]. expected, by role: float32 [T, ...], whole, or a map
+    [T, channels or queries, N] at the N pixels in `places`, flat indices into [h, w].
     """
 
     images: NDArray[np.uint8]
@@ -50,13 +52,13 @@ class Reference:
         """Of `values` [T, ...] of `role` what `expected` holds of it."""
         if role not in self.places:
             return values
-        flat: Array = values.reshape(len(values), -1)[:, self.places[role]]
+        flat: Array = values.reshape(*values.shape[:2], -1)[:, :, self.places[role]]
         return flat
 
     def sampled(self) -> Reference:
-        """This reference with the large maps cut down to a seeded sample of places."""
+        """This reference with the maps cut down to a seeded sample of pixels."""
         random = np.random.default_rng(SEED)
-        places = {role: _sample(self.expected[role], random) for role in LARGE}
+        places = {role: _sample(self.expected[role], random) for role in MAPS}
         small = replace(self, places=places)
         return replace(small, expected={role: small.picked(role, a) for role, a in self.expected.items()})
 
@@ -70,9 +72,10 @@ class Reference:
 
 
 def _sample(values: Array, random: np.random.Generator) -> NDArray[np.int64]:
-    """At most SAMPLES flat places of one item of `values` [T, ...], in order."""
-    size = values[0].size
-    return np.sort(random.choice(size, min(SAMPLES, size), replace=False)).astype(np.int64)
+    """Flat pixels of the maps `values` [T, channels or queries, h, w], in order; SAMPLES values of each frame."""
+    _, channels, height, width = values.shape
+    count = min(max(1, SAMPLES // channels), height * width)
+    return np.sort(random.choice(height * width, count, replace=False)).astype(np.int64)
 
 
 def reference_from_bytes(data: bytes, where: str) -> Reference:

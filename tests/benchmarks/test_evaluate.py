@@ -14,7 +14,7 @@ from bundles import write_bundle
 from fakes import colour_session, patches
 from typer.testing import CliRunner, Result
 
-from visrt.benchmarks.evaluate import evaluate_session, tracks_of
+from visrt.benchmarks.evaluate import evaluate_official, evaluate_session, tracks_of
 from visrt.benchmarks.memory import rss_over_frames
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.tune import combinations, tune
@@ -74,6 +74,12 @@ def test_a_network_that_sees_everything_scores_everything(tmp_path: Path) -> Non
     assert (evaluation.counts.switches, evaluation.counts.duplicates) == (0, 0)
     assert evaluation.precision.ap50 == pytest.approx(1)
     assert evaluation.fps > 0
+
+
+def test_the_official_rule_finds_the_same_where_all_is_clear(tmp_path: Path) -> None:
+    annotated = load_annotations(coloured_set(tmp_path), CLASSES, {"pedestrian": "person", "car": "vehicle"})
+    evaluation = evaluate_official(colour_session(), annotated)
+    assert evaluation.precision.ap50 == pytest.approx(1)
 
 
 def test_a_track_takes_the_label_of_most_score_and_the_mean_score() -> None:

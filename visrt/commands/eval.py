@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
+class Rule(str, Enum):
+    """How a bundle's output becomes tracks: frame by frame, or by the family's published video-level rule."""
+
+    causal = "causal"
+    official = "official"
+
+
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder with instances.json (YouTube-VIS) and JPEGImages/.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to run over the videos.")] = None,
@@ -29,13 +37,16 @@ def evaluate(
     ] = None,
     engine: Annotated[str, typer.Option(help="What runs the network: cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
+    rule: Annotated[
+        Rule, typer.Option(help="causal: what a stream gives; official: the video-level result.")
+    ] = Rule.causal,
     fps: Annotated[float, typer.Option(min=0.001, help="Frames a second of the videos, for ages.")] = 24.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
-    """Measure causal output: AP and AR of whole tracks by the YouTube-VIS rule; recall, duplicates, id switches.
+    """Measure AP and AR of whole tracks by the YouTube-VIS rule; recall, duplicates and id switches frame by frame.
 
-    A track's label is the one with the largest sum of scores, its score the mean over its frames. Where not every
-    object is annotated, recall and id switches mean something, AP and spurious objects do not.
+    Of causal output a track's label is the one with the largest sum of scores, its score the mean over its frames.
+    Where not every object is annotated, recall and id switches mean something, AP and spurious objects do not.
     """
     from visrt.benchmarks.evaluate import evaluate_results
     from visrt.benchmarks.ytvis import load_annotations, load_class_map, load_results
@@ -46,7 +57,7 @@ def evaluate(
         raise UsageError("give either --bundle to run or --results to measure, and not both")
     mapped = load_class_map(classes) if classes else None
     if bundle is not None:
-        evaluation = _of_bundle(bundle, data, mapped, association, engine, threads, fps)
+        evaluation = _of_bundle(bundle, data, mapped, association, engine, threads, fps, rule)
     else:
         assert results is not None
         annotated = load_annotations(data, None if mapped is None else _targets(mapped), mapped)
@@ -54,7 +65,11 @@ def evaluate(
     report_console().print(videos_table(evaluation))
     report_console().print(tracks_table(evaluation))
     if json is not None:
-        _write(json, evaluation, {"bundle": str(bundle), "results": str(results), "data": str(data), "engine": engine})
+        _write(
+            json,
+            evaluation,
+            {"bundle": str(bundle), "results": str(results), "data": str(data), "engine": engine, "rule": rule.value},
+        )
 
 
 def _targets(mapped: dict[str, str | None]) -> list[str]:
@@ -69,11 +84,12 @@ def _of_bundle(
     engine: str,
     threads: int | None,
     fps: float,
+    rule: Rule,
 ) -> Evaluation:
     from rich.console import Console
     from rich.progress import Progress
 
-    from visrt.benchmarks.evaluate import evaluate_session
+    from visrt.benchmarks.evaluate import evaluate_official, evaluate_session
     from visrt.benchmarks.ytvis import load_annotations
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.session import Session
@@ -87,6 +103,8 @@ def _of_bundle(
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("videos", total=len(annotated.videos))
+        if rule is Rule.official:
+            return evaluate_official(session, annotated, lambda _: progress.advance(task))
         return evaluate_session(session, annotated, fps, lambda _: progress.advance(task))
 
 

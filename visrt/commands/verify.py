@@ -34,9 +34,9 @@ def parity_table(parity: Sequence[TensorParity], title: str) -> Table:
     """One row a tensor and batch size."""
     from rich.table import Table
 
-    table = Table("graph", "tensor", "batch", "max abs", "max rel", "tolerance", "", title=title)
+    table = Table("graph", "tensor", "batch", "max abs", "max rel", "tolerance", "beyond", "", title=title)
     for row in parity:
         verdict = "[green]ok[/]" if row.passed else "[red]FAILS[/]"
         errors = (f"{row.max_abs:.1e}", f"{row.max_rel:.1e}", f"{row.tolerance:.0e}")
-        table.add_row(row.graph, row.role, str(row.batch), *errors, verdict)
+        table.add_row(row.graph, row.role, str(row.batch), *errors, f"{row.beyond} of {row.items}", verdict)
     return table
