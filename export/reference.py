@@ -56,7 +56,9 @@ def reference_of(graph: FrameGraph, candidates: Frames, wanted: int) -> tuple[Re
     kept = sorted(steadiest, key=lambda outcome: outcome[1].index)
     frames = candidates.take([frame.index for _, frame in kept])
     stacked = {role: np.stack([expected[role] for expected, _ in kept]) for role in ROLES}
-    return Reference(frames.images, frames.valid_sizes, stacked), [frame for _, frame in kept]
+    moved_share = sum(frame.moved for _, frame in kept) / sum(frame.queries for _, frame in kept)
+    reference = Reference(frames.images, frames.valid_sizes, stacked, moved_share=moved_share)
+    return reference, [frame for _, frame in kept]
 
 
 @torch.no_grad()

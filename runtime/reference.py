@@ -30,6 +30,7 @@ SAMPLES = 8192
 SEED = 20
 INPUTS = ("images", "valid_sizes")
 PLACES = "_at"
+MOVED = "moved_share"
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ class Reference:
     """Frames and what torch made of them.
 
     images uint8 RGB [T, H, W, 3]; valid_sizes int32 [T, 2]. expected, by role: float32 [T, ...], whole, or a map
-    [T, channels or queries, N] at the N pixels in `places`, flat indices into [h, w].
+    [T, channels or queries, N] at the N pixels in `places`, flat indices into [h, w]. moved_share: share of the queries
+    that torch itself moved on these frames under noise as small as an engine's rounding.
     """
 
     images: NDArray[np.uint8]
     valid_sizes: NDArray[np.int32]
     expected: Mapping[str, Array]
     places: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    moved_share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,7 +67,8 @@ class Reference:
 
     def to_bytes(self) -> bytes:
         """The compressed npz, the same bytes for the same values."""
-        arrays = {"images": self.images, "valid_sizes": self.valid_sizes, **self.expected}
+        inputs = {"images": self.images, "valid_sizes": self.valid_sizes}
+        arrays = {**inputs, MOVED: np.array(self.moved_share), **self.expected}
         arrays |= {role + PLACES: at for role, at in self.places.items()}
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -85,11 +89,12 @@ def reference_from_bytes(data: bytes, where: str) -> Reference:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{where}: not an npz of plain arrays ({error}); export the bundle again") from None
-    missing = [name for name in (*INPUTS, *ROLES) if name not in arrays]
+    missing = [name for name in (*INPUTS, MOVED, *ROLES) if name not in arrays]
     if missing:
         raise BundleError(f"{where}: holds no {', '.join(missing)}; export the bundle again")
     frames = {len(arrays[name]) for name in (*INPUTS, *ROLES)}
     if len(frames) != 1 or 0 in frames:
         raise BundleError(f"{where}: its arrays have {sorted(frames)} frames; expected one number, 1 or more")
     places = {name.removesuffix(PLACES): at for name, at in arrays.items() if name.endswith(PLACES)}
-    return Reference(arrays["images"], arrays["valid_sizes"], {role: arrays[role] for role in ROLES}, places)
+    expected = {role: arrays[role] for role in ROLES}
+    return Reference(arrays["images"], arrays["valid_sizes"], expected, places, float(arrays[MOVED]))

@@ -4,7 +4,8 @@ Needs no torch: the expected values are in the bundle.
 
 Masked attention is discontinuous where a mask logit is 0. There the last bit of a float can open or close a pixel to a
 query and move that query visibly, in torch itself as much as in another engine, while its neighbours move by next to
-nothing. So the mask features, which come before, must agree everywhere; of the queries a few in a hundred may not.
+nothing. So the mask features, which come before, must agree everywhere, while of the queries a few may not: two in a
+hundred, or twice as many as torch itself moved under noise when that is more, as on untrained networks.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ BY_QUERY = ("class_logits", "embeddings", "mask_embeddings", "mask_logits")
 
 BEYOND_SHARE = 0.02
 """Queries that may lie beyond the tolerance, of all queries of all frames, rounded down."""
+
+BEYOND_SHARE_MAX = 0.1
+"""The same where torch itself is unsteady."""
 
 BATCH = 3
 """Frames in the batched run: neither one nor the two that the graph was traced with."""
@@ -152,8 +156,12 @@ def _row(role: str, batch: int, errors: Errors, reference: Reference) -> TensorP
         tolerance=TOLERANCES[role],
         items=len(errors),
         beyond=int((relative > TOLERANCES[role]).sum()),
-        allowed=int(BEYOND_SHARE * len(errors)) if role in BY_QUERY else 0,
+        allowed=int(_beyond_share(reference) * len(errors)) if role in BY_QUERY else 0,
     )
+
+
+def _beyond_share(reference: Reference) -> float:
+    return min(max(BEYOND_SHARE, 2 * reference.moved_share), BEYOND_SHARE_MAX)
 
 
 def _outputs(engines: Mapping[str, Engine], reference: Reference, frames: Array) -> Iterator[tuple[str, Array]]:

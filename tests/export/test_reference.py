@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from visrt.export.frames import Frames, synthetic_frames
 from visrt.export.graphs import FrameGraph, FrameTensors
-from visrt.export.reference import reference_of
+from visrt.export.reference import NOISE_DRAWS, reference_of
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former
-from visrt.runtime.errors import BundleError, ParityError
+from visrt.runtime.errors import BundleError
 from visrt.runtime.reference import ROLES, Reference, reference_from_bytes
 
 HEIGHT, WIDTH = 32, 64
+LIMIT = 0.3
 
 
 class Edge(nn.Module):
@@ -38,29 +39,36 @@ def framed(network: nn.Module) -> FrameGraph:
 
 def test_frames_on_which_torch_itself_jumps_are_left_out() -> None:
     candidates = synthetic_frames(6, HEIGHT, WIDTH)
-    smooth = framed(Edge(float("inf")))
-    means = [smooth.normalised(*inputs(candidates, i)).mean().item() for i in range(6)]
-    limit = (sorted(means)[2] + sorted(means)[3]) / 2
-    reference, looked = reference_of(framed(Edge(limit)), candidates, wanted=6)
-    assert [frame.steady for frame in looked] == [mean < limit for mean in means]
-    steady = [i for i in range(6) if means[i] < limit]
+    steady = [i for i, mean in enumerate(means_of(candidates)) if mean < LIMIT]
+    assert 2 <= len(steady) < 6
+    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, wanted=len(steady))
+    assert [frame.index for frame in kept] == steady
+    assert all(frame.moved == 0 for frame in kept)
     np.testing.assert_array_equal(reference.images, candidates.images[steady])
-    assert all(frame.role == "class_logits" for frame in looked if not frame.steady)
 
 
-def inputs(candidates: Frames, index: int) -> tuple[Tensor, Tensor]:
-    one = candidates.take([index])
-    return torch.from_numpy(one.images), torch.from_numpy(one.valid_sizes)
+def test_where_too_few_are_steady_the_steadiest_are_taken_and_tell_how_many_queries_move() -> None:
+    candidates = synthetic_frames(6, HEIGHT, WIDTH)
+    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, wanted=6)
+    expected = [0 if mean < LIMIT else 5 for mean in means_of(candidates)]
+    assert [frame.moved for frame in kept] == expected
+    assert [frame.queries for frame in kept] == [5] * 6
+    assert reference.moved_share == sum(expected) / 30
 
 
-def test_without_a_steady_frame_there_is_nothing_to_judge_by() -> None:
-    with pytest.raises(ParityError, match="--reference"):
-        reference_of(framed(Edge(float("-inf"))), synthetic_frames(2, HEIGHT, WIDTH), wanted=1)
+def means_of(candidates: Frames) -> list[float]:
+    graph = framed(nn.Identity())
+    sizes = torch.from_numpy(candidates.valid_sizes)
+    return [image.mean().item() for image in graph.normalised(torch.from_numpy(candidates.images), sizes)]
 
 
 def test_looking_stops_when_enough_frames_are_steady() -> None:
-    reference, looked = reference_of(framed(Edge(float("inf"))), synthetic_frames(5, HEIGHT, WIDTH), wanted=2)
-    assert len(reference) == len(looked) == 2
+    looked: list[Tensor] = []
+    network = Edge(float("inf"))
+    network.register_forward_hook(lambda module, given, out: looked.append(given[0]))
+    reference, kept = reference_of(framed(network), synthetic_frames(5, HEIGHT, WIDTH), wanted=2)
+    assert len(reference) == len(kept) == 2
+    assert len(looked) == 2 * (1 + NOISE_DRAWS)
 
 
 def test_synthetic_frames_are_the_same_for_a_seed_and_differ_between_seeds() -> None:
@@ -78,6 +86,7 @@ def test_a_reference_comes_back_from_its_bytes_and_the_same_values_are_the_same_
     for role in ROLES:
         np.testing.assert_array_equal(again.expected[role], kept.expected[role])
         np.testing.assert_array_equal(again.picked(role, whole.expected[role]), kept.expected[role])
+    assert again.moved_share == whole.moved_share
     assert kept.to_bytes() == again.to_bytes()
 
 

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from typer.testing import CliRunner
 
 from visrt.cli import app
 from visrt.export.contract import file_spec
+from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import BundleError, ParityError, UsageError
-from visrt.runtime.verify import TensorParity, require_parity, scaled_error, verify
+from visrt.runtime.reference import ROLES, Reference
+from visrt.runtime.verify import BY_QUERY, compare, require_parity, scale_of, verify
 
 TORCHLESS = """
 import sys
@@ -98,15 +102,89 @@ def test_an_altered_file_and_an_unknown_engine_are_refused(bundle: Path) -> None
         verify(bundle)
 
 
-def test_nan_and_another_shape_are_infinitely_wrong() -> None:
-    ones = np.ones((2, 3), np.float32)
-    assert scaled_error(ones * np.nan, ones)[1] == np.inf
-    assert scaled_error(ones[:1], ones)[1] == np.inf
-    assert not TensorParity("frame", "embeddings", 1, np.inf, np.inf, 1e-3).passed
-    assert not TensorParity("frame", "embeddings", 1, np.nan, np.nan, 1e-3).passed
+QUERIES, FRAMES = 50, 3
+
+
+def fake_reference() -> Reference:
+    random = np.random.default_rng(0)
+    shapes = {
+        "class_logits": (QUERIES, 4),
+        "embeddings": (QUERIES, 8),
+        "mask_embeddings": (QUERIES, 8),
+        "mask_features": (8, 6, 9),
+        "mask_logits": (QUERIES, 6, 9),
+    }
+    expected = {role: random.normal(size=(FRAMES, *shape)).astype(np.float32) for role, shape in shapes.items()}
+    images = np.arange(FRAMES, dtype=np.uint8).reshape(FRAMES, 1, 1, 1)
+    return Reference(images, np.zeros((FRAMES, 2), np.int32), expected)
+
+
+class Recorded:
+    """Engines that answer with what the reference expects, after `change` was made to one tensor."""
+
+    provider = "recorded"
+
+    def __init__(self, expected: Mapping[str, Array], change: Callable[[dict[str, Array]], None]) -> None:
+        self.outputs = {role: array.copy() for role, array in expected.items()}
+        change(self.outputs)
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Tensor]:
+        if "images" not in feeds:
+            # The frame is found by its mask embeddings.
+            same = (self.outputs["mask_embeddings"] == feeds["mask_embeddings"]).all(axis=(1, 2))
+            return {"mask_logits": HostTensor(self.outputs["mask_logits"][int(same.argmax())])}
+        frames = feeds["images"].ravel()
+        return {role: HostTensor(array[frames]) for role, array in self.outputs.items() if role != "mask_logits"}
+
+    def close(self) -> None:
+        pass
+
+
+def failing_roles(change: Callable[[dict[str, Array]], None], moved_share: float = 0.0) -> set[str]:
+    reference = replace(fake_reference(), moved_share=moved_share)
+    engine = Recorded(reference.expected, change)
+    return {row.role for row in compare({"frame": engine, "masks": engine}, reference) if not row.passed}
+
+
+def test_the_same_values_pass() -> None:
+    assert failing_roles(lambda outputs: None) == set()
+
+
+@pytest.mark.parametrize("role", BY_QUERY)
+def test_a_query_that_jumped_is_borne_and_a_third_of_them_is_not(role: str) -> None:
+    def jump(queries: int) -> Callable[[dict[str, Array]], None]:
+        return lambda outputs: outputs[role].__setitem__((1, slice(queries)), 5.0)
+
+    assert failing_roles(jump(1)) == set()
+    assert failing_roles(jump(QUERIES // 3)) == {role}
+
+
+def test_where_torch_itself_moves_queries_an_engine_may_move_twice_as_many() -> None:
+    def jump(outputs: dict[str, Array]) -> None:
+        outputs["embeddings"][0, :10] = 5.0
+
+    assert failing_roles(jump, moved_share=5 / (QUERIES * FRAMES)) == set()
+    assert failing_roles(jump, moved_share=4 / (QUERIES * FRAMES)) == {"embeddings"}
+
+
+def test_mask_features_must_agree_everywhere() -> None:
+    assert failing_roles(lambda outputs: outputs["mask_features"].__setitem__((2, 3, 1, 1), 9.0)) == {"mask_features"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_single_value_that_is_no_number_fails(role: str, value: float) -> None:
+    # Frame 0 is where the fake masks engine looks if no embeddings match.
+    assert role in failing_roles(lambda outputs: outputs[role].reshape(-1).__setitem__(0, value))
+
+
+def test_another_shape_fails() -> None:
+    def cut(outputs: dict[str, Array]) -> None:
+        outputs["embeddings"] = outputs["embeddings"][:, :, :-1]
+
+    assert failing_roles(cut) == {"embeddings"}
 
 
 def test_errors_are_relative_to_the_largest_value_but_never_to_less_than_one() -> None:
-    big, small = np.array([100.0, 1.0], np.float32), np.array([0.1, 0.0], np.float32)
-    assert scaled_error(big + 1, big) == pytest.approx((1, 0.01))
-    assert scaled_error(small + 1, small) == pytest.approx((1, 1))
+    assert scale_of(np.array([-100.0, 1.0])) == 100
+    assert scale_of(np.array([0.1, 0.0])) == 1
