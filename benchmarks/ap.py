@@ -1,7 +1,8 @@
 """Average precision and recall of whole tracks by the YouTube-VIS rule (Yang et al., ICCV 2019).
 
 The rule is COCO's with the IoU of two tracks taken over all their frames: sum of intersections over sum of unions. A
-crowd annotation counts neither way and may be matched many times. Sizes are means over the frames an object is in.
+crowd annotation counts neither way and may be matched many times. Sizes are means over the frames an object is in,
+taken from the masks, not from the areas an annotation file may state.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0, 1, 101)
 AREA_RANGES = {"all": (0.0, 1e10), "small": (0.0, 128.0**2), "medium": (128.0**2, 256.0**2), "large": (256.0**2, 1e10)}
 MOST = (1, 10, 100)
-"""Tracks of a video and class that count, best scores first, for AR1, AR10 and everything else."""
+"""Tracks of a video and class that count, best scores first, for AR1, AR10, and AR100 with everything else."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class AveragePrecision:
     ap75: float
     ar1: float
     ar10: float
+    ar100: float
     by_size: Mapping[str, float]
     by_class: Mapping[str, float]
 
@@ -47,13 +49,14 @@ def average_precision(
     videos = [(list(annotated[v]), list(predicted.get(v, ()))) for v in annotated]
     pairs = {label: [_pairs(truth, found, label) for truth, found in videos] for label in range(len(classes))}
     precision = {area: np.stack([_precision(pairs[label], area) for label in pairs]) for area in AREA_RANGES}
-    recall = {most: np.stack([_recall(pairs[label], most) for label in pairs]) for most in MOST[:2]}
+    recall = {most: np.stack([_recall(pairs[label], most) for label in pairs]) for most in MOST}
     return AveragePrecision(
         ap=_mean(precision["all"]),
         ap50=_mean(precision["all"][:, 0]),
         ap75=_mean(precision["all"][:, 5]),
         ar1=_mean(recall[1]),
         ar10=_mean(recall[10]),
+        ar100=_mean(recall[100]),
         by_size={area: _mean(precision[area]) for area in AREA_RANGES if area != "all"},
         by_class={name: _mean(precision["all"][label]) for label, name in enumerate(classes)},
     )
@@ -116,8 +119,10 @@ def _pairs(truth: Sequence[Track], found: Sequence[Track], label: int) -> _Pairs
 
 
 def _mean_area(track: Track) -> float:
-    masks = [mask for mask in track.masks if mask is not None]
-    return float(np.mean(coco_mask.area(masks))) if masks else 0.0
+    """Mean over the frames with a pixel: the official rule leaves out frames whose mask is there but empty."""
+    areas = coco_mask.area([mask for mask in track.masks if mask is not None])
+    shown = areas[areas > 0]
+    return float(shown.mean()) if len(shown) else 0.0
 
 
 @dataclass(frozen=True)

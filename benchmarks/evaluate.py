@@ -11,6 +11,7 @@ from time import perf_counter
 from visrt.benchmarks.ap import AveragePrecision, average_precision
 from visrt.benchmarks.identity import Follower, IdentityCounts, follow, total
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
+from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import read_image
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.session import Session
@@ -73,8 +74,13 @@ def evaluate_official(
 
 
 def _pictures(video: AnnotatedVideo) -> Iterator[Image]:
-    for picture in video.pictures:
-        yield read_image(picture, VideoSettings().max_pixels)
+    """The pictures in order; masks of another size than the annotated ones would overlap with nothing."""
+    for path in video.pictures:
+        picture = read_image(path, VideoSettings().max_pixels)
+        if picture.shape[:2] != video.size:
+            found, told = (f"{height} x {width}" for height, width in (picture.shape[:2], video.size))
+            raise DataError(f"{path}: {found} pixels (height x width), its annotations say {told}; they must agree")
+        yield picture
 
 
 def evaluate_results(annotated: AnnotatedSet, predicted: Mapping[int, Sequence[Track]]) -> Evaluation:
@@ -113,8 +119,9 @@ def _streamed(session: Session, video: AnnotatedVideo, fps: float) -> tuple[Vide
         results += session.step(picture, t / fps)
     results += session.flush()
     seconds = perf_counter() - started
-    for result in results:
-        follower.add(result.index, result.objects)
+    objects = {result.index: result.objects for result in results}
+    for t in range(len(video.pictures)):
+        follower.add(t, objects.get(t, ()))
     return VideoEvaluation(video.name, follower.counts, seconds), tracks_of(results, len(video.pictures))
 
 

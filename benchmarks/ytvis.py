@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,30 +60,17 @@ def load_annotations(
 ) -> AnnotatedSet:
     """The annotated videos of `folder` (instances.json, JPEGImages/).
 
-    Labels index `classes` (default: the file's own); `mapped` renames the file's categories first. Raises DataError.
+    Labels index `classes` (default: the file's own). `mapped`, where given, names a class or None for each category
+    of the file: a name both happen to share is no promise that they mean the same. Raises DataError.
     """
     path = folder / ANNOTATIONS
     values = _object(_json(path), f"{path}")
     categories = _categories(path, values)
     names = tuple(classes) if classes is not None else tuple(categories.values())
     label_of = _labels(path, categories, names, mapped)
-    tracks: dict[int, list[Track]] = {}
-    videos = [_object(video, f"{path}: videos[{i}]") for i, video in enumerate(_list(values, "videos", path))]
-    shapes = {
-        _int(video, "id", f"{path}: videos[{i}]"): _shape(video, f"{path}: videos[{i}]")
-        for i, video in enumerate(videos)
-    }
-    if len(shapes) != len(videos):
-        raise DataError(f"{path}: videos hold an id twice; ids must differ")
-    for i, value in enumerate(_list(values, "annotations", path)):
-        where = f"{path}: annotations[{i}]"
-        annotation = _object(value, where)
-        video = _known(annotation, "video_id", shapes, where)
-        category = _known(annotation, "category_id", label_of, where)
-        label = label_of[category]
-        if label is not None:
-            masks = _masks(annotation, where, *shapes[video])
-            tracks.setdefault(video, []).append(Track(label, masks, crowd=bool(annotation.get("iscrowd", 0))))
+    videos = _objects(values, "videos", path)
+    shapes = {video["id"]: _shape(video, f"{path}: videos[{i}]") for i, video in enumerate(videos)}
+    tracks = _tracks(path, values, shapes, label_of)
     return AnnotatedSet(
         tuple(_video(folder, video, shapes, tracks, f"{path}: videos[{i}]") for i, video in enumerate(videos)),
         names,
@@ -113,6 +99,24 @@ def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
     return predicted
 
 
+def _tracks(
+    path: Path,
+    values: dict[str, Any],
+    shapes: Mapping[int, tuple[int, tuple[int, int]]],
+    label_of: Mapping[int, int | None],
+) -> dict[int, list[Track]]:
+    """The annotated tracks by video id; what is left out is checked all the same."""
+    tracks: dict[int, list[Track]] = {}
+    for i, annotation in enumerate(_objects(values, "annotations", path)):
+        where = f"{path}: annotations[{i}]"
+        video = _known(annotation, "video_id", shapes, where)
+        label = label_of[_known(annotation, "category_id", label_of, where)]
+        masks, crowd = _masks(annotation, where, *shapes[video]), _crowd(annotation, where)
+        if label is not None:
+            tracks.setdefault(video, []).append(Track(label, masks, crowd=crowd))
+    return tracks
+
+
 def _video(
     folder: Path,
     video: dict[str, Any],
@@ -122,6 +126,8 @@ def _video(
 ) -> AnnotatedVideo:
     pictures = tuple(folder / PICTURES / name for name in video["file_names"])
     for t, picture in enumerate(pictures):
+        if not picture.resolve().is_relative_to((folder / PICTURES).resolve()):
+            raise DataError(f"{where}.file_names[{t}]: {picture} is outside of {PICTURES}; expected a name within it")
         if not picture.is_file():
             raise DataError(f"{where}.file_names[{t}]: there is no picture {picture}")
     number = video["id"]
@@ -131,34 +137,40 @@ def _video(
 
 def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
     """Number of frames, and their size (height, width)."""
+    sides = _int(video, "height", where), _int(video, "width", where)
+    if 0 in sides:
+        raise DataError(f"{where}: {sides[0]} x {sides[1]} pixels; expected a height and a width of at least 1")
     names = video.get("file_names")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}.file_names: expected a list of at least one file name")
-    return len(names), (_int(video, "height", where), _int(video, "width", where))
+    if video.get("length", len(names)) != len(names):
+        raise DataError(f"{where}.length: {video['length']!r}, but file_names holds {len(names)}; they must agree")
+    return len(names), sides
 
 
 def _categories(path: Path, values: dict[str, Any]) -> dict[int, str]:
     categories: dict[int, str] = {}
-    for i, value in enumerate(_list(values, "categories", path)):
-        where = f"{path}: categories[{i}]"
-        category = _object(value, where)
-        number, name = _int(category, "id", where), category.get("name")
-        if not isinstance(name, str) or number in categories:
-            raise DataError(f"{where}: expected a name and an id that no other category has; found {category}")
-        categories[number] = name
+    for i, category in enumerate(_objects(values, "categories", path)):
+        name = category.get("name")
+        if not isinstance(name, str) or name in categories.values():
+            raise DataError(f"{path}: categories[{i}].name: expected a text no other category has; found {name!r}")
+        categories[category["id"]] = name
     return categories
 
 
 def _labels(
     path: Path, categories: Mapping[int, str], names: Sequence[str], mapped: Mapping[str, str | None] | None
 ) -> dict[int, int | None]:
-    renamed = {number: mapped.get(name, name) if mapped else name for number, name in categories.items()}
-    lost = sorted({categories[n] for n, name in renamed.items() if name is not None and name not in names})
+    wanted = {name: name for name in categories.values()} if mapped is None else mapped
+    lost = [name for name in categories.values() if name not in wanted or wanted[name] not in (None, *names)]
     if lost:
         raise DataError(
             f"{path}: categories {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that "
             "names a class for each, or null to leave it out"
         )
+    if all(wanted[name] is None for name in categories.values()):
+        raise DataError(f"{path}: the class map leaves out every category; name a class for at least one")
+    renamed = {number: wanted[name] for number, name in categories.items()}
     return {number: None if name is None else names.index(name) for number, name in renamed.items()}
 
 
@@ -174,9 +186,17 @@ def _masks(value: dict[str, Any], where: str, frames: int, size: tuple[int, int]
 
 def _score(entry: dict[str, Any], where: str) -> float:
     score = entry.get("score")
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise DataError(f"{where}.score: expected a finite number; found {score!r}")
+    # A bound, not isfinite: that cannot take a whole number beyond the range of a float. NaN is below no bound.
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < 1e300:
+        raise DataError(f"{where}.score: expected a finite number; found {_short(score)}")
     return float(score)
+
+
+def _crowd(annotation: dict[str, Any], where: str) -> bool:
+    crowd = annotation.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise DataError(f"{where}.iscrowd: expected 0 or 1; found {_short(crowd)}")
+    return bool(crowd)
 
 
 def _known(value: dict[str, Any], key: str, known: Mapping[int, Any], where: str) -> int:
@@ -193,11 +213,26 @@ def _int(value: dict[str, Any], key: str, where: str) -> int:
     return number
 
 
-def _list(values: dict[str, Any], key: str, path: Path) -> list[Any]:
+def _objects(values: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """The objects of a list, each with an id of its own. Only annotations may be none."""
     found = values.get(key)
-    if not isinstance(found, list):
-        raise DataError(f"{path}: {key}: expected a list; found {type(found).__name__}")
+    if not isinstance(found, list) or (not found and key != "annotations"):
+        raise DataError(f"{path}: {key}: expected a list{_some(key)}; found {_short(found)}")
+    first: dict[int, int] = {}
+    for i, value in enumerate(found):
+        number = _int(_object(value, f"{path}: {key}[{i}]"), "id", f"{path}: {key}[{i}]")
+        if first.setdefault(number, i) != i:
+            raise DataError(f"{path}: {key}[{i}].id: {number} is the id of {key}[{first[number]}] too; ids must differ")
     return found
+
+
+def _some(key: str) -> str:
+    return "" if key == "annotations" else " of at least one"
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**20 else "a number beyond all measure"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -213,5 +248,5 @@ def _json(path: Path) -> Any:
         raise DataError(
             f"{path}: no such file; give a folder with {ANNOTATIONS} and {PICTURES}/, or a json file"
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as json ({error})") from None

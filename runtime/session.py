@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -86,6 +87,8 @@ class Session:
         self._watch = Stopwatch()
         self._family = family_of(manifest, association)
         self.network = Network(engines, manifest.input, self._watch, settings.resize)
+        # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
+        self._blas = ThreadpoolController()
         self._closed = False
         self.reset()
 
@@ -121,8 +124,9 @@ class Session:
         self._check(frames, times)
         if not frames:
             return []
-        outputs = self.network.run_frames(frames)
-        results = [self._result(out, time_s) for out, time_s in zip(outputs, times, strict=True)]
+        with self._blas.limit(limits=1, user_api="blas"):
+            outputs = self.network.run_frames(frames)
+            results = [self._result(out, time_s) for out, time_s in zip(outputs, times, strict=True)]
         self._count_times(len(frames))
         return results
 
