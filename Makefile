@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BUNDLE := bundles/default
 CLIP := clips/demo.mp4
 
-.PHONY: demo test check format lint types layers tests clean
+.PHONY: demo test check format lint types layers tests memory clean
 
 demo: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --out out/demo --overwrite
@@ -34,6 +34,10 @@ layers: $(DEV)/ready
 
 tests: test
 
+# RSS over the demo clip, looped for 5,000 frames; the README's figure.
+memory: $(RUNTIME)/ready
+	$(RUNTIME)/$(BIN)/python -m visrt.benchmarks.memory --bundle $(BUNDLE) --clip $(CLIP) --frames 5000
+
 # The runtime alone: onnxruntime, no torch.
 $(RUNTIME)/ready: setup.py pyproject.toml
 	$(PYTHON) -m venv $(RUNTIME)
@@ -44,7 +48,7 @@ $(RUNTIME)/ready: setup.py pyproject.toml
 $(DEV)/ready: setup.py pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/$(BIN)/pip install --quiet --constraint tests/constraints.txt "$(TORCH)"
-	$(DEV)/$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable ".[cpu,train,dev]"
+	$(DEV)/$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable ".[cpu,train,eval,dev]"
 	$(DEV)/$(BIN)/pip install --quiet --constraint tests/constraints.txt --requirement tests/requirements-rtx.txt || \
 		echo "TensorRT-RTX wheels are not to be had here: the rtx tests will skip and say so"
 	touch $@
