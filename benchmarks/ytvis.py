@@ -125,14 +125,14 @@ def _video(
     where: str,
 ) -> AnnotatedVideo:
     pictures = tuple(folder / PICTURES / name for name in video["file_names"])
-    for t, picture in enumerate(pictures):
-        if not picture.resolve().is_relative_to((folder / PICTURES).resolve()):
-            raise DataError(f"{where}.file_names[{t}]: {picture} is outside of {PICTURES}; expected a name within it")
+    for t, (name, picture) in enumerate(zip(video["file_names"], pictures, strict=True)):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{where}.file_names[{t}]: {name} leads out of {PICTURES}; expected a path within it")
         if not picture.is_file():
             raise DataError(f"{where}.file_names[{t}]: there is no picture {picture}")
     number = video["id"]
-    name = Path(video["file_names"][0]).parent.name or str(number)
-    return AnnotatedVideo(number, name, pictures, shapes[number][1], tuple(tracks.get(number, ())))
+    title = Path(video["file_names"][0]).parent.name or str(number)
+    return AnnotatedVideo(number, title, pictures, shapes[number][1], tuple(tracks.get(number, ())))
 
 
 def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
@@ -162,15 +162,21 @@ def _labels(
     path: Path, categories: Mapping[int, str], names: Sequence[str], mapped: Mapping[str, str | None] | None
 ) -> dict[int, int | None]:
     wanted = {name: name for name in categories.values()} if mapped is None else mapped
-    lost = [name for name in categories.values() if name not in wanted or wanted[name] not in (None, *names)]
+    unmapped = [name for name in categories.values() if name not in wanted]
+    if unmapped:
+        raise DataError(
+            f"{path}: categories {', '.join(unmapped)} are not in the class map; name one of {', '.join(names)} for "
+            "each, or null to leave it out"
+        )
+    renamed = {number: wanted[name] for number, name in categories.items()}
+    lost = sorted({name for name in renamed.values() if name is not None and name not in names})
     if lost:
         raise DataError(
-            f"{path}: categories {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that "
-            "names a class for each, or null to leave it out"
+            f"{path}: {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that names a "
+            "class for each category, or null to leave it out"
         )
-    if all(wanted[name] is None for name in categories.values()):
+    if not any(renamed.values()):
         raise DataError(f"{path}: the class map leaves out every category; name a class for at least one")
-    renamed = {number: wanted[name] for number, name in categories.items()}
     return {number: None if name is None else names.index(name) for number, name in renamed.items()}
 
 
