@@ -16,11 +16,11 @@ from visrt.runtime.masks import Rle
 SIZE = (48, 64)
 
 
-def box_rle(x: int, y: int, w: int, h: int) -> Rle:
-    mask = np.zeros(SIZE, np.uint8)
+def box_rle(x: int, y: int, w: int, h: int, size: tuple[int, int] = SIZE) -> Rle:
+    mask = np.zeros(size, np.uint8)
     mask[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = 1
     coded = coco_mask.encode(np.asfortranarray(mask))
-    return {"size": list(SIZE), "counts": coded["counts"].decode()}
+    return {"size": list(size), "counts": coded["counts"].decode()}
 
 
 def moving_box(x: int, y: int, w: int, h: int, frames: int, gone: tuple[int, ...] = ()) -> list[Rle | None]:
