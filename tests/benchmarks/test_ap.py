@@ -81,6 +81,18 @@ def test_a_track_may_match_a_crowd_again_and_again_without_penalty() -> None:
     assert average_precision(truth, found, CLASSES).ap == pytest.approx(1)
 
 
+def test_an_object_that_counts_is_matched_before_a_crowd_that_fits_better() -> None:
+    truth = {1: [track(0, 2, 2, crowd=True), track(0, 4, 2)]}
+    assert average_precision(truth, {1: [track(0, 2, 2, 0.9)]}, CLASSES).ap50 == pytest.approx(1)
+
+
+def test_a_track_takes_the_object_it_fits_best_and_leaves_the_other_free() -> None:
+    truth = {1: [track(0, 2, 2), track(0, 6, 2)]}
+    # At 0.5 the first track fits both objects; the second one only the object on the left.
+    found = {1: [track(0, 6, 2, 0.9), track(0, 0, 2, 0.8)]}
+    assert average_precision(truth, found, CLASSES).ap50 == pytest.approx(1)
+
+
 def test_ar1_counts_one_track_a_video_and_class() -> None:
     truth = {1: [track(0, 2, 2), track(0, 40, 28)]}
     result = average_precision(truth, {1: [track(0, 2, 2, 0.9), track(0, 40, 28, 0.8)]}, CLASSES)

@@ -22,6 +22,7 @@ from visrt.benchmarks.ytvis import load_annotations
 from visrt.cli import app
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.engine import HostTensor
+from visrt.runtime.errors import DataError
 from visrt.runtime.results import FrameResult, TrackedObject
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 5
@@ -76,6 +77,22 @@ def test_a_network_that_sees_everything_scores_everything(tmp_path: Path) -> Non
     assert evaluation.fps > 0
 
 
+def test_frames_without_a_result_still_want_their_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotated = load_annotations(coloured_set(tmp_path), CLASSES, {"pedestrian": "person", "car": "vehicle"})
+    session = colour_session()
+    step = session.step
+    monkeypatch.setattr(session, "step", lambda *frame: [result for result in step(*frame) if result.index != 2])
+    counts = evaluate_session(session, annotated, fps=10).counts
+    assert (counts.frames, counts.wanted, counts.found) == (FRAMES, 2 * FRAMES - 1, 2 * FRAMES - 3)
+
+
+def test_pictures_of_another_size_than_their_annotations_are_refused(tmp_path: Path) -> None:
+    annotated = load_annotations(coloured_set(tmp_path), CLASSES, {"pedestrian": "person", "car": "vehicle"})
+    cv2.imwrite(str(annotated.videos[0].pictures[1]), np.zeros((HEIGHT * 2, WIDTH * 2, 3), np.uint8))
+    with pytest.raises(DataError, match=r"00001\.png: 128 x 192 pixels .* its annotations say 64 x 96"):
+        evaluate_session(colour_session(), annotated, fps=10)
+
+
 def test_the_official_rule_finds_the_same_where_all_is_clear(tmp_path: Path) -> None:
     annotated = load_annotations(coloured_set(tmp_path), CLASSES, {"pedestrian": "person", "car": "vehicle"})
     evaluation = evaluate_official(colour_session(), annotated)
@@ -87,8 +104,9 @@ def test_a_track_takes_the_label_of_most_score_and_the_mean_score() -> None:
         one = TrackedObject(3, label, score, (0, 0, 1, 1), box_rle(0, 0, 5, 5))
         return FrameResult(t, 0.0, (48, 64), (one,))
 
+    [mirrored] = tracks_of([seen(0, 0, 0.9), seen(2, 1, 0.5), seen(3, 1, 0.6)], 4)
     [track] = tracks_of([seen(0, 1, 0.9), seen(2, 0, 0.5), seen(3, 0, 0.6)], 4)
-    assert track.label == 0
+    assert (track.label, mirrored.label) == (0, 1)
     assert track.score == pytest.approx(2.0 / 3)
     assert [mask is not None for mask in track.masks] == [True, False, True, True]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from annotated_sets import SIZE, box_rle, moving_box
+from hypothesis import given
+from hypothesis import strategies as st
 
 from visrt.benchmarks.identity import follow, matched_pairs, total
 from visrt.benchmarks.ytvis import AnnotatedVideo, Track
@@ -59,9 +63,10 @@ def test_a_mask_that_overlaps_by_half_or_less_finds_nothing() -> None:
     assert follow(video(dog()), [[reported(0, 1, dx=6)], [], [], []]).found == 0
 
 
-def test_crowds_and_absent_frames_are_not_wanted() -> None:
+def test_crowds_absent_frames_and_empty_masks_are_not_wanted() -> None:
     absent = Track(0, tuple(moving_box(2, 2, 16, 16, FRAMES, gone=(1, 2))))
-    counts = follow(video(absent, dog(crowd=True)), [[] for _ in range(FRAMES)])
+    empty = Track(0, tuple(box_rle(0, 0, 0, 0) for _ in range(FRAMES)))
+    counts = follow(video(absent, empty, dog(crowd=True)), [[] for _ in range(FRAMES)])
     assert counts.wanted == 2
 
 
@@ -69,6 +74,54 @@ def test_pairs_have_the_largest_total_overlap_of_the_allowed() -> None:
     iou = np.array([[0.9, 0.8], [0.85, 0.1]])
     assert matched_pairs(iou, np.ones((2, 2), bool)) == {0: 1, 1: 0}
     assert matched_pairs(iou, np.array([[True, False], [True, True]])) == {0: 0}
+
+
+def random_video(seed: int) -> tuple[AnnotatedVideo, list[list[TrackedObject]]]:
+    """Up to three boxes that come and go, and up to five reports a frame near them, of four ids and two classes."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 30, (3, 2))
+    gone = [tuple(int(t) for t in np.flatnonzero(rng.random(FRAMES) < 0.25)) for _ in corners]
+    tracks = [
+        Track(i % 2, tuple(moving_box(int(x), int(y), 16, 16, FRAMES, gone[i]))) for i, (x, y) in enumerate(corners)
+    ]
+
+    def report(t: int, identity: int) -> TrackedObject:
+        x, y = corners[rng.integers(3)] + rng.integers(-3, 4, 2)
+        rle = box_rle(int(x) + 2 * t, int(y), 16, 16)
+        return TrackedObject(identity, int(rng.integers(2)), 0.9, (0, 0, 1, 1), rle)
+
+    frames = [[report(t, identity) for identity in range(5) if rng.random() < 0.8] for t in range(FRAMES)]
+    return video(*tracks), frames
+
+
+@given(st.integers(0, 10_000), st.permutations(range(5)))
+def test_the_names_of_ids_and_the_order_of_reports_change_no_count(seed: int, names: list[int]) -> None:
+    annotated, frames = random_video(seed)
+    renamed = [[replace(one, id=names[one.id]) for one in reversed(frame)] for frame in frames]
+    assert follow(annotated, renamed) == follow(annotated, frames)
+
+
+@given(st.integers(0, 10_000))
+def test_every_report_is_one_of_three_and_every_find_but_the_first_follows_another(seed: int) -> None:
+    annotated, frames = random_video(seed)
+    counts = follow(annotated, frames)
+    assert counts.found + counts.duplicates + counts.spurious == sum(map(len, frames))
+    once = sum(follow(video(track), frames).found > 0 for track in annotated.tracks)
+    assert counts.links + counts.returns >= counts.found - once
+    assert counts.links + counts.returns <= counts.found
+    assert (counts.switches <= counts.links, counts.lost_ids <= counts.returns) == (True, True)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 4))
+def test_pairs_are_as_good_as_the_best_of_all_assignments(seed: int, rows: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    iou, allowed = rng.random((rows, columns)), rng.random((rows, columns)) < 0.7
+    weight = np.where(allowed & (iou > 0.5), iou, 0.0)
+    small, large = (weight, columns) if rows <= columns else (weight.T, rows)
+    best = max(sum(small[i, j] for i, j in enumerate(order)) for order in permutations(range(large), len(small)))
+    pairs = matched_pairs(iou, allowed)
+    assert sum(weight[i, j] for i, j in pairs.items()) == pytest.approx(best)
+    assert all(weight[i, j] > 0 for i, j in pairs.items())
 
 
 def test_totals_are_sums() -> None:
