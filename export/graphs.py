@@ -50,9 +50,10 @@ class FrameGraph(nn.Module):
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
         """Network input [B, 3, H, W]. Padding is zero after normalising, as the published models were trained.
 
-        Channels come first while they are bytes: broadcasting along rows is several times faster than over channels.
+        Channels come first before the arithmetic: broadcasting along rows is several times faster than over channels.
+        Not while they are bytes, as TensorRT does not transpose uint8.
         """
-        pixels = (images.permute(0, 3, 1, 2).to(torch.float32) - self.pixel_mean) / self.pixel_std
+        pixels = (images.to(torch.float32).permute(0, 3, 1, 2) - self.pixel_mean) / self.pixel_std
         return pixels * _inside(valid_sizes, images.shape[1], images.shape[2]).unsqueeze(1).to(torch.float32)
 
 
