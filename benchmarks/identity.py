@@ -52,6 +52,11 @@ class IdentityCounts:
     def switch_rate(self) -> float:
         return self.switches / self.links if self.links else float("nan")
 
+    @property
+    def lost_id_rate(self) -> float:
+        """Share of the returns after a gap that came with another id than the last matched one."""
+        return self.lost_ids / self.returns if self.returns else float("nan")
+
 
 @dataclass
 class Follower:

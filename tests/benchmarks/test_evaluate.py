@@ -121,7 +121,13 @@ def test_eval_of_a_bundle_prints_and_writes_its_figures(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "o.json").read_text())
     assert figures["counts"]["wanted"] == 2 * FRAMES - 1
     assert figures["figures"]["recall"] == pytest.approx(FRAMES / (2 * FRAMES - 1)), "it sees the red one only"
+    assert figures["precision"]["by_size"]["large"] is None, "json knows no NaN"
+    assert {"cpu", "cores", "numpy", "onnxruntime", "visrt"} <= figures["machine"].keys()
+    assert (figures["settings"]["bundle"], figures["settings"]["results"]) == (str(bundle), None)
+    assert figures["videos"][0]["figures"]["recall"] == figures["figures"]["recall"]
     assert "AP50" in ended.stdout
+    assert "nan" not in ended.stdout
+    assert "not meaningful" not in ended.stdout
 
 
 def test_eval_of_a_results_file_measures_it(tmp_path: Path) -> None:
@@ -134,6 +140,42 @@ def test_eval_of_a_results_file_measures_it(tmp_path: Path) -> None:
     ended = visrt("eval", "--results", tmp_path / "results.json", "--data", folder, "--json", tmp_path / "o.json")
     assert ended.exit_code == 0, ended.stderr
     assert json.loads((tmp_path / "o.json").read_text())["precision"]["ap"] == pytest.approx(1)
+
+
+def test_that_annotations_are_partial_is_the_user_s_word_and_stands_by_the_ap(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "data", set_values())
+    (tmp_path / "results.json").write_text("[]")
+    ended = visrt("eval", "--results", tmp_path / "results.json", "--data", folder, "--annotations", "partial")
+    assert ended.exit_code == 0, ended.stderr
+    assert "not meaningful: partial annotation" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--results", "r.json", "--rule", "official"), "--results are measured as they are"),
+        (("--results", "r.json", "--threads", "1"), "--results are measured as they are"),
+        (("--results", "r.json", "--association", "a.json"), "--results are measured as they are"),
+        (("--bundle", "b", "--rule", "official", "--association", "a.json"), "takes no --association"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(options: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    ended = visrt("eval", "--data", tmp_path, *options)
+    assert ended.exit_code == 2
+    assert told in ended.stderr
+
+
+def test_association_settings_of_a_file_take_the_place_of_the_bundle_s(tmp_path: Path) -> None:
+    data = coloured_set(tmp_path / "data")
+    (tmp_path / "deaf.json").write_text('{"birth_score": 1.0}')
+    common = ("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", data, "--classes", data / "map.json")
+    ended = visrt(*common, "--association", tmp_path / "deaf.json", "--json", tmp_path / "o.json")
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads((tmp_path / "o.json").read_text())["counts"]["found"] == 0
+    (tmp_path / "deaf.json").write_text('{"birth_scroe": 1.0}')
+    ended = visrt(*common, "--association", tmp_path / "deaf.json")
+    assert ended.exit_code == 2
+    assert "birth_scroe" in ended.stderr
 
 
 def test_eval_wants_a_bundle_or_a_results_file(tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ class Rule(str, Enum):
     official = "official"
 
 
+class Coverage(str, Enum):
+    """Whether every object of the known classes is annotated. The user says so; nothing is guessed."""
+
+    complete = "complete"
+    partial = "partial"
+
+
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder with instances.json (YouTube-VIS) and JPEGImages/.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to run over the videos.")] = None,
@@ -40,6 +47,10 @@ def evaluate(
     rule: Annotated[
         Rule, typer.Option(help="causal: what a stream gives; official: the video-level result.")
     ] = Rule.causal,
+    annotations: Annotated[
+        Coverage,
+        typer.Option(help="partial: objects are visible that nobody annotated, so AP and spurious say little."),
+    ] = Coverage.complete,
     fps: Annotated[float, typer.Option(min=0.001, help="Frames a second of the videos, for ages.")] = 24.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
@@ -55,6 +66,10 @@ def evaluate(
 
     if (bundle is None) == (results is None):
         raise UsageError("give either --bundle to run or --results to measure, and not both")
+    if bundle is None and (association is not None or threads is not None or rule is Rule.official):
+        raise UsageError("--results are measured as they are: --association, --threads and --rule go with --bundle")
+    if association is not None and rule is Rule.official:
+        raise UsageError("the official rule follows every query through the video and takes no --association")
     mapped = load_class_map(classes) if classes else None
     if bundle is not None:
         evaluation = _of_bundle(bundle, data, mapped, association, engine, threads, fps, rule)
@@ -63,13 +78,12 @@ def evaluate(
         annotated = load_annotations(data, None if mapped is None else _targets(mapped), mapped)
         evaluation = evaluate_results(annotated, load_results(results, annotated))
     report_console().print(videos_table(evaluation))
-    report_console().print(tracks_table(evaluation))
+    report_console().print(tracks_table(evaluation, annotations))
     if json is not None:
-        _write(
-            json,
-            evaluation,
-            {"bundle": str(bundle), "results": str(results), "data": str(data), "engine": engine, "rule": rule.value},
-        )
+        given = {"data": data, "bundle": bundle, "results": results, "classes": classes, "association": association}
+        settings = {name: None if path is None else str(path) for name, path in given.items()}
+        run = {"engine": engine, "threads": threads, "rule": rule.value, "fps_of_videos": fps} if bundle else {}
+        _write(json, evaluation, {**settings, **run, "annotations": annotations.value})
 
 
 def _targets(mapped: dict[str, str | None]) -> list[str]:
@@ -126,11 +140,12 @@ def _association(path: Path | None) -> dict[str, Any] | None:
 
 def videos_table(evaluation: Evaluation) -> Table:
     """Identity by video, and over all."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("video", "frames", "recall", "duplicates a frame", "id switches", "ids lost over gaps", "spurious")
     for video in evaluation.videos:
-        table.add_row(video.name, *_row(video.counts))
+        table.add_row(escape(video.name), *_row(video.counts))
     table.add_section()
     table.add_row("all", *_row(evaluation.counts))
     return table
@@ -139,35 +154,39 @@ def videos_table(evaluation: Evaluation) -> Table:
 def _row(c: IdentityCounts) -> tuple[str, ...]:
     return (
         str(c.frames),
-        f"{c.recall:.3f} ({c.found}/{c.wanted})",
+        f"{c.recall:.3f} ({c.found}/{c.wanted})" if c.wanted else "-",
         f"{c.duplicates_a_frame:.3f}",
-        f"{c.switch_rate:.1%} ({c.switches}/{c.links})",
+        f"{c.switch_rate:.1%} ({c.switches}/{c.links})" if c.links else "-",
         f"{c.lost_ids}/{c.returns}",
         str(c.spurious),
     )
 
 
-def tracks_table(evaluation: Evaluation) -> Table:
-    """Whole tracks by the official rule."""
+def tracks_table(evaluation: Evaluation, coverage: Coverage) -> Table:
+    """Whole tracks by the official rule, in percent."""
     from rich.table import Table
 
     p = evaluation.precision
-    table = Table("AP", "AP50", "AP75", "AR1", "AR10", *p.by_size, *p.by_class, "FPS with reading")
-    figures = (p.ap, p.ap50, p.ap75, p.ar1, p.ar10, *p.by_size.values(), *p.by_class.values())
-    table.add_row(*(f"{100 * value:.1f}" for value in figures), f"{evaluation.fps:.1f}" if evaluation.fps else "-")
+    by_size = [f"AP {name}" for name in p.by_size]
+    by_class = [f"AP of {name}" for name in p.by_class]
+    note = "not meaningful: partial annotation" if coverage is Coverage.partial else None
+    columns = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100", *by_size, *by_class, "FPS, reading included")
+    table = Table(*columns, title=note)
+    figures = (p.ap, p.ap50, p.ap75, p.ar1, p.ar10, p.ar100, *p.by_size.values(), *p.by_class.values())
+    table.add_row(*map(_percent, figures), f"{evaluation.fps:.1f}" if evaluation.fps else "-")
     return table
 
 
-def _write(path: Path, evaluation: Evaluation, settings: dict[str, str]) -> None:
-    import json
-    import platform
-    from dataclasses import asdict
-    from importlib.metadata import version
+def _percent(share: float) -> str:
+    """One decimal; a dash where there was nothing to measure."""
+    return "-" if share != share else f"{100 * share:.1f}"
 
+
+def _write(path: Path, evaluation: Evaluation, settings: dict[str, Any]) -> None:
+    import json
+
+    from visrt.benchmarks.report import evaluation_report
     from visrt.runtime.output import write_atomically
 
-    machine = {"machine": platform.machine(), "python": platform.python_version(), "visrt": version("visrt")}
-    c = evaluation.counts
-    figures = {"recall": c.recall, "duplicates_a_frame": c.duplicates_a_frame, "id_switch_rate": c.switch_rate}
-    values = {"settings": settings, "versions": machine, "figures": figures, **asdict(evaluation)}
-    write_atomically(path, [json.dumps(values, indent=1).encode() + b"\n"])
+    report = evaluation_report(evaluation, settings)
+    write_atomically(path, [json.dumps(report, indent=1, allow_nan=False).encode() + b"\n"])
