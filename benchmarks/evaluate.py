@@ -18,7 +18,15 @@ from visrt.runtime.session import Session
 from visrt.runtime.source import Image, VideoSettings
 from visrt.runtime.video_result import official_result
 
-__all__ = ["Evaluation", "VideoEvaluation", "evaluate_official", "evaluate_results", "evaluate_session", "tracks_of"]
+__all__ = [
+    "Evaluation",
+    "VideoEvaluation",
+    "evaluate_official",
+    "evaluate_results",
+    "evaluate_session",
+    "pictures_of",
+    "tracks_of",
+]
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,13 @@ def evaluate_official(
     """The family's official video-level result, by which published AP is measured; it reads each video twice."""
     predicted = {}
     for video in annotated.videos:
-        result = official_result(session, partial(_pictures, video))
+        result = official_result(session, partial(pictures_of, video))
         predicted[video.id] = [Track(track.label, track.masks, track.score) for track in result.tracks]
         on_video(video.name)
     return evaluate_results(annotated, predicted)
 
 
-def _pictures(video: AnnotatedVideo) -> Iterator[Image]:
+def pictures_of(video: AnnotatedVideo) -> Iterator[Image]:
     """The pictures in order; masks of another size than the annotated ones would overlap with nothing."""
     for path in video.pictures:
         picture = read_image(path, VideoSettings().max_pixels)
@@ -115,7 +123,7 @@ def _streamed(session: Session, video: AnnotatedVideo, fps: float) -> tuple[Vide
     follower = Follower(video)
     results: list[FrameResult] = []
     started = perf_counter()
-    for t, picture in enumerate(_pictures(video)):
+    for t, picture in enumerate(pictures_of(video)):
         results += session.step(picture, t / fps)
     results += session.flush()
     seconds = perf_counter() - started

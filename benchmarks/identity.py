@@ -116,7 +116,10 @@ def total(counts: Sequence[IdentityCounts]) -> IdentityCounts:
 
 
 def matched_pairs(iou: NDArray[np.float64], allowed: NDArray[np.bool_]) -> dict[int, int]:
-    """One-to-one pairs {row: column} of the largest total IoU [D, G] among allowed pairs above 0.5."""
+    """One-to-one pairs {row: column} of the largest total IoU [D, G] among allowed pairs above 0.5.
+
+    Where several assignments are equally good, as with two reports of the very same mask, the order of rows decides.
+    """
     weight = np.where(allowed & (iou > IOU), iou, 0.0)
     rows, columns = linear_sum_assignment(-weight)
     return {int(r): int(c) for r, c in zip(rows, columns, strict=True) if weight[r, c] > 0}

@@ -1,6 +1,8 @@
 """Compare association settings on annotated videos: the network runs once, the association once a combination.
 
 python -m visrt.benchmarks.tune --bundle B --data DIR --classes MAP.json --grid '{"nms_iou": [0.5, 0.6, 0.7]}'
+
+With --record FOLDER the network's outputs are kept there, so that later runs need no network at all.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.runtime.backends import open_engines
@@ -32,11 +35,24 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def tune(
-    bundle: Bundle, sets: Mapping[str, AnnotatedSet], grid: Mapping[str, Sequence[Any]], fps: float
+    bundle: Bundle,
+    sets: Mapping[str, AnnotatedSet],
+    grid: Mapping[str, Sequence[Any]],
+    fps: float,
+    recording: Path | None = None,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Evaluation]]]:
-    """Each combination of `grid` with its evaluation on each of `sets`."""
+    """Each combination of `grid` with its evaluation on each of `sets`.
+
+    The network's outputs are remembered, or read from the folder `recording` where one is given.
+    """
     engines = open_engines(bundle)
-    engines["frame"] = RememberingEngine(engines["frame"])
+    if recording is None:
+        engines["frame"] = RememberingEngine(engines["frame"])
+    else:
+        for annotated in sets.values():
+            record(bundle.manifest, engines["frame"], annotated, recording)
+        engines["frame"].close()
+        engines["frame"] = ReplayEngine(recording, bundle.manifest)
     for changes in combinations(grid):
         session = Session(bundle.manifest, engines, association=changes)
         yield changes, {name: evaluate_session(session, annotated, fps) for name, annotated in sets.items()}
@@ -48,6 +64,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, nargs="+", help="folders with instances.json, JPEGImages/")
     parser.add_argument("--classes", type=Path, help="class map (json)")
     parser.add_argument("--grid", type=json.loads, required=True, help='json: {"setting": [values]}')
+    parser.add_argument("--record", type=Path, help="folder to keep the network's outputs in, and to take them from")
     parser.add_argument("--fps", type=float, default=24.0)
     given = parser.parse_args()
     bundle = open_bundle(given.bundle)
@@ -55,7 +72,7 @@ def main() -> None:
     sets = {folder.name: load_annotations(folder, bundle.manifest.classes, mapped) for folder in given.data}
     columns = [f"{name} {figure}" for name in sets for figure in ("recall", "dup", "switch", "AP50")]
     table = Table(*given.grid, *columns)
-    for changes, evaluations in tune(bundle, sets, given.grid, given.fps):
+    for changes, evaluations in tune(bundle, sets, given.grid, given.fps, given.record):
         table.add_row(*map(str, changes.values()), *(text for e in evaluations.values() for text in _figures(e)))
     Console(width=200).print(table)
 

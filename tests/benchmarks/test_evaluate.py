@@ -124,6 +124,7 @@ def test_eval_of_a_bundle_prints_and_writes_its_figures(tmp_path: Path) -> None:
     assert figures["precision"]["by_size"]["large"] is None, "json knows no NaN"
     assert {"cpu", "cores", "numpy", "onnxruntime", "visrt"} <= figures["machine"].keys()
     assert (figures["settings"]["bundle"], figures["settings"]["results"]) == (str(bundle), None)
+    assert figures["settings"]["frame_sha256"] == open_bundle(bundle).manifest.graphs["frame"].file.sha256
     assert figures["videos"][0]["figures"]["recall"] == figures["figures"]["recall"]
     assert "AP50" in ended.stdout
     assert "nan" not in ended.stdout
@@ -218,6 +219,11 @@ def test_the_tuner_tries_every_combination(tmp_path: Path) -> None:
     bundle = open_bundle(write_bundle(tmp_path / "bundle"))
     found = {c["birth_score"]: e["d"].counts.found for c, e in tune(bundle, {"d": annotated}, grid, fps=10)}
     assert found == {0.3: FRAMES, 1.0: 0}, "no score reaches a birth score of 1"
+    kept = tmp_path / "kept"
+    for _ in ("records", "replays"):
+        again = {c["birth_score"]: e["d"].counts.found for c, e in tune(bundle, {"d": annotated}, grid, 10, kept)}
+        assert again == found
+    assert len(list(kept.glob("*.npz"))) == 1
 
 
 def test_memory_is_read_along_a_looped_clip(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from annotated_sets import SIZE, box_rle, moving_box
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from visrt.benchmarks.identity import follow, matched_pairs, total
+from visrt.benchmarks.identity import follow, mask_iou, matched_pairs, total
 from visrt.benchmarks.ytvis import AnnotatedVideo, Track
 from visrt.runtime.results import TrackedObject
 
@@ -94,9 +94,25 @@ def random_video(seed: int) -> tuple[AnnotatedVideo, list[list[TrackedObject]]]:
     return video(*tracks), frames
 
 
+def has_ties(annotated: AnnotatedVideo, t: int, frame: list[TrackedObject]) -> bool:
+    """Another assignment is as good as the best: it lacks one of its pairs and loses nothing by that."""
+    present = [track for track in annotated.tracks if track.masks[t] is not None]
+    iou = mask_iou([one.rle for one in frame], [track.masks[t] for track in present])
+    same = np.array([[one.label == track.label for track in present] for one in frame], bool).reshape(iou.shape)
+    best = matched_pairs(iou, same)
+
+    def total_without(pair: tuple[int, int]) -> float:
+        allowed = same.copy()
+        allowed[pair] = False
+        return float(sum(iou[other] for other in matched_pairs(iou, allowed).items()))
+
+    return any(total_without(pair) > sum(iou[p] for p in best.items()) - 1e-9 for pair in best.items())
+
+
 @given(st.integers(0, 10_000), st.permutations(range(5)))
 def test_the_names_of_ids_and_the_order_of_reports_change_no_count(seed: int, names: list[int]) -> None:
     annotated, frames = random_video(seed)
+    assume(not any(has_ties(annotated, t, frame) for t, frame in enumerate(frames)))
     renamed = [[replace(one, id=names[one.id]) for one in reversed(frame)] for frame in frames]
     assert follow(annotated, renamed) == follow(annotated, frames)
 

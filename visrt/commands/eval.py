@@ -83,7 +83,8 @@ def evaluate(
         given = {"data": data, "bundle": bundle, "results": results, "classes": classes, "association": association}
         settings = {name: None if path is None else str(path) for name, path in given.items()}
         run = {"engine": engine, "threads": threads, "rule": rule.value, "fps_of_videos": fps} if bundle else {}
-        _write(json, evaluation, {**settings, **run, "annotations": annotations.value})
+        made = _made_by(bundle, association) if bundle else {}
+        _write(json, evaluation, {**settings, **run, **made, "annotations": annotations.value})
 
 
 def _targets(mapped: dict[str, str | None]) -> list[str]:
@@ -120,6 +121,19 @@ def _of_bundle(
         if rule is Rule.official:
             return evaluate_official(session, annotated, lambda _: progress.advance(task))
         return evaluate_session(session, annotated, fps, lambda _: progress.advance(task))
+
+
+def _made_by(bundle: Path, association: Path | None) -> dict[str, Any]:
+    """What tells this bundle from another in its place, and the association settings that were in force."""
+    from visrt.runtime.bundle import open_bundle
+
+    manifest = open_bundle(bundle).manifest
+    changes = _association(association) or {}
+    return {
+        "bundle_name": manifest.name,
+        "frame_sha256": manifest.graphs["frame"].file.sha256,
+        "association_settings": {**manifest.association, **changes},
+    }
 
 
 def _association(path: Path | None) -> dict[str, Any] | None:
