@@ -37,7 +37,7 @@ def track(
     engine: Annotated[str, typer.Option(help="What runs the network: cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the overlay video.")] = True,
-    preset: Annotated[Preset, typer.Option(help="Speed of the overlay's encoder.")] = Preset.veryfast,
+    preset: Annotated[Preset, typer.Option(help="Speed of the overlay's encoder.")] = Preset.superfast,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop each source after this many frames.")] = None,
     overwrite: Annotated[
         bool,
