@@ -6,11 +6,7 @@ renamed to the target, so a failed export leaves nothing and spoils nothing.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +18,11 @@ from visrt.export.frames import Frames, frames_from_images, synthetic_frames
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.export.reference import NOISE, Steadiness, reference_of
+from visrt.export.workplace import Existing, check_target, workplace
 from visrt.models.checkpoints import Checkpoint, read_checkpoint
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
-from visrt.runtime.errors import CheckpointError, OutputError, UsageError
+from visrt.runtime.errors import CheckpointError, UsageError
 from visrt.runtime.families import family_of
 from visrt.runtime.manifest import InputSpec, Manifest
 from visrt.runtime.minvis import MinVisSettings
@@ -82,7 +79,7 @@ def export_bundle(
     `on_stage` hears what is being done, `on_parity` the comparison with torch, before it is judged.
     """
     _check_size(export.height, export.width)
-    _check_target(export)
+    check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
     association = asdict(load_settings(MinVisSettings, export.association, "association"))
     checkpoint = read_checkpoint(export.checkpoint)
     classes = _classes(export, checkpoint)
@@ -93,7 +90,7 @@ def export_bundle(
     on_stage("tracing the network to ONNX")
     models = _models(graph, checkpoint, export.height, export.width)
     on_stage("comparing ONNX Runtime with torch")
-    with _workplace(export) as folder:
+    with workplace(export.out) as folder:
         manifest = _written(folder, export, models, reference, classes, association)
         parity = _parity(folder, reference)
         on_parity(parity)
@@ -115,19 +112,6 @@ def _check_size(height: int, width: int) -> None:
             f"size {height}x{width} (height x width) cannot be used; both must be divisible by {SIZE_DIVISOR}: "
             f"try {fits[0]}x{fits[1]}"
         )
-
-
-def _check_target(export: Export) -> None:
-    """A bundle is replaced only on request, anything else never."""
-    out = export.out
-    if not out.exists() and not out.is_symlink():
-        if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
-            raise OutputError(f"{out}: {blocking} is a file; choose another folder")
-        return
-    if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
-        raise OutputError(f"{out}: exists and is not a bundle; choose another folder")
-    if any(out.iterdir()) and not export.overwrite:
-        raise OutputError(f"{out}: holds a bundle already; choose another folder or add --overwrite")
 
 
 def _classes(export: Export, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -199,36 +183,3 @@ def _parity(folder: Path, reference: Reference) -> list[TensorParity]:
     finally:
         for engine in engines.values():
             engine.close()
-
-
-@contextmanager
-def _workplace(export: Export) -> Iterator[Path]:
-    """A folder beside the target: it becomes the target if all goes well, and is removed if not."""
-    try:
-        export.out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{export.out.name}.", dir=export.out.parent))
-        try:
-            yield folder
-            folder.chmod(0o755)
-            _put_in_place(folder, export.out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"{export.out}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """`folder` under the name `out`; the bundle that was there goes only when the new one stands."""
-    if not out.exists():
-        os.replace(folder, out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    os.replace(out, old)
-    try:
-        os.replace(folder, out)
-    except OSError:
-        os.replace(old, out)
-        raise
-    shutil.rmtree(old)
