@@ -65,13 +65,19 @@ class TensorSpec(Strict):
 
 
 class GraphSpec(Strict):
-    """One ONNX graph: its file and its tensors by role."""
+    """One ONNX graph: its file and its tensors by role.
+
+    precision: what its matrix products compute in, "fp32", "fp16" or "int8" (with the rest in nodes.json). macs:
+    multiply-accumulates for one frame, or one mask. parameters: numbers in its weights. None where not recorded.
+    """
 
     file: FileSpec
     opset: int = Field(gt=0)
     precision: str
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    macs: int | None = Field(default=None, ge=0)
+    parameters: int | None = Field(default=None, ge=0)
 
 
 class InputSpec(Strict):
@@ -104,6 +110,8 @@ class Producer(Strict):
 
 
 class Manifest(Strict):
+    """The whole contract. nodes: a json file that gives, for each graph, the precision of every node that computes."""
+
     schema_version: int = Field(default=SCHEMA_VERSION, alias="schema", ge=1, le=SCHEMA_VERSION)
     name: str
     family: str
@@ -113,6 +121,7 @@ class Manifest(Strict):
     states: dict[str, StateSpec] = {}
     association: dict[str, Any]
     reference: FileSpec
+    nodes: FileSpec | None = None
     producer: Producer
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -120,7 +129,8 @@ class Manifest(Strict):
     def files(self) -> tuple[FileSpec, ...]:
         """Every file the bundle must hold beside the manifest."""
         initial = [state.initial for state in self.states.values() if state.initial is not None]
-        return (*(graph.file for graph in self.graphs.values()), *initial, self.reference)
+        nodes = () if self.nodes is None else (self.nodes,)
+        return (*(graph.file for graph in self.graphs.values()), *initial, self.reference, *nodes)
 
 
 def manifest_from_json(text: str | bytes, where: str) -> Manifest:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from visrt.runtime.backends import open_engines
+from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import NumericalError, UsageError
@@ -21,7 +21,6 @@ from visrt.runtime.image import RESIZERS, Frame, Letterbox
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.network import FrameOutputs, Network
-from visrt.runtime.ort import OrtOptions
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.times import StageTimes, Stopwatch
 
@@ -108,7 +107,7 @@ class Session:
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         family_of(opened.manifest, association)
-        engines = open_engines(opened, engine, OrtOptions(threads))
+        engines = open_engines(opened, engine, EngineOptions(threads))
         return cls(opened.manifest, engines, settings, association)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:

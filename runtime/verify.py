@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.backends import open_engines
+from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Array, Engine
 from visrt.runtime.errors import ParityError
-from visrt.runtime.ort import OrtOptions
 from visrt.runtime.reference import Reference, reference_from_bytes
 
 __all__ = [
@@ -91,7 +90,7 @@ def verify(folder: str | Path, backend: str = "cpu", threads: int | None = None)
     """
     bundle = open_bundle(folder)
     reference = _reference(bundle)
-    engines = open_engines(bundle, backend, OrtOptions(threads))
+    engines = open_engines(bundle, backend, EngineOptions(threads))
     try:
         return compare(engines, reference)
     finally:
