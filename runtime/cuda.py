@@ -1,0 +1,212 @@
+"""One NVIDIA GPU as one thread uses it, through pycuda: context, stream, events, device and pinned host memory.
+
+The primary context is used, not one of our own: it is the context that CUDA's runtime API, and with it TensorRT, takes
+for a device. It is pushed for each call and popped again, so that other users of the GPU in this process find their
+own context as they left it, and a program that ends without closing us ends well: pycuda aborts a process whose
+context is still pushed.
+
+pycuda is imported when a GPU is opened, never before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from visrt.runtime.engine import Array
+from visrt.runtime.errors import EngineError
+
+__all__ = ["DeviceMemory", "Gpu", "GpuMemoryError", "PinnedMemory", "megabytes"]
+
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: work that others put on CUDA's default stream neither waits for ours nor breaks a capture."""
+
+
+class GpuMemoryError(EngineError):
+    """The GPU has not enough free memory for what was asked."""
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory on the GPU; the address is CUDA's, a multiple of 256 at least."""
+
+    address: int
+    bytes: int
+    allocation: Any
+
+    def free(self) -> None:
+        self.allocation.free()
+
+
+@dataclass(frozen=True)
+class PinnedMemory:
+    """Page-locked host memory, uint8 [bytes]: the only kind that CUDA copies while the host goes on."""
+
+    array: Array
+
+    def free(self) -> None:
+        """Unmaps it: no view of `array` may be used any more."""
+        self.array.base.free()  # type: ignore[union-attr]
+
+
+class Gpu:
+    """A GPU with one stream, for the thread that opens it and no other.
+
+    name: as the driver tells it. capability: compute capability, (8, 6). memory_bytes: all there is on the card.
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        """Opens GPU number `device`; EngineError if there is no such GPU, no driver or no pycuda."""
+        self._cuda = _pycuda()
+        self._owner = threading.current_thread()
+        self.index = device
+        try:
+            self._cuda.init()
+            if device >= self._cuda.Device.count():
+                raise EngineError(f"GPU {device} was asked for, this machine has {self._cuda.Device.count()}")
+            found = self._cuda.Device(device)
+            self.name: str = found.name()
+            self.capability: tuple[int, int] = found.compute_capability()
+            self.memory_bytes: int = found.total_memory()
+            self._context = found.retain_primary_context()
+        except self._cuda.Error as error:
+            raise EngineError(
+                f"GPU {device} cannot be opened: {_line(error)}; check the driver with `nvidia-smi`, or use --engine cpu"
+            ) from error
+        try:
+            with self.current("opening a stream"):
+                self.stream = self._cuda.Stream(NON_BLOCKING)
+        except EngineError:
+            self._context.detach()
+            raise
+
+    @property
+    def handle(self) -> int:
+        """The stream, as TensorRT and the driver API take it."""
+        return int(self.stream.handle)
+
+    @property
+    def owned(self) -> bool:
+        """Whether this is the thread that opened the GPU."""
+        return threading.current_thread() is self._owner
+
+    def require_owner(self) -> None:
+        """Raises EngineError in any other thread than the one that opened the GPU."""
+        if not self.owned:
+            raise EngineError(
+                f"thread {threading.current_thread().name!r} uses an engine of thread {self._owner.name!r}; a CUDA "
+                "context has one thread: open, call, read and close the engines in the same one"
+            )
+
+    @contextmanager
+    def current(self, doing: str) -> Iterator[None]:
+        """Makes the context current. What CUDA refuses meanwhile is an EngineError that says it happened `doing` so."""
+        self.require_owner()
+        try:
+            self._context.push()
+            try:
+                yield
+            finally:
+                self._cuda.Context.pop()
+        except self._cuda.MemoryError as error:
+            raise GpuMemoryError(f"{doing}: the GPU is out of memory ({_line(error)}); {LESS_MEMORY}") from error
+        except self._cuda.Error as error:
+            raise EngineError(
+                f"{doing}: CUDA failed ({_line(error)}); open the session anew, and if that fails too, the process"
+            ) from error
+
+    def allocate(self, size: int, what: str) -> DeviceMemory:
+        """`size` bytes on the GPU for `what`; GpuMemoryError tells how much there is. The context must be current."""
+        try:
+            allocation = self._cuda.mem_alloc(max(size, 1))
+        except self._cuda.MemoryError as error:
+            free, total = self._cuda.mem_get_info()
+            raise GpuMemoryError(
+                f"{what} needs {megabytes(size)} of GPU memory, {megabytes(free)} of {megabytes(total)} are free on "
+                f"{self.name}; {LESS_MEMORY}"
+            ) from error
+        return DeviceMemory(int(allocation), size, allocation)
+
+    def pin(self, size: int, what: str) -> PinnedMemory:
+        """`size` bytes of page-locked host memory for `what`. The context must be current."""
+        try:
+            return PinnedMemory(self._cuda.pagelocked_empty(max(size, 1), np.uint8))
+        except self._cuda.MemoryError as error:
+            raise GpuMemoryError(
+                f"{what} needs {megabytes(size)} of page-locked host memory, which is refused; {LESS_MEMORY}"
+            ) from error
+
+    def event(self) -> Any:
+        """A mark for the stream: `record(stream)` sets it, `synchronize()` waits until the stream has come to it."""
+        return self._cuda.Event(int(self._cuda.event_flags.DISABLE_TIMING))
+
+    def upload(self, address: int, pinned: Array) -> None:
+        """Enqueues a copy of page-locked `pinned` to the device; it must not be written before the stream is there."""
+        self._cuda.memcpy_htod_async(address, pinned, self.stream)
+
+    def download(self, pinned: Array, address: int) -> None:
+        """Enqueues a copy from the device to page-locked `pinned`; it holds nothing before the stream is there."""
+        self._cuda.memcpy_dtoh_async(pinned, address, self.stream)
+
+    def copy(self, address: int, source: int, size: int) -> None:
+        """Enqueues a copy of `size` bytes within the device."""
+        self._cuda.memcpy_dtod_async(address, source, size, self.stream)
+
+    def clear(self, memory: DeviceMemory) -> None:
+        """Enqueues zeros for the whole of `memory`."""
+        self._cuda.memset_d8_async(memory.address, 0, max(memory.bytes, 1), self.stream)
+
+    def settle(self) -> None:
+        """Waits for all that was enqueued; of work that failed nothing more is told."""
+        with suppress(self._cuda.Error):
+            self.stream.synchronize()
+
+    def release(self, steps: Iterable[Callable[[], None]]) -> None:
+        """Takes each of `steps` with the context current. A GPU that was lost frees nothing: the next is taken."""
+        self.require_owner()
+        with suppress(self._cuda.Error):
+            self._context.push()
+            try:
+                self.settle()
+                for step in steps:
+                    with suppress(self._cuda.Error):
+                        step()
+            finally:
+                self._cuda.Context.pop()
+
+    def close(self) -> None:
+        """Gives stream and context back."""
+        self.release([self._drop_stream])
+        with suppress(self._cuda.Error):
+            self._context.detach()
+
+    def _drop_stream(self) -> None:
+        """pycuda destroys a stream with its last reference."""
+        del self.stream
+
+
+LESS_MEMORY = "use a smaller batch (--batch), or end what else runs on this GPU"
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 2**20:.1f} MB"
+
+
+def _pycuda() -> Any:
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise EngineError(
+            f"pycuda cannot be imported ({error}); pip install 'visrt[trt]' on a machine with an NVIDIA driver, "
+            "or use --engine cpu"
+        ) from None
+    return pycuda.driver
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
