@@ -1,0 +1,712 @@
+"""tensorrt and tensorrt_rtx on a fake GPU: builder, parser, runtime, engine and execution context, as the real ones.
+
+They say no as the real ones do, by None or False and a line in the log. An engine carries its ONNX model, and ONNX
+Runtime computes it on the CPU, out of and into the fake GPU's memory and not before someone waits for the stream. A
+context that is rebound after a capture makes the graph write rubbish, as what it does is undefined.
+
+Versions differ where it matters here: 10.x has the FP16 and INT8 builder flags and weak typing, needs the flag
+STRONGLY_TYPED and selects a profile for the first context only; 11.x and RTX have none of that; RTX has runtime
+configurations and can be asked whether a context can be captured.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from fake_gpu import RUBBISH, CudaFault, Gpu, Operation
+from onnx import TensorProto
+
+__all__ = ["FLAVOURS", "engine_of", "install_tensorrt", "tensorrt_module"]
+
+FLAVOURS = {"tensorrt": ("10.3.0", "10.13.3.9", "11.1.0"), "tensorrt-rtx": ("1.7.1.116",)}
+"""Flavours, and the versions that tests run each in."""
+
+MAGIC = b"FAKETRT1"
+WORKSPACE_BYTES = 4096
+ADDRESS_ALIGNMENT = 256
+
+
+class DataType(enum.Enum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    INT32 = 3
+    BOOL = 4
+    UINT8 = 5
+    INT64 = 8
+
+
+_DTYPES = {
+    TensorProto.FLOAT: DataType.FLOAT,
+    TensorProto.FLOAT16: DataType.HALF,
+    TensorProto.INT8: DataType.INT8,
+    TensorProto.INT32: DataType.INT32,
+    TensorProto.BOOL: DataType.BOOL,
+    TensorProto.UINT8: DataType.UINT8,
+    TensorProto.INT64: DataType.INT64,
+}
+_NUMPY = {
+    DataType.FLOAT: np.float32,
+    DataType.HALF: np.float16,
+    DataType.INT8: np.int8,
+    DataType.INT32: np.int32,
+    DataType.BOOL: np.bool_,
+    DataType.UINT8: np.uint8,
+    DataType.INT64: np.int64,
+}
+
+
+class TensorIOMode(enum.Enum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    LAZY = 0
+    EAGER = 1
+    NONE = 2
+
+
+class Severity(enum.IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+class ILogger:
+    """Base of every logger; one that forgets `log` is told so when TensorRT speaks."""
+
+    Severity = Severity
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
+
+    def __init__(self) -> None: ...
+
+    def log(self, severity: Severity, msg: str) -> None:
+        raise NotImplementedError
+
+
+class Logger(ILogger):
+    def __init__(self, min_severity: Severity = Severity.WARNING) -> None:
+        self.min_severity = min_severity
+
+    def log(self, severity: Severity, msg: str) -> None:
+        if severity <= self.min_severity:
+            print(f"[TRT] {msg}")
+
+
+class IHostMemory(bytes):
+    """What build_serialized_network gives: a buffer."""
+
+    @property
+    def nbytes(self) -> int:
+        return len(self)
+
+
+class NetworkDefinitionCreationFlag(enum.Enum):
+    EXPLICIT_BATCH = 0
+    STRONGLY_TYPED = 1
+
+
+class BuilderFlag(enum.Enum):
+    DEBUG = 2
+    TF32 = 7
+    REQUIRE_USER_ALLOCATION = 25
+
+
+class BuilderFlag10(enum.Enum):
+    FP16 = 0
+    INT8 = 1
+    DEBUG = 2
+    OBEY_PRECISION_CONSTRAINTS = 5
+    TF32 = 7
+
+
+class MemoryPoolType(enum.Enum):
+    WORKSPACE = 0
+
+
+class ProfilingVerbosity(enum.Enum):
+    LAYER_NAMES_ONLY = 0
+    NONE = 1
+    DETAILED = 2
+
+
+class LayerInformationFormat(enum.Enum):
+    ONELINE = 0
+    JSON = 1
+
+
+class HardwareCompatibilityLevel(enum.Enum):
+    NONE = 0
+    AMPERE_PLUS = 1
+    SAME_COMPUTE_CAPABILITY = 2
+
+
+ComputeCapability = enum.Enum(
+    "ComputeCapability", ["NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121"]
+)
+LayerType = enum.Enum("LayerType", ["ONNX", "CONSTANT"])
+
+
+class IProgressMonitor:
+    def __init__(self) -> None: ...
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        raise NotImplementedError
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name: str) -> None:
+        raise NotImplementedError
+
+
+class ITensor:
+    is_shape_tensor = False
+
+    def __init__(self, name: str, dtype: DataType, shape: tuple[int, ...]) -> None:
+        self.name, self.dtype, self.shape = name, dtype, shape
+
+
+class ILayer:
+    """One ONNX node."""
+
+    def __init__(self, node: onnx.NodeProto, tensors: Mapping[str, ITensor]) -> None:
+        self.name = node.name or f"/{node.op_type}"
+        self.type = LayerType.ONNX
+        self.metadata = f"[ONNX Layer: {self.name}]"
+        self._inputs = [tensors.get(name) for name in node.input]
+        self._outputs = [tensors[name] for name in node.output if name in tensors]
+        self.num_inputs, self.num_outputs = len(self._inputs), len(self._outputs)
+
+    def get_input(self, index: int) -> ITensor | None:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> ITensor:
+        return self._outputs[index]
+
+    def get_output_type(self, index: int) -> DataType:
+        return self._outputs[index].dtype
+
+
+class INetworkDefinition:
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+        self.model = b""
+        self.inputs: list[ITensor] = []
+        self.outputs: list[ITensor] = []
+        self.layers: list[ILayer] = []
+        self.name = ""
+
+    def get_flag(self, flag: NetworkDefinitionCreationFlag) -> bool:
+        return bool(self.flags & 1 << flag.value)
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_input(self, index: int) -> ITensor:
+        return self.inputs[index]
+
+    def get_output(self, index: int) -> ITensor:
+        return self.outputs[index]
+
+    def get_layer(self, index: int) -> ILayer:
+        return self.layers[index]
+
+
+class ParserError:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def desc(self) -> str:
+        return self._text
+
+    def node_name(self) -> str:
+        return ""
+
+    def node_operator(self) -> str:
+        return ""
+
+
+class OnnxParser:
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network, self._logger = network, logger
+        self._errors: list[ParserError] = []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def parse(self, model: bytes, path: str | None = None) -> bool:
+        try:
+            loaded = onnx.load_from_string(bytes(model))
+            onnx.checker.check_model(loaded)
+            inferred = onnx.shape_inference.infer_shapes(loaded)
+        except Exception as error:
+            self._errors.append(ParserError(f"Failed to parse ONNX model: {error}"))
+            self._logger.log(Severity.ERROR, f"ModelImporter: {error}")
+            return False
+        graph, network = inferred.graph, self._network
+        tensors = {value.name: _tensor(value) for value in [*graph.value_info, *graph.input, *graph.output]}
+        network.model = bytes(model)
+        network.inputs = [tensors[value.name] for value in graph.input]
+        network.outputs = [tensors[value.name] for value in graph.output]
+        network.layers = [ILayer(node, tensors) for node in graph.node]
+        return True
+
+
+def _tensor(value: onnx.ValueInfoProto) -> ITensor:
+    kind = value.type.tensor_type
+    shape = tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in kind.shape.dim)
+    return ITensor(value.name, _DTYPES.get(kind.elem_type, DataType.FLOAT), shape)
+
+
+class IOptimizationProfile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        shapes = tuple(min), tuple(opt), tuple(max)
+        if not all(a <= b <= c for a, b, c in zip(*shapes, strict=True)):
+            raise ValueError(f"Dimensions are not consistent for {input}")
+        self.shapes[input] = shapes
+
+    def get_shape(self, input: str) -> list[tuple[int, ...]]:
+        return list(self.shapes[input])
+
+
+class ITimingCache:
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(b"timings")
+
+
+class IBuilderConfig:
+    def __init__(self) -> None:
+        self.profiles: list[IOptimizationProfile] = []
+        self.raised: set[Any] = set()
+        self.pools: dict[MemoryPoolType, int] = {}
+        self.capabilities: dict[int, Any] = {}
+        self.num_compute_capabilities = 0
+        self.progress_monitor: IProgressMonitor | None = None
+        self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+        self.builder_optimization_level = 3
+        self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
+        self.max_aux_streams = 0
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
+
+    def set_flag(self, flag: Any) -> None:
+        self.raised.add(flag)
+
+    def get_flag(self, flag: Any) -> bool:
+        return flag in self.raised
+
+    def clear_flag(self, flag: Any) -> None:
+        self.raised.discard(flag)
+
+    def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
+        self.pools[pool] = pool_size
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
+        self.capabilities[index] = compute_capability
+        return index < self.num_compute_capabilities
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+        return ITimingCache()
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        return True
+
+    def get_timing_cache(self) -> ITimingCache:
+        return ITimingCache()
+
+
+class Builder:
+    def __init__(self, gpu: Gpu, identity: str, logger: ILogger) -> None:
+        self._gpu, self._identity, self.logger = gpu, identity, logger
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        return INetworkDefinition(flags)
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig()
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile()
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+        self._gpu.counts["builds"] += 1
+        for warning in self._gpu.faults.build_warnings:
+            self.logger.log(Severity.WARNING, warning)
+        shapes = config.profiles[0].shapes if config.profiles else {}
+        dynamic = [tensor.name for tensor in network.inputs if -1 in tensor.shape]
+        if any(name not in shapes for name in dynamic):
+            self.logger.log(Severity.ERROR, "Network has dynamic or shape inputs, but no optimization profile")
+            return None
+        if self._gpu.faults.strikes("build"):
+            self.logger.log(Severity.ERROR, "Error Code 10: Internal Error (Could not find any implementation)")
+            return None
+        if (monitor := config.progress_monitor) is not None:
+            monitor.phase_start("Building Engine", None, 2)
+            going_on = all(monitor.step_complete("Building Engine", step) for step in range(2))
+            monitor.phase_finish("Building Engine")
+            if not going_on:
+                return None
+        return IHostMemory(engine_of(self._gpu, self._identity, network.model, shapes))
+
+
+def engine_of(gpu: Gpu, identity: str, model: bytes, shapes: Mapping[str, tuple[tuple[int, ...], ...]]) -> bytes:
+    """A serialised engine of `model` for this GPU. shapes: least, usual and largest of each dynamic input."""
+    head = json.dumps({"identity": identity, "capability": gpu.capability, "shapes": shapes}).encode()
+    body = len(head).to_bytes(4, "little") + head + model
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+class Runtime:
+    def __init__(self, gpu: Gpu, identity: str, logger: ILogger) -> None:
+        self._gpu, self._identity, self._logger = gpu, identity, logger
+        self.engine_class = ICudaEngine
+        gpu.objects.add(self)
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+        data = bytes(serialized_engine)
+        start = len(MAGIC) + 32
+        if data[: len(MAGIC)] != MAGIC or hashlib.sha256(data[start:]).digest() != data[len(MAGIC) : start]:
+            return self._refused("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magicTag mismatch)")
+        size = int.from_bytes(data[start : start + 4], "little")
+        head = json.loads(data[start + 4 : start + 4 + size])
+        if head["identity"] != self._identity:
+            return self._refused(f"The engine plan file is not compatible: {head['identity']}, not {self._identity}")
+        if tuple(head["capability"]) != self._gpu.capability:
+            return self._refused("The engine plan file was generated on an incompatible device")
+        if self._gpu.faults.strikes("deserialize"):
+            return self._refused("Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
+        return self.engine_class(self, self._gpu, self._logger, data[start + 4 + size :], head["shapes"])
+
+    def _refused(self, why: str) -> None:
+        self._logger.log(Severity.ERROR, why)
+
+
+class IRuntimeCache: ...
+
+
+class IRuntimeConfig:
+    def __init__(self) -> None:
+        self.strategy = ExecutionContextAllocationStrategy.STATIC
+        self.cache: IRuntimeCache | None = None
+        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self.strategy = strategy
+
+    def get_execution_context_allocation_strategy(self) -> ExecutionContextAllocationStrategy:
+        return self.strategy
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache | None = None) -> bool:
+        self.cache = cache
+        return True
+
+
+class ICudaEngine:
+    """Knows its tensors; keeps what it was deserialised by alive, as the real one does."""
+
+    num_optimization_profiles = 1
+    num_aux_streams = 0
+    name = "Unnamed Network 0"
+
+    def __init__(self, runtime: Runtime, gpu: Gpu, logger: ILogger, model: bytes, shapes: Mapping[str, Any]) -> None:
+        self.runtime, self.gpu, self.logger = runtime, gpu, logger
+        graph = onnx.load_from_string(model).graph
+        self.tensors = {value.name: _tensor(value) for value in [*graph.input, *graph.output]}
+        self.inputs = {value.name for value in graph.input}
+        self.shapes = {name: [tuple(shape) for shape in given] for name, given in shapes.items()}
+        self.contexts = 0
+        self.num_layers = len(graph.node)
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(model, settings, ["CPUExecutionProvider"])
+        gpu.objects.add(self)
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        return WORKSPACE_BYTES
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        if name not in self.tensors:
+            return TensorIOMode.NONE
+        return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return self.tensors[name].dtype
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name].shape
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        assert profile_index == 0
+        return self.shapes.get(name) or [self.tensors[name].shape] * 3
+
+    def create_execution_context(self, strategy: Any = ExecutionContextAllocationStrategy.STATIC) -> Any:
+        if self.gpu.faults.strikes("context"):
+            self.logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
+            return None
+        kind = strategy.strategy if isinstance(strategy, IRuntimeConfig) else strategy
+        assert kind is ExecutionContextAllocationStrategy.USER_MANAGED, "each context would allocate a workspace"
+        self.contexts += 1
+        return self.context_class(self)
+
+    context_class: type[IExecutionContext]
+
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig()
+
+
+class IExecutionContext:
+    later_profile = 0
+    """The profile of all contexts but the first."""
+
+    def __init__(self, engine: ICudaEngine) -> None:
+        self.engine = engine
+        self.active_optimization_profile = 0 if engine.contexts == 1 else self.later_profile
+        self._gpu = engine.gpu
+        self._shapes = {n: engine.tensors[n].shape for n in engine.inputs if -1 not in engine.tensors[n].shape}
+        self._addresses: dict[str, int] = {}
+        self._workspace = (0, 0)
+        self._changes = 0
+        self._flushed = -1
+        self._gpu.objects.add(self)
+        self._gpu.counts["contexts"] += 1
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._gpu.stream(stream_handle)
+        if profile_index:
+            return self._no(f"Profile {profile_index} is not in range")
+        self._changed("active_optimization_profile", profile_index)
+        return True
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        if size < WORKSPACE_BYTES or memory % ADDRESS_ALIGNMENT or not self._gpu.holds(memory, size):
+            self._no(f"setDeviceMemoryV2: {size} bytes at {memory:#x} cannot serve")
+            return
+        self._changed("_workspace", (memory, size))
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...] | list[int]) -> bool:
+        if name not in self.engine.inputs or self.active_optimization_profile != 0:
+            return self._no(f"setInputShape: no input {name} in profile {self.active_optimization_profile}")
+        least, _, most = self.engine.get_tensor_profile_shape(name, 0)
+        sizes = tuple(shape)
+        fits = len(sizes) == len(least) and all(a <= b <= c for a, b, c in zip(least, sizes, most, strict=True))
+        if not fits or self._gpu.faults.strikes("input_shape"):
+            return self._no(f"setInputShape: {name} {sizes} does not satisfy the profile {least} to {most}")
+        self._changed("_shapes", {**self._shapes, name: sizes})
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes.get(name, self.engine.tensors[name].shape)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        known = name in self.engine.tensors
+        if not known or memory % ADDRESS_ALIGNMENT or self._gpu.faults.strikes("tensor_address"):
+            return self._no(f"setTensorAddress: {memory:#x} for {name}; expected a tensor and 256-byte alignment")
+        self._changed("_addresses", {**self._addresses, name: memory})
+        return True
+
+    def get_tensor_address(self, name: str) -> int:
+        return self._addresses.get(name, 0)
+
+    def infer_shapes(self) -> list[str]:
+        return [name for name in self.engine.inputs if name not in self._shapes]
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        if (fault := self._unready()) is not None or self._gpu.faults.strikes("execution"):
+            return self._no(f"IExecutionContext::enqueueV3: Error Code 1: {fault or 'Cuda Runtime (unspecified)'}")
+        stream = self._gpu.stream(stream_handle)
+        if stream.capture is not None and self._flushed != self._changes:
+            stream.broken = True
+            return self._no("enqueueV3: shapes changed since the last run, which cannot be captured")
+        self._gpu.counts["enqueued"] += 1
+        self._flushed = self._changes
+        self._gpu.enqueue(stream, Operation(f"execute {self._told()}", self._work(stream.capture is not None)))
+        return True
+
+    def _told(self) -> str:
+        return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(self._shapes.items()))
+
+    def _unready(self) -> str | None:
+        """What is missing to run, in words."""
+        if missing := self.infer_shapes():
+            return f"no shape for {missing}"
+        if self._workspace == (0, 0):
+            return "no device memory was set"
+        outputs = self._output_shapes()
+        for name, tensor in self.engine.tensors.items():
+            shape = self._shapes.get(name) or outputs[name]
+            size = int(np.prod(shape)) * np.dtype(_NUMPY[tensor.dtype]).itemsize
+            if not self._gpu.holds(self._addresses.get(name, 0), size):
+                return f"{name}: no {size} bytes at {self._addresses.get(name, 0):#x}"
+        return None
+
+    def _output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Each dynamic axis of an output is the dynamic axis of the inputs: these graphs have one."""
+        sizes = {
+            shape[axis]
+            for name, shape in self._shapes.items()
+            for axis, size in enumerate(self.engine.tensors[name].shape)
+            if size == -1
+        }
+        (dynamic,) = sizes or {1}
+        tensors = self.engine.tensors
+        return {
+            name: tuple(dynamic if size == -1 else size for size in tensors[name].shape)
+            for name in tensors
+            if name not in self.engine.inputs
+        }
+
+    def _work(self, captured: bool) -> Callable[[], None]:
+        """The execution with what is bound now. It holds no reference: who lets the context go early sees rubbish."""
+        outputs = self._output_shapes()
+        return partial(
+            _execute,
+            weakref.ref(self),
+            self._gpu,
+            {name: (self._addresses[name], shape) for name, shape in self._shapes.items()},
+            {name: (self._addresses[name], shape) for name, shape in outputs.items()},
+            self._workspace,
+            self._changes if captured else None,
+        )
+
+    def _changed(self, what: str, value: Any) -> None:
+        if getattr(self, what) != value:
+            setattr(self, what, value)
+            self._changes += 1
+
+    def _no(self, why: str) -> bool:
+        self.engine.logger.log(Severity.ERROR, why)
+        return False
+
+
+class ContextOf10(IExecutionContext):
+    later_profile = -1
+
+
+class ContextOfRtx(IExecutionContext):
+    def is_stream_capturable(self, stream: int) -> bool:
+        return not self._gpu.faults.not_capturable
+
+
+Bound = Mapping[str, tuple[int, tuple[int, ...]]]
+
+
+def _execute(
+    held: weakref.ref[IExecutionContext],
+    gpu: Gpu,
+    inputs: Bound,
+    outputs: Bound,
+    workspace: tuple[int, int],
+    changes: int | None,
+) -> None:
+    """Reads inputs and writes outputs on the device; `changes` is the state a captured context must still have."""
+    context = held()
+    if gpu.faults.strikes("kernel"):
+        raise CudaFault("CUDA_ERROR_ILLEGAL_ADDRESS")
+    gpu.counts["executions"] += 1
+    gpu.view(*workspace)[:] = RUBBISH
+    sound = context is not None and changes in (None, context._changes)
+    results: dict[str, Any] = {}
+    if context is not None and sound:
+        dtypes = {name: _NUMPY[tensor.dtype] for name, tensor in context.engine.tensors.items()}
+        feeds = {name: _array(gpu, *bound, dtypes[name]).copy() for name, bound in inputs.items()}
+        results = dict(zip(outputs, context.engine.session.run(list(outputs), feeds), strict=True))
+    for name, (address, shape) in outputs.items():
+        if name in results:
+            _array(gpu, address, shape, results[name].dtype)[...] = results[name]
+        else:
+            gpu.view(address, int(np.prod(shape)))[:] = RUBBISH
+
+
+def _array(gpu: Gpu, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return gpu.view(address, size).view(dtype).reshape(shape)
+
+
+def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
+    """The module `tensorrt` or `tensorrt_rtx` of `version`, its engines for `gpu`."""
+    module: Any = ModuleType(flavour.replace("-", "_"))
+    module.__version__ = version
+    identity = f"{flavour} {version}"
+    rtx, ten = flavour == "tensorrt-rtx", version.startswith("10.")
+    for kind in (DataType, TensorIOMode, ExecutionContextAllocationStrategy, ILogger, Logger, IHostMemory, OnnxParser):
+        setattr(module, kind.__name__, kind)
+    for kind in (MemoryPoolType, ProfilingVerbosity, LayerInformationFormat, HardwareCompatibilityLevel, LayerType):
+        setattr(module, kind.__name__, kind)
+    for kind in (IProgressMonitor, IOptimizationProfile, IBuilderConfig, INetworkDefinition, ILayer, ITensor):
+        setattr(module, kind.__name__, kind)
+    module.NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
+    module.BuilderFlag = BuilderFlag10 if ten else BuilderFlag
+    if rtx:
+        module.ComputeCapability = ComputeCapability
+        module.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
+    context = ContextOfRtx if rtx else ContextOf10 if ten else IExecutionContext
+    module.IExecutionContext = context
+    module.ICudaEngine = type("ICudaEngine", (ICudaEngine,), {"context_class": context})
+    module.Builder = partial(Builder, gpu, identity)
+    module.Runtime = partial(_runtime, module.ICudaEngine, gpu, identity)
+    return module
+
+
+def _runtime(engine_class: type[ICudaEngine], gpu: Gpu, identity: str, logger: ILogger) -> Runtime:
+    runtime = Runtime(gpu, identity, logger)
+    runtime.engine_class = engine_class
+    return runtime
+
+
+def install_tensorrt(monkeypatch: pytest.MonkeyPatch, gpu: Gpu, flavour: str, version: str) -> Any:
+    """Makes `import tensorrt` or `import tensorrt_rtx` find the fake, and returns it."""
+    module = tensorrt_module(gpu, flavour, version)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
