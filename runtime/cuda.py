@@ -76,7 +76,7 @@ class Gpu:
             self._context = found.retain_primary_context()
         except self._cuda.Error as error:
             raise EngineError(
-                f"GPU {device} cannot be opened: {_line(error)}; check the driver with `nvidia-smi`, or use --engine cpu"
+                f"GPU {device} cannot be opened: {_line(error)}; check the driver with nvidia-smi, or use --engine cpu"
             ) from error
         try:
             with self.current("opening a stream"):

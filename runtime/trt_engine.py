@@ -1,4 +1,4 @@
-"""One graph of a bundle on TensorRT, and what the engines of a bundle share.
+"""One graph of a bundle on TensorRT.
 
 A call enqueues and returns at once: upload, execution, copies back, each behind the other on the stream. Its tensors
 wait for the GPU only when they are read. Two calls of an engine can be in flight, each in a slot of its own; the
@@ -9,93 +9,31 @@ Buffers, workspace and contexts are made once and used until the engine is close
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from visrt.runtime.contract import check_feeds
-from visrt.runtime.cuda import DeviceMemory, Gpu, GpuMemoryError
-from visrt.runtime.cuda_graph import Capture, CaptureRefusedError, open_capture
+from visrt.runtime.cuda import GpuMemoryError
+from visrt.runtime.cuda_graph import CaptureRefusedError
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import GraphSpec
+from visrt.runtime.trt_bench import Bench
 from visrt.runtime.trt_plan import Plan
 from visrt.runtime.trt_run import Run, RunRefusedError
 from visrt.runtime.trt_slot import ALIGNMENT, DeviceTensor, Slot, bytes_of, shape_of
 
-__all__ = ["SLOTS", "Bench", "TrtEngine"]
+__all__ = ["SLOTS", "TrtEngine"]
 
 SLOTS = 2
 """Calls of an engine that can be in flight."""
 
 RUNS_MAX = 64
 """Execution contexts an engine keeps; beyond, the one that was not used for longest is given up."""
-
-LOGGER = logging.getLogger("visrt.tensorrt")
-
-
-class Bench:
-    """What the engines of a bundle share: GPU, TensorRT's runtime and log, one workspace, the means to record graphs.
-
-    notices: what is not as it could be, in words; each is logged once.
-    """
-
-    def __init__(self, gpu: Gpu, runtime: Any, heard: Callable[[], str]) -> None:
-        """`heard` gives what TensorRT has said since it was last asked."""
-        self.gpu, self.heard = gpu, heard
-        self.notices: list[str] = []
-        self._runtime = runtime
-        self._workspace: DeviceMemory | None = None
-        self._engines = 0
-        self.capture: Capture | None = None
-        try:
-            self.capture = open_capture(gpu.handle)
-        except CaptureRefusedError as error:
-            self.notice(f"runs without CUDA graphs, which costs some speed: {error}")
-
-    @property
-    def workspace(self) -> DeviceMemory:
-        assert self._workspace is not None
-        return self._workspace
-
-    def reserve(self, size: int) -> None:
-        """Allocates the workspace, `size` bytes; the context must be current."""
-        self._workspace = self.gpu.allocate(max(size, ALIGNMENT), "the workspace of the engines")
-
-    def deserialize(self, data: bytes) -> Any:
-        """TensorRT's engine in `data`, or None if it takes it not."""
-        return self._runtime.deserialize_cuda_engine(data)
-
-    def notice(self, text: str) -> None:
-        self.notices.append(text)
-        LOGGER.warning(text)
-
-    def join(self) -> None:
-        self._engines += 1
-
-    def leave(self) -> None:
-        """The last engine that leaves closes all."""
-        self._engines -= 1
-        if self._engines == 0:
-            self.close()
-
-    def close(self) -> None:
-        self.gpu.release([self._free_workspace, self._drop_runtime])
-        self.gpu.close()
-
-    def _free_workspace(self) -> None:
-        workspace, self._workspace = self._workspace, None
-        if workspace is not None:
-            workspace.free()
-
-    def _drop_runtime(self) -> None:
-        """TensorRT frees its objects with their last references."""
-        self._runtime = None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Plan:
 
     def close(self) -> None:
         """TensorRT frees an engine with its last reference."""
-        del self._choice, self._engine
+        self._choice = self._engine = None
 
 
 def _context_choice(module: Any, engine: Any) -> Any:

@@ -34,17 +34,17 @@ class Run:
         addresses: Mapping[str, int],
     ) -> None:
         if context is None:
-            raise RunRefusedError("no execution context could be made")
+            raise RunRefusedError("TensorRT refuses an execution context")
         self._context, self._stream = context, stream
         self._graph: CudaGraph | None = None
         self.calls = 0
-        if context.active_optimization_profile != PROFILE:
-            _accepted(context.set_optimization_profile_async(PROFILE, stream), f"optimisation profile {PROFILE}")
-        context.set_device_memory(workspace.address, workspace.bytes)
-        for name, shape in shapes.items():
-            _accepted(context.set_input_shape(name, shape), f"input {name!r} as {list(shape)}")
-        for name, address in addresses.items():
-            _accepted(context.set_tensor_address(name, address), f"address {address:#x} for {name!r}")
+        try:
+            self._bind(workspace, shapes, addresses)
+        except RunRefusedError:
+            # The traceback keeps this frame: a context in it would outlive the GPU's.
+            del context
+            self.close()
+            raise
 
     @property
     def captured(self) -> bool:
@@ -72,6 +72,19 @@ class Run:
             self._graph.destroy()
             self._graph = None
         self._context = None
+
+    def _bind(
+        self, workspace: DeviceMemory, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]
+    ) -> None:
+        if self._context.active_optimization_profile != PROFILE:
+            # Of an engine's contexts, some versions select a profile for the first only.
+            chosen = self._context.set_optimization_profile_async(PROFILE, self._stream)
+            _accepted(chosen, f"optimisation profile {PROFILE}")
+        self._context.set_device_memory(workspace.address, workspace.bytes)
+        for name, shape in shapes.items():
+            _accepted(self._context.set_input_shape(name, shape), f"input {name!r} as {list(shape)}")
+        for name, address in addresses.items():
+            _accepted(self._context.set_tensor_address(name, address), f"address {address:#x} for {name!r}")
 
     def _enqueue(self) -> bool:
         return bool(self._context.execute_async_v3(self._stream))

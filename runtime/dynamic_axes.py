@@ -1,0 +1,74 @@
+"""The dynamic axes of a bundle's graphs: the sizes engines are built for, and the few they are run at."""
+
+from __future__ import annotations
+
+from visrt.runtime.errors import BundleError
+from visrt.runtime.manifest import GraphSpec, Manifest
+
+__all__ = ["BATCH", "MASKS", "handed_over", "largest_sizes", "profile_of", "run_sizes"]
+
+BATCH = "batch"
+"""Frames of one call of the frame graph."""
+
+MASKS = "masks"
+"""Masks of one call of the masks graph, of one frame."""
+
+MASKS_USUAL = 10
+
+
+def largest_sizes(manifest: Manifest, batch: int) -> dict[str, int]:
+    """The most of each dynamic axis when frames come `batch` at once: a frame has no more masks than queries."""
+    queries = manifest.graphs["frame"].outputs["class_logits"].shape[1]
+    if not isinstance(queries, int):
+        raise BundleError(f"bundle {manifest.name!r}: the number of queries is {queries!r}; expected a fixed number")
+    return {BATCH: batch, MASKS: queries}
+
+
+def profile_of(manifest: Manifest, name: str, batch: int) -> dict[str, tuple[int, int, int]]:
+    """Smallest, usual and largest size of each dynamic axis of graph `name`: what its engine is built for."""
+    usual = {BATCH: batch, MASKS: MASKS_USUAL}
+    largest = largest_sizes(manifest, batch)
+    symbols = _symbols(manifest.graphs[name])
+    if unknown := symbols - largest.keys():
+        raise BundleError(
+            f"bundle {manifest.name!r}: graph {name!r} has dynamic axes {', '.join(sorted(unknown))}; TensorRT engines "
+            f"are built for {', '.join(largest)}"
+        )
+    return {symbol: (1, min(usual[symbol], largest[symbol]), largest[symbol]) for symbol in sorted(symbols)}
+
+
+def run_sizes(symbol: str, largest: int) -> tuple[int, ...]:
+    """The sizes an axis is run at, rising; others are padded to the next.
+
+    A padded frame would cost a whole frame, so every batch is run as it is. A padded mask costs next to nothing, and
+    each size costs an execution context and a CUDA graph: masks are run in powers of two and all.
+    """
+    if symbol == BATCH:
+        return tuple(range(1, largest + 1))
+    powers = (2**exponent for exponent in range(largest.bit_length()))
+    return (*(size for size in powers if size < largest), largest)
+
+
+def handed_over(manifest: Manifest, name: str) -> frozenset[str]:
+    """Roles of graph `name` that go from one graph to another on the device.
+
+    These are outputs whose rows are exactly an input of another graph, as mask features are, and these inputs.
+    """
+    graph = manifest.graphs[name]
+    others = [other for key, other in manifest.graphs.items() if key != name]
+    given = {role for role in graph.outputs if any(_takes(other, graph, role) for other in others)}
+    taken = {role for role in graph.inputs if any(_takes(graph, other, role) for other in others)}
+    return frozenset(given | taken)
+
+
+def _takes(taker: GraphSpec, giver: GraphSpec, role: str) -> bool:
+    """Whether one row of the giver's output `role` is the taker's whole input of that role."""
+    if role not in taker.inputs or role not in giver.outputs:
+        return False
+    taken, given = taker.inputs[role], giver.outputs[role]
+    return (taken.dtype, taken.shape) == (given.dtype, given.shape[1:]) and all(isinstance(x, int) for x in taken.shape)
+
+
+def _symbols(graph: GraphSpec) -> set[str]:
+    specs = [*graph.inputs.values(), *graph.outputs.values()]
+    return {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}

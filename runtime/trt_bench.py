@@ -1,0 +1,71 @@
+"""What the engines of a bundle share: GPU, TensorRT's runtime, one workspace, the means to record CUDA graphs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from visrt.runtime.cuda import DeviceMemory, Gpu
+from visrt.runtime.cuda_graph import Capture, CaptureRefusedError, open_capture
+from visrt.runtime.trt_slot import ALIGNMENT
+
+__all__ = ["Bench"]
+
+LOGGER = logging.getLogger("visrt.tensorrt")
+
+
+class Bench:
+    """Lives as long as one of those who joined it. notices: what is not as it could be, in words, each logged once."""
+
+    def __init__(self, gpu: Gpu, runtime: Any, heard: Callable[[], str]) -> None:
+        """`heard` gives what TensorRT has said since it was last asked."""
+        self.gpu, self.heard = gpu, heard
+        self.notices: list[str] = []
+        self._runtime = runtime
+        self._workspace: DeviceMemory | None = None
+        self._users = 0
+        self.capture: Capture | None = None
+        try:
+            self.capture = open_capture(gpu.handle)
+        except CaptureRefusedError as error:
+            self.notice(f"runs without CUDA graphs, which costs some speed: {error}")
+
+    @property
+    def workspace(self) -> DeviceMemory:
+        assert self._workspace is not None
+        return self._workspace
+
+    def reserve(self, size: int) -> None:
+        """Allocates the workspace, `size` bytes; the context must be current."""
+        self._workspace = self.gpu.allocate(max(size, ALIGNMENT), "the workspace of the engines")
+
+    def deserialize(self, data: bytes) -> Any:
+        """TensorRT's engine in `data`, or None if it takes it not."""
+        return self._runtime.deserialize_cuda_engine(data)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+        LOGGER.warning(text)
+
+    def join(self) -> None:
+        self._users += 1
+
+    def leave(self) -> None:
+        """The last who leaves closes all."""
+        self._users -= 1
+        if self._users == 0:
+            self.close()
+
+    def close(self) -> None:
+        self.gpu.release([self._free_workspace, self._drop_runtime])
+        self.gpu.close()
+
+    def _free_workspace(self) -> None:
+        workspace, self._workspace = self._workspace, None
+        if workspace is not None:
+            workspace.free()
+
+    def _drop_runtime(self) -> None:
+        """TensorRT frees its objects with their last references."""
+        self._runtime = None

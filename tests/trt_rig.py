@@ -1,0 +1,93 @@
+"""The engines of a bundle on a fake GPU, opened without builder and cache: for tests of how engines run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from bundles import frame_model, masks_model
+from fake_gpu import Gpu
+from fake_pycuda import install_cuda
+from fake_tensorrt import engine_of, tensorrt_module
+from fakes import fake_manifest
+
+from visrt.runtime.cuda import Gpu as RealGpu
+from visrt.runtime.dynamic_axes import profile_of
+from visrt.runtime.manifest import GraphSpec, Manifest
+from visrt.runtime.trt import start_engines
+from visrt.runtime.trt_engine import Bench, TrtEngine
+
+__all__ = ["Rig", "rig_of"]
+
+
+@dataclass
+class Rig:
+    """A fake GPU with the engines of a small bundle on it, and what TensorRT said."""
+
+    gpu: Gpu
+    manifest: Manifest
+    engines: dict[str, TrtEngine]
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def frame(self) -> TrtEngine:
+        return self.engines["frame"]
+
+    @property
+    def masks(self) -> TrtEngine:
+        return self.engines["masks"]
+
+    def close(self) -> None:
+        for engine in self.engines.values():
+            engine.close()
+
+
+MODELS = {"frame": frame_model, "masks": masks_model}
+
+
+def serialised(gpu: Gpu, identity: str, manifest: Manifest, name: str, batch: int, graph: GraphSpec) -> bytes:
+    """The engine of graph `name`, built for what the manifest needs."""
+    sizes = profile_of(manifest, name, batch)
+    shapes = {
+        spec.name: tuple(
+            tuple(sizes[axis][place] if isinstance(axis, str) else axis for axis in spec.shape) for place in range(3)
+        )
+        for spec in graph.inputs.values()
+    }
+    return engine_of(gpu, identity, MODELS[name](graph).SerializeToString(), shapes)
+
+
+def rig_of(
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: Gpu | None = None,
+    flavour: str = "tensorrt",
+    version: str = "10.13.3.9",
+    batch: int = 2,
+    size: tuple[int, int] = (64, 96),
+    told: Mapping[str, GraphSpec] | None = None,
+) -> Rig:
+    """The engines, opened. `told` replaces graphs of the manifest by what is not in the engines."""
+    gpu = gpu or Gpu()
+    install_cuda(monkeypatch, gpu)
+    module = tensorrt_module(gpu, flavour, version)
+    manifest = fake_manifest(size, 4)
+    said: list[str] = []
+    log = logger(module, said)
+    identity = f"{flavour} {version}"
+    data = {name: serialised(gpu, identity, manifest, name, batch, graph) for name, graph in manifest.graphs.items()}
+    known = manifest.model_copy(update={"graphs": {**manifest.graphs, **(told or {})}})
+    bench = Bench(RealGpu(), module.Runtime(log), lambda: said[-1] if said else "")
+    engines = start_engines(
+        bench, module, f"TensorRT {version}", known, batch, lambda name: bench.deserialize(data[name])
+    )
+    return Rig(gpu, known, engines, said)
+
+
+def logger(module: Any, said: list[str]) -> Any:
+    class Log(module.ILogger):  # type: ignore[misc,name-defined]
+        def log(self, severity: Any, msg: str) -> None:
+            said.append(msg)
+
+    return Log()
