@@ -55,6 +55,7 @@ class Faults:
     capture: int = 0
     not_capturable: bool = False
     graph_launch: int = 0
+    pin: int = 0
 
     def strikes(self, name: str) -> bool:
         """Whether fault `name` happens now."""

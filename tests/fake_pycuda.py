@@ -186,6 +186,8 @@ def pycuda_driver(gpu: Gpu) -> Any:
     def pagelocked_empty(shape: Any, dtype: Any, order: str = "C", mem_flags: int = 0) -> Any:
         def pin() -> HostMemory:
             with gpu.call("pin"):
+                if gpu.faults.strikes("pin"):
+                    raise CudaFault("CUDA_ERROR_OUT_OF_MEMORY")
                 return HostMemory(gpu, int(np.prod(shape)) * np.dtype(dtype).itemsize)
 
         memory = told("cuMemHostAlloc", pin)

@@ -97,20 +97,20 @@ class Severity(enum.IntEnum):
 class ILogger:
     """Base of every logger; one that forgets `log` is told so when TensorRT speaks."""
 
-    Severity = Severity
+    Severity: type[enum.IntEnum] = Severity
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
 
     def __init__(self) -> None: ...
 
-    def log(self, severity: Severity, msg: str) -> None:
+    def log(self, severity: enum.IntEnum, msg: str) -> None:
         raise NotImplementedError
 
 
 class Logger(ILogger):
-    def __init__(self, min_severity: Severity = Severity.WARNING) -> None:
+    def __init__(self, min_severity: enum.IntEnum = Severity.WARNING) -> None:
         self.min_severity = min_severity
 
-    def log(self, severity: Severity, msg: str) -> None:
+    def log(self, severity: enum.IntEnum, msg: str) -> None:
         if severity <= self.min_severity:
             print(f"[TRT] {msg}")
 
@@ -407,19 +407,20 @@ class Runtime:
         data = bytes(serialized_engine)
         start = len(MAGIC) + 32
         if data[: len(MAGIC)] != MAGIC or hashlib.sha256(data[start:]).digest() != data[len(MAGIC) : start]:
-            return self._refused("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magicTag mismatch)")
+            return self._none("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magicTag mismatch)")
         size = int.from_bytes(data[start : start + 4], "little")
         head = json.loads(data[start + 4 : start + 4 + size])
         if head["identity"] != self._identity:
-            return self._refused(f"The engine plan file is not compatible: {head['identity']}, not {self._identity}")
+            return self._none(f"The engine plan file is not compatible: {head['identity']}, not {self._identity}")
         if tuple(head["capability"]) != self._gpu.capability:
-            return self._refused("The engine plan file was generated on an incompatible device")
+            return self._none("The engine plan file was generated on an incompatible device")
         if self._gpu.faults.strikes("deserialize"):
-            return self._refused("Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
+            return self._none("Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
         return self.engine_class(self, self._gpu, self._logger, data[start + 4 + size :], head["shapes"])
 
-    def _refused(self, why: str) -> None:
+    def _none(self, why: str) -> ICudaEngine | None:
         self._logger.log(Severity.ERROR, why)
+        return None
 
 
 class IRuntimeCache: ...
@@ -674,19 +675,23 @@ def _array(gpu: Gpu, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
     return gpu.view(address, size).view(dtype).reshape(shape)
 
 
+PUBLIC: tuple[type, ...] = (
+    *(DataType, TensorIOMode, ExecutionContextAllocationStrategy, MemoryPoolType, ProfilingVerbosity),
+    *(LayerInformationFormat, HardwareCompatibilityLevel, LayerType, NetworkDefinitionCreationFlag),
+    *(ILogger, Logger, IHostMemory, OnnxParser, IProgressMonitor, IOptimizationProfile, IBuilderConfig),
+    *(INetworkDefinition, ILayer, ITensor),
+)
+"""What is the same in every flavour and version."""
+
+
 def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
     """The module `tensorrt` or `tensorrt_rtx` of `version`, its engines for `gpu`."""
     module: Any = ModuleType(flavour.replace("-", "_"))
     module.__version__ = version
     identity = f"{flavour} {version}"
     rtx, ten = flavour == "tensorrt-rtx", version.startswith("10.")
-    for kind in (DataType, TensorIOMode, ExecutionContextAllocationStrategy, ILogger, Logger, IHostMemory, OnnxParser):
+    for kind in PUBLIC:
         setattr(module, kind.__name__, kind)
-    for kind in (MemoryPoolType, ProfilingVerbosity, LayerInformationFormat, HardwareCompatibilityLevel, LayerType):
-        setattr(module, kind.__name__, kind)
-    for kind in (IProgressMonitor, IOptimizationProfile, IBuilderConfig, INetworkDefinition, ILayer, ITensor):
-        setattr(module, kind.__name__, kind)
-    module.NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
     module.BuilderFlag = BuilderFlag10 if ten else BuilderFlag
     if rtx:
         module.ComputeCapability = ComputeCapability

@@ -17,9 +17,10 @@ from visrt.runtime.cuda import Gpu as RealGpu
 from visrt.runtime.dynamic_axes import profile_of
 from visrt.runtime.manifest import GraphSpec, Manifest
 from visrt.runtime.trt import start_engines
-from visrt.runtime.trt_engine import Bench, TrtEngine
+from visrt.runtime.trt_bench import Bench
+from visrt.runtime.trt_engine import TrtEngine
 
-__all__ = ["Rig", "rig_of"]
+__all__ = ["Rig", "install_cuda", "rig_of", "serialised"]
 
 
 @dataclass
@@ -86,7 +87,7 @@ def rig_of(
 
 
 def logger(module: Any, said: list[str]) -> Any:
-    class Log(module.ILogger):  # type: ignore[misc,name-defined]
+    class Log(module.ILogger):  # type: ignore[misc]
         def log(self, severity: Any, msg: str) -> None:
             said.append(msg)
 
