@@ -1,0 +1,290 @@
+"""From a checked ONNX graph to a TensorRT engine: always strongly typed, with every warning accounted for.
+
+The same code serves TensorRT 10.3 to 11 and TensorRT-RTX. TensorRT-RTX also builds for GPUs that are not here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from visrt.runtime.build_progress import Progress, ProgressTree, monitor_of, unheard
+from visrt.runtime.build_warnings import sorted_out
+from visrt.runtime.errors import EngineError
+from visrt.runtime.interrupts import deferred_interrupt
+from visrt.runtime.manifest import GraphSpec, TensorSpec
+from visrt.runtime.precision import check_precision, precision_of
+from visrt.runtime.tensorrt_library import TensorRt
+from visrt.runtime.tensorrt_log import Line, TensorRtLog, log_of
+
+__all__ = ["RECIPE", "BuildRequest", "BuiltEngine", "Profile", "build_engine"]
+
+Profile = Mapping[str, tuple[int, int, int]]
+"""Smallest, usual and largest size of each dynamic axis, by its symbol."""
+
+RECIPE = 1
+"""Grows with every change of how engines are built, so that engines of before are built anew."""
+
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "UINT8": "uint8",
+}
+
+# TensorRT's log is one for a process: what it says belongs to the one build that goes on.
+_BUILDING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build.
+
+    name: of the graph, in the bundle. model: the bytes of its ONNX file. targets: compute capabilities such as "8.6"
+    that one engine of TensorRT-RTX is to run on; () is the GPU in this machine. nodes: what nodes.json says of the
+    graph, precision by ONNX node. timings: what an earlier build on this GPU measured, BuiltEngine.timings.
+    """
+
+    name: str
+    graph: GraphSpec
+    model: bytes
+    profile: Profile
+    targets: tuple[str, ...] = ()
+    nodes: Mapping[str, str] | None = None
+    timings: bytes = b""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A serialised engine.
+
+    precision: how many layers that multiply, by kind and precision, and how many tensors of each type the network has.
+    warnings: what TensorRT said that is known to be harmless. timings: what was measured, for the next build; TensorRT
+    only.
+    """
+
+    data: bytes
+    precision: Mapping[str, int]
+    warnings: tuple[str, ...] = ()
+    timings: bytes = b""
+
+
+def build_engine(library: TensorRt, request: BuildRequest, progress: Progress = unheard) -> BuiltEngine:
+    """The engine of `request`, with a proof of its precision from the network's definition.
+
+    `progress` hears what is being done and the fraction that is; what it raises ends the build and is raised here, as
+    is Ctrl-C. Raises EngineError with what TensorRT said if it gives no engine, or warns of what is not listed.
+    """
+    _check_profile(request)
+    _check_targets(library, request)
+    log = log_of(library)
+    with _BUILDING, deferred_interrupt() as interrupted, log.listening() as heard:
+        tree = ProgressTree(progress, interrupted)
+        return _Build(library, request, log, heard).run(tree)
+
+
+class _Build:
+    """One build. TensorRT's objects live no longer than the method that makes them."""
+
+    def __init__(self, library: TensorRt, request: BuildRequest, log: TensorRtLog, heard: list[Line]) -> None:
+        self._trt, self._flavour = library.module, library.flavour
+        self._request, self._log, self._heard = request, log, heard
+
+    def run(self, tree: ProgressTree) -> BuiltEngine:
+        builder = self._builder()
+        network = builder.create_network(_network_flags(self._trt))
+        self._parse(network)
+        found = precision_of(network)
+        check_precision(self._where, self._request.graph.precision, found, self._request.nodes)
+        config = self._config(builder)
+        monitor = monitor_of(self._trt, tree)
+        config.progress_monitor = monitor
+        timings = self._timing_cache(config)
+        engine = builder.build_serialized_network(network, config)
+        if tree.error is not None:
+            raise tree.error
+        if engine is None:
+            raise self._refused("gave no engine")
+        warnings = self._accounted()
+        return BuiltEngine(bytes(engine), found.counts, warnings, bytes(timings.serialize()) if timings else b"")
+
+    @property
+    def _where(self) -> str:
+        return f"{self._request.graph.file.file} ({self._request.name})"
+
+    def _builder(self) -> Any:
+        try:
+            return self._trt.Builder(self._log.logger)
+        except (TypeError, RuntimeError) as error:
+            raise self._refused(
+                "does not start; it needs an NVIDIA GPU and its driver here (`visrt doctor`)"
+            ) from error
+
+    def _parse(self, network: Any) -> None:
+        """Fills `network`; EngineError names the nodes that TensorRT does not take."""
+        parser = self._trt.OnnxParser(network, self._log.logger)
+        if not parser.parse(self._request.model):
+            errors = [parser.get_error(index) for index in range(parser.num_errors)]
+            told = "; ".join(map(_told, errors)) or self._told()
+            raise EngineError(
+                f"{self._where}: {self._flavour} cannot take this graph: {told}; export it again, or use --engine cpu"
+            )
+        faults = [
+            *_differences("input", self._request.graph.inputs.values(), _tensors(network, "input")),
+            *_differences("output", self._request.graph.outputs.values(), _tensors(network, "output")),
+        ]
+        if faults:
+            raise EngineError(
+                f"{self._where}: what {self._flavour} read does not fit the manifest: {'; '.join(faults)}; "
+                "export the bundle again"
+            )
+
+    def _config(self, builder: Any) -> Any:
+        config = builder.create_builder_config()
+        # An island of FP32 is there for its accuracy; TF32 would round its operands to 10 bits, as FP16 does.
+        config.clear_flag(self._trt.BuilderFlag.TF32)
+        if self._flavour == "tensorrt-rtx":
+            self._set_targets(config)
+        shapes = _shapes(self._request)
+        if shapes:
+            profile = builder.create_optimization_profile()
+            for name, sizes in shapes.items():
+                profile.set_shape(name, *sizes)
+            if config.add_optimization_profile(profile) < 0:
+                raise self._refused(f"refuses the profile {dict(self._request.profile)}")
+        return config
+
+    def _set_targets(self, config: Any) -> None:
+        kinds = self._trt.ComputeCapability
+        chosen = [_sm(target) for target in self._request.targets] or ["CURRENT"]
+        config.num_compute_capabilities = len(chosen)
+        for index, name in enumerate(chosen):
+            if not config.set_compute_capability(kinds.__members__[name], index):
+                raise self._refused(f"refuses the target {name}")
+
+    def _timing_cache(self, config: Any) -> Any:
+        """TensorRT's timings, which it adds to while it builds. TensorRT-RTX measures nothing, and asks for a GPU."""
+        if self._flavour == "tensorrt-rtx":
+            return None
+        for known in (self._request.timings, b""):
+            cache = config.create_timing_cache(known)
+            if cache is not None and config.set_timing_cache(cache, False):
+                return cache
+        return None
+
+    def _accounted(self) -> tuple[str, ...]:
+        """The warnings that are listed; EngineError if anything else was said."""
+        accepted, refused = sorted_out(self._heard, self._flavour)
+        if refused:
+            raise self._refused("built it with warnings that nobody has accounted for")
+        return accepted
+
+    def _refused(self, what: str) -> EngineError:
+        hint = ""
+        if self._flavour == "tensorrt-rtx" and not self._request.targets:
+            hint = "; on a machine without an NVIDIA GPU name the GPUs it is for (targets such as 8.6)"
+        return EngineError(f"{self._where}: {self._flavour} {what}; it says: {self._told()}{hint}")
+
+    def _told(self) -> str:
+        _, refused = sorted_out(self._heard, self._flavour)
+        return " | ".join(refused) or "nothing"
+
+
+def _network_flags(trt: Any) -> int:
+    """Strong typing has to be asked for where there still is weak typing: where FP16 is a choice of the builder."""
+    if hasattr(trt.BuilderFlag, "FP16"):
+        return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED.value)
+    return 0
+
+
+def _check_profile(request: BuildRequest) -> None:
+    """Raises EngineError unless the profile gives sizes for the graph's dynamic axes and no others."""
+    symbols = {axis for spec in request.graph.inputs.values() for axis in spec.shape if isinstance(axis, str)}
+    where = f"{request.graph.file.file} ({request.name})"
+    if symbols != request.profile.keys():
+        raise EngineError(
+            f"{where}: the profile has sizes for {', '.join(sorted(request.profile)) or 'nothing'}; expected the "
+            f"dynamic axes of its inputs, {', '.join(sorted(symbols)) or 'of which there are none'}"
+        )
+    for symbol, (least, usual, most) in request.profile.items():
+        if not 1 <= least <= usual <= most:
+            raise EngineError(
+                f"{where}: the profile of {symbol} is {least}, {usual}, {most}; expected smallest <= usual <= largest, "
+                "from 1 on"
+            )
+
+
+def _check_targets(library: TensorRt, request: BuildRequest) -> None:
+    """Raises EngineError for GPUs that the library cannot build for."""
+    if not request.targets:
+        return
+    if library.flavour == "tensorrt":
+        raise EngineError(
+            f"targets {', '.join(request.targets)} were asked for; tensorrt builds for the GPU of this machine only: "
+            "give none, or use tensorrt-rtx"
+        )
+    known = {_capability(name): name for name in library.module.ComputeCapability.__members__ if name[:2] == "SM"}
+    unknown = [target for target in request.targets if target not in known]
+    if unknown or len(set(request.targets)) < len(request.targets):
+        raise EngineError(
+            f"targets {', '.join(request.targets)} were asked for; {library.flavour} {library.version} builds for "
+            f"{', '.join(known)}, each once"
+        )
+
+
+def _sm(target: str) -> str:
+    return f"SM{target.replace('.', '')}"
+
+
+def _capability(name: str) -> str:
+    """ "12.0" of "SM120"."""
+    return f"{name[2:-1]}.{name[-1]}"
+
+
+def _shapes(request: BuildRequest) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Smallest, usual and largest shape of each dynamic input, by its name in the graph."""
+    return {
+        spec.name: tuple(
+            tuple(request.profile[axis][place] if isinstance(axis, str) else axis for axis in spec.shape)
+            for place in range(3)
+        )
+        for spec in request.graph.inputs.values()
+        if any(isinstance(axis, str) for axis in spec.shape)
+    }
+
+
+def _tensors(network: Any, side: str) -> list[Any]:
+    count = getattr(network, f"num_{side}s")
+    return [getattr(network, f"get_{side}")(index) for index in range(count)]
+
+
+def _differences(side: str, specs: Iterable[TensorSpec], tensors: Iterable[Any]) -> list[str]:
+    """What TensorRT read against what the manifest says: names, types, and sizes where both are fixed."""
+    found = {tensor.name: tensor for tensor in tensors}
+    expected = {spec.name: spec for spec in specs}
+    faults = [f"{side} {name!r} is missing" for name in expected.keys() - found]
+    faults += [f"{side} {name!r} is not in the manifest" for name in found.keys() - expected]
+    for name in expected.keys() & found:
+        spec, tensor = expected[name], found[name]
+        dtype, shape = _DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()), tuple(tensor.shape)
+        if dtype != spec.dtype or not _sizes_fit(spec.shape, shape):
+            faults.append(f"{side} {name!r}: expected {spec.dtype} {list(spec.shape)}, found {dtype} {list(shape)}")
+    return sorted(faults)
+
+
+def _sizes_fit(expected: tuple[int | str, ...], found: tuple[int, ...]) -> bool:
+    if len(expected) != len(found):
+        return False
+    pairs = zip(expected, found, strict=True)
+    return all(size < 0 if isinstance(axis, str) else size in (axis, -1) for axis, size in pairs)
+
+
+def _told(error: Any) -> str:
+    """One error of the parser with the node it is about."""
+    node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
+    return node + " ".join(error.desc().split())

@@ -1,0 +1,70 @@
+"""TensorRT and TensorRT-RTX as one library: imported when it is asked for, and only in a version that will do."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from visrt.runtime.errors import EngineError
+
+__all__ = ["OLDEST", "Flavour", "TensorRt", "load_tensorrt"]
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+
+MODULES: dict[Flavour, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+INSTALL: dict[Flavour, str] = {
+    "tensorrt": "pip install 'tensorrt>=10.3', or on a Jetson use the TensorRT of its system (JetPack 6)",
+    "tensorrt-rtx": "pip install tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings",
+}
+OLDEST: dict[Flavour, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 0)}
+"""Oldest versions in use: TensorRT 10.3 is what JetPack 6 has."""
+
+
+@dataclass(frozen=True)
+class TensorRt:
+    """One of the two libraries. module: its Python bindings; all of TensorRT's names are taken from it."""
+
+    module: Any
+    flavour: Flavour
+    version: str
+
+
+def load_tensorrt(flavour: Flavour) -> TensorRt:
+    """The library of `flavour`; EngineError if it is not installed, does not load or is too old."""
+    module = _imported(flavour)
+    version = str(module.__version__)
+    oldest = OLDEST[flavour]
+    if _major_minor(version) < oldest:
+        raise EngineError(
+            f"{flavour} is {version}; expected {oldest[0]}.{oldest[1]} or newer, as older ones are not strongly typed "
+            f"throughout: {INSTALL[flavour]}"
+        )
+    return TensorRt(module, flavour, version)
+
+
+def _imported(flavour: Flavour) -> Any:
+    for name in MODULES[flavour]:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise _does_not_load(flavour, error) from error
+        except (ImportError, OSError, RuntimeError) as error:
+            raise _does_not_load(flavour, error) from error
+    raise EngineError(f"{flavour} is not installed: {INSTALL[flavour]}; or use --engine cpu")
+
+
+def _does_not_load(flavour: Flavour, error: Exception) -> EngineError:
+    told = " ".join(str(error).split())
+    return EngineError(f"{flavour} is installed but does not load ({told}); install it anew: {INSTALL[flavour]}")
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    """(10, 3) of "10.3.0.26"; what has no such form is older than everything."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
