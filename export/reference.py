@@ -7,7 +7,8 @@ stay where they are under a little noise are taken before those on which they mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from visrt.export.frames import Frames
 from visrt.export.graphs import FrameGraph, FrameTensors, MasksGraph
+from visrt.runtime.agreement import packed_masks
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError
-from visrt.runtime.reference import ROLES, Reference
-from visrt.runtime.verify import BY_QUERY, TOLERANCES, errors_of_items, scale_of
+from visrt.runtime.parity import BY_QUERY, TOLERANCES, errors_of_items, scale_of
+from visrt.runtime.reference import ROLES, Reference, reference_from_outputs
 
-__all__ = ["NOISE", "Steadiness", "reference_of"]
+__all__ = ["NOISE", "Steadiness", "reference_of", "reference_on"]
 
 NOISE = 1e-5
 """Relative noise on the normalised input. It moves mask features about as much as another engine's rounding does."""
@@ -56,9 +58,33 @@ def reference_of(graph: FrameGraph, candidates: Frames, wanted: int) -> tuple[Re
     kept = sorted(steadiest, key=lambda outcome: outcome[1].index)
     frames = candidates.take([frame.index for _, frame in kept])
     stacked = {role: np.stack([expected[role] for expected, _ in kept]) for role in ROLES}
-    moved_share = sum(frame.moved for _, frame in kept) / sum(frame.queries for _, frame in kept)
-    reference = Reference(frames.images, frames.valid_sizes, stacked, moved_share=moved_share)
-    return reference, [frame for _, frame in kept]
+    steadiness = [frame for _, frame in kept]
+    reference = Reference(
+        images=frames.images,
+        valid_sizes=frames.valid_sizes,
+        expected=stacked,
+        moved_share=_moved_share(steadiness),
+        masks=packed_masks(stacked["mask_logits"]),
+    )
+    return reference, steadiness
+
+
+def reference_on(graph: FrameGraph, frames: Frames) -> Reference:
+    """Torch's outputs on each of `frames`, steady or not, with maps sampled; whole outputs are held one at a time."""
+    steadiness: list[Steadiness] = []
+
+    def outputs() -> Iterator[Expected]:
+        for i in range(len(frames)):
+            expected, steady = _examined(graph, frames, i)
+            steadiness.append(steady)
+            yield expected
+
+    reference = reference_from_outputs(frames.images, frames.valid_sizes, outputs())
+    return replace(reference, moved_share=_moved_share(steadiness))
+
+
+def _moved_share(steadiness: list[Steadiness]) -> float:
+    return sum(frame.moved for frame in steadiness) / sum(frame.queries for frame in steadiness)
 
 
 @torch.no_grad()

@@ -1,181 +1,192 @@
-"""Parity of a bundle's engines with what torch computed at export, tensor by tensor and at two batch sizes.
+"""A bundle's engines on this machine, each judged against what torch computed. Needs no torch.
 
-Needs no torch: the expected values are in the bundle.
-
-Masked attention is discontinuous where a mask logit is 0. There the last bit of a float can open or close a pixel to a
-query and move that query visibly, in torch itself as much as in another engine, while its neighbours move by next to
-nothing. So the mask features, which come before, must agree everywhere, while of the queries a few may not: two in a
-hundred, or twice as many as torch itself moved under noise when that is more, as on untrained networks.
+The expected values are in the bundle, or come from elsewhere as a `Reference`: a checkpoint run anew, or another
+bundle run by ONNX Runtime on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.available import ABSENCE
+from visrt.runtime.backends import BACKENDS, EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.engine import Array, Engine
-from visrt.runtime.errors import ParityError
+from visrt.runtime.engine import Engine
+from visrt.runtime.errors import EngineError, ParityError, UsageError
+from visrt.runtime.judge import BATCHES, BatchParity, ParityReport, gate_of, judge, precision_of
+from visrt.runtime.parity import TensorParity
 from visrt.runtime.reference import Reference, reference_from_bytes
 
 __all__ = [
-    "BY_QUERY",
-    "TOLERANCES",
-    "TensorParity",
+    "EngineParity",
+    "Failed",
+    "Skipped",
+    "Verification",
+    "VerifySettings",
+    "closing",
     "compare",
-    "errors_of_items",
+    "require_available",
     "require_parity",
-    "scale_of",
+    "stored_reference",
     "verify",
+    "verify_engines",
 ]
-
-TOLERANCES = {
-    "class_logits": 2e-4,
-    "embeddings": 2e-4,
-    "mask_embeddings": 2e-4,
-    "mask_features": 2e-4,
-    "mask_logits": 1e-3,
-}
-"""Largest error of a float32 engine, relative to the larger of 1 and the largest expected value of the tensor."""
-
-BY_QUERY = ("class_logits", "embeddings", "mask_embeddings", "mask_logits")
-"""Roles whose second axis are the queries."""
-
-BEYOND_SHARE = 0.02
-"""Queries that may lie beyond the tolerance, of all queries of all frames, rounded down."""
-
-BEYOND_SHARE_MAX = 0.1
-"""The same where torch itself is unsteady."""
-
-BATCH = 3
-"""Frames in the batched run: neither one nor the two that the graph was traced with."""
-
-Errors = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class TensorParity:
-    """One output of one graph against torch, over all reference frames.
+class VerifySettings:
+    """engines: by name; none takes all that this machine can run. batches: frames a call. floors: of agreement by
+    name, in place of those of the bundle's precision. threads: of ONNX Runtime on the CPU, None takes all cores."""
 
-    batch: frames a call of the frame graph. max_abs: largest absolute error. max_rel: the same over the larger of 1
-    and the largest expected value. items: what was compared, queries or frames of mask features. beyond: how many of
-    them lie beyond `tolerance`, and `allowed` how many may.
-    """
+    engines: tuple[str, ...] = ()
+    batches: tuple[int, ...] = BATCHES
+    floors: Mapping[str, float] = field(default_factory=dict)
+    threads: int | None = None
 
-    graph: str
-    role: str
-    batch: int
-    max_abs: float
-    max_rel: float
-    tolerance: float
-    items: int
-    beyond: int
-    allowed: int
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.engines if name not in BACKENDS]:
+            raise UsageError(f"engine {', '.join(unknown)} is unknown; choose of {', '.join(BACKENDS)}")
+        if not self.batches or min(self.batches) < 1:
+            raise UsageError(f"batches {', '.join(map(str, self.batches))}: expected numbers of 1 or more, as in 1,3")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Not run, as this machine cannot and nobody asked for it by name."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It should run here, but could not be opened."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class EngineParity:
+    """One engine. provider: what executed the frame graph, as the backend reports it; empty where nothing did."""
+
+    engine: str
+    outcome: ParityReport | Skipped | Failed
+    provider: str = ""
 
     @property
     def passed(self) -> bool:
-        """NaN, infinity and another shape never pass."""
-        return bool(np.isfinite(self.max_abs)) and self.beyond <= self.allowed
+        """What was skipped is no fault."""
+        return isinstance(self.outcome, Skipped) or (isinstance(self.outcome, ParityReport) and self.outcome.passed)
 
 
-def verify(folder: str | Path, backend: str = "cpu", threads: int | None = None) -> list[TensorParity]:
-    """Parity of the bundle in `folder`, run by `backend`, with its reference; the caller judges `passed`.
+@dataclass(frozen=True)
+class Verification:
+    """All engines of one bundle. masks: whether the reference keeps masks, to judge IoU by."""
+
+    bundle: str
+    precision: str
+    engines: tuple[EngineParity, ...]
+    masks: bool = True
+
+    @property
+    def passed(self) -> bool:
+        return all(engine.passed for engine in self.engines)
+
+    def require(self, what: str) -> None:
+        """Raises ParityError that tells the faults of every engine unless all passed."""
+        told = [
+            f"{what} on {engine.engine}: {'; '.join(_faults(engine))}" for engine in self.engines if not engine.passed
+        ]
+        if told:
+            raise ParityError(f"{'; '.join(told)}; do not deploy it")
+
+
+def _faults(engine: EngineParity) -> list[str]:
+    return engine.outcome.faults() if isinstance(engine.outcome, ParityReport) else [engine.outcome.reason]
+
+
+def verify(folder: str | Path, backend: str = "cpu", threads: int | None = None) -> ParityReport:
+    """The judgement on the bundle in `folder`, run by `backend`, against its stored reference.
 
     Raises BundleError for a bundle that is damaged, EngineError for a backend that is absent or refuses a graph.
     """
+    settings = VerifySettings((backend,), threads=threads)
     bundle = open_bundle(folder)
-    reference = _reference(bundle)
-    engines = open_engines(bundle, backend, EngineOptions(threads))
+    return _judged(bundle, stored_reference(bundle), backend, settings)[0]
+
+
+def verify_engines(
+    bundle: Bundle,
+    reference: Reference,
+    settings: VerifySettings,
+    on_engine: Callable[[str], None] = lambda _: None,
+) -> Verification:
+    """The judgement on every engine of `settings`; `on_engine` hears which one is next.
+
+    Raises what `require_available` raises. An engine that fails later is told among the others.
+    """
+    engines = []
+    for name, absence in require_available(settings).items():
+        on_engine(name)
+        engines.append(EngineParity(name, Skipped(absence)) if absence else _tried(bundle, reference, name, settings))
+    precision = precision_of(bundle.manifest)
+    return Verification(bundle.manifest.name, precision, tuple(engines), reference.masks is not None)
+
+
+def require_available(settings: VerifySettings) -> dict[str, str]:
+    """For each engine of `settings` why this machine cannot run it, empty where it can.
+
+    Raises EngineError if one was asked for by name that it cannot run, or if it can run none.
+    """
+    absences = {name: ABSENCE[name]() for name in settings.engines or BACKENDS}
+    told = "; ".join(f"{name}: {absence}" for name, absence in absences.items() if absence)
+    if settings.engines and told:
+        raise EngineError(f"{told}; leave out --engine to verify on all that this machine can run (see `visrt doctor`)")
+    if all(absences.values()):
+        raise EngineError(f"this machine can run no engine: {told}; pip install 'visrt[cpu]'")
+    return absences
+
+
+def _tried(bundle: Bundle, reference: Reference, name: str, settings: VerifySettings) -> EngineParity:
     try:
-        return compare(engines, reference)
+        report, provider = _judged(bundle, reference, name, settings)
+        return EngineParity(name, report, provider)
+    except EngineError as error:
+        return EngineParity(name, Failed(str(error)))
+
+
+def _judged(bundle: Bundle, reference: Reference, name: str, settings: VerifySettings) -> tuple[ParityReport, str]:
+    """The judgement on engine `name`, and its provider."""
+    options = EngineOptions(settings.threads, batch=max(settings.batches))
+    with closing(open_engines(bundle, name, options)) as engines:
+        provider = engines["frame"].provider
+        precision = precision_of(bundle.manifest)
+        return judge(engines, reference, precision, settings.batches, settings.floors), provider
+
+
+@contextmanager
+def closing(engines: dict[str, Engine]) -> Iterator[dict[str, Engine]]:
+    """`engines`, closed at the end whatever happens."""
+    try:
+        yield engines
     finally:
         for engine in engines.values():
             engine.close()
 
 
-def require_parity(table: Sequence[TensorParity], what: str) -> None:
-    """Raises ParityError naming the worst tensor of `what` unless all of `table` passed."""
-    failed = [row for row in table if not row.passed]
-    if failed:
-        worst = max(failed, key=lambda row: row.max_rel / row.tolerance)
-        raise ParityError(
-            f"{what}: {len(failed)} of {len(table)} comparisons fail; worst is {worst.graph}.{worst.role} at batch "
-            f"{worst.batch}, error {worst.max_rel:.1e}, tolerance {worst.tolerance:.0e}, {worst.beyond} of "
-            f"{worst.items} beyond it where {worst.allowed} may be; do not deploy it"
-        )
+def stored_reference(bundle: Bundle) -> Reference:
+    """What torch computed when `bundle` was exported."""
+    spec = bundle.manifest.reference
+    return reference_from_bytes(bundle.read(spec), str(bundle.folder / spec.file))
 
 
 def compare(engines: Mapping[str, Engine], reference: Reference) -> list[TensorParity]:
     """Parity of `engines`, by graph, with `reference`: each frame alone, then a batch."""
-    singly = [np.array([i]) for i in range(len(reference))]
-    together = [np.arange(max(BATCH, len(reference))) % len(reference)]
-    return [*_compared(engines, reference, singly), *_compared(engines, reference, together)]
+    return judge(engines, reference).tensors
 
 
-def errors_of_items(role: str, given: Array, expected: Array) -> Errors:
-    """The largest absolute error of each item: of each query, or frame of mask features. NaN counts as infinite.
-
-    `given` and `expected` [T, ...]; where the shapes differ, every item is infinitely wrong.
-    """
-    axes = 2 if role in BY_QUERY else 1
-    if given.shape != expected.shape:
-        return np.full(int(np.prod(expected.shape[:axes])), np.inf)
-    errors = np.abs(given.astype(np.float64) - expected).reshape(*expected.shape[:axes], -1).max(axis=-1).ravel()
-    return np.where(np.isfinite(errors), errors, np.inf)
-
-
-def scale_of(expected: Array) -> float:
-    """What errors are relative to."""
-    return max(1.0, float(np.abs(expected).max()))
-
-
-def _compared(engines: Mapping[str, Engine], reference: Reference, calls: list[Array]) -> list[TensorParity]:
-    """One row a tensor. Each of `calls` holds the frames of one call of the frame graph."""
-    errors: dict[str, list[Errors]] = {}
-    for frames in calls:
-        for role, given in _outputs(engines, reference, frames):
-            items = errors_of_items(role, reference.picked(role, given), reference.expected[role][frames])
-            errors.setdefault(role, []).append(items)
-    return [_row(role, len(calls[0]), np.concatenate(found), reference) for role, found in errors.items()]
-
-
-def _row(role: str, batch: int, errors: Errors, reference: Reference) -> TensorParity:
-    relative = errors / scale_of(reference.expected[role])
-    return TensorParity(
-        graph="masks" if role == "mask_logits" else "frame",
-        role=role,
-        batch=batch,
-        max_abs=float(errors.max()),
-        max_rel=float(relative.max()),
-        tolerance=TOLERANCES[role],
-        items=len(errors),
-        beyond=int((relative > TOLERANCES[role]).sum()),
-        allowed=int(_beyond_share(reference) * len(errors)) if role in BY_QUERY else 0,
-    )
-
-
-def _beyond_share(reference: Reference) -> float:
-    return min(max(BEYOND_SHARE, 2 * reference.moved_share), BEYOND_SHARE_MAX)
-
-
-def _outputs(engines: Mapping[str, Engine], reference: Reference, frames: Array) -> Iterator[tuple[str, Array]]:
-    """Every role [len(frames), ...]; mask logits are made from the frame graph's own outputs, as in a session."""
-    outputs = engines["frame"]({"images": reference.images[frames], "valid_sizes": reference.valid_sizes[frames]})
-    for role, tensor in outputs.items():
-        yield role, tensor.numpy()
-    embeddings, features = outputs["mask_embeddings"].numpy(), outputs["mask_features"]
-    logits = [
-        engines["masks"]({"mask_embeddings": embeddings[i], "mask_features": features.row(i)})["mask_logits"].numpy()
-        for i in range(len(frames))
-    ]
-    yield "mask_logits", np.stack(logits)
-
-
-def _reference(bundle: Bundle) -> Reference:
-    spec = bundle.manifest.reference
-    return reference_from_bytes(bundle.read(spec), str(bundle.folder / spec.file))
+def require_parity(table: Sequence[TensorParity], what: str) -> None:
+    """Raises ParityError naming the worst tensor of `what` unless all of `table` passed."""
+    ParityReport("fp32", gate_of("fp32"), (BatchParity(0, tuple(table)),)).require(what)

@@ -9,7 +9,7 @@ from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.ytvis import load_annotations, load_class_map
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session
-from visrt.runtime.verify import require_parity, verify
+from visrt.runtime.verify import verify
 from visrt.runtime.video import read_video
 
 BUNDLE = ROOT / "bundles" / "default"
@@ -37,7 +37,7 @@ def evaluated(name: str) -> Evaluation:
 
 
 def test_it_computes_here_what_torch_computed_when_it_was_exported() -> None:
-    require_parity(verify(BUNDLE), str(BUNDLE))
+    verify(BUNDLE).require(str(BUNDLE))
 
 
 def test_it_is_small_enough_to_ship_and_has_a_model_card() -> None:

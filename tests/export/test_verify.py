@@ -22,14 +22,15 @@ from visrt.cli import app
 from visrt.export.contract import file_spec
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import BundleError, ParityError, UsageError
+from visrt.runtime.parity import BY_QUERY, scale_of
 from visrt.runtime.reference import ROLES, Reference
-from visrt.runtime.verify import BY_QUERY, compare, require_parity, scale_of, verify
+from visrt.runtime.verify import compare, verify
 
 TORCHLESS = """
 import sys
 sys.modules["torch"] = sys.modules["onnx"] = None
 from visrt.runtime.verify import verify
-assert all(row.passed for row in verify(sys.argv[1], threads=1))
+assert verify(sys.argv[1], threads=1).passed
 """
 
 
@@ -49,7 +50,7 @@ def test_a_sound_bundle_is_verified_where_torch_is_not_installed(published_kind:
 
 
 def test_the_stored_sample_finds_the_same_errors_as_the_whole_tensors(published_kind: Exported) -> None:
-    found = {(row.role, row.batch): row for row in verify(published_kind.folder)}
+    found = {(row.role, row.batch): row for row in verify(published_kind.folder).tensors}
     whole = {(row.role, row.batch): row for row in published_kind.report.parity}
     assert found.keys() == whole.keys()
     assert all(row.passed for row in found.values())
@@ -60,10 +61,10 @@ def test_the_stored_sample_finds_the_same_errors_as_the_whole_tensors(published_
 @pytest.mark.parametrize("weight", ["class_embed.bias", "mask_features.weight", "stem.conv1.weight"])
 def test_a_bundle_with_another_weight_fails_though_its_hashes_fit(bundle: Path, weight: str) -> None:
     alter(bundle, weight)
-    failed = [row for row in verify(bundle) if not row.passed]
-    assert failed
-    with pytest.raises(ParityError, match="do not deploy"):
-        require_parity(failed, "bundle")
+    report = verify(bundle)
+    assert not report.passed
+    with pytest.raises(ParityError, match=r"bundle: .*worst is .* do not deploy"):
+        report.require("bundle")
 
 
 def alter(bundle: Path, weight: str) -> None:

@@ -1,42 +1,175 @@
-"""`visrt verify`: does a bundle compute here what torch computed at export? Needs no torch."""
+"""`visrt verify`: does a bundle compute here what torch computed? Needs no torch, but for --checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from visrt.commands.verify_table import lines_of, parity_table, tables_of
 
-    from visrt.runtime.verify import TensorParity
+if TYPE_CHECKING:
+    from visrt.runtime.bundle import Bundle
+    from visrt.runtime.clip_frames import ClipFrames
+    from visrt.runtime.reference import Reference
+    from visrt.runtime.verify import Verification, VerifySettings
 
 __all__ = ["parity_table", "verify"]
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    engine: Annotated[str, typer.Option(help="What runs it: cpu or cuda.")] = "cpu",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What runs it: cpu, cuda, tensorrt or tensorrt-rtx; repeat for more. All that this machine can run "
+            "if not given."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Run this checkpoint anew with torch, in place of what the bundle keeps.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this fp32 bundle, run by ONNX Runtime on the CPU.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Compare on frames of this video; needs --checkpoint or --against.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the video at most.")] = 60,
+    batch: Annotated[str, typer.Option(metavar="B,...", help="Frames a call, each a run of its own.")] = "1,3",
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="In place of the floor of the bundle's precision: iou_mean, iou_min, top_class or assignment; repeat.",
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the verdict and all figures here too.")] = None,
 ) -> None:
-    """Compare a bundle on this machine with what PyTorch computed when it was exported."""
+    """Compare what a bundle computes on each engine of this machine with what PyTorch computed.
+
+    Leaves with 5 if an engine fails. Engines that this machine cannot run are told and skipped; naming one of them
+    with --engine is an error.
+    """
     from visrt.console import report_console
-    from visrt.runtime.verify import require_parity
-    from visrt.runtime.verify import verify as verify_bundle
+    from visrt.runtime.bundle import open_bundle
+    from visrt.runtime.verify import VerifySettings
 
-    table = verify_bundle(bundle, engine)
-    report_console().print(parity_table(table, f"{bundle} on {engine} and its torch reference"))
-    require_parity(table, str(bundle))
+    settings = VerifySettings(tuple(engine or ()), _batches(batch), _floors(floor or ()))
+    expected = Expected(checkpoint, against, source, frames)
+    opened = open_bundle(bundle)
+    told, verification = _verified(opened, expected, settings)
+    console = report_console()
+    for table in tables_of(verification, f"{bundle} and {told}"):
+        console.print(table)
+    for line in lines_of(verification):
+        console.print(line)
+    if json is not None:
+        _write(json, verification, {"reference": told, "batches": list(settings.batches)})
+    verification.require(str(bundle))
 
 
-def parity_table(parity: Sequence[TensorParity], title: str) -> Table:
-    """One row a tensor and batch size."""
-    from rich.table import Table
+@dataclass(frozen=True)
+class Expected:
+    """Where the expected values come from: torch run anew, another bundle, or by default what the bundle keeps."""
 
-    table = Table("graph", "tensor", "batch", "max abs", "max rel", "tolerance", "beyond", "", title=title)
-    for row in parity:
-        verdict = "[green]ok[/]" if row.passed else "[red]FAILS[/]"
-        errors = (f"{row.max_abs:.1e}", f"{row.max_rel:.1e}", f"{row.tolerance:.0e}")
-        table.add_row(row.graph, row.role, str(row.batch), *errors, f"{row.beyond} of {row.items}", verdict)
-    return table
+    checkpoint: Path | None
+    against: Path | None
+    source: str | None
+    frames: int
+
+    def __post_init__(self) -> None:
+        from visrt.runtime.errors import UsageError
+
+        if self.checkpoint is not None and self.against is not None:
+            raise UsageError("--checkpoint and --against were both given; give the one to compare with")
+        if self.source is not None and self.checkpoint is None and self.against is None:
+            raise UsageError(
+                f"--source {self.source}: what torch makes of these frames is not in the bundle; give --checkpoint "
+                "with the file it was exported from, or --against with its fp32 bundle"
+            )
+
+
+def _verified(bundle: Bundle, expected: Expected, settings: VerifySettings) -> tuple[str, Verification]:
+    """What was compared with, in words, and the verdict."""
+    from rich.console import Console
+
+    from visrt.runtime.verify import require_available, verify_engines
+
+    require_available(settings)
+    with Console(stderr=True).status("computing what is expected") as status:
+        told, reference = _reference(bundle, expected)
+        return told, verify_engines(bundle, reference, settings, lambda name: status.update(f"running {name}"))
+
+
+def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
+    from visrt.runtime.clip_frames import ClipFrames, clip_frames
+    from visrt.runtime.verify import stored_reference
+
+    stored = stored_reference(bundle)
+    if expected.source is None:
+        clip, where = ClipFrames(stored.images, stored.valid_sizes), f"its {len(stored)} reference frames"
+    else:
+        clip = clip_frames(expected.source, bundle.manifest.input, expected.frames)
+        where = f"{len(clip)} frames of {expected.source}"
+    if expected.checkpoint is not None:
+        return f"torch, {expected.checkpoint.name} run anew on {where}", _anew(expected.checkpoint, bundle, clip)
+    if expected.against is not None:
+        return f"{expected.against} on {where}", _of_bundle(expected.against, bundle, clip)
+    return f"what torch computed at export on {where}", stored
+
+
+def _anew(checkpoint: Path, bundle: Bundle, clip: ClipFrames) -> Reference:
+    from visrt.runtime.errors import UsageError
+
+    try:
+        from visrt.export.anew import reference_anew
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--checkpoint needs {error.name}, which is not installed; run `pip install 'visrt[train]'`, or leave it "
+            "out to compare with what the bundle keeps"
+        ) from None
+    return reference_anew(checkpoint, bundle.manifest, clip.images, clip.valid_sizes)
+
+
+def _of_bundle(against: Path, bundle: Bundle, clip: ClipFrames) -> Reference:
+    from visrt.runtime.against import reference_against
+    from visrt.runtime.bundle import open_bundle
+
+    return reference_against(open_bundle(against), bundle.manifest, clip.images, clip.valid_sizes)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    from visrt.runtime.errors import UsageError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--batch {text}: expected numbers of frames with commas, as in 1,3") from None
+
+
+def _floors(given: Sequence[str]) -> dict[str, float]:
+    from visrt.runtime.errors import UsageError
+
+    floors = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            floors[name.strip().replace("-", "_")] = float(value)
+        except ValueError:
+            raise UsageError(f"--floor {text}: expected NAME=VALUE, as in iou_mean=0.99") from None
+    return floors
+
+
+def _write(path: Path, verification: Verification, settings: dict[str, Any]) -> None:
+    import json
+
+    from visrt.benchmarks.machine import machine
+    from visrt.runtime.output import write_atomically
+    from visrt.runtime.verify_report import verification_values
+
+    values = {**verification_values(verification), **settings, "machine": machine()}
+    write_atomically(path, [json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"])

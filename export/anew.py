@@ -1,0 +1,40 @@
+"""A bundle's checkpoint run anew by torch, on frames that the bundle does not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visrt.export.contract import producer
+from visrt.export.frames import Frames
+from visrt.export.graphs import FrameGraph
+from visrt.export.reference import reference_on
+from visrt.models.checkpoints import read_checkpoint
+from visrt.runtime.errors import CheckpointError
+from visrt.runtime.manifest import Manifest
+from visrt.runtime.reference import Reference
+
+__all__ = ["reference_anew"]
+
+
+def reference_anew(
+    path: Path, manifest: Manifest, images: NDArray[np.uint8], valid_sizes: NDArray[np.int32]
+) -> Reference:
+    """What torch computes in float32 from the checkpoint at `path` on `images` [T, H, W, 3] as the network sees them.
+
+    Raises CheckpointError if the bundle of `manifest` was not made from that very file: nothing could be told from
+    how far another network's outputs lie from its.
+    """
+    checkpoint = read_checkpoint(path)
+    made = manifest.producer
+    given = producer(path).checkpoint_sha256
+    if given != made.checkpoint_sha256:
+        raise CheckpointError(
+            f"{path}: sha256 {given[:12]}; bundle {manifest.name!r} was exported from {made.checkpoint}, sha256 "
+            f"{made.checkpoint_sha256[:12]}: give that file, or export this one"
+        )
+    settings = checkpoint.settings
+    graph = FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std).eval()
+    return reference_on(graph, Frames(images, valid_sizes))
