@@ -17,8 +17,6 @@ __all__ = ["start_engines"]
 
 def start_engines(
     bench: Bench,
-    module: Any,
-    provider: str,
     manifest: Manifest,
     batch: int,
     deserialized: Callable[[str], Any],
@@ -31,10 +29,10 @@ def start_engines(
     try:
         with bench.gpu.current("opening the engines"):
             for name, graph in manifest.graphs.items():
-                plans[name] = Plan(module, deserialized(name), graph, largest)
+                plans[name] = Plan(bench.library.module, deserialized(name), graph, largest)
             bench.reserve(max(plan.workspace_bytes for plan in plans.values()))
         for name, plan in plans.items():
-            engines[name] = _started(bench, plan, provider, manifest, name, batch)
+            engines[name] = _started(bench, plan, manifest, name, batch)
     except BaseException as error:
         # TensorRT's objects die with their last reference, and must not outlive the GPU's context in a traceback.
         traceback.clear_frames(error.__traceback__)
@@ -45,6 +43,6 @@ def start_engines(
     return engines
 
 
-def _started(bench: Bench, plan: Plan, provider: str, manifest: Manifest, name: str, batch: int) -> TrtEngine:
+def _started(bench: Bench, plan: Plan, manifest: Manifest, name: str, batch: int) -> TrtEngine:
     axes = {symbol: run_sizes(symbol, sizes[-1]) for symbol, sizes in profile_of(manifest, name, batch).items()}
-    return TrtEngine(bench, plan, manifest.graphs[name], axes, handed_over(manifest, name), provider)
+    return TrtEngine(bench, plan, manifest.graphs[name], axes, handed_over(manifest, name))

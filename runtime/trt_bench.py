@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from visrt.runtime.cuda import DeviceMemory, Gpu
 from visrt.runtime.cuda_graph import Capture, CaptureRefusedError, open_capture
+from visrt.runtime.tensorrt_library import TensorRt
+from visrt.runtime.tensorrt_log import log_of
 from visrt.runtime.trt_slot import ALIGNMENT
 
 __all__ = ["Bench"]
@@ -18,18 +19,20 @@ LOGGER = logging.getLogger("visrt.tensorrt")
 class Bench:
     """Lives as long as one of those who joined it. notices: what is not as it could be, in words, each logged once."""
 
-    def __init__(self, gpu: Gpu, runtime: Any, heard: Callable[[], str]) -> None:
-        """`heard` gives what TensorRT has said since it was last asked."""
-        self.gpu, self.heard = gpu, heard
+    def __init__(self, gpu: Gpu, library: TensorRt) -> None:
+        """Owns `gpu` from now on."""
+        self.gpu, self.library = gpu, library
+        self.log = log_of(library)
         self.notices: list[str] = []
-        self._runtime = runtime
+        self.capture: Capture | None = None
         self._workspace: DeviceMemory | None = None
         self._users = 0
-        self.capture: Capture | None = None
+        with gpu.current("starting TensorRT"):
+            self._runtime = library.module.Runtime(self.log.logger)
         try:
             self.capture = open_capture(gpu.handle)
         except CaptureRefusedError as error:
-            self.notice(f"runs without CUDA graphs, which costs some speed: {error}")
+            self.notice(f"TensorRT runs without CUDA graphs, which costs some speed: {error}")
 
     @property
     def workspace(self) -> DeviceMemory:
@@ -41,7 +44,7 @@ class Bench:
         self._workspace = self.gpu.allocate(max(size, ALIGNMENT), "the workspace of the engines")
 
     def deserialize(self, data: bytes) -> Any:
-        """TensorRT's engine in `data`, or None if it takes it not."""
+        """TensorRT's own engine from `data`, or None if it refuses it; the context must be current."""
         return self._runtime.deserialize_cuda_engine(data)
 
     def notice(self, text: str) -> None:

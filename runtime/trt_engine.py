@@ -22,12 +22,16 @@ from visrt.runtime.cuda_graph import CaptureRefusedError
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import GraphSpec
+from visrt.runtime.tensorrt_library import Flavour
+from visrt.runtime.tensorrt_log import Line
 from visrt.runtime.trt_bench import Bench
 from visrt.runtime.trt_plan import Plan
 from visrt.runtime.trt_run import Run, RunRefusedError
 from visrt.runtime.trt_slot import ALIGNMENT, DeviceTensor, Slot, bytes_of, shape_of
 
 __all__ = ["SLOTS", "TrtEngine"]
+
+PROVIDERS: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 SLOTS = 2
 """Calls of an engine that can be in flight."""
@@ -59,13 +63,12 @@ class TrtEngine:
         graph: GraphSpec,
         axes: Mapping[str, tuple[int, ...]],
         handed_over: frozenset[str],
-        provider: str,
     ) -> None:
         """axes: for each dynamic axis the sizes it is run at, rising; others are padded to the next.
 
         handed_over: roles that go from one graph to another on the device.
         """
-        self.provider = provider
+        self.provider = f"{PROVIDERS[bench.library.flavour]} {bench.library.version}"
         self.captures = 0
         self.retries = 0
         self._bench, self._plan, self._graph, self._axes = bench, plan, graph, axes
@@ -150,23 +153,23 @@ class TrtEngine:
 
     def _start(self, binding: Binding) -> None:
         """Starts the run of `binding`; what fails is tried once more in a fresh context, with all others given up."""
-        try:
-            self._run(binding).start()
-        except (RunRefusedError, GpuMemoryError) as first:
-            said = self._bench.heard()
-            self._bench.gpu.settle()
-            self._drop_runs()
+        with self._bench.log.listening() as heard:
             try:
                 self._run(binding).start()
-            except (RunRefusedError, GpuMemoryError) as second:
-                raise self._failed(first, second, said or self._bench.heard()) from second
-            self.retries += 1
+            except (RunRefusedError, GpuMemoryError):
+                self._bench.gpu.settle()
+                self._drop_runs()
+                try:
+                    self._run(binding).start()
+                except (RunRefusedError, GpuMemoryError) as error:
+                    raise self._failed(error, heard) from None
+                self.retries += 1
 
-    def _failed(self, first: Exception, second: Exception, said: str) -> EngineError:
-        free = "" if str(first) == str(second) else f", and in a fresh context: {second}"
+    def _failed(self, error: Exception, heard: list[Line]) -> EngineError:
+        said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
         return EngineError(
-            f"{self._file}: {first}{free}; TensorRT says: {said or 'nothing'}; use a smaller batch (--batch) if "
-            "memory is short, and see `visrt verify` whether the engine fits this GPU"
+            f"{self._file}: {error}, also in a fresh context; TensorRT says: {said}; use a smaller batch (--batch) if "
+            "memory is short, and see `visrt verify` whether the engine works on this GPU"
         )
 
     def _run(self, binding: Binding) -> Run:

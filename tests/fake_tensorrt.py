@@ -2,7 +2,8 @@
 
 They say no as the real ones do, by None or False and a line in the log. An engine carries its ONNX model, and ONNX
 Runtime computes it on the CPU, out of and into the fake GPU's memory and not before someone waits for the stream. A
-context that is rebound after a capture makes the graph write rubbish, as what it does is undefined.
+context that is rebound after a capture makes the graph write rubbish, as what it does is undefined. What the real ones
+do not have is called fake_something.
 
 Versions differ where it matters here: 10.x has the FP16 and INT8 builder flags and weak typing, needs the flag
 STRONGLY_TYPED and selects a profile for the first context only; 11.x and RTX have none of that; RTX has runtime
@@ -28,9 +29,14 @@ import pytest
 from fake_gpu import RUBBISH, CudaFault, Gpu, Operation
 from onnx import TensorProto
 
+from visrt.runtime.tensorrt_library import Flavour
+
 __all__ = ["FLAVOURS", "engine_of", "install_tensorrt", "tensorrt_module"]
 
-FLAVOURS = {"tensorrt": ("10.3.0", "10.13.3.9", "11.1.0"), "tensorrt-rtx": ("1.7.1.116",)}
+FLAVOURS: dict[Flavour, tuple[str, ...]] = {
+    "tensorrt": ("10.3.0", "10.13.3.9", "11.1.0"),
+    "tensorrt-rtx": ("1.7.1.116",),
+}
 """Flavours, and the versions that tests run each in."""
 
 MAGIC = b"FAKETRT1"
@@ -166,7 +172,23 @@ class HardwareCompatibilityLevel(enum.Enum):
 ComputeCapability = enum.Enum(
     "ComputeCapability", ["NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121"]
 )
-LayerType = enum.Enum("LayerType", ["ONNX", "CONSTANT"])
+LayerType = enum.Enum(
+    "LayerType",
+    ["CONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "CAST", "SHUFFLE", "QUANTIZE", "DEQUANTIZE", "ELEMENTWISE"],
+)
+
+_LAYERS = {
+    "Conv": "CONVOLUTION",
+    "MatMul": "MATRIX_MULTIPLY",
+    "Gemm": "MATRIX_MULTIPLY",
+    "Einsum": "EINSUM",
+    "Cast": "CAST",
+    "Reshape": "SHUFFLE",
+    "Transpose": "SHUFFLE",
+    "QuantizeLinear": "QUANTIZE",
+    "DequantizeLinear": "DEQUANTIZE",
+}
+"""TensorRT's kinds of layers for ONNX operators; all others are told as elementwise."""
 
 
 class IProgressMonitor:
@@ -190,11 +212,11 @@ class ITensor:
 
 
 class ILayer:
-    """One ONNX node."""
+    """One ONNX node. Weights are inside the layer, not tensors of their own: their places are None."""
 
     def __init__(self, node: onnx.NodeProto, tensors: Mapping[str, ITensor]) -> None:
         self.name = node.name or f"/{node.op_type}"
-        self.type = LayerType.ONNX
+        self.type = LayerType[_LAYERS.get(node.op_type, "ELEMENTWISE")]
         self.metadata = f"[ONNX Layer: {self.name}]"
         self._inputs = [tensors.get(name) for name in node.input]
         self._outputs = [tensors[name] for name in node.output if name in tensors]
@@ -213,10 +235,10 @@ class ILayer:
 class INetworkDefinition:
     def __init__(self, flags: int) -> None:
         self.flags = flags
-        self.model = b""
-        self.inputs: list[ITensor] = []
-        self.outputs: list[ITensor] = []
-        self.layers: list[ILayer] = []
+        self.fake_model = b""
+        self.fake_inputs: list[ITensor] = []
+        self.fake_outputs: list[ITensor] = []
+        self.fake_layers: list[ILayer] = []
         self.name = ""
 
     def get_flag(self, flag: NetworkDefinitionCreationFlag) -> bool:
@@ -224,24 +246,24 @@ class INetworkDefinition:
 
     @property
     def num_inputs(self) -> int:
-        return len(self.inputs)
+        return len(self.fake_inputs)
 
     @property
     def num_outputs(self) -> int:
-        return len(self.outputs)
+        return len(self.fake_outputs)
 
     @property
     def num_layers(self) -> int:
-        return len(self.layers)
+        return len(self.fake_layers)
 
     def get_input(self, index: int) -> ITensor:
-        return self.inputs[index]
+        return self.fake_inputs[index]
 
     def get_output(self, index: int) -> ITensor:
-        return self.outputs[index]
+        return self.fake_outputs[index]
 
     def get_layer(self, index: int) -> ILayer:
-        return self.layers[index]
+        return self.fake_layers[index]
 
 
 class ParserError:
@@ -281,10 +303,10 @@ class OnnxParser:
             return False
         graph, network = inferred.graph, self._network
         tensors = {value.name: _tensor(value) for value in [*graph.value_info, *graph.input, *graph.output]}
-        network.model = bytes(model)
-        network.inputs = [tensors[value.name] for value in graph.input]
-        network.outputs = [tensors[value.name] for value in graph.output]
-        network.layers = [ILayer(node, tensors) for node in graph.node]
+        network.fake_model = bytes(model)
+        network.fake_inputs = [tensors[value.name] for value in graph.input]
+        network.fake_outputs = [tensors[value.name] for value in graph.output]
+        network.fake_layers = [ILayer(node, tensors) for node in graph.node]
         return True
 
 
@@ -296,16 +318,16 @@ def _tensor(value: onnx.ValueInfoProto) -> ITensor:
 
 class IOptimizationProfile:
     def __init__(self) -> None:
-        self.shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+        self.fake_shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
         shapes = tuple(min), tuple(opt), tuple(max)
         if not all(a <= b <= c for a, b, c in zip(*shapes, strict=True)):
             raise ValueError(f"Dimensions are not consistent for {input}")
-        self.shapes[input] = shapes
+        self.fake_shapes[input] = shapes
 
     def get_shape(self, input: str) -> list[tuple[int, ...]]:
-        return list(self.shapes[input])
+        return list(self.fake_shapes[input])
 
 
 class ITimingCache:
@@ -315,10 +337,10 @@ class ITimingCache:
 
 class IBuilderConfig:
     def __init__(self) -> None:
-        self.profiles: list[IOptimizationProfile] = []
-        self.raised: set[Any] = set()
-        self.pools: dict[MemoryPoolType, int] = {}
-        self.capabilities: dict[int, Any] = {}
+        self.fake_profiles: list[IOptimizationProfile] = []
+        self.fake_raised: set[Any] = set()
+        self.fake_pools: dict[MemoryPoolType, int] = {}
+        self.fake_capabilities: dict[int, Any] = {}
         self.num_compute_capabilities = 0
         self.progress_monitor: IProgressMonitor | None = None
         self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
@@ -327,23 +349,23 @@ class IBuilderConfig:
         self.max_aux_streams = 0
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
-        self.profiles.append(profile)
-        return len(self.profiles) - 1
+        self.fake_profiles.append(profile)
+        return len(self.fake_profiles) - 1
 
     def set_flag(self, flag: Any) -> None:
-        self.raised.add(flag)
+        self.fake_raised.add(flag)
 
     def get_flag(self, flag: Any) -> bool:
-        return flag in self.raised
+        return flag in self.fake_raised
 
     def clear_flag(self, flag: Any) -> None:
-        self.raised.discard(flag)
+        self.fake_raised.discard(flag)
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
-        self.pools[pool] = pool_size
+        self.fake_pools[pool] = pool_size
 
     def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
-        self.capabilities[index] = compute_capability
+        self.fake_capabilities[index] = compute_capability
         return index < self.num_compute_capabilities
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
@@ -373,8 +395,8 @@ class Builder:
         self._gpu.counts["builds"] += 1
         for warning in self._gpu.faults.build_warnings:
             self.logger.log(Severity.WARNING, warning)
-        shapes = config.profiles[0].shapes if config.profiles else {}
-        dynamic = [tensor.name for tensor in network.inputs if -1 in tensor.shape]
+        shapes = config.fake_profiles[0].fake_shapes if config.fake_profiles else {}
+        dynamic = [tensor.name for tensor in network.fake_inputs if -1 in tensor.shape]
         if any(name not in shapes for name in dynamic):
             self.logger.log(Severity.ERROR, "Network has dynamic or shape inputs, but no optimization profile")
             return None
@@ -387,7 +409,7 @@ class Builder:
             monitor.phase_finish("Building Engine")
             if not going_on:
                 return None
-        return IHostMemory(engine_of(self._gpu, self._identity, network.model, shapes))
+        return IHostMemory(engine_of(self._gpu, self._identity, network.fake_model, shapes))
 
 
 def engine_of(gpu: Gpu, identity: str, model: bytes, shapes: Mapping[str, tuple[tuple[int, ...], ...]]) -> bytes:
@@ -400,7 +422,7 @@ def engine_of(gpu: Gpu, identity: str, model: bytes, shapes: Mapping[str, tuple[
 class Runtime:
     def __init__(self, gpu: Gpu, identity: str, logger: ILogger) -> None:
         self._gpu, self._identity, self._logger = gpu, identity, logger
-        self.engine_class = ICudaEngine
+        self.fake_engine_class = ICudaEngine
         gpu.objects.add(self)
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
@@ -416,7 +438,7 @@ class Runtime:
             return self._none("The engine plan file was generated on an incompatible device")
         if self._gpu.faults.strikes("deserialize"):
             return self._none("Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
-        return self.engine_class(self, self._gpu, self._logger, data[start + 4 + size :], head["shapes"])
+        return self.fake_engine_class(self, self._gpu, self._logger, data[start + 4 + size :], head["shapes"])
 
     def _none(self, why: str) -> ICudaEngine | None:
         self._logger.log(Severity.ERROR, why)
@@ -428,21 +450,21 @@ class IRuntimeCache: ...
 
 class IRuntimeConfig:
     def __init__(self) -> None:
-        self.strategy = ExecutionContextAllocationStrategy.STATIC
-        self.cache: IRuntimeCache | None = None
+        self.fake_strategy = ExecutionContextAllocationStrategy.STATIC
+        self.fake_cache: IRuntimeCache | None = None
         self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
 
     def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
-        self.strategy = strategy
+        self.fake_strategy = strategy
 
     def get_execution_context_allocation_strategy(self) -> ExecutionContextAllocationStrategy:
-        return self.strategy
+        return self.fake_strategy
 
     def create_runtime_cache(self) -> IRuntimeCache:
         return IRuntimeCache()
 
     def set_runtime_cache(self, cache: IRuntimeCache | None = None) -> bool:
-        self.cache = cache
+        self.fake_cache = cache
         return True
 
 
@@ -454,54 +476,54 @@ class ICudaEngine:
     name = "Unnamed Network 0"
 
     def __init__(self, runtime: Runtime, gpu: Gpu, logger: ILogger, model: bytes, shapes: Mapping[str, Any]) -> None:
-        self.runtime, self.gpu, self.logger = runtime, gpu, logger
+        self.fake_runtime, self.fake_gpu, self.fake_logger = runtime, gpu, logger
         graph = onnx.load_from_string(model).graph
-        self.tensors = {value.name: _tensor(value) for value in [*graph.input, *graph.output]}
-        self.inputs = {value.name for value in graph.input}
-        self.shapes = {name: [tuple(shape) for shape in given] for name, given in shapes.items()}
-        self.contexts = 0
+        self.fake_tensors: dict[str, ITensor] = {value.name: _tensor(value) for value in [*graph.input, *graph.output]}
+        self.fake_inputs = {value.name for value in graph.input}
+        self.fake_shapes = {name: [tuple(shape) for shape in given] for name, given in shapes.items()}
+        self.fake_contexts = 0
         self.num_layers = len(graph.node)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(model, settings, ["CPUExecutionProvider"])
+        self.fake_session = onnxruntime.InferenceSession(model, settings, ["CPUExecutionProvider"])
         gpu.objects.add(self)
 
     @property
     def num_io_tensors(self) -> int:
-        return len(self.tensors)
+        return len(self.fake_tensors)
 
     @property
     def device_memory_size_v2(self) -> int:
         return WORKSPACE_BYTES
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
+        return list(self.fake_tensors)[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        if name not in self.tensors:
+        if name not in self.fake_tensors:
             return TensorIOMode.NONE
-        return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
+        return TensorIOMode.INPUT if name in self.fake_inputs else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return self.tensors[name].dtype
+        return self.fake_tensors[name].dtype
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.tensors[name].shape
+        return self.fake_tensors[name].shape
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         assert profile_index == 0
-        return self.shapes.get(name) or [self.tensors[name].shape] * 3
+        return self.fake_shapes.get(name) or [self.fake_tensors[name].shape] * 3
 
     def create_execution_context(self, strategy: Any = ExecutionContextAllocationStrategy.STATIC) -> Any:
-        if self.gpu.faults.strikes("context"):
-            self.logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
+        if self.fake_gpu.faults.strikes("context"):
+            self.fake_logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
             return None
-        kind = strategy.strategy if isinstance(strategy, IRuntimeConfig) else strategy
+        kind = strategy.fake_strategy if isinstance(strategy, IRuntimeConfig) else strategy
         assert kind is ExecutionContextAllocationStrategy.USER_MANAGED, "each context would allocate a workspace"
-        self.contexts += 1
-        return self.context_class(self)
+        self.fake_contexts += 1
+        return self.fake_context_class(self)
 
-    context_class: type[IExecutionContext]
+    fake_context_class: type[IExecutionContext]
 
     def create_runtime_config(self) -> IRuntimeConfig:
         return IRuntimeConfig()
@@ -513,9 +535,11 @@ class IExecutionContext:
 
     def __init__(self, engine: ICudaEngine) -> None:
         self.engine = engine
-        self.active_optimization_profile = 0 if engine.contexts == 1 else self.later_profile
-        self._gpu = engine.gpu
-        self._shapes = {n: engine.tensors[n].shape for n in engine.inputs if -1 not in engine.tensors[n].shape}
+        self.active_optimization_profile = 0 if engine.fake_contexts == 1 else self.later_profile
+        self._gpu = engine.fake_gpu
+        self._shapes = {
+            n: engine.fake_tensors[n].shape for n in engine.fake_inputs if -1 not in engine.fake_tensors[n].shape
+        }
         self._addresses: dict[str, int] = {}
         self._workspace = (0, 0)
         self._changes = 0
@@ -537,7 +561,7 @@ class IExecutionContext:
         self._changed("_workspace", (memory, size))
 
     def set_input_shape(self, name: str, shape: tuple[int, ...] | list[int]) -> bool:
-        if name not in self.engine.inputs or self.active_optimization_profile != 0:
+        if name not in self.engine.fake_inputs or self.active_optimization_profile != 0:
             return self._no(f"setInputShape: no input {name} in profile {self.active_optimization_profile}")
         least, _, most = self.engine.get_tensor_profile_shape(name, 0)
         sizes = tuple(shape)
@@ -548,10 +572,10 @@ class IExecutionContext:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes.get(name, self.engine.tensors[name].shape)
+        return self._shapes.get(name, self.engine.fake_tensors[name].shape)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        known = name in self.engine.tensors
+        known = name in self.engine.fake_tensors
         if not known or memory % ADDRESS_ALIGNMENT or self._gpu.faults.strikes("tensor_address"):
             return self._no(f"setTensorAddress: {memory:#x} for {name}; expected a tensor and 256-byte alignment")
         self._changed("_addresses", {**self._addresses, name: memory})
@@ -561,7 +585,7 @@ class IExecutionContext:
         return self._addresses.get(name, 0)
 
     def infer_shapes(self) -> list[str]:
-        return [name for name in self.engine.inputs if name not in self._shapes]
+        return [name for name in self.engine.fake_inputs if name not in self._shapes]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         if (fault := self._unready()) is not None or self._gpu.faults.strikes("execution"):
@@ -585,7 +609,7 @@ class IExecutionContext:
         if self._workspace == (0, 0):
             return "no device memory was set"
         outputs = self._output_shapes()
-        for name, tensor in self.engine.tensors.items():
+        for name, tensor in self.engine.fake_tensors.items():
             shape = self._shapes.get(name) or outputs[name]
             size = int(np.prod(shape)) * np.dtype(_NUMPY[tensor.dtype]).itemsize
             if not self._gpu.holds(self._addresses.get(name, 0), size):
@@ -597,15 +621,15 @@ class IExecutionContext:
         sizes = {
             shape[axis]
             for name, shape in self._shapes.items()
-            for axis, size in enumerate(self.engine.tensors[name].shape)
+            for axis, size in enumerate(self.engine.fake_tensors[name].shape)
             if size == -1
         }
         (dynamic,) = sizes or {1}
-        tensors = self.engine.tensors
+        tensors = self.engine.fake_tensors
         return {
             name: tuple(dynamic if size == -1 else size for size in tensors[name].shape)
             for name in tensors
-            if name not in self.engine.inputs
+            if name not in self.engine.fake_inputs
         }
 
     def _work(self, captured: bool) -> Callable[[], None]:
@@ -627,7 +651,7 @@ class IExecutionContext:
             self._changes += 1
 
     def _no(self, why: str) -> bool:
-        self.engine.logger.log(Severity.ERROR, why)
+        self.engine.fake_logger.log(Severity.ERROR, why)
         return False
 
 
@@ -660,9 +684,9 @@ def _execute(
     sound = context is not None and changes in (None, context._changes)
     results: dict[str, Any] = {}
     if context is not None and sound:
-        dtypes = {name: _NUMPY[tensor.dtype] for name, tensor in context.engine.tensors.items()}
+        dtypes = {name: _NUMPY[tensor.dtype] for name, tensor in context.engine.fake_tensors.items()}
         feeds = {name: _array(gpu, *bound, dtypes[name]).copy() for name, bound in inputs.items()}
-        results = dict(zip(outputs, context.engine.session.run(list(outputs), feeds), strict=True))
+        results = dict(zip(outputs, context.engine.fake_session.run(list(outputs), feeds), strict=True))
     for name, (address, shape) in outputs.items():
         if name in results:
             _array(gpu, address, shape, results[name].dtype)[...] = results[name]
@@ -698,7 +722,7 @@ def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
         module.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
     context = ContextOfRtx if rtx else ContextOf10 if ten else IExecutionContext
     module.IExecutionContext = context
-    module.ICudaEngine = type("ICudaEngine", (ICudaEngine,), {"context_class": context})
+    module.ICudaEngine = type("ICudaEngine", (ICudaEngine,), {"fake_context_class": context})
     module.Builder = partial(Builder, gpu, identity)
     module.Runtime = partial(_runtime, module.ICudaEngine, gpu, identity)
     return module
@@ -706,7 +730,7 @@ def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
 
 def _runtime(engine_class: type[ICudaEngine], gpu: Gpu, identity: str, logger: ILogger) -> Runtime:
     runtime = Runtime(gpu, identity, logger)
-    runtime.engine_class = engine_class
+    runtime.fake_engine_class = engine_class
     return runtime
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 from bundles import frame_model, masks_model
@@ -16,6 +15,8 @@ from fakes import fake_manifest
 from visrt.runtime.cuda import Gpu as RealGpu
 from visrt.runtime.dynamic_axes import profile_of
 from visrt.runtime.manifest import GraphSpec, Manifest
+from visrt.runtime.tensorrt_library import Flavour, TensorRt
+from visrt.runtime.tensorrt_log import log_of
 from visrt.runtime.trt import start_engines
 from visrt.runtime.trt_bench import Bench
 from visrt.runtime.trt_engine import TrtEngine
@@ -25,12 +26,11 @@ __all__ = ["Rig", "install_cuda", "rig_of", "serialised"]
 
 @dataclass
 class Rig:
-    """A fake GPU with the engines of a small bundle on it, and what TensorRT said."""
+    """A fake GPU with the engines of a small bundle on it."""
 
     gpu: Gpu
     manifest: Manifest
     engines: dict[str, TrtEngine]
-    said: list[str] = field(default_factory=list)
 
     @property
     def frame(self) -> TrtEngine:
@@ -63,7 +63,7 @@ def serialised(gpu: Gpu, identity: str, manifest: Manifest, name: str, batch: in
 def rig_of(
     monkeypatch: pytest.MonkeyPatch,
     gpu: Gpu | None = None,
-    flavour: str = "tensorrt",
+    flavour: Flavour = "tensorrt",
     version: str = "10.13.3.9",
     batch: int = 2,
     size: tuple[int, int] = (64, 96),
@@ -72,23 +72,13 @@ def rig_of(
     """The engines, opened. `told` replaces graphs of the manifest by what is not in the engines."""
     gpu = gpu or Gpu()
     install_cuda(monkeypatch, gpu)
-    module = tensorrt_module(gpu, flavour, version)
+    library = TensorRt(tensorrt_module(gpu, flavour, version), flavour, version)
     manifest = fake_manifest(size, 4)
-    said: list[str] = []
-    log = logger(module, said)
     identity = f"{flavour} {version}"
     data = {name: serialised(gpu, identity, manifest, name, batch, graph) for name, graph in manifest.graphs.items()}
     known = manifest.model_copy(update={"graphs": {**manifest.graphs, **(told or {})}})
-    bench = Bench(RealGpu(), module.Runtime(log), lambda: said[-1] if said else "")
-    engines = start_engines(
-        bench, module, f"TensorRT {version}", known, batch, lambda name: bench.deserialize(data[name])
-    )
-    return Rig(gpu, known, engines, said)
-
-
-def logger(module: Any, said: list[str]) -> Any:
-    class Log(module.ILogger):  # type: ignore[misc]
-        def log(self, severity: Any, msg: str) -> None:
-            said.append(msg)
-
-    return Log()
+    bench = Bench(RealGpu(), library)
+    with log_of(library).listening() as said:
+        engines = start_engines(bench, known, batch, lambda name: bench.deserialize(data[name]))
+    assert not said
+    return Rig(gpu, known, engines)
