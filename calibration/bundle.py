@@ -1,0 +1,72 @@
+"""The calibrated bundle: that of the user with another frame graph, and what each node computes in."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from visrt.export.contract import file_spec, graph_spec
+from visrt.runtime.bundle import MANIFEST, Bundle
+from visrt.runtime.errors import UsageError
+from visrt.runtime.manifest import Manifest, Producer
+
+__all__ = ["NODES", "refuse_int8", "write_calibrated"]
+
+NODES = "nodes.json"
+GRAPH = "frame"
+"""The graph that is quantised. The masks graph has no constant weight."""
+
+PACKAGES = ("visrt", "onnx", "onnxruntime", "numpy")
+
+
+def refuse_int8(bundle: Bundle) -> None:
+    """Raises UsageError for a bundle that was calibrated before: its graphs hold Q/DQ already."""
+    precisions = {name: graph.precision for name, graph in bundle.manifest.graphs.items()}
+    if "int8" in precisions.values():
+        raise UsageError(
+            f"{bundle.folder}: is int8 already ({', '.join(f'{n} {p}' for n, p in precisions.items())}); expected the "
+            "fp32 or fp16 bundle it was made from"
+        )
+
+
+def write_calibrated(
+    folder: Path, bundle: Bundle, model: onnx.ModelProto, nodes: Mapping[str, Mapping[str, str]]
+) -> Manifest:
+    """Writes to `folder` the bundle `bundle` with the frame graph `model`. nodes: by graph, a precision a node."""
+    old = bundle.manifest
+    files = {f"{name}.onnx": bundle.graph(name) for name in old.graphs}
+    files[f"{GRAPH}.onnx"] = model.SerializeToString(deterministic=True)
+    files[NODES] = json.dumps(nodes, indent=1).encode() + b"\n"
+    kept = [old.reference, *(state.initial for state in old.states.values() if state.initial is not None)]
+    files |= {spec.file: bundle.read(spec) for spec in kept}
+    specs = {name: file_spec(name, data) for name, data in files.items()}
+    graphs = {name: graph.model_copy(update={"file": specs[f"{name}.onnx"]}) for name, graph in old.graphs.items()}
+    now = graph_spec(model, specs[f"{GRAPH}.onnx"], "int8")
+    graphs[GRAPH] = graphs[GRAPH].model_copy(update={"opset": now.opset, "precision": now.precision})
+    manifest = old.model_copy(
+        update={
+            "name": f"{old.name}-int8",
+            "graphs": graphs,
+            "nodes": specs[NODES],
+            "producer": _producer(old.producer),
+        }
+    )
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
+    return manifest
+
+
+def _producer(old: Producer) -> Producer:
+    """The same checkpoint and tracer, the versions that calibrated it. SOURCE_DATE_EPOCH fixes the time."""
+    here = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(int(seconds), timezone.utc) if seconds else datetime.now(timezone.utc)
+    return old.model_copy(update={"versions": {**old.versions, **here}, "created": now.isoformat(timespec="seconds")})

@@ -1,0 +1,133 @@
+"""How far a changed frame graph agrees with the bundle's own, on held-out frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from visrt.export.frames import Frames
+from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement, answers
+from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.manifest import GraphSpec
+
+__all__ = ["Harm", "Judge", "Opinion", "agreement_of_clips", "opinion_of"]
+
+Answers = list[FrameAnswer]
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What engines say of clips of successive frames. mask_features: of the first frame of each, [clips, D, h, w]."""
+
+    clips: tuple[Answers, ...]
+    mask_features: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What a change does to the answer, each 0 for nothing.
+
+    masks: 1 - mean IoU of the objects' masks. classes: share of queries with another best class. features: error of
+    the mask features, root of the sum of squares, relative to the features.
+    """
+
+    masks: float
+    classes: float
+    features: float
+
+    @property
+    def total(self) -> float:
+        """One number to rank by: the mean of the three, so that the two coarse ones do not drown the smooth one."""
+        return (self.masks + self.classes + self.features) / 3
+
+
+class _Watched:
+    """The frame engine, and the mask features it said last."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.provider = engine.provider
+        self.mask_features: Array = np.zeros(0)
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        outputs = self._engine(feeds)
+        self.mask_features = outputs["mask_features"].numpy()
+        return outputs
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Runs frame graphs with the bundle's own masks graph `masks`, and compares them with `expected`, of `clips`."""
+
+    graph: GraphSpec
+    masks: Engine
+    clips: tuple[Frames, ...]
+    expected: Opinion
+
+    def agreement(self, model: onnx.ModelProto) -> Agreement:
+        """How far `model` agrees, over all frames."""
+        return agreement_of_clips(self.expected.clips, self._opinion(model).clips)
+
+    def harm(self, model: onnx.ModelProto) -> Harm:
+        """What `model` does to the first frame of each clip."""
+        return _harm(self.expected, self._opinion(model))
+
+    def _opinion(self, model: onnx.ModelProto) -> Opinion:
+        return opinion_of(self.graph, model.SerializeToString(), self.masks, self.clips)
+
+    def of_first_frames(self, count: int) -> Judge:
+        """A cheaper judge: the first frame of each of the first `count` clips."""
+        clips = tuple(clip.take([0]) for clip in self.clips[:count])
+        expected = tuple(answer[:1] for answer in self.expected.clips[:count])
+        return replace(self, clips=clips, expected=Opinion(expected, self.expected.mask_features[:count]))
+
+
+def opinion_of(graph: GraphSpec, model: bytes, masks: Engine, clips: Sequence[Frames]) -> Opinion:
+    """What the frame graph `model` and `masks` say of `clips`, on the CPU."""
+    from visrt.runtime.ort import CpuEngine
+
+    frame = _Watched(CpuEngine(graph, model))
+    engines: dict[str, Any] = {"frame": frame, "masks": masks}
+    said: list[Answers] = []
+    features: list[Array] = []
+    try:
+        for clip in clips:
+            first = answers(engines, clip.images[:1], clip.valid_sizes[:1])
+            features.append(frame.mask_features[0].astype(np.float32))
+            said.append(first + answers(engines, clip.images[1:], clip.valid_sizes[1:]))
+    finally:
+        frame.close()
+    return Opinion(tuple(said), np.stack(features))
+
+
+def agreement_of_clips(expected: Sequence[Answers], given: Sequence[Answers]) -> Agreement:
+    """The agreement over all frames of all clips; objects continue within a clip, never from one into the next."""
+    whole = agreement(_all(expected), _all(given))
+    return replace(whole, assignment=_assignment(expected, given))
+
+
+def _assignment(expected: Sequence[Answers], given: Sequence[Answers]) -> float:
+    """Mean over the clips with more than one frame that begin with an object; over all of them if none does."""
+    pairs = [(one, other) for one, other in zip(expected, given, strict=True) if len(one) > 1]
+    seen = [pair for pair in pairs if (pair[0][0].queries.scores() >= OBJECT_SCORE).any()]
+    shares = [agreement(one, other).assignment for one, other in seen or pairs]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def _harm(expected: Opinion, given: Opinion) -> Harm:
+    whole = agreement(_all(expected.clips), _all(given.clips))
+    error = np.linalg.norm(given.mask_features - expected.mask_features)
+    features = float(error / max(float(np.linalg.norm(expected.mask_features)), 1e-12))
+    return Harm(1 - whole.iou_mean, 1 - whole.top_class, features if np.isfinite(features) else float("inf"))
+
+
+def _all(clips: Sequence[Answers]) -> Answers:
+    return [answer for clip in clips for answer in clip]

@@ -1,0 +1,217 @@
+"""What values each tensor of a graph takes on real frames, and which of them leave the range of FP16.
+
+The graph is run as it is, its tensors made outputs a group at a time, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from visrt.calibration.histogram import Magnitudes, magnitudes_of
+from visrt.calibration.tensors import GraphView, node_label
+from visrt.export.frames import Frames
+from visrt.runtime.engine import Array
+from visrt.runtime.errors import EngineError, ParityError
+from visrt.runtime.manifest import GraphSpec
+
+__all__ = ["FP16_MAX", "Hazard", "TensorRange", "hazards", "ranges_of", "refuse_overflow"]
+
+FP16_MAX = 65504.0
+FP16_MARGIN = 4
+"""A tensor within this factor of FP16_MAX may leave it on a frame that was not seen."""
+
+FP16_SMALLEST_NORMAL = 2.0**-14
+"""Smaller magnitudes lose precision in FP16; a tensor that has no larger ones loses what it says."""
+
+HIGH_PERCENTILE = 99.99
+NAMED = 5
+GROUP_BYTES = 2**29
+"""Of tensors that are outputs at the same time, about."""
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """One tensor over all range frames: who makes it, and its magnitudes.
+
+    on_purpose: what lies beyond FP16's range here comes from a constant beyond it, as masked attention adds.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    magnitudes: Magnitudes
+    on_purpose: bool
+
+    @property
+    def high(self) -> float:
+        return self.magnitudes.percentile(HIGH_PERCENTILE)
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """A tensor that FP16 does not hold. what: "overflow", "near overflow" or "underflow"."""
+
+    what: str
+    found: TensorRange
+
+    def told(self) -> str:
+        spoilt = self.found.magnitudes.not_finite
+        size = f"{spoilt} values not finite" if spoilt else f"largest {self.found.magnitudes.largest:.3g}"
+        return f"{self.found.tensor} of {self.found.op} {self.found.node} ({self.what}, {size})"
+
+
+def ranges_of(
+    graph: GraphSpec, model: onnx.ModelProto, frames: Frames, progress: Callable[[int, int], None] = lambda *_: None
+) -> dict[str, TensorRange]:
+    """The range of every float tensor of the frame graph `model` that varies, over `frames`, by tensor name.
+
+    A tensor that is a view of another has the range of the other, under its own name too.
+    """
+    view = GraphView(model)
+    groups = _groups(view)
+    magnitudes: dict[str, Magnitudes] = {}
+    for done, names in enumerate(groups):
+        progress(done, len(groups))
+        magnitudes |= _magnitudes(graph, model, names, frames)
+    progress(len(groups), len(groups))
+    on_purpose = _on_purpose(view, magnitudes)
+    made = {
+        name: TensorRange(name, node_label(node), node.op_type, magnitudes[name], name in on_purpose)
+        for name, node in view.float_results()
+        if name in magnitudes
+    }
+    views = {name: made[view.origin(name)] for name in view.varying if view.origin(name) in made}
+    return {**views, **made}
+
+
+def hazards(ranges: Mapping[str, TensorRange]) -> list[Hazard]:
+    """The tensors that FP16 does not hold, the worst first; views of a tensor are not named again."""
+    found = [Hazard(what, entry) for name, entry in ranges.items() if name == entry.tensor and (what := _hazard(entry))]
+    order = ("overflow", "near overflow", "underflow")
+    return sorted(found, key=lambda hazard: (order.index(hazard.what), -hazard.found.magnitudes.largest))
+
+
+def refuse_overflow(ranges: Mapping[str, TensorRange], what: str) -> None:
+    """Raises ParityError naming the tensors where NaN or infinity arises."""
+    spoilt = [hazard for hazard in hazards(ranges) if hazard.found.magnitudes.not_finite]
+    if spoilt:
+        named = "; ".join(hazard.told() for hazard in spoilt[:NAMED])
+        more = f" and {len(spoilt) - NAMED} more" if len(spoilt) > NAMED else ""
+        raise ParityError(
+            f"{what}: NaN or infinity arises on the calibration frames in {named}{more}; export it again with "
+            "`visrt export --precision fp16` and pictures like these as --reference, so that it keeps these nodes in "
+            "FP32, or calibrate a bundle of precision fp32"
+        )
+
+
+def _hazard(entry: TensorRange) -> str:
+    largest = entry.magnitudes.largest
+    if entry.on_purpose:
+        return ""
+    if _beyond(entry.magnitudes):
+        return "overflow"
+    if largest > FP16_MAX / FP16_MARGIN:
+        return "near overflow"
+    return "underflow" if 0 < largest < FP16_SMALLEST_NORMAL else ""
+
+
+def _on_purpose(view: GraphView, magnitudes: Mapping[str, Magnitudes]) -> frozenset[str]:
+    """Tensors beyond FP16's range because a constant is, or a tensor that is so on purpose."""
+    found: set[str] = set()
+    for name, node in view.float_results():
+        if name in magnitudes and _beyond(magnitudes[name]):
+            origins = [view.origin(source) for source in node.input if source]
+            if any(origin in found or _constant_beyond(view.constant(origin)) for origin in origins):
+                found.add(name)
+    return frozenset(found)
+
+
+def _beyond(magnitudes: Magnitudes) -> bool:
+    return magnitudes.not_finite > 0 or magnitudes.largest > FP16_MAX
+
+
+def _constant_beyond(value: Array | None) -> bool:
+    return value is not None and value.dtype.kind == "f" and not bool((np.abs(value) <= FP16_MAX).all())
+
+
+def _groups(view: GraphView) -> list[list[str]]:
+    """The tensors to be recorded, in order, in groups of about GROUP_BYTES for one frame."""
+    sizes = _sizes(view.model)
+    largest = max(sizes.values(), default=1)
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, _ in view.float_results():
+        if name in sizes and sizes[name] == 0:
+            continue
+        size = sizes.get(name, largest)
+        if groups[-1] and filled + size > GROUP_BYTES:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def _sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Bytes of each tensor for one frame, 0 for one that holds no floats; a size that is not known is missing."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    sizes = {}
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        kind = value.type.tensor_type
+        shape = [axis.dim_value or 1 for axis in kind.shape.dim]
+        floats = kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        sizes[value.name] = 4 * int(np.prod(shape)) if floats else 0
+    return sizes
+
+
+def _magnitudes(
+    graph: GraphSpec, model: onnx.ModelProto, names: Sequence[str], frames: Frames
+) -> dict[str, Magnitudes]:
+    found: dict[str, Magnitudes] = {}
+    for arrays in _runs(graph, model, names, frames):
+        for name, array in arrays.items():
+            if array.dtype.kind == "f":
+                here = magnitudes_of(array)
+                found[name] = found[name].plus(here) if name in found else here
+    return found
+
+
+def _runs(graph: GraphSpec, model: onnx.ModelProto, names: Sequence[str], frames: Frames) -> Iterator[dict[str, Array]]:
+    """The tensors `names` for each of `frames`."""
+    session = _session(_with_outputs(model, names))
+    inputs = {role: spec.name for role, spec in graph.inputs.items()}
+    for t in range(len(frames)):
+        feeds = {
+            inputs["images"]: frames.images[t : t + 1],
+            inputs["valid_sizes"]: frames.valid_sizes[t : t + 1],
+        }
+        arrays: list[NDArray[Any]] = session.run(list(names), feeds)
+        yield dict(zip(names, arrays, strict=True))
+
+
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """`model` with the tensors `names` as outputs; ONNX Runtime finds out their types itself."""
+    more = onnx.ModelProto()
+    more.CopyFrom(model)
+    known = {value.name for value in model.graph.output}
+    more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    return more
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(
+            f"ONNX Runtime refuses the graph with its tensors as outputs: {' '.join(str(error).split())[:300]}"
+        ) from error

@@ -1,0 +1,112 @@
+"""Which layers may compute in INT8: all but the few that do the most harm, as few as the quality floors ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from visrt.calibration.judging import Harm, Judge
+from visrt.calibration.layers import Layer
+from visrt.calibration.quantise import quantised
+from visrt.runtime.agreement import Agreement, Floors
+from visrt.runtime.errors import ParityError
+
+__all__ = ["Choice", "RankedLayer", "Trial", "chosen", "ranked"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RankedLayer:
+    """A layer and the harm it does when it alone computes in INT8."""
+
+    layer: Layer
+    harm: Harm
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The agreement with the unquantised bundle when the `layers` least harmful layers compute in INT8."""
+
+    layers: int
+    agreement: Agreement
+    missed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layers to quantise, and all that was tried, by number of layers."""
+
+    layers: tuple[Layer, ...]
+    trials: tuple[Trial, ...]
+
+
+def ranked(
+    judge: Judge,
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    limits: Mapping[str, float],
+    progress: Progress = lambda *_: None,
+) -> tuple[RankedLayer, ...]:
+    """`layers` with the harm each does alone, the least harmful first; equal ones in the order of the graph."""
+    harms = []
+    for done, layer in enumerate(layers):
+        progress(done, len(layers))
+        harms.append(RankedLayer(layer, judge.harm(quantised(model, [layer], limits))))
+    progress(len(layers), len(layers))
+    return tuple(sorted(harms, key=lambda entry: entry.harm.total))
+
+
+def chosen(
+    judge: Judge,
+    model: onnx.ModelProto,
+    ranking: Sequence[RankedLayer],
+    limits: Mapping[str, float],
+    floors: Floors,
+    on_trial: Callable[[Trial], None] = lambda _: None,
+) -> Choice:
+    """The most layers of `ranking`, least harmful first, with which the floors hold, found by bisection.
+
+    Every number of layers that is taken was tried itself. Raises ParityError with all that was tried if the floors do
+    not hold with even the least harmful layer.
+    """
+    layers = [entry.layer for entry in ranking]
+    trials: dict[int, Trial] = {}
+
+    def holds(count: int) -> bool:
+        agreement = judge.agreement(quantised(model, layers[:count], limits))
+        trials[count] = Trial(count, agreement, tuple(floors.missed(agreement)))
+        on_trial(trials[count])
+        return not trials[count].missed
+
+    most = _most(len(layers), holds)
+    tried = tuple(trials[count] for count in sorted(trials))
+    if not most:
+        raise ParityError(_unreachable(tried))
+    return Choice(tuple(layers[:most]), tried)
+
+
+def _most(count: int, holds: Callable[[int], bool]) -> int:
+    """The largest number up to `count` that holds, as far as bisection can tell; 0 if not even 1 does."""
+    if holds(count):
+        return count
+    good, bad = 0, count
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if holds(middle) else (good, middle)
+    return good
+
+
+def _unreachable(trials: Sequence[Trial]) -> str:
+    best = max(trials, key=lambda trial: (-len(trial.missed), trial.agreement.iou_mean))
+    table = "; ".join(
+        f"{trial.layers} layers: iou {trial.agreement.iou_mean:.4f} (least {trial.agreement.iou_min:.4f}), top class "
+        f"{trial.agreement.top_class:.4f}, assignment {trial.agreement.assignment:.4f}"
+        for trial in trials
+    )
+    return (
+        f"no layer can compute in INT8 within the floors; the best, with {best.layers}, has {', '.join(best.missed)} "
+        f"({table}); lower the floor, give more and other frames, or stay with the bundle as it is"
+    )

@@ -1,0 +1,165 @@
+"""What a calibration found, to read and to plot: report.json, report.md and plot.png."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from visrt.calibration.frames import FrameChoice
+from visrt.calibration.layers import Layer
+from visrt.calibration.ranges import HIGH_PERCENTILE, Hazard, TensorRange
+from visrt.calibration.ranking import RankedLayer, Trial
+from visrt.runtime.agreement import Agreement, Floors
+
+__all__ = ["CalibrationReport", "plot", "write_report"]
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """bundle, frame_sha256: what was calibrated. quantised: names of the layers in INT8. agreement: of the bundle as
+    written with the unquantised one, on the judging frames."""
+
+    bundle: str
+    frame_sha256: str
+    choice: FrameChoice
+    floors: Floors
+    hazards: tuple[Hazard, ...]
+    ranges: Mapping[str, TensorRange]
+    limits: Mapping[str, float]
+    ranking: tuple[RankedLayer, ...]
+    trials: tuple[Trial, ...]
+    quantised: frozenset[str]
+    agreement: Agreement
+    seconds: float
+
+    def is_int8(self, layer: Layer) -> bool:
+        return layer.name in self.quantised
+
+
+def write_report(folder: Path, report: CalibrationReport) -> None:
+    """The three files, in the new `folder`."""
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(_values(report), indent=1) + "\n")
+    (folder / "report.md").write_text("\n".join(_lines(report)) + "\n")
+    plot(report, folder / "plot.png")
+
+
+def _values(report: CalibrationReport) -> dict[str, Any]:
+    choice = report.choice
+    return {
+        "bundle": report.bundle,
+        "frame_sha256": report.frame_sha256,
+        "seconds": round(report.seconds, 1),
+        "frames": {
+            "sources": [source.name for source in choice.sources],
+            "read": choice.read,
+            "of_one_colour": choice.one_colour,
+            "ranges": choice.ranges,
+            "judging": choice.judging,
+            "notes": choice.notes,
+        },
+        "floors": asdict(report.floors),
+        "agreement": asdict(report.agreement),
+        "outside_fp16": [
+            {"what": h.what, "tensor": h.found.tensor, "node": h.found.node, "op": h.found.op}
+            | {"largest": h.found.magnitudes.largest, "not_finite": h.found.magnitudes.not_finite}
+            for h in report.hazards
+        ],
+        "layers": [_layer(report, entry) for entry in report.ranking],
+        "trials": [
+            {"layers": trial.layers, **asdict(trial.agreement), "missed": trial.missed} for trial in report.trials
+        ],
+        "ranges": {name: _range(name, found, report.limits) for name, found in report.ranges.items()},
+    }
+
+
+def _layer(report: CalibrationReport, entry: RankedLayer) -> dict[str, Any]:
+    layer = entry.layer
+    return {
+        "layer": layer.name,
+        "op": layer.op,
+        "nodes": layer.nodes,
+        "weight": layer.weight,
+        "int8": report.is_int8(layer),
+        "harm": {"total": entry.harm.total, **asdict(entry.harm)},
+    }
+
+
+def _range(name: str, found: TensorRange, limits: Mapping[str, float]) -> dict[str, Any]:
+    magnitudes = found.magnitudes
+    values: dict[str, Any] = {"largest": magnitudes.largest, f"percentile_{HIGH_PERCENTILE}": found.high}
+    if magnitudes.not_finite:
+        values["not_finite"] = magnitudes.not_finite
+    return values | ({"int8_limit": limits[name]} if name in limits else {})
+
+
+def _lines(report: CalibrationReport) -> list[str]:
+    """The report as Markdown."""
+    a, floors = report.agreement, report.floors
+    lines = [
+        f"# Calibration of {report.bundle}",
+        "",
+        f"{len(report.quantised)} of {len(report.ranking)} layers in INT8, on {len(report.choice.ranges)} frames for "
+        f"ranges and {a.frames} for judging, {a.objects} objects, {report.seconds:.0f} s.",
+        "",
+        "| | reached | floor |",
+        "|---|---|---|",
+        f"| mask IoU, mean | {a.iou_mean:.4f} | {floors.iou_mean} |",
+        f"| mask IoU, least | {a.iou_min:.4f} | {floors.iou_min} |",
+        f"| top class | {a.top_class:.4f} | {floors.top_class} |",
+        f"| assignment | {a.assignment:.4f} | {floors.assignment} |",
+        "",
+        "Harm of a layer that alone is in INT8: the mean of 1 - mask IoU, the share of changed top classes, and the "
+        "relative error of the mask features.",
+        "",
+        "| layer | weight | INT8 | harm | masks | classes | features |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_row(report, entry) for entry in reversed(report.ranking)]
+    if report.hazards:
+        lines += ["", "Tensors that FP16 does not hold:", "", *(f"- {hazard.told()}" for hazard in report.hazards)]
+    return [*lines, "", *(f"Source cut short: {note}" for note in report.choice.notes)]
+
+
+def _row(report: CalibrationReport, entry: RankedLayer) -> str:
+    layer, harm = entry.layer, entry.harm
+    figures = " | ".join(f"{value:.5f}" for value in (harm.total, harm.masks, harm.classes, harm.features))
+    return f"| {layer.op} {layer.name} | {layer.weight} | {'yes' if report.is_int8(layer) else 'no'} | {figures} |"
+
+
+def plot(report: CalibrationReport, image: Path) -> None:
+    """Harm by layer, and quality by the number of layers in INT8 with its floors, as the PNG `image`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    harm, quality = figure.subplots(1, 2)
+    _plot_harm(harm, report)
+    _plot_quality(quality, report)
+    figure.savefig(image, dpi=110)
+
+
+def _plot_harm(axes: Any, report: CalibrationReport) -> None:
+    totals = [entry.harm.total for entry in report.ranking]
+    colours = ["tab:blue" if report.is_int8(entry.layer) else "tab:red" for entry in report.ranking]
+    axes.bar(range(1, len(totals) + 1), totals, width=1.0, color=colours)
+    axes.set(title="harm of each layer alone in INT8 (red: kept)", xlabel="layer, least harmful first", ylabel="harm")
+    if max(totals) > 0:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+
+
+def _plot_quality(axes: Any, report: CalibrationReport) -> None:
+    counts = [trial.layers for trial in report.trials]
+    shown = (("iou_mean", "mask IoU, mean"), ("top_class", "top class"), ("assignment", "assignment"))
+    for (name, label), colour in zip(shown, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        axes.plot(counts, [getattr(t.agreement, name) for t in report.trials], marker=".", label=label, color=colour)
+        axes.axhline(getattr(report.floors, name), linestyle="--", linewidth=1, color=colour)
+    axes.axvline(len(report.quantised), linewidth=1, color="grey")
+    axes.set(title="agreement with the unquantised bundle (dashed: floors)", xlabel="layers in INT8")
+    axes.grid(alpha=0.3)
+    axes.legend()
