@@ -1,0 +1,303 @@
+"""Engines that were built on this machine, kept for the next time.
+
+Each lies beside a sidecar, a json file that says what it is and carries a keyed hash over both. The sidecar is written
+last: an engine without one is not there. What is missing, cut, altered or foreign is built anew; nothing is returned
+unverified. The cache never lies in a bundle, which may come from strangers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from visrt.runtime.build import RECIPE, BuildRequest, BuiltEngine
+from visrt.runtime.build_progress import Progress, unheard
+from visrt.runtime.cache_seal import Seal, UnsealedError, make_seal, read_seal
+from visrt.runtime.errors import OutputError
+from visrt.runtime.output import write_atomically
+from visrt.runtime.tensorrt_library import TensorRt
+
+__all__ = ["EngineCache", "EngineKey", "KeptEngine", "default_folder", "engine_key"]
+
+LOGGER = logging.getLogger("visrt.engines")
+
+FORGOTTEN_S = 24 * 3600
+"""Age at which a temporary file has no owner any more, whatever it belongs to."""
+
+SIDECAR_BYTES_MAX = 2**20
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """All that makes an engine another one.
+
+    graph: its name in the bundle. version: of TensorRT. gpu: name and compute capability of the GPU it is for, or the
+    targets. driver: version of the GPU's driver, empty with targets. profile: sizes by symbol, as in BuildRequest.
+    """
+
+    graph: str
+    flavour: str
+    version: str
+    gpu: str
+    driver: str
+    precision: str
+    profile: tuple[tuple[str, tuple[int, int, int]], ...]
+    onnx_sha256: str
+    recipe: int = RECIPE
+
+    @property
+    def stem(self) -> str:
+        """What the files of this engine are called, before the suffix."""
+        readable = "".join(mark if mark.isalnum() else "-" for mark in self.graph[:40])
+        return f"{readable}-{hashlib.sha256(_canonical(asdict(self))).hexdigest()[:32]}"
+
+    @property
+    def timings(self) -> str:
+        """The file of TensorRT's timings, which are of the GPU and the software, whatever the graph."""
+        machine = [self.flavour, self.version, self.gpu, self.driver]
+        return f"timings-{hashlib.sha256(_canonical(machine)).hexdigest()[:32]}.bin"
+
+
+def engine_key(library: TensorRt, request: BuildRequest, gpu: str, driver: str) -> EngineKey:
+    """The key of the engine that `request` builds. `gpu` and `driver` of this machine; targets take their place."""
+    if request.targets:
+        gpu, driver = f"compute capability {', '.join(request.targets)}", ""
+    return EngineKey(
+        graph=request.name,
+        flavour=library.flavour,
+        version=library.version,
+        gpu=gpu,
+        driver=driver,
+        precision=request.graph.precision,
+        profile=tuple(sorted(request.profile.items())),
+        onnx_sha256=hashlib.sha256(request.model).hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class KeptEngine:
+    """What the sidecar of a verified engine says; `key` and `precision` as in EngineKey and BuiltEngine."""
+
+    path: Path
+    key: Mapping[str, Any]
+    bytes: int
+    sha256: str
+    created: str
+    warnings: tuple[str, ...]
+    precision: Mapping[str, int]
+
+
+def default_folder() -> Path:
+    """$VISRT_CACHE, or `visrt` in the user's cache folder."""
+    if chosen := os.environ.get("VISRT_CACHE"):
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "visrt"
+
+
+def _log(notice: str) -> None:
+    LOGGER.warning(notice)
+
+
+class EngineCache:
+    """The engines in one folder, for any number of processes at once.
+
+    `notice` is told, in words, what is built and why, and what could not be kept.
+    """
+
+    def __init__(self, folder: Path | None = None, notice: Callable[[str], None] = _log) -> None:
+        self.folder = default_folder() if folder is None else folder
+        self._notice = notice
+
+    def get_or_build(self, key: EngineKey, build: Callable[[], BuiltEngine], progress: Progress = unheard) -> bytes:
+        """The engine of `key`, verified, or as `build` gives it now; then it is kept.
+
+        Of two who want the same engine the second waits, which `progress` hears, and takes the first's. A cache that
+        cannot be written, or a full disk, costs the keeping and not the engine.
+        """
+        try:
+            return self._verified(key)
+        except UnsealedError:
+            # Another process may be half way through writing it. With the lock it is read again.
+            pass
+        lock = self._lock(key, progress)
+        if lock is None:
+            return build().data
+        with lock:
+            return self._found_or_built(key, build)
+
+    def timings(self, key: EngineKey) -> bytes:
+        """What earlier builds on the GPU of `key` measured, or nothing."""
+        try:
+            whole = _read(self.folder / key.timings)
+            read_seal(self.folder).check(whole[:64].decode("ascii", "replace"), _timing_parts(key, whole[64:]))
+        except UnsealedError:
+            return b""
+        return whole[64:]
+
+    def kept(self, onnx_sha256: str) -> list[KeptEngine]:
+        """The verified engines of one ONNX file, by name."""
+        return list(self._kept(onnx_sha256))
+
+    def _kept(self, onnx_sha256: str) -> Iterator[KeptEngine]:
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                sidecar = _sidecar(path)
+                if sidecar.get("key", {}).get("onnx_sha256") != onnx_sha256:
+                    continue
+                self._checked(path.with_suffix(".engine"), sidecar)
+            except UnsealedError:
+                continue
+            told = {name: sidecar[name] for name in ("key", "bytes", "sha256", "created", "precision")}
+            yield KeptEngine(path.with_suffix(".engine"), warnings=tuple(sidecar["warnings"]), **told)
+
+    def _verified(self, key: EngineKey) -> bytes:
+        """The engine of `key`; UnsealedError says why there is none that can be trusted."""
+        path = self._engine(key)
+        if not os.path.lexists(path) and not os.path.lexists(path.with_suffix(".json")):
+            raise UnsealedError("")
+        sidecar = _sidecar(path.with_suffix(".json"))
+        data = self._checked(path, sidecar)
+        if _canonical(sidecar["key"]) != _canonical(asdict(key)):
+            raise UnsealedError("it is another engine under this name")
+        return data
+
+    def _checked(self, path: Path, sidecar: dict[str, Any]) -> bytes:
+        data = _read(path)
+        told = {name: value for name, value in sidecar.items() if name != "mac"}
+        read_seal(self.folder).check(sidecar.get("mac"), [b"engine", _canonical(told), data])
+        return data
+
+    def _found_or_built(self, key: EngineKey, build: Callable[[], BuiltEngine]) -> bytes:
+        """With the lock of `key`."""
+        self._sweep(key)
+        try:
+            return self._verified(key)
+        except UnsealedError as reason:
+            self._say_why(key, str(reason))
+        self._drop(key)
+        built = build()
+        try:
+            self._keep(key, built)
+        except OutputError as error:
+            self._drop(key)
+            self._notice(f"the engine of {key.graph} is used but not kept: {str(error).partition(';')[0]}")
+        return built.data
+
+    def _say_why(self, key: EngineKey, reason: str) -> None:
+        what = f"building the engine of {key.graph} for {key.gpu} in {key.precision}"
+        self._notice(f"{self._engine(key)} is not used, {reason}; {what}" if reason else f"{what}, once")
+
+    def _keep(self, key: EngineKey, built: BuiltEngine) -> None:
+        """Writes engine, then sidecar: from then on it is there."""
+        seal = self._own_seal()
+        told = {
+            "key": asdict(key),
+            "bytes": len(built.data),
+            "sha256": hashlib.sha256(built.data).hexdigest(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "warnings": list(built.warnings),
+            "precision": dict(built.precision),
+        }
+        sidecar = {**told, "mac": seal.hash(b"engine", _canonical(told), built.data)}
+        path = self._engine(key)
+        write_atomically(path, [built.data])
+        write_atomically(path.with_suffix(".json"), [json.dumps(sidecar, indent=1).encode()])
+        if built.timings:
+            with self._alone(f"{key.timings}.lock"):
+                mac = seal.hash(*_timing_parts(key, built.timings))
+                write_atomically(self.folder / key.timings, [mac.encode(), built.timings])
+
+    def _own_seal(self) -> Seal:
+        """The cache's seal. A secret that cannot be trusted is replaced, and with it goes all it has sealed."""
+        try:
+            with self._alone("secret.lock"):
+                try:
+                    return read_seal(self.folder)
+                except UnsealedError:
+                    return make_seal(self.folder)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: {error.strerror or error}") from None
+
+    def _lock(self, key: EngineKey, progress: Progress) -> Any:
+        """The lock of `key`, taken; None if this cache cannot be written."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / f"{key.stem}.lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return lock.acquire(timeout=0)
+        except Timeout:
+            pass
+        except (OSError, NotImplementedError) as error:
+            told = getattr(error, "strerror", None) or error
+            self._notice(f"{self.folder} cannot be written ({told}), engines are not kept; set VISRT_CACHE to a folder")
+            self._say_why(key, "")
+            return None
+        progress(f"waiting for another process, which builds the engine of {key.graph}", 0.0)
+        return lock.acquire()
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        from filelock import FileLock
+
+        with FileLock(self.folder / name):
+            yield
+
+    def _sweep(self, key: EngineKey) -> None:
+        """Removes what killed builds left: of this engine, which is locked, and whatever is old."""
+        forgotten = time.time() - FORGOTTEN_S
+        for path in self.folder.glob(".*.part"):
+            try:
+                if path.name.startswith(f".{key.stem}.") or path.stat().st_mtime < forgotten:
+                    path.unlink(missing_ok=True)
+            except OSError:
+                continue
+
+    def _drop(self, key: EngineKey) -> None:
+        """Removes the entry of `key`, the sidecar first."""
+        for suffix in (".json", ".engine"):
+            try:
+                self._engine(key).with_suffix(suffix).unlink(missing_ok=True)
+            except OSError:
+                continue
+
+    def _engine(self, key: EngineKey) -> Path:
+        return self.folder / f"{key.stem}.engine"
+
+
+def _timing_parts(key: EngineKey, timings: bytes) -> tuple[bytes, ...]:
+    return b"timings", key.timings.encode(), timings
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_read(path, SIDECAR_BYTES_MAX))
+    except (ValueError, RecursionError):
+        raise UnsealedError("its sidecar is not json") from None
+    if not isinstance(values, dict) or not isinstance(values.get("key"), dict):
+        raise UnsealedError("its sidecar is not of this program")
+    return values
+
+
+def _read(path: Path, limit: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except FileNotFoundError:
+        raise UnsealedError(f"{path.suffix} is missing") from None
+    except OSError as error:
+        raise UnsealedError(f"{path.name} cannot be read ({error.strerror})") from None
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
