@@ -12,14 +12,15 @@ from typing import Any
 
 from visrt.runtime.build_progress import Progress, ProgressTree, monitor_of, unheard
 from visrt.runtime.build_warnings import sorted_out
+from visrt.runtime.bundle import Bundle
 from visrt.runtime.errors import EngineError
 from visrt.runtime.interrupts import deferred_interrupt
 from visrt.runtime.manifest import GraphSpec, TensorSpec
-from visrt.runtime.precision import check_precision, precision_of
+from visrt.runtime.precision import check_precision, node_precisions, precision_of
 from visrt.runtime.tensorrt_library import TensorRt
 from visrt.runtime.tensorrt_log import Line, TensorRtLog, log_of
 
-__all__ = ["RECIPE", "BuildRequest", "BuiltEngine", "Profile", "build_engine"]
+__all__ = ["RECIPE", "BuildRequest", "BuiltEngine", "Profile", "build_engine", "build_request"]
 
 Profile = Mapping[str, tuple[int, int, int]]
 """Smallest, usual and largest size of each dynamic axis, by its symbol."""
@@ -72,6 +73,12 @@ class BuiltEngine:
     precision: Mapping[str, int]
     warnings: tuple[str, ...] = ()
     timings: bytes = b""
+
+
+def build_request(bundle: Bundle, name: str, profile: Profile, targets: tuple[str, ...] = ()) -> BuildRequest:
+    """The request for graph `name` of `bundle`, its bytes checked, with what the bundle says of its nodes."""
+    nodes = node_precisions(bundle).get(name)
+    return BuildRequest(name, bundle.manifest.graphs[name], bundle.graph(name), profile, targets, nodes)
 
 
 def build_engine(library: TensorRt, request: BuildRequest, progress: Progress = unheard) -> BuiltEngine:

@@ -90,8 +90,9 @@ def check_precision(where: str, stated: str, found: NetworkPrecision, nodes: Map
 def _fault(layer: WorkingLayer, stated: str, nodes: Mapping[str, str]) -> str:
     """What is wrong with a layer, in words, or nothing."""
     told = f"{layer.kind} {layer.node!r} computes in {layer.precision}"
-    if layer.node in nodes:
-        expected = nodes[layer.node]
+    # TensorRT calls a node without a name after its output, as nodes.json does, with a prefix.
+    expected = nodes.get(layer.node) or nodes.get(layer.node.removeprefix("node_of_"))
+    if expected is not None:
         return "" if layer.precision == expected else f"{told}, nodes.json says {expected}"
     if stated == "fp32":
         return "" if layer.precision == stated else f"{told}, not fp32"
