@@ -92,7 +92,9 @@ def build_engine(library: TensorRt, request: BuildRequest, progress: Progress = 
     log = log_of(library)
     with _BUILDING, deferred_interrupt() as interrupted, log.listening() as heard:
         tree = ProgressTree(progress, interrupted)
-        return _Build(library, request, log, heard).run(tree)
+        built = _Build(library, request, log, heard).run(tree)
+        progress("built", 1.0)
+        return built
 
 
 class _Build:
@@ -178,10 +180,13 @@ class _Build:
         """TensorRT's timings, which it adds to while it builds. TensorRT-RTX measures nothing, and asks for a GPU."""
         if self._flavour == "tensorrt-rtx":
             return None
+        before = len(self._heard)
         for known in (self._request.timings, b""):
             cache = config.create_timing_cache(known)
             if cache is not None and config.set_timing_cache(cache, False):
                 return cache
+            # Timings that do not fit cost time and no more: what was said of them is not about the engine.
+            del self._heard[before:]
         return None
 
     def _accounted(self) -> tuple[str, ...]:
