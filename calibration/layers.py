@@ -34,11 +34,11 @@ class Layer:
 def layers_of(model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> tuple[Layer, ...]:
     """The layers of `model` in order. Left out is what never saw anything but 0, or saw NaN, on the range frames."""
     view = GraphView(model)
-    nodes: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    nodes: dict[tuple[str, int], list[onnx.NodeProto]] = defaultdict(list)
     for node in model.graph.node:
         if _has_weight(node, view) and _is_live(node.input[0], ranges):
-            nodes[node.input[1]].append(node)
-    return tuple(_layer(weight, users) for weight, users in nodes.items())
+            nodes[node.input[1], _channel_axis(node)].append(node)
+    return tuple(_layer(weight, axis, users) for (weight, axis), users in nodes.items())
 
 
 def precision_by_node(model: onnx.ModelProto, quantised: frozenset[str]) -> dict[str, str]:
@@ -64,10 +64,10 @@ def _is_live(tensor: str, ranges: Mapping[str, TensorRange]) -> bool:
     return found is not None and found.magnitudes.largest > 0 and not found.magnitudes.not_finite
 
 
-def _layer(weight: str, nodes: list[onnx.NodeProto]) -> Layer:
+def _layer(weight: str, axis: int, nodes: list[onnx.NodeProto]) -> Layer:
     labels = tuple(node_label(node) for node in nodes)
     inputs = tuple(dict.fromkeys(node.input[0] for node in nodes))
-    return Layer(labels[0], nodes[0].op_type, labels, inputs, weight, _channel_axis(nodes[0]))
+    return Layer(labels[0], nodes[0].op_type, labels, inputs, weight, axis)
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

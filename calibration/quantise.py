@@ -1,8 +1,11 @@
 """INT8 written into the ONNX: explicit QuantizeLinear and DequantizeLinear pairs around chosen layers.
 
 What TensorRT's strongly typed networks read: symmetric, zero point 0, one scale a tensor for activations and one a
-channel for weights. A weight is stored as int8 with its DequantizeLinear; biases stay as they are. Scales have the
-graph's own float type, so that FP16 graphs stay FP16 around the pairs.
+channel for weights. A weight is stored as int8 with its DequantizeLinear; biases stay as they are.
+
+Scales are float32 in FP16 graphs too, with casts around the pairs. TensorRT-RTX 1.7 folds them into the same INT8
+kernels as float16 scales, which it would convert itself, with a warning; and float16 scales would need opset 19, some
+operators of which ONNX Runtime's CUDA provider lacks.
 """
 
 from __future__ import annotations
@@ -20,11 +23,7 @@ from visrt.calibration.histogram import INT8_MAX
 from visrt.calibration.layers import Layer
 from visrt.calibration.tensors import GraphView, node_label
 
-__all__ = ["FP16_SCALES_OPSET", "quantised", "weight_to_int8"]
-
-FP16_SCALES_OPSET = 19
-"""The first opset whose QuantizeLinear takes float16. Float32 graphs keep their own, as ONNX Runtime's CUDA provider
-lacks kernels for some operators of later ones."""
+__all__ = ["quantised", "weight_to_int8"]
 
 Values = NDArray[Any]
 
@@ -39,34 +38,42 @@ class _Writer:
     constants: list[onnx.TensorProto] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)
 
-    def activation(self, name: str, like: np.dtype[Any]) -> str:
-        """The tensor `name` after its pair, which is written once however many layers read it."""
+    def activation(self, name: str, dtype: np.dtype[Any]) -> str:
+        """The tensor `name` of type `dtype` after its pair, which is written once however many layers read it."""
         if name not in self.written:
-            scale = self._constant(f"{name}_scale", _scale(np.asarray(self.limits[name]), like))
+            scale = self._constant(f"{name}_scale", _scale(np.asarray(self.limits[name])))
             zero = self._constant(f"{name}_zero_point", np.zeros((), np.int8))
-            whole, back = self._name(f"{name}_int8"), self._name(f"{name}_dequantised")
-            self.nodes += [
-                helper.make_node("QuantizeLinear", [name, scale, zero], [whole], self._name(f"{name}_Q")),
-                helper.make_node("DequantizeLinear", [whole, scale, zero], [back], self._name(f"{name}_DQ")),
-            ]
-            self.written[name] = back
+            whole = f"{name}_int8"
+            self._node("QuantizeLinear", [self._cast(name, dtype, np.dtype(np.float32)), scale, zero], whole)
+            back = self._node("DequantizeLinear", [whole, scale, zero], f"{name}_dequantised")
+            self.written[name] = self._cast(back, np.dtype(np.float32), dtype)
         return self.written[name]
 
     def weight(self, name: str, axis: int) -> str:
-        """The weight `name`, stored as int8, after its DequantizeLinear."""
-        if name not in self.written:
+        """The weight `name`, stored as int8 with a scale for each channel of `axis`, after its DequantizeLinear."""
+        key = f"{name}_axis{axis}"
+        if key not in self.written:
             values = self.view.constant(name)
             assert values is not None
             whole, scales = weight_to_int8(values, axis)
-            names = [
-                self._constant(f"{name}_int8", whole),
-                self._constant(f"{name}_scale", scales),
-                self._constant(f"{name}_zero_point", np.zeros(len(scales), np.int8)),
+            sources = [
+                self._constant(f"{key}_int8", whole),
+                self._constant(f"{key}_scale", scales),
+                self._constant(f"{key}_zero_point", np.zeros(len(scales), np.int8)),
             ]
-            back = self._name(f"{name}_dequantised")
-            self.nodes.append(helper.make_node("DequantizeLinear", names, [back], self._name(f"{name}_DQ"), axis=axis))
-            self.written[name] = back
-        return self.written[name]
+            back = self._node("DequantizeLinear", sources, f"{key}_dequantised", axis=axis)
+            self.written[key] = self._cast(back, np.dtype(np.float32), values.dtype)
+        return self.written[key]
+
+    def _cast(self, name: str, given: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+        if given == wanted:
+            return name
+        return self._node("Cast", [name], f"{name}_{wanted}", to=helper.np_dtype_to_tensor_dtype(wanted))
+
+    def _node(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
+        """Writes a node named after its output, and returns that."""
+        self.nodes.append(helper.make_node(op, inputs, [self._name(output)], f"{output}_{op}", **attributes))
+        return output
 
     def _constant(self, name: str, values: Values) -> str:
         self.constants.append(numpy_helper.from_array(values, self._name(name)))
@@ -90,20 +97,19 @@ def quantised(model: onnx.ModelProto, layers: Sequence[Layer], limits: Mapping[s
     return _with(model, writer)
 
 
-def weight_to_int8(values: Values, axis: int) -> tuple[NDArray[np.int8], Values]:
-    """`values` as int8 and the scales [C] of its channels along `axis`, in the float type of `values`."""
+def weight_to_int8(values: Values, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """`values` as int8, and the scales [C] of its channels along `axis`."""
     others = tuple(i for i in range(values.ndim) if i != axis)
-    scales = _scale(np.abs(values.astype(np.float32)).max(axis=others), values.dtype)
+    scales = _scale(np.abs(values.astype(np.float32)).max(axis=others))
     along = [1] * values.ndim
     along[axis] = -1
-    steps = np.rint(values.astype(np.float32) / scales.astype(np.float32).reshape(along))
+    steps = np.rint(values.astype(np.float32) / scales.reshape(along))
     return np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int8), scales
 
 
-def _scale(limits: Values, like: np.dtype[Any]) -> Values:
-    """The step of int8 for values up to `limits`, in the float type `like`; never 0, which would divide."""
-    smallest = np.finfo(like).smallest_normal
-    return np.asarray(np.maximum(limits / INT8_MAX, smallest).astype(like))
+def _scale(limits: Values) -> NDArray[np.float32]:
+    """The step of int8 for values up to `limits`; never 0, which would divide."""
+    return np.asarray(np.maximum(limits / INT8_MAX, np.finfo(np.float32).smallest_normal), np.float32)
 
 
 def _rewired(node: onnx.NodeProto, layer: Layer, writer: _Writer) -> onnx.NodeProto:
@@ -126,10 +132,6 @@ def _with(model: onnx.ModelProto, writer: _Writer) -> onnx.ModelProto:
     whole.graph.ClearField("initializer")
     whole.graph.node.extend(nodes)
     whole.graph.initializer.extend(c for c in (*model.graph.initializer, *writer.constants) if c.name in used)
-    halves = any(c.data_type == onnx.TensorProto.FLOAT16 for c in writer.constants)
-    for entry in whole.opset_import:
-        if entry.domain == "" and halves:
-            entry.version = max(entry.version, FP16_SCALES_OPSET)
     return whole
 
 
