@@ -157,27 +157,32 @@ class Gpu:
         """Enqueues a copy of `size` bytes within the device."""
         self._cuda.memcpy_dtod_async(address, source, size, self.stream)
 
-    def clear(self, memory: DeviceMemory) -> None:
-        """Enqueues zeros for the whole of `memory`."""
-        self._cuda.memset_d8_async(memory.address, 0, max(memory.bytes, 1), self.stream)
-
     def settle(self) -> None:
         """Waits for all that was enqueued; of work that failed nothing more is told."""
         with suppress(self._cuda.Error):
             self.stream.synchronize()
 
     def release(self, steps: Iterable[Callable[[], None]]) -> None:
-        """Takes each of `steps` with the context current. A GPU that was lost frees nothing: the next is taken."""
+        """Takes each of `steps` when all that was enqueued is done. Of a GPU that was lost each may fail: none is left
+        out, as TensorRT's objects go all the same."""
         self.require_owner()
-        with suppress(self._cuda.Error):
-            self._context.push()
-            try:
-                self.settle()
-                for step in steps:
-                    with suppress(self._cuda.Error):
-                        step()
-            finally:
+        pushed = self._pushed()
+        try:
+            self.settle()
+            for step in steps:
+                with suppress(self._cuda.Error):
+                    step()
+        finally:
+            if pushed:
                 self._cuda.Context.pop()
+
+    def _pushed(self) -> bool:
+        """Whether the context could be made current."""
+        try:
+            self._context.push()
+        except self._cuda.Error:
+            return False
+        return True
 
     def close(self) -> None:
         """Gives stream and context back."""

@@ -96,19 +96,13 @@ class TrtEngine:
     def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
         if not self._open:
             raise EngineError(f"{self._file}: the engine is closed; open the bundle again")
-        self._bench.gpu.require_owner()
         check_feeds(self._graph, feeds)
         sizes = _dynamic_sizes(self._graph, feeds)
         if 0 in sizes.values():
             return self._nothing(sizes)
         padded = {symbol: self._padded(symbol, size) for symbol, size in sizes.items()}
-        try:
-            with self._bench.gpu.current(self._file):
-                return dict(self._answer(feeds, sizes, padded))
-        except EngineError:
-            # Copies may still read the slot's host memory, which the next call writes.
-            self._bench.gpu.release([])
-            raise
+        with self._bench.gpu.current(self._file):
+            return dict(self._answer(feeds, sizes, padded))
 
     def close(self) -> None:
         """Frees what the engine holds, and with the last engine of a bundle what they share. Outdates its tensors."""
@@ -116,7 +110,8 @@ class TrtEngine:
             return
         self._bench.gpu.require_owner()
         self._open = False
-        self._bench.gpu.release([self._drop_runs, *(slot.free for slot in self._slots), self._plan.close])
+        ends = [end for slot in self._slots for end in slot.ends()]
+        self._bench.gpu.release([self._drop_runs, *ends, self._plan.close])
         self._bench.leave()
 
     def __del__(self) -> None:
@@ -143,7 +138,6 @@ class TrtEngine:
         """The address where the graph reads an input: in place if it lies on the device as TensorRT needs it."""
         if not isinstance(tensor, DeviceTensor):
             return slot.place(role, tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
-        tensor.require_valid()
         if tensor.slot.gpu is not self._bench.gpu:
             raise EngineError(f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()")
         whole = tensor.bytes == bytes_of(self._graph.inputs[role], padded)
@@ -185,8 +179,8 @@ class TrtEngine:
         except CaptureRefusedError as error:
             self._capture = None
             self._bench.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
-            # What a context is worth whose recording broke off, TensorRT does not say.
-            self._bench.gpu.settle()
+            # What a context is worth whose recording broke off, TensorRT does not say. It has no work left: its slot
+            # was taken, which waits for it.
             self._runs.pop(binding).close()
             return self._made(binding)
         self.captures += 1

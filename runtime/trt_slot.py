@@ -6,7 +6,7 @@ on the other. A call waits for nothing but the call before the last, whose slot 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,6 @@ class Port:
     def address(self) -> int:
         if self._device is None:
             self._device = self._gpu.allocate(self.bytes, self._what)
-            # Rows that no call has filled yet are computed with and thrown away: they must be numbers.
-            self._gpu.clear(self._device)
         return self._device.address
 
     @property
@@ -66,12 +64,11 @@ class Port:
             self._pinned = self._gpu.pin(self.bytes, self._what)
         return self._pinned.array
 
-    def free(self) -> None:
-        device, self._device = self._device, None
-        pinned, self._pinned = self._pinned, None
-        for memory in (device, pinned):
-            if memory is not None:
-                memory.free()
+    def ends(self) -> list[Callable[[], None]]:
+        """Steps that free it."""
+        held = (self._device, self._pinned)
+        self._device = self._pinned = None
+        return [memory.free for memory in held if memory is not None]
 
 
 class Slot:
@@ -141,10 +138,13 @@ class Slot:
                 self._done.synchronize()
             return part.view(tensor.dtype).reshape(tensor.shape).copy()
 
-    def free(self) -> None:
+    def ends(self) -> list[Callable[[], None]]:
+        """Outdates the slot's tensors; steps that free it, each of which a GPU that was lost may refuse."""
         self.generation += 1
-        for port in self.ports.values():
-            port.free()
+        return [*(end for port in self.ports.values() for end in port.ends()), self._drop_event]
+
+    def _drop_event(self) -> None:
+        """pycuda destroys an event with its last reference."""
         del self._done
 
 

@@ -96,7 +96,7 @@ class HostMemory:
         self.address = self.bytes.__array_interface__["data"][0]
         gpu.pinned[self.address] = self
 
-    def free(self) -> None:
+    def release(self) -> None:
         with self._gpu.call("free_host"):
             if self._gpu.pinned.pop(self.address, None) is None:
                 raise CudaFault("CUDA_ERROR_INVALID_VALUE")
@@ -172,6 +172,12 @@ class Gpu:
             self._forbid_while_capturing()
             if self._memory.pop(address, None) is None:
                 raise CudaFault("CUDA_ERROR_INVALID_VALUE")
+
+    def push(self, context: Any) -> None:
+        """After a failed kernel this may fail too."""
+        if self.lost is not None:
+            raise CudaFault(self.lost)
+        self.stack.append(context)
 
     def view(self, address: int, size: int) -> Bytes:
         """Device memory, for work on a stream."""

@@ -60,6 +60,21 @@ def pycuda_driver(gpu: Gpu) -> Any:
         except CudaFault as fault:
             raise kinds.get(str(fault), LogicError)(f"{what} failed: {fault}") from None
 
+    def clean_up(call: Callable[[], None]) -> None:
+        """Frees: it makes a context current if none is, and of what fails then it only warns."""
+        if not gpu.stack:
+            told("cuCtxPushCurrent", lambda: gpu.push(None))
+            gpu.stack.pop()
+            raise AssertionError("pycuda would free in a context that we did not make current")
+        try:
+            call()
+        except CudaFault:
+            gpu.counts["clean_ups_failed"] += 1
+
+    class PagelockedHostAllocation(HostMemory):
+        def free(self) -> None:
+            clean_up(self.release)
+
     initialised = False
 
     def init(flags: int = 0) -> None:
@@ -103,7 +118,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
         def push(self) -> None:
             if not self._valid:
                 raise LogicError("cuCtxPushCurrent failed: invalid device context")
-            gpu.stack.append(self)
+            told("cuCtxPushCurrent", lambda: gpu.push(self))
 
         @staticmethod
         def pop() -> None:
@@ -174,7 +189,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
         def free(self) -> None:
             if self._address is None:
                 raise LogicError("device_allocation::free failed: invalid handle")
-            told("cuMemFree", lambda: gpu.free(int(self)))
+            clean_up(lambda: gpu.free(int(self)))
             self._address = None
 
     def mem_alloc(bytes: int, /) -> DeviceAllocation:
@@ -184,11 +199,11 @@ def pycuda_driver(gpu: Gpu) -> Any:
         return gpu.free_bytes, gpu.memory_bytes
 
     def pagelocked_empty(shape: Any, dtype: Any, order: str = "C", mem_flags: int = 0) -> Any:
-        def pin() -> HostMemory:
+        def pin() -> PagelockedHostAllocation:
             with gpu.call("pin"):
                 if gpu.faults.strikes("pin"):
                     raise CudaFault("CUDA_ERROR_OUT_OF_MEMORY")
-                return HostMemory(gpu, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+                return PagelockedHostAllocation(gpu, int(np.prod(shape)) * np.dtype(dtype).itemsize)
 
         memory = told("cuMemHostAlloc", pin)
         return (
@@ -245,21 +260,8 @@ def pycuda_driver(gpu: Gpu) -> Any:
 
         told("cuMemcpyDtoDAsync", enqueue)
 
-    def memset_d8_async(dest: Any, data: int, size: int, stream: Stream | None = None) -> None:
-        address = int(dest)
-
-        def enqueue() -> None:
-            with gpu.call("memset"):
-
-                def fill() -> None:
-                    gpu.view(address, size)[:] = data
-
-                gpu.enqueue(stream._stream, Operation("memset", fill))  # type: ignore[union-attr]
-
-        told("cuMemsetD8Async", enqueue)
-
     for name, value in list(locals().items()):
-        if name not in ("driver", "gpu", "kinds", "told", "initialised"):
+        if name not in ("driver", "gpu", "kinds", "told", "clean_up", "initialised"):
             setattr(driver, name, value)
     driver.event_flags = event_flags
     return driver
@@ -326,9 +328,8 @@ def cuda_bindings(gpu: Gpu) -> Any:
                 operations, stream.capture = stream.capture, None
                 if stream.broken:
                     raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
-                graph = CUgraph(operations)
-                gpu.objects.add(graph)
-                return (graph,)
+                gpu.counts["recordings"] += 1
+                return (CUgraph(operations),)
 
         return answer(end, 1)
 
@@ -362,6 +363,7 @@ def cuda_bindings(gpu: Gpu) -> Any:
         return answer(destroy, 0)
 
     def cuGraphDestroy(hGraph: CUgraph) -> tuple[Any, ...]:  # noqa: N802, N803
+        gpu.counts["recordings"] -= 1
         hGraph.operations = []
         return (CUresult.CUDA_SUCCESS,)
 

@@ -71,8 +71,13 @@ def masks_of(rig: Rig, features: Array | Tensor, embeddings: Array) -> Tensor:
 
 def nothing_is_left(gpu: Gpu) -> bool:
     """No memory, graph, context or engine; what is alive of pycuda's contexts was given back."""
-    alive = {type(thing).__name__ for thing in gpu.objects} - {"Context"}
-    return not (gpu.allocated or gpu.pinned or gpu.retained or gpu.counts["graphs"] or gpu.stack or alive)
+    graphs = gpu.counts["graphs"] + gpu.counts["recordings"]
+    return not (gpu.allocated or gpu.pinned or gpu.retained or graphs or gpu.stack or alive(gpu))
+
+
+def alive(gpu: Gpu) -> set[str]:
+    """Kinds of TensorRT's and pycuda's objects that exist; a context that was given back is none."""
+    return {type(thing).__name__ for thing in gpu.objects} - {"Context"}
 
 
 # What they compute
@@ -107,6 +112,7 @@ def test_tensors_know_shape_dtype_and_device_and_their_rows(rig: Rig) -> None:
     assert (features.shape, str(features.dtype), features.device) == ((2, 8, 16, 24), "float32", "cuda:0")
     assert features.row(1).shape == (8, 16, 24)
     np.testing.assert_array_equal(features.row(1).numpy(), features.numpy()[1])
+    np.testing.assert_array_equal(features.row(1).row(5).numpy(), features.numpy()[1, 5])
     with pytest.raises(IndexError):
         features.row(2)
 
@@ -390,6 +396,15 @@ def test_contexts_are_kept_in_bounds(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
     assert sum(type(thing).__name__ == "IExecutionContext" for thing in rig.gpu.objects) <= 2 + 2
 
 
+def test_a_context_that_makes_room_has_done_its_work(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("visrt.runtime.trt_engine.RUNS_MAX", 1)
+
+    first, second = rig.frame(frames(4)), rig.frame(frames(8, GONE))
+
+    assert first["class_logits"].numpy()[0, 0].argmax() == 0
+    assert second["class_logits"].numpy()[:, 0].argmax(axis=1).tolist() == [0, 3]
+
+
 # What they let go
 
 
@@ -508,10 +523,12 @@ def test_an_engine_unlike_its_manifest_is_refused_with_both_told(
     other = graph.model_copy(update={"outputs": {**graph.outputs, "embeddings": tensor}})
     gpu = Gpu()
 
-    with pytest.raises(EngineError, match=rf"does not fit its manifest: .*{told}.*delete it from the engine cache"):
+    words = rf"does not fit its manifest: .*{told}.*delete it from the engine cache"
+    with pytest.raises(EngineError, match=words) as kept:
         rig_of(monkeypatch, gpu, told={"frame": other})
 
     assert nothing_is_left(gpu)
+    assert kept.value
 
 
 def test_an_engine_built_for_less_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,6 +546,28 @@ def test_an_engine_built_for_less_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # What fails
+
+
+def test_a_failure_spoils_no_call_that_is_still_on_its_way(rig: Rig) -> None:
+    first = rig.frame(frames(4))
+    rig.gpu.faults.execution = 1
+    second = rig.frame(frames(GONE))
+
+    assert first["class_logits"].numpy()[0, 0].argmax() == 0
+    assert second["class_logits"].numpy()[0, 0].argmax() == 3
+
+
+@pytest.mark.parametrize("fault", ["input_shape", "tensor_address", "execution", "context"])
+def test_an_error_that_is_kept_keeps_nothing_of_the_gpu(rig: Rig, fault: str) -> None:
+    """A traceback holds the frames it went through, and TensorRT's objects must not outlive CUDA's context."""
+    setattr(rig.gpu.faults, fault, 2)
+
+    with pytest.raises(EngineError, match="TensorRT refuses") as told:
+        rig.frame(frames(4))
+    rig.close()
+
+    assert nothing_is_left(rig.gpu)
+    assert told.value
 
 
 @pytest.mark.parametrize("fault", ["execution", "context", "input_shape", "tensor_address"])
@@ -590,6 +629,7 @@ def test_a_kernel_that_fails_is_told_when_its_answer_is_read_and_closing_still_w
     rig.close()
     assert not rig.gpu.stack
     assert rig.gpu.retained == 0
+    assert not alive(rig.gpu)
 
 
 def test_memory_that_runs_out_while_opening_is_an_error_in_megabytes_and_all_is_freed(
@@ -601,9 +641,11 @@ def test_memory_that_runs_out_while_opening_is_an_error_in_megabytes_and_all_is_
     for number in range(1, allocations + 1):
         gpu = Gpu()
         gpu.faults.out_of_memory_at = {number}
-        with pytest.raises(EngineError, match=r"needs \d+\.\d MB of GPU memory, \d+\.\d MB of 64\.0 MB are free on"):
+        told = r"needs \d+\.\d MB of GPU memory, \d+\.\d MB of 64\.0 MB are free on"
+        with pytest.raises(EngineError, match=told) as kept:
             rig_of(monkeypatch, gpu)
         assert nothing_is_left(gpu)
+        assert kept.value
 
 
 def test_a_card_that_is_too_small_is_told_with_the_tensor_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,6 @@ PYCUDA: dict[str, tuple[str, ...]] = {
     "memcpy_htod_async": ("dest", "src", "stream"),
     "memcpy_dtoh_async": ("dest", "src", "stream"),
     "memcpy_dtod_async": ("dest", "src", "size", "stream"),
-    "memset_d8_async": ("dest", "data", "size", "stream"),
 }
 """Parameters beside self; pycuda calls "arg1" what has no name and can be given by place only."""
 
@@ -68,6 +68,7 @@ BINDINGS: dict[str, tuple[str, ...]] = {
 }
 
 
+@cache
 def attributes_used() -> set[str]:
     """Every name that follows a dot in the files that know TensorRT and CUDA."""
     trees = [ast.parse((RUNTIME / name).read_text()) for name in SOURCES]
@@ -81,6 +82,7 @@ def members_used(kind: type) -> Iterator[str]:
     return (name for name in sorted(own & attributes_used()) if not name.startswith(("_", "fake_")))
 
 
+@cache
 def _assigned(kind: type) -> set[str]:
     """Attributes that the methods of a fake class give to `self`."""
     classes = [node for node in ast.walk(ast.parse(inspect.getsource(fake_tensorrt))) if isinstance(node, ast.ClassDef)]
