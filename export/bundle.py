@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
 from visrt.export.contract import file_spec, graph_spec, producer
-from visrt.export.frames import Frames, frames_from_images, synthetic_frames
+from visrt.export.frames import Frames, frames_from_sources, synthetic_frames
 from visrt.export.graphs import FrameGraph, MasksGraph
+from visrt.export.half import Island, halved
+from visrt.export.nodes import NODES, computing_precisions, nodes_json
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.export.reference import NOISE, Steadiness, reference_of
 from visrt.export.workplace import Existing, check_target, workplace
@@ -24,18 +27,25 @@ from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
 from visrt.runtime.errors import CheckpointError, UsageError
 from visrt.runtime.families import family_of
+from visrt.runtime.judge import ParityReport, judge
 from visrt.runtime.manifest import InputSpec, Manifest
 from visrt.runtime.minvis import MinVisSettings
 from visrt.runtime.reference import Reference
 from visrt.runtime.settings import load_settings
-from visrt.runtime.verify import TensorParity, compare, require_parity
+from visrt.runtime.verify import closing
 
-__all__ = ["Export", "ExportReport", "export_bundle"]
+__all__ = ["PRECISIONS", "Export", "ExportReport", "export_bundle"]
 
 FAMILY = "minvis"
 SIZE_DIVISOR = 32
 REFERENCE_FRAMES = 3
 CANDIDATES = 6
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+
+ISLANDS: tuple[tuple[str, ...], ...] = ((), ("backbone",), ("backbone", "sem_seg_head.pixel_decoder"))
+"""What an FP16 network keeps in float32, tried in this order until its quality holds. Early layers come first: what is
+lost there is lost for all that follow."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,9 @@ class Export:
     """What to export and where to.
 
     height, width: of the network input in pixels, divisible by 32. classes: names in the order of the logits; None
-    takes those in the checkpoint. association: settings that differ from the family's defaults. references: images to
-    check on; none takes synthetic scenes. name: of the bundle; None takes the folder's.
+    takes those in the checkpoint. association: settings that differ from the family's defaults. references: pictures
+    and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"
+    or "fp16". keep_fp32: modules of the network that stay in float32 in an FP16 bundle; None finds out.
     """
 
     checkpoint: Path
@@ -56,29 +67,47 @@ class Export:
     association: Mapping[str, Any] = field(default_factory=dict)
     references: tuple[Path, ...] = ()
     overwrite: bool = False
+    precision: str = "fp32"
+    keep_fp32: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The graphs by name, and what in them computes in float32 although FP16 was asked for: `kept` by choice, `found`
+    because its values leave FP16's range."""
+
+    models: dict[str, onnx.ModelProto]
+    kept: tuple[str, ...] = ()
+    found: tuple[Island, ...] = ()
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The bundle that was written, its parity with torch, and how steady torch itself is on the reference frames."""
+    """The bundle that was written, its parity with torch, and how steady torch itself is on the reference frames.
+
+    kept: modules of an FP16 network that stay in float32 for quality; found: those whose values leave FP16's range.
+    """
 
     folder: Path
     manifest: Manifest
-    parity: list[TensorParity]
+    parity: ParityReport
     steadiness: list[Steadiness]
+    kept: tuple[str, ...]
+    found: tuple[Island, ...]
 
 
 def export_bundle(
     export: Export,
     *,
     on_stage: Callable[[str], None] = lambda _: None,
-    on_parity: Callable[[list[TensorParity]], None] = lambda _: None,
+    on_parity: Callable[[ParityReport, str], None] = lambda *_: None,
 ) -> ExportReport:
     """Write the bundle. Raises before the long work for what can be known; ParityError if the graphs are wrong.
 
-    `on_stage` hears what is being done, `on_parity` the comparison with torch, before it is judged.
+    `on_stage` hears what is being done, `on_parity` each comparison with torch, before it is judged, and of what.
     """
     _check_size(export.height, export.width)
+    _check_precision(export)
     check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
     association = asdict(load_settings(MinVisSettings, export.association, "association"))
     checkpoint = read_checkpoint(export.checkpoint)
@@ -86,16 +115,32 @@ def export_bundle(
     frames = _candidates(export)
     on_stage("asking torch on reference frames")
     graph = FrameGraph(checkpoint.network(), checkpoint.settings.pixel_mean, checkpoint.settings.pixel_std).eval()
-    reference, steadiness = reference_of(graph, frames, len(export.references) or REFERENCE_FRAMES)
-    on_stage("tracing the network to ONNX")
-    models = _models(graph, checkpoint, export.height, export.width)
-    on_stage("comparing ONNX Runtime with torch")
+    _check_modules(export, graph)
+    reference, steadiness = reference_of(graph, frames, len(frames) if export.references else REFERENCE_FRAMES)
+    judged_on = Frames(reference.images, reference.valid_sizes)
     with workplace(export.out) as folder:
-        manifest = _written(folder, export, models, reference, classes, association)
-        parity = _parity(folder, reference)
-        on_parity(parity)
-        require_parity(parity, _judged(export, steadiness))
-    return ExportReport(export.out, manifest, parity, steadiness)
+        for kept in _islands(export):
+            on_stage(f"tracing the network to ONNX, {_told(export, kept)}")
+            traced = _traced(graph, checkpoint, export, judged_on, kept)
+            on_stage("comparing ONNX Runtime with torch")
+            manifest = _written(folder, export, traced.models, reference, classes, association)
+            parity = _parity(folder, reference, export.precision)
+            on_parity(parity, _told(export, kept))
+            if parity.passed:
+                break
+        parity.require(_judged(export, steadiness))
+    return ExportReport(export.out, manifest, parity, steadiness, traced.kept, traced.found)
+
+
+def _islands(export: Export) -> tuple[tuple[str, ...], ...]:
+    """The sets of modules that are kept in float32, one tried after the other."""
+    if export.precision == "fp32":
+        return ((),)
+    return ISLANDS if export.keep_fp32 is None else (export.keep_fp32,)
+
+
+def _told(export: Export, kept: tuple[str, ...]) -> str:
+    return export.precision + (f" with {' and '.join(kept)} in fp32" if kept else "")
 
 
 def _judged(export: Export, steadiness: list[Steadiness]) -> str:
@@ -103,6 +148,23 @@ def _judged(export: Export, steadiness: list[Steadiness]) -> str:
     moved = sum(frame.moved for frame in steadiness)
     hint = f" (torch itself moves {moved} queries under noise of {NOISE:.0e}: try --reference)" if moved else ""
     return f"{export.checkpoint.name} exported to ONNX{hint}"
+
+
+def _check_precision(export: Export) -> None:
+    if export.precision == "int8":
+        raise UsageError("precision int8 needs frames to calibrate on: export fp16 or fp32, then run `visrt calibrate`")
+    if export.precision not in PRECISIONS:
+        raise UsageError(f"precision {export.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if export.precision == "fp32" and export.keep_fp32:
+        raise UsageError("modules to keep in fp32 were given for an fp32 bundle; add --precision fp16")
+
+
+def _check_modules(export: Export, graph: FrameGraph) -> None:
+    names = dict(graph.network.named_modules()).keys()
+    for name in export.keep_fp32 or ():
+        if name not in names or not name:
+            known = ", ".join(name for name, _ in graph.network.named_children())
+            raise UsageError(f"module {name!r} is not in the network; expected a name as {known}, or one inside these")
 
 
 def _check_size(height: int, width: int) -> None:
@@ -133,16 +195,21 @@ def _classes(export: Export, checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _candidates(export: Export) -> Frames:
     if export.references:
-        return frames_from_images(export.references, export.height, export.width)
+        return frames_from_sources(export.references, export.height, export.width)
     return synthetic_frames(CANDIDATES, export.height, export.width)
 
 
-def _models(graph: FrameGraph, checkpoint: Checkpoint, height: int, width: int) -> dict[str, onnx.ModelProto]:
-    dim = checkpoint.settings.mask_dim
-    return {
-        "frame": onnx_from_frame_graph(graph, height, width),
-        "masks": onnx_from_masks_graph(MasksGraph(), dim, height, width),
+def _traced(graph: FrameGraph, checkpoint: Checkpoint, export: Export, frames: Frames, kept: tuple[str, ...]) -> Traced:
+    """The two graphs in the precision asked for."""
+    found: list[Island] = []
+    if export.precision == "fp16":
+        graph, found = halved(graph, frames, kept)
+    size, dim = (export.height, export.width), checkpoint.settings.mask_dim
+    models = {
+        "frame": onnx_from_frame_graph(graph, *size),
+        "masks": onnx_from_masks_graph(MasksGraph(), dim, *size, PRECISIONS[export.precision]),
     }
+    return Traced(models, kept, tuple(found))
 
 
 def _written(
@@ -156,15 +223,18 @@ def _written(
     """The manifest, after all files of the bundle were written to `folder`."""
     files = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
     files["reference.npz"] = reference.sampled().to_bytes()
+    if export.precision != "fp32":
+        files[NODES] = nodes_json({name: computing_precisions(model) for name, model in models.items()})
     specs = {name: file_spec(name, data) for name, data in files.items()}
     manifest = Manifest(
         name=export.name or export.out.resolve().name,
         family=FAMILY,
         classes=classes,
         input=InputSpec(height=export.height, width=export.width),
-        graphs={name: graph_spec(model, specs[f"{name}.onnx"], "fp32") for name, model in models.items()},
+        graphs={name: graph_spec(model, specs[f"{name}.onnx"], export.precision) for name, model in models.items()},
         association=association,
         reference=specs["reference.npz"],
+        nodes=specs.get(NODES),
         producer=producer(export.checkpoint),
     )
     for name, data in files.items():
@@ -173,13 +243,9 @@ def _written(
     return manifest
 
 
-def _parity(folder: Path, reference: Reference) -> list[TensorParity]:
+def _parity(folder: Path, reference: Reference, precision: str) -> ParityReport:
     """The bundle as the runtime opens and runs it, against torch's whole tensors."""
     bundle = open_bundle(folder)
     family_of(bundle.manifest)
-    engines = open_engines(bundle)
-    try:
-        return compare(engines, reference)
-    finally:
-        for engine in engines.values():
-            engine.close()
+    with closing(open_engines(bundle)) as engines:
+        return judge(engines, reference, precision)

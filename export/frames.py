@@ -1,4 +1,4 @@
-"""Frames to check an export on: smooth synthetic scenes by seed, or the user's own images."""
+"""Frames to check an export on: smooth synthetic scenes by seed, or the user's own pictures and videos."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from visrt.runtime.clip_frames import clip_frames
 from visrt.runtime.errors import SourceError
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
+from visrt.runtime.manifest import InputSpec
 
-__all__ = ["Frames", "frames_from_images", "synthetic_frames"]
+__all__ = ["Frames", "frames_from_sources", "synthetic_frames"]
 
 # Valid areas as fractions of the input: a frame that fills it, one padded on the right, one at the bottom.
 FITS = ((1.0, 1.0), (1.0, 0.72), (0.8, 1.0))
 OBJECTS = 5
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+CLIP_FRAMES = 8
+CLIP_STEP = 2
+"""Of a video, so many frames are taken, one of so many."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +79,29 @@ def _gradient(height: int, width: int, random: np.random.Generator) -> NDArray[n
     return spread.reshape(height, width, 3)
 
 
-def frames_from_images(paths: Sequence[Path], height: int, width: int) -> Frames:
-    """The pictures at `paths`, fitted into `height` x `width` as the runtime fits a frame."""
-    images = np.zeros((len(paths), height, width, 3), np.uint8)
-    sizes = np.zeros((len(paths), 2), np.int32)
-    for i, path in enumerate(paths):
-        picture = _picture(path)
-        fit = letterbox((picture.shape[0], picture.shape[1]), (height, width))
-        network_input(picture, fit, pillow_bilinear, out=images[i])
-        sizes[i] = fit.valid
-    return Frames(images, sizes)
+def frames_from_sources(paths: Sequence[Path], height: int, width: int) -> Frames:
+    """The pictures at `paths`, and of each video some frames, fitted into `height` x `width` as the runtime does."""
+    spec = InputSpec(height=height, width=width)
+    parts = [_clip(path, spec) if is_video(path) else _still(path, spec) for path in paths]
+    return Frames(np.concatenate([p.images for p in parts]), np.concatenate([p.valid_sizes for p in parts]))
+
+
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() not in PICTURES
+
+
+def _clip(path: Path, spec: InputSpec) -> Frames:
+    """A few frames of a video, near enough to each other that objects go on from one to the next."""
+    clip = clip_frames(path, spec, CLIP_FRAMES * CLIP_STEP)
+    return Frames(clip.images[::CLIP_STEP], clip.valid_sizes[::CLIP_STEP])
+
+
+def _still(path: Path, spec: InputSpec) -> Frames:
+    picture = _picture(path)
+    fit = letterbox((picture.shape[0], picture.shape[1]), (spec.height, spec.width))
+    image = np.zeros((1, spec.height, spec.width, 3), np.uint8)
+    network_input(picture, fit, pillow_bilinear, out=image[0])
+    return Frames(image, np.array([fit.valid], np.int32))
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ __all__ = ["FrameGraph", "FrameTensors", "MasksGraph"]
 
 
 class FrameTensors(NamedTuple):
-    """Outputs of the `frame` graph, all float32.
+    """Outputs of the `frame` graph, float32; mask_features in the precision of the network, as they stay inside.
 
     class_logits [B, Q, K + 1], embeddings [B, Q, C], mask_embeddings [B, Q, D], mask_features [B, D, H/4, W/4].
     """
@@ -29,23 +29,35 @@ class FrameTensors(NamedTuple):
 class FrameGraph(nn.Module):
     """Raw frames in, queries and mask features out.
 
-    `network` takes normalised RGB [B, 3, H, W] and returns an object with the four fields of `FrameTensors`.
-    `pixel_mean` and `pixel_std` are RGB in 0..255 units.
+    `network` takes normalised RGB [B, 3, H, W] in `precision` and returns an object with the four fields of
+    `FrameTensors`. `pixel_mean` and `pixel_std` are RGB in 0..255 units; pixels are normalised in float32.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, network: nn.Module, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.precision = precision
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, images: Tensor, valid_sizes: Tensor) -> FrameTensors:
         """`images` uint8 RGB [B, H, W, 3]; `valid_sizes` int32 [B, 2], height and width of each image's own area."""
-        outputs = self.network(self.normalised(images, valid_sizes))
-        return FrameTensors(outputs.class_logits, outputs.embeddings, outputs.mask_embeddings, outputs.mask_features)
+        outputs = self.network(self.normalised(images, valid_sizes).to(self.precision))
+        return FrameTensors(
+            outputs.class_logits.float(),
+            outputs.embeddings.float(),
+            outputs.mask_embeddings.float(),
+            outputs.mask_features,
+        )
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
         """Network input [B, 3, H, W]. Padding is zero after normalising, as the published models were trained.
@@ -68,6 +80,9 @@ class MasksGraph(nn.Module):
     """Chosen mask embeddings of one frame in, their stride-4 mask logits out."""
 
     def forward(self, mask_embeddings: Tensor, mask_features: Tensor) -> Tensor:
-        """Logits [masks, H/4, W/4] from `mask_embeddings` [masks, D] and one frame's `mask_features` [D, H/4, W/4]."""
+        """Logits [masks, H/4, W/4] from `mask_embeddings` [masks, D] and one frame's `mask_features` [D, H/4, W/4].
+
+        All in one precision.
+        """
         logits = mask_embeddings @ mask_features.flatten(1)
         return logits.reshape(-1, mask_features.shape[1], mask_features.shape[2])

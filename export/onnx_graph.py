@@ -45,13 +45,15 @@ def onnx_from_frame_graph(module: nn.Module, height: int, width: int) -> onnx.Mo
     )
 
 
-def onnx_from_masks_graph(module: nn.Module, dim: int, height: int, width: int) -> onnx.ModelProto:
+def onnx_from_masks_graph(
+    module: nn.Module, dim: int, height: int, width: int, precision: torch.dtype = torch.float32
+) -> onnx.ModelProto:
     """The `masks` graph for frames of `height` x `width` and `dim` channels, with a dynamic number of masks."""
     return _exported(
         module,
         {
-            "mask_embeddings": torch.zeros(TRACED_WITH, dim),
-            "mask_features": torch.zeros(dim, height // 4, width // 4),
+            "mask_embeddings": torch.zeros(TRACED_WITH, dim, dtype=precision),
+            "mask_features": torch.zeros(dim, height // 4, width // 4, dtype=precision),
         },
         {"mask_embeddings": "masks"},
         ("mask_logits",),

@@ -20,8 +20,8 @@ from visrt.runtime.family import Floats, Queries
 
 __all__ = ["OBJECT_SCORE", "Agreement", "Floors", "FrameAnswer", "agreement", "answers", "packed_masks"]
 
-OBJECT_SCORE = 0.35
-"""A query at least this sure of a class is an object. A network sure of nothing has all its queries judged."""
+OBJECT_SCORE = 0.5
+"""A query more likely of a class than not is an object. Where a network is sure of nothing, all queries are judged."""
 
 Bits = NDArray[np.uint8]
 
@@ -136,7 +136,7 @@ def _count(bits: Bits) -> NDArray[np.int64]:
 
 
 def _finite(answer: FrameAnswer) -> NDArray[np.bool_]:
-    return np.isfinite(answer.queries.class_logits).all(axis=1)
+    return np.asarray(np.isfinite(answer.queries.class_logits).all(axis=1))
 
 
 def _assignment(

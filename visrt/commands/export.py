@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visrt.commands.verify import parity_table
-
 if TYPE_CHECKING:
-    from visrt.export.bundle import ExportReport
+    from rich.console import Console
 
-__all__ = ["export"]
+    from visrt.export.bundle import ExportReport
+    from visrt.runtime.judge import ParityReport
+
+__all__ = ["Precision", "export"]
+
+
+class Precision(str, Enum):
+    """What an exported network computes in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
 
 
 def export(
@@ -29,7 +38,22 @@ def export(
     association: Annotated[
         Path | None, typer.Option(help="Association settings (json) other than the defaults.")
     ] = None,
-    reference: Annotated[list[Path] | None, typer.Option(help="Image to check parity on; repeat for more.")] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Picture or video to check parity on; repeat for more.")
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="int8 is made from either by `visrt calibrate`.")
+    ] = Precision.fp32,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Module that stays in fp32 in an fp16 bundle, as backbone; repeat. Found by measuring if not given.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Build these engines too, for this machine's GPU: tensorrt or tensorrt-rtx.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at OUT.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle of ONNX graphs that compute what PyTorch computes, or refuse."""
@@ -50,16 +74,26 @@ def export(
         association=association_from_file(association) if association is not None else {},
         references=tuple(reference or ()),
         overwrite=overwrite,
+        precision=precision.value,
+        keep_fp32=None if keep_fp32 is None else tuple(keep_fp32),
     )
     console = report_console()
     with Console(stderr=True).status("reading the checkpoint") as status:
         report = export_bundle(
             wanted,
             on_stage=status.update,
-            on_parity=lambda parity: console.print(parity_table(parity, "ONNX Runtime against torch")),
+            on_parity=lambda parity, what: _tell(console, parity, what),
         )
     for line in _summary(report):
         console.print(line)
+
+
+def _tell(console: Console, parity: ParityReport, what: str) -> None:
+    from visrt.commands.verify_table import agreement_table, parity_table
+
+    console.print(parity_table(parity.tensors, f"ONNX Runtime against torch, {what}"))
+    if parity.precision != "fp32":
+        console.print(agreement_table([("cpu", parity)], parity.precision))
 
 
 def _summary(report: ExportReport) -> list[str]:
@@ -67,7 +101,10 @@ def _summary(report: ExportReport) -> list[str]:
 
     moved, queries = (sum(getattr(frame, what) for frame in report.steadiness) for what in ("moved", "queries"))
     megabytes = sum(spec.bytes for spec in report.manifest.files()) / 1e6
+    islands = [f"{name} stays in fp32: chosen for quality" for name in report.kept]
+    islands += [f"{one.module} stays in fp32: its values reach {one.largest:.0f}" for one in report.found]
     return [
+        *islands,
         f"{len(report.steadiness)} reference frames; torch itself moves {moved} of {queries} queries under noise of "
         f"{NOISE:.0e}",
         f"{report.folder}: {megabytes:.1f} MB, {len(report.manifest.classes)} classes",

@@ -11,7 +11,7 @@ from visrt.runtime.judge import BatchParity, ParityReport
 from visrt.runtime.parity import TensorParity
 from visrt.runtime.verify import Failed, Skipped, Verification
 
-__all__ = ["lines_of", "parity_table", "tables_of"]
+__all__ = ["agreement_table", "lines_of", "parity_table", "tables_of"]
 
 
 def tables_of(verification: Verification, title: str) -> Iterator[Table]:
@@ -22,7 +22,7 @@ def tables_of(verification: Verification, title: str) -> Iterator[Table]:
         if report.tensors:
             yield parity_table(report.tensors, f"{name} ({provider}): {title}")
     if judged:
-        yield _agreements([(name, report) for name, _, report in judged], verification.precision)
+        yield agreement_table([(name, report) for name, _, report in judged], verification.precision)
 
 
 def parity_table(parity: Sequence[TensorParity], title: str) -> Table:
@@ -36,7 +36,7 @@ def parity_table(parity: Sequence[TensorParity], title: str) -> Table:
     return table
 
 
-def _agreements(reports: Sequence[tuple[str, ParityReport]], precision: str) -> Table:
+def agreement_table(reports: Sequence[tuple[str, ParityReport]], precision: str) -> Table:
     """One row an engine and batch size; floors above the figures."""
     columns = ("frames", "objects", "IoU mean", "IoU min", "top class", "assignment", "verdict")
     table = Table("engine", "batch", *columns, title=f"agreement, judged as {precision}")

@@ -1,0 +1,116 @@
+"""The network in FP16 with islands of FP32, as TensorRT's strong typing wants it: precision is in the graph.
+
+Some islands are written in the models: sampling places and weights of deformable attention, position embeddings, the
+sums inside a layer norm. Others are found, modules whose values leave FP16's range on the frames at hand, and others
+asked for by whoever sees that quality needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visrt.export.folding import folded
+from visrt.export.frames import Frames
+from visrt.export.graphs import FrameGraph
+
+__all__ = ["HEADROOM", "Island", "halved", "islands_of"]
+
+HEADROOM = 4.0
+"""Other frames may go so many times further than those at hand."""
+
+FP16_MAX = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class Island:
+    """A module that stays in float32, and the largest absolute value that went into it or came out."""
+
+    module: str
+    largest: float
+
+
+class InFloat32(nn.Module):
+    """`module` in float32 between neighbours in FP16."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any) -> Any:
+        return _cast(self.module(*_cast(inputs, torch.float32)), torch.float16)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """`value`, or what is inside a dictionary, list or tuple, with its floating-point tensors in `dtype`."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _cast(item, dtype) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_cast(item, dtype) for item in value)
+    return value
+
+
+@torch.no_grad()
+def halved(graph: FrameGraph, frames: Frames, kept: Sequence[str] = ()) -> tuple[FrameGraph, list[Island]]:
+    """A copy of `graph` whose network computes in FP16 but for its islands: those in `frames` and those `kept`.
+
+    `kept` names modules of the network ("backbone") that stay in float32 as a whole.
+    """
+    pixels = [_pixels(graph, frames, index) for index in range(len(frames))]
+    network = folded(graph.network, pixels[0])
+    found = [island for island in islands_of(network, pixels) if not _inside(island.module, kept)]
+    half = deepcopy(network).half()
+    for name in (*kept, *(island.module for island in found)):
+        half.set_submodule(name, InFloat32(network.get_submodule(name)))
+    whole = FrameGraph(half, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float16)
+    whole.pixel_mean, whole.pixel_std = graph.pixel_mean.clone(), graph.pixel_std.clone()
+    return whole.eval(), found
+
+
+def _inside(module: str, parents: Sequence[str]) -> bool:
+    return any(module == parent or module.startswith(parent + ".") for parent in parents)
+
+
+@torch.no_grad()
+def islands_of(network: nn.Module, batches: list[Tensor]) -> list[Island]:
+    """The modules without children whose values come near the end of FP16's range on `batches` [B, 3, H, W]."""
+    largest: dict[str, float] = {}
+    with _watched(network, largest):
+        for images in batches:
+            network(images)
+    return [Island(name, value) for name, value in largest.items() if value * HEADROOM > FP16_MAX]
+
+
+@contextmanager
+def _watched(network: nn.Module, largest: dict[str, float]) -> Iterator[None]:
+    """Notes the largest absolute value at each module of one tensor in, one tensor out."""
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            tensors = [t for t in (*inputs, output) if isinstance(t, Tensor) and t.is_floating_point()]
+            if len(inputs) == 1 and len(tensors) == 2:
+                largest[name] = max(largest.get(name, 0.0), *(float(t.abs().max()) for t in tensors))
+
+        return hook
+
+    leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pixels(graph: FrameGraph, frames: Frames, index: int) -> Tensor:
+    """The normalised network input [1, 3, H, W] of one frame."""
+    image, size = frames.images[index : index + 1], frames.valid_sizes[index : index + 1]
+    return graph.normalised(torch.from_numpy(image), torch.from_numpy(size))
