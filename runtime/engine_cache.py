@@ -190,7 +190,9 @@ class EngineCache:
             self._keep(key, built)
         except OutputError as error:
             self._drop(key)
-            self._notice(f"the engine of {key.graph} is used but not kept: {str(error).partition(';')[0]}")
+            self._notice(f"the engine of {key.graph} is used but not kept: {_fault(error)}")
+        if built.timings:
+            self._keep_timings(key, built.timings)
         return built.data
 
     def _say_why(self, key: EngineKey, reason: str) -> None:
@@ -212,21 +214,22 @@ class EngineCache:
         path = self._engine(key)
         write_atomically(path, [built.data])
         write_atomically(path.with_suffix(".json"), [json.dumps(sidecar, indent=1).encode()])
-        if built.timings:
+
+    def _keep_timings(self, key: EngineKey, timings: bytes) -> None:
+        try:
+            mac = self._own_seal().hash(*_timing_parts(key, timings))
             with self._alone(f"{key.timings}.lock"):
-                mac = seal.hash(*_timing_parts(key, built.timings))
-                write_atomically(self.folder / key.timings, [mac.encode(), built.timings])
+                write_atomically(self.folder / key.timings, [mac.encode(), timings])
+        except OutputError as error:
+            self._notice(f"timings of TensorRT are not kept: {_fault(error)}")
 
     def _own_seal(self) -> Seal:
         """The cache's seal. A secret that cannot be trusted is replaced, and with it goes all it has sealed."""
-        try:
-            with self._alone("secret.lock"):
-                try:
-                    return read_seal(self.folder)
-                except UnsealedError:
-                    return make_seal(self.folder)
-        except OSError as error:
-            raise OutputError(f"{self.folder}: {error.strerror or error}") from None
+        with self._alone("secret.lock"):
+            try:
+                return read_seal(self.folder)
+            except UnsealedError:
+                return make_seal(self.folder)
 
     def _lock(self, key: EngineKey, progress: Progress) -> Any:
         """The lock of `key`, taken; None if this cache cannot be written."""
@@ -248,10 +251,14 @@ class EngineCache:
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
+        """With the lock `name` for a moment; OutputError if the folder cannot be written."""
         from filelock import FileLock
 
-        with FileLock(self.folder / name):
-            yield
+        try:
+            with FileLock(self.folder / name):
+                yield
+        except (OSError, NotImplementedError) as error:
+            raise OutputError(f"{self.folder}: {getattr(error, 'strerror', None) or error}") from None
 
     def _sweep(self, key: EngineKey) -> None:
         """Removes what killed builds left: of this engine, which is locked, and whatever is old."""
@@ -277,6 +284,11 @@ class EngineCache:
 
 def _timing_parts(key: EngineKey, timings: bytes) -> tuple[bytes, ...]:
     return b"timings", key.timings.encode(), timings
+
+
+def _fault(error: OutputError) -> str:
+    """What happened, without what the user of an output folder should do about it."""
+    return str(error).partition(";")[0]
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
