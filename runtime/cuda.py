@@ -58,6 +58,7 @@ class Gpu:
     """A GPU with one stream, for the thread that opens it and no other.
 
     name: as the driver tells it. capability: compute capability, (8, 6). memory_bytes: all there is on the card.
+    driver: the newest CUDA that the driver serves, "13.0".
     """
 
     def __init__(self, device: int = 0) -> None:
@@ -73,6 +74,8 @@ class Gpu:
             self.name: str = found.name()
             self.capability: tuple[int, int] = found.compute_capability()
             self.memory_bytes: int = found.total_memory()
+            newest = self._cuda.get_driver_version()
+            self.driver = f"{newest // 1000}.{newest % 1000 // 10}"
             self._context = found.retain_primary_context()
         except self._cuda.Error as error:
             raise EngineError(
@@ -84,6 +87,11 @@ class Gpu:
         except EngineError:
             self._context.detach()
             raise
+
+    @property
+    def label(self) -> str:
+        """What an engine is built for: "NVIDIA L4, compute capability 8.9"."""
+        return f"{self.name}, compute capability {self.capability[0]}.{self.capability[1]}"
 
     @property
     def handle(self) -> int:

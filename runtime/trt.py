@@ -4,15 +4,85 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from visrt.runtime.build import BuildRequest, BuiltEngine, build_engine
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.cuda import Gpu
 from visrt.runtime.dynamic_axes import handed_over, largest_sizes, profile_of, run_sizes
+from visrt.runtime.engine import Engine
+from visrt.runtime.engine_cache import EngineCache, EngineKey, engine_key
+from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import Manifest
+from visrt.runtime.precision import node_precisions
+from visrt.runtime.tensorrt_library import Flavour, load_tensorrt
 from visrt.runtime.trt_bench import Bench
 from visrt.runtime.trt_engine import TrtEngine
 from visrt.runtime.trt_plan import Plan
 
-__all__ = ["start_engines"]
+if TYPE_CHECKING:
+    from visrt.runtime.backends import EngineOptions
+
+__all__ = ["open_tensorrt", "start_engines"]
+
+
+def open_tensorrt(bundle: Bundle, flavour: Flavour, options: EngineOptions) -> dict[str, Engine]:
+    """Engines for the graphs of `bundle`, for the thread that opens them and no other.
+
+    Each is taken from the engine cache, or built now and kept there, which is logged and takes minutes. Raises
+    EngineError if there is no library, no GPU or no memory, or an engine does not do.
+    """
+    library = load_tensorrt(flavour)
+    bench = Bench(Gpu(options.device), library)
+    source = _Source(bench, bundle, options.batch)
+    return dict(start_engines(bench, bundle.manifest, options.batch, source.engine))
+
+
+class _Source:
+    """Where TensorRT's engines of a bundle come from: the cache, or the builder."""
+
+    def __init__(self, bench: Bench, bundle: Bundle, batch: int) -> None:
+        self._bench, self._bundle, self._batch = bench, bundle, batch
+        self._cache = EngineCache()
+        self._built: set[str] = set()
+
+    def engine(self, name: str) -> Any:
+        """TensorRT's own engine of graph `name`; the context must be current."""
+        request = self._request(name)
+        key = engine_key(self._bench.library, request, self._bench.gpu.label, self._bench.gpu.driver)
+        with self._bench.log.listening() as heard:
+            engine = self._deserialized(request, key)
+            if engine is None and name not in self._built:
+                self._bench.notice(
+                    f"{request.graph.file.file}: TensorRT refuses the engine that was kept; a new one is built"
+                )
+                self._forget(key)
+                engine = self._deserialized(request, key)
+            if engine is None:
+                said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
+                raise EngineError(
+                    f"{request.graph.file.file}: TensorRT refuses the engine that it has just built; it says: {said}; "
+                    "free GPU memory, or use --engine cpu"
+                )
+        return engine
+
+    def _request(self, name: str) -> BuildRequest:
+        manifest = self._bundle.manifest
+        profile = profile_of(manifest, name, self._batch)
+        nodes = node_precisions(self._bundle).get(name)
+        return BuildRequest(name, manifest.graphs[name], self._bundle.graph(name), profile, nodes=nodes)
+
+    def _deserialized(self, request: BuildRequest, key: EngineKey) -> Any:
+        def build() -> BuiltEngine:
+            self._built.add(request.name)
+            return build_engine(self._bench.library, replace(request, timings=self._cache.timings(key)))
+
+        return self._bench.deserialize(self._cache.get_or_build(key, build))
+
+    def _forget(self, key: EngineKey) -> None:
+        """Removes the sidecar: an engine without one is not there."""
+        (self._cache.folder / f"{key.stem}.json").unlink(missing_ok=True)
 
 
 def start_engines(

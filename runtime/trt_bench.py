@@ -7,6 +7,7 @@ from typing import Any
 
 from visrt.runtime.cuda import DeviceMemory, Gpu
 from visrt.runtime.cuda_graph import Capture, CaptureRefusedError, open_capture
+from visrt.runtime.errors import EngineError
 from visrt.runtime.tensorrt_library import TensorRt
 from visrt.runtime.tensorrt_log import log_of
 from visrt.runtime.trt_slot import ALIGNMENT
@@ -27,12 +28,27 @@ class Bench:
         self.capture: Capture | None = None
         self._workspace: DeviceMemory | None = None
         self._users = 0
-        with gpu.current("starting TensorRT"):
-            self._runtime = library.module.Runtime(self.log.logger)
+        try:
+            self._runtime = self._started()
+        except BaseException:
+            gpu.close()
+            raise
         try:
             self.capture = open_capture(gpu.handle)
         except CaptureRefusedError as error:
             self.notice(f"TensorRT runs without CUDA graphs, which costs some speed: {error}")
+
+    def _started(self) -> Any:
+        name, version = self.library.flavour, self.library.version
+        with self.log.listening() as heard, self.gpu.current(f"starting {name}"):
+            try:
+                return self.library.module.Runtime(self.log.logger)
+            except (TypeError, RuntimeError) as error:
+                said = " / ".join(line.text for line in heard) or " ".join(str(error).split())
+                raise EngineError(
+                    f"{name} {version} does not start: {said}; check that it fits the driver, which serves CUDA "
+                    f"{self.gpu.driver}"
+                ) from None
 
     @property
     def workspace(self) -> DeviceMemory:

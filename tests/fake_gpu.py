@@ -56,6 +56,9 @@ class Faults:
     not_capturable: bool = False
     graph_launch: int = 0
     pin: int = 0
+    init: int = 0
+    stream: int = 0
+    runtime: int = 0
 
     def strikes(self, name: str) -> bool:
         """Whether fault `name` happens now."""
@@ -202,12 +205,14 @@ class Gpu:
 
     def create_stream(self, flags: int) -> Stream:
         with self.call("create_stream"):
+            if self.faults.strikes("stream"):
+                raise CudaFault("CUDA_ERROR_OUT_OF_MEMORY")
             handle = 0x5000 + 16 * self.counts["create_stream"]
             self._streams[handle] = Stream(handle, flags)
             return self._streams[handle]
 
-    def destroy_stream(self, handle: int) -> None:
-        self._streams.pop(handle)
+    def destroy_stream(self, stream: Stream) -> None:
+        self._streams.pop(stream.handle)
 
     def stream(self, handle: int) -> Stream:
         if handle not in self._streams:

@@ -79,7 +79,12 @@ def pycuda_driver(gpu: Gpu) -> Any:
 
     def init(flags: int = 0) -> None:
         nonlocal initialised
+        if gpu.faults.strikes("init"):
+            raise LogicError("cuInit failed: no CUDA-capable device is detected")
         initialised = True
+
+    def get_driver_version() -> int:
+        return 13000
 
     class Device:
         def __init__(self, ordinal: int) -> None:
@@ -134,6 +139,8 @@ def pycuda_driver(gpu: Gpu) -> Any:
                 gpu.retained -= 1
 
     class Stream:
+        _stream = None
+
         def __init__(self, flags: int = 0) -> None:
             self._stream = told("cuStreamCreate", lambda: gpu.create_stream(flags))
             gpu.objects.add(self)
@@ -150,7 +157,8 @@ def pycuda_driver(gpu: Gpu) -> Any:
             return self._stream.handle  # type: ignore[no-any-return]
 
         def __del__(self) -> None:
-            gpu.destroy_stream(self._stream.handle)
+            if self._stream is not None:
+                gpu.destroy_stream(self._stream)
 
     class Event:
         def __init__(self, flags: int = 0) -> None:

@@ -729,6 +729,8 @@ def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
 
 
 def _runtime(engine_class: type[ICudaEngine], gpu: Gpu, identity: str, logger: ILogger) -> Runtime:
+    if gpu.faults.strikes("runtime"):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
     runtime = Runtime(gpu, identity, logger)
     runtime.fake_engine_class = engine_class
     return runtime

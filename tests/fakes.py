@@ -31,7 +31,7 @@ def graph_spec(
             for role, (dtype, shape) in tensors.items()
         }
 
-    return GraphSpec(file=NO_FILE, opset=18, precision="float32", inputs=specs(inputs), outputs=specs(outputs))
+    return GraphSpec(file=NO_FILE, opset=18, precision="fp32", inputs=specs(inputs), outputs=specs(outputs))
 
 
 def fake_manifest(

@@ -31,6 +31,7 @@ SOURCES = tuple(
 
 PYCUDA: dict[str, tuple[str, ...]] = {
     "init": ("flags",),
+    "get_driver_version": (),
     "Device": ("arg1",),
     "Device.count": (),
     "Device.name": (),
