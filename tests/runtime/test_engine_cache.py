@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
-import signal
 import stat
 import threading
 import time
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from fakes import graph_spec
 
-from visrt.runtime import cache_seal, engine_cache, output
+from visrt.runtime import engine_cache, output
 from visrt.runtime.build import BuildRequest, BuiltEngine
 from visrt.runtime.cache_seal import SECRET
 from visrt.runtime.engine_cache import EngineCache, EngineKey, default_folder, engine_key
@@ -122,7 +122,7 @@ def test_whatever_differs_makes_another_engine(filled: Rig, change: dict[str, An
 
 
 def test_every_part_of_the_key_was_tried_above() -> None:
-    tried = test_whatever_differs_makes_another_engine.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    tried = test_whatever_differs_makes_another_engine.pytestmark[0].args[1]
     assert {name for change in tried for name in change} == {field.name for field in fields(EngineKey)}
 
 
@@ -219,7 +219,7 @@ def hash_without_the_secret(rig: Rig) -> None:
     """Engine and sidecar fit each other, as anyone can make them."""
     forged = b"forged " * 1000
     told = json.loads(rig.sidecar.read_text())
-    told |= {"bytes": len(forged), "sha256": engine_cache.hashlib.sha256(forged).hexdigest()}
+    told |= {"bytes": len(forged), "sha256": hashlib.sha256(forged).hexdigest()}
     rig.engine.write_bytes(forged)
     rig.sidecar.write_text(json.dumps(told))
 
@@ -461,7 +461,7 @@ def test_a_builder_that_is_killed_leaves_no_entry_and_no_lock(tmp_path: Path) ->
     rig = Rig(tmp_path / "cache")
     process, _, told = started(rig.cache.folder)
     assert told.get(timeout=PATIENCE_S) == "building"
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join(PATIENCE_S)
     assert not list(rig.cache.folder.glob("*.engine"))
     waited: list[str] = []
@@ -477,8 +477,7 @@ def writing(folder: Path, told: Any) -> None:
         told.put("written")
         time.sleep(PATIENCE_S)
 
-    output.os.fsync = half
-    cache_seal.os.fsync = half
+    os.fsync = half  # type: ignore[assignment]
     EngineCache(folder, lambda notice: None).get_or_build(KEY, lambda: BUILT)
 
 
@@ -488,7 +487,7 @@ def test_a_writer_that_is_killed_leaves_no_entry_and_its_traces_are_cleaned(fill
     process = SPAWN.Process(target=writing, args=(filled.cache.folder, told), daemon=True)
     process.start()
     assert told.get(timeout=PATIENCE_S) == "written"
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join(PATIENCE_S)
     assert filled.leftovers()
     assert not list(filled.cache.folder.glob("*.engine"))
