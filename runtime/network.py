@@ -14,7 +14,7 @@ from visrt.runtime.image import RESIZERS, Frame, Letterbox, letterbox, network_i
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["FrameOutputs", "Network"]
+__all__ = ["FrameOutputs", "Network", "StartedFrames"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class FrameOutputs:
             refuse_nonfinite(role, getattr(self.queries, role))
 
 
+@dataclass(frozen=True)
+class StartedFrames:
+    """Frames of one call of the frame engine, whose outputs may not be there yet."""
+
+    fits: Sequence[Letterbox]
+    outputs: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+
 class Network:
     """Runs the graphs of one bundle and measures them with `watch`."""
 
@@ -44,6 +55,10 @@ class Network:
 
     def run_frames(self, frames: Sequence[Frame]) -> list[FrameOutputs]:
         """Outputs for each of `frames`, [H, W, 3] uint8 RGB of any size; one call of the frame engine."""
+        return self.finish(self.start(frames))
+
+    def start(self, frames: Sequence[Frame]) -> StartedFrames:
+        """Hands `frames` to the frame engine; one that runs on a GPU goes on while the host does something else."""
         fits = [letterbox((frame.shape[0], frame.shape[1]), self._size) for frame in frames]
         with self._watch.stage("preprocess"):
             images = np.empty((len(frames), *self._size, 3), dtype=np.uint8)
@@ -51,8 +66,12 @@ class Network:
                 network_input(frame, fit, self._resize, out=image)
             valid_sizes = np.array([fit.valid for fit in fits], dtype=np.int32)
         with self._watch.stage("frame_engine"):
-            outputs = self._engines["frame"]({"images": images, "valid_sizes": valid_sizes})
-            return _split(outputs, fits)
+            return StartedFrames(fits, self._engines["frame"]({"images": images, "valid_sizes": valid_sizes}))
+
+    def finish(self, started: StartedFrames) -> list[FrameOutputs]:
+        """Outputs for each of the frames that were started, once they are there."""
+        with self._watch.stage("frame_engine"):
+            return _split(started.outputs, started.fits)
 
     def run_masks(self, mask_embeddings: Floats, outputs: FrameOutputs) -> Floats:
         """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame of `outputs`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from visrt.runtime.family import Floats, Track
 from visrt.runtime.image import RESIZERS, Frame, Letterbox
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.mask_resize import MaskResize, mask_resize
-from visrt.runtime.network import FrameOutputs, Network
+from visrt.runtime.network import FrameOutputs, Network, StartedFrames
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.times import StageTimes, Stopwatch
 
@@ -32,14 +33,18 @@ class SessionSettings:
     """default_fps: frames a second where the caller gives no times.
 
     bad_frames_max: after so many frames in a row with NaN or infinity from the network the session gives up.
-    resize: "pillow_bilinear" or "cv2_area" in place of what the manifest says.
+    resize: "pillow_bilinear" or "cv2_area" in place of what the manifest says. in_flight: 2 hands a frame to the
+    engine before the last one is finished, so that a GPU and the host work at a time; results come a frame later.
     """
 
     default_fps: float = 30.0
     bad_frames_max: int = 10
     resize: str | None = None
+    in_flight: int = 1
 
     def __post_init__(self) -> None:
+        if self.in_flight not in (1, 2):
+            raise UsageError(f"in_flight is {self.in_flight}; expected 1, or 2 for an engine on a GPU")
         if not self.default_fps > 0 or self.bad_frames_max < 1:
             raise UsageError(f"{self}: expected default_fps above 0 and bad_frames_max of 1 or more")
         if self.resize is not None and self.resize not in RESIZERS:
@@ -98,16 +103,18 @@ class Session:
         engine: str = "cpu",
         *,
         threads: int | None = None,
+        batch: int = 1,
         settings: SessionSettings = SessionSettings(),
         association: Mapping[str, Any] | None = None,
     ) -> Session:
-        """A session on the bundle (or its folder), its graphs run by `engine`: "cpu" or "cuda".
+        """A session on the bundle (or its folder), its graphs run by `engine`: cpu, cuda, tensorrt or tensorrt-rtx.
 
-        `threads` of one operator; None takes all cores. Raises BundleError, EngineError or SettingsError.
+        `threads` of one operator on the CPU; None takes all cores. `batch`: the most frames one call of `step_batch`
+        will bring; TensorRT engines are built for it. Raises BundleError, EngineError or SettingsError.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         family_of(opened.manifest, association)
-        engines = open_engines(opened, engine, EngineOptions(threads))
+        engines = open_engines(opened, engine, EngineOptions(threads, batch=batch))
         return cls(opened.manifest, engines, settings, association)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
@@ -124,18 +131,18 @@ class Session:
         if not frames:
             return []
         with self._blas.limit(limits=1, user_api="blas"):
-            outputs = self.network.run_frames(frames)
-            results = [self._result(out, time_s) for out, time_s in zip(outputs, times, strict=True)]
-        self._count_times(len(frames))
-        return results
+            self._started.append((self.network.start(frames), times))
+            return self._finish(leave=self.settings.in_flight - 1)
 
     def flush(self) -> list[FrameResult]:
-        """Results that waited for the end of the stream. A frame-by-frame family has none."""
-        return []
+        """Results that waited for the next frame, at the end of the stream."""
+        with self._blas.limit(limits=1, user_api="blas"):
+            return self._finish(leave=0)
 
     def reset(self) -> None:
         """Starts a new stream: frames, ids, events and times begin again."""
         self._state = self._family.start()
+        self._started: deque[tuple[StartedFrames, Sequence[float | None]]] = deque()
         self._resize: MaskResize | None = None
         self._bad_in_a_row = 0
         self._time_s = 0.0
@@ -157,6 +164,16 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _finish(self, leave: int) -> list[FrameResult]:
+        """Results of the frames that were started, in order, until `leave` calls of the engine are in flight."""
+        results: list[FrameResult] = []
+        while len(self._started) > leave:
+            started, times = self._started.popleft()
+            outputs = self.network.finish(started)
+            results += [self._result(out, time_s) for out, time_s in zip(outputs, times, strict=True)]
+            self._count_times(len(started))
+        return results
 
     def _result(self, outputs: FrameOutputs, time_s: float | None) -> FrameResult:
         """The next frame's result; from here on everything is in the order of the stream."""

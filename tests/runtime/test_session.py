@@ -106,6 +106,34 @@ def test_batches_of_any_size_give_what_single_frames_give(batches: list[int]) ->
     assert session.events.frames == session.times.frames == len(frames)
 
 
+def test_with_two_frames_in_flight_results_are_the_same_and_come_a_frame_later() -> None:
+    frames = [moving(t) for t in range(5)]
+    session = colour_session(SessionSettings(in_flight=2))
+
+    ready = [[result.index for result in session.step(frame)] for frame in frames]
+    last = session.flush()
+
+    assert ready == [[], [0], [1], [2], [3]]
+    assert [result.index for result in last] == [4]
+    assert session.flush() == []
+    assert session.times.frames == session.events.frames == 5
+    session.reset()
+    assert run(session, frames) == run(colour_session(), frames)
+
+
+def test_frames_in_flight_are_forgotten_with_their_stream() -> None:
+    session = colour_session(SessionSettings(in_flight=2))
+    session.step(moving(0))
+    session.reset()
+    assert session.flush() == []
+    assert session.events.frames == 0
+
+
+def test_more_than_two_frames_in_flight_are_refused() -> None:
+    with pytest.raises(UsageError, match="in_flight is 3"):
+        SessionSettings(in_flight=3)
+
+
 def test_times_given_by_the_caller_decide_who_is_lost() -> None:
     frames = [moving(0), patches((128, 192)), moving(0)]
 

@@ -42,7 +42,7 @@ def evaluate(
     association: Annotated[
         Path | None, typer.Option(help="Association settings (json) in place of the bundle's.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="What runs the network: cpu or cuda.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="What runs the network: cpu, cuda, tensorrt or tensorrt-rtx.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     rule: Annotated[
         Rule, typer.Option(help="causal: what a stream gives; official: the video-level result.")

@@ -34,8 +34,13 @@ def track(
     ],
     bundle: Annotated[Path, typer.Option(help="Folder that `visrt export` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; of several sources each gets a folder in it.")],
-    engine: Annotated[str, typer.Option(help="What runs the network: cpu or cuda.")] = "cpu",
+    engine: Annotated[
+        str, typer.Option(help="What runs the network: cpu, cuda, tensorrt or tensorrt-rtx (built on first use).")
+    ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=2, help="2 lets a GPU and the host work at a time; results come a frame later.")
+    ] = 1,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the overlay video.")] = True,
     preset: Annotated[Preset, typer.Option(help="Speed of the overlay's encoder.")] = Preset.superfast,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop each source after this many frames.")] = None,
@@ -66,6 +71,7 @@ def track(
         out=out,
         engine=engine,
         threads=threads,
+        in_flight=in_flight,
         overlay=VideoCoding(preset=preset.value) if overlay else None,
         limit=limit,
         existing="replace" if overwrite else "refuse",

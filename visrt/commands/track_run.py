@@ -18,7 +18,7 @@ from visrt.runtime.journal import Journal
 from visrt.runtime.output import JOURNAL, OVERLAY, RESULTS, SUMMARY, Existing, Sink, prepare_folder, refuse_taken
 from visrt.runtime.overlay_video import OverlayVideo, VideoCoding
 from visrt.runtime.results import FrameResult
-from visrt.runtime.session import Session
+from visrt.runtime.session import Session, SessionSettings
 from visrt.runtime.source import SourceInfo, VideoSettings
 from visrt.runtime.summary import summary_of, write_summary
 from visrt.runtime.tracking import SourceOutcome, track_source
@@ -43,6 +43,7 @@ class TrackOptions:
     out: Path
     engine: str
     threads: int | None
+    in_flight: int
     overlay: VideoCoding | None
     limit: int | None
     existing: Existing
@@ -62,7 +63,11 @@ def track_all(sources: Sequence[str], options: TrackOptions) -> int:
     jobs, code = plan(sources, options)
     if not jobs:
         return code
-    with Session.open(options.bundle, options.engine, threads=options.threads) as session, StopRequest() as stop:
+    settings = SessionSettings(in_flight=options.in_flight)
+    with (
+        Session.open(options.bundle, options.engine, threads=options.threads, settings=settings) as session,
+        StopRequest() as stop,
+    ):
         for job in jobs:
             code = worst(code, track_one(job, session, options, stop))
             if stop():
