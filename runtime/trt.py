@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.precision import node_precisions
 from visrt.runtime.tensorrt_library import Flavour, load_tensorrt
+from visrt.runtime.tensorrt_log import Line
 from visrt.runtime.trt_bench import Bench
 from visrt.runtime.trt_engine import TrtEngine
 from visrt.runtime.trt_plan import Plan
@@ -51,20 +54,19 @@ class _Source:
         """TensorRT's own engine of graph `name`; the context must be current."""
         request = self._request(name)
         key = engine_key(self._bench.library, request, self._bench.gpu.label, self._bench.gpu.driver)
+        file = request.graph.file.file
         with self._bench.log.listening() as heard:
             engine = self._deserialized(request, key)
-            if engine is None and name not in self._built:
-                self._bench.notice(
-                    f"{request.graph.file.file}: TensorRT refuses the engine that was kept; a new one is built"
-                )
+            if engine is None and name not in self._built and not _short_of_memory(heard):
+                self._bench.notice(f"{file}: TensorRT refuses the engine that was kept; a new one is built")
                 self._forget(key)
                 engine = self._deserialized(request, key)
-            if engine is None:
-                said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
-                raise EngineError(
-                    f"{request.graph.file.file}: TensorRT refuses the engine that it has just built; it says: {said}; "
-                    "free GPU memory, or use --engine cpu"
-                )
+        if engine is None:
+            said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
+            raise EngineError(
+                f"{file}: TensorRT refuses the engine; it says: {said}; end what else runs on {self._bench.gpu.name} "
+                "if memory is short, or use --engine cpu"
+            )
         return engine
 
     def _request(self, name: str) -> BuildRequest:
@@ -82,7 +84,13 @@ class _Source:
 
     def _forget(self, key: EngineKey) -> None:
         """Removes the sidecar: an engine without one is not there."""
-        (self._cache.folder / f"{key.stem}.json").unlink(missing_ok=True)
+        with suppress(OSError):
+            (self._cache.folder / f"{key.stem}.json").unlink()
+
+
+def _short_of_memory(heard: list[Line]) -> bool:
+    """Whether TensorRT refused for want of memory, which no new engine would change."""
+    return any(re.search("out ?of ?memory", line.text, re.IGNORECASE) for line in heard)
 
 
 def start_engines(
@@ -92,11 +100,11 @@ def start_engines(
     deserialized: Callable[[str], Any],
 ) -> dict[str, TrtEngine]:
     """The engines of a bundle, by graph, from TensorRT's own by name. If one fails, all that was made is freed."""
-    largest = largest_sizes(manifest, batch)
     plans: dict[str, Plan] = {}
     engines: dict[str, TrtEngine] = {}
     bench.join()
     try:
+        largest = largest_sizes(manifest, batch)
         with bench.gpu.current("opening the engines"):
             for name, graph in manifest.graphs.items():
                 plans[name] = Plan(bench.library.module, deserialized(name), graph, largest)

@@ -45,6 +45,7 @@ class Faults:
 
     out_of_memory_at: set[int] = field(default_factory=set)
     deserialize: int = 0
+    deserialize_memory: int = 0
     build: int = 0
     build_warnings: list[str] = field(default_factory=list)
     context: int = 0

@@ -139,7 +139,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
                 gpu.retained -= 1
 
     class Stream:
-        _stream = None
+        _stream: Any = None
 
         def __init__(self, flags: int = 0) -> None:
             self._stream = told("cuStreamCreate", lambda: gpu.create_stream(flags))

@@ -437,6 +437,8 @@ class Runtime:
         if tuple(head["capability"]) != self._gpu.capability:
             return self._none("The engine plan file was generated on an incompatible device")
         if self._gpu.faults.strikes("deserialize"):
+            return self._none("Error Code 4: Internal Error (Engine deserialization failed.)")
+        if self._gpu.faults.strikes("deserialize_memory"):
             return self._none("Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
         return self.fake_engine_class(self, self._gpu, self._logger, data[start + 4 + size :], head["shapes"])
 

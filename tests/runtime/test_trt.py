@@ -5,13 +5,13 @@ from __future__ import annotations
 import builtins
 import json
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from bundles import write_bundle
 from fake_gpu import Gpu
@@ -21,7 +21,7 @@ from fakes import patches
 
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.errors import EngineError
+from visrt.runtime.errors import BundleError, EngineError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session
 from visrt.runtime.tensorrt_library import Flavour
@@ -53,6 +53,11 @@ def tracked(bundle: Bundle, engine: str, batch: int = 1) -> list[FrameResult]:
     with Session(bundle.manifest, engines) as session:
         steps = [FRAMES[start : start + batch] for start in range(0, len(FRAMES), batch)]
         return [result for frames in steps for result in session.step_batch(frames)]
+
+
+def numbers(bundle: Bundle, role: str) -> int:
+    """Of an output of the frame graph, for one frame."""
+    return math.prod(axis for axis in bundle.manifest.graphs["frame"].outputs[role].shape if isinstance(axis, int))
 
 
 def nothing_is_left(gpu: Gpu) -> bool:
@@ -131,10 +136,38 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
 def test_an_engine_that_is_refused_when_it_was_just_built_is_an_error(gpu: Gpu, bundle: Bundle, kept: bool) -> None:
     if kept:
         tracked(bundle, "tensorrt")
+    before = gpu.counts["builds"]
     gpu.faults.deserialize = 2
 
-    with pytest.raises(EngineError, match=r"frame\.onnx: TensorRT refuses the engine that it has just.*OutOfMemory"):
+    with pytest.raises(EngineError, match=r"frame\.onnx: TensorRT refuses the engine; it says: .*deserialization"):
         tracked(bundle, "tensorrt")
+
+    assert gpu.counts["builds"] == before + 1
+    assert nothing_is_left(gpu)
+
+
+def test_for_want_of_memory_no_engine_is_built_anew(gpu: Gpu, bundle: Bundle) -> None:
+    tracked(bundle, "tensorrt")
+    gpu.faults.deserialize_memory = 1
+
+    with pytest.raises(EngineError, match=r"OutOfMemory.*; end what else runs on NVIDIA Fake 4090"):
+        tracked(bundle, "tensorrt")
+
+    assert gpu.counts["builds"] == 2
+    assert nothing_is_left(gpu)
+
+
+def test_a_bundle_with_an_unknown_dynamic_axis_is_refused_and_nothing_stays_open(gpu: Gpu, bundle: Bundle) -> None:
+    masks = bundle.manifest.graphs["masks"]
+    tensor = masks.inputs["mask_features"].model_copy(update={"shape": (8, "rows", 24)})
+    graph = masks.model_copy(update={"inputs": {**masks.inputs, "mask_features": tensor}})
+    graphs = {**bundle.manifest.graphs, "masks": graph}
+    strange = Bundle(bundle.folder, bundle.manifest.model_copy(update={"graphs": graphs}))
+
+    with pytest.raises(
+        BundleError, match=r"graph 'masks' has dynamic axes rows; TensorRT engines are built for batch, masks"
+    ):
+        open_tensorrt(strange, "tensorrt", EngineOptions())
 
     assert nothing_is_left(gpu)
 
@@ -177,10 +210,8 @@ def test_results_so_far_are_kept_when_the_gpu_fails_half_way(gpu: Gpu, bundle: B
 def test_the_mask_features_of_a_session_never_cross_the_bus(gpu: Gpu, bundle: Bundle) -> None:
     tracked(bundle, "tensorrt")
 
-    frame = bundle.manifest.graphs["frame"].outputs
-    features = int(np.prod(frame["mask_features"].shape[1:])) * 4
-    assert features > 10_000
-    host = sum(int(np.prod(frame[role].shape[1:])) for role in ("class_logits", "embeddings", "mask_embeddings")) * 4
+    assert numbers(bundle, "mask_features") > 3000
+    host = sum(numbers(bundle, role) for role in ("class_logits", "embeddings", "mask_embeddings")) * 4
     one_mask = 16 * 24 * 4
     assert gpu.counts["dtoh_bytes"] == len(FRAMES) * (host + one_mask)
     assert gpu.counts["dtod"] == 0

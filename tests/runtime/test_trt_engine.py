@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import SIZE, frame_model, masks_model
+from bundles import SIZE
 from fake_gpu import Gpu
 from fake_tensorrt import FLAVOURS
 from fakes import fake_manifest, patches
-from trt_rig import Rig, rig_of
+from trt_rig import Rig, in_fp16, models_of, rig_of
 
 from visrt.runtime.engine import Array, Engine, Tensor
 from visrt.runtime.errors import EngineError
-from visrt.runtime.manifest import GraphSpec, Manifest, TensorSpec
+from visrt.runtime.manifest import Manifest, TensorSpec
 from visrt.runtime.ort import CpuEngine, OrtOptions
 from visrt.runtime.tensorrt_library import Flavour
 
@@ -51,10 +51,10 @@ def picks(count: int) -> Array:
     return np.random.default_rng(count).normal(size=(count, 8)).astype(np.float32)
 
 
-def on_cpu(size: tuple[int, int] = SIZE) -> dict[str, Engine]:
-    graphs = fake_manifest(size, 4).graphs
-    models = {"frame": frame_model(graphs["frame"]), "masks": masks_model(graphs["masks"])}
-    return {name: CpuEngine(graphs[name], models[name].SerializeToString(), OrtOptions(1)) for name in models}
+def on_cpu(size: tuple[int, int] = SIZE, manifest: Manifest | None = None) -> dict[str, Engine]:
+    known = manifest or fake_manifest(size, 4)
+    models = models_of(known)
+    return {name: CpuEngine(known.graphs[name], models[name].SerializeToString(), OrtOptions(1)) for name in models}
 
 
 def expected_logits(x: int, embeddings: Array, size: tuple[int, int] = SIZE) -> Array:
@@ -104,6 +104,24 @@ def test_every_version_computes_what_onnx_runtime_computes(
     assert rig.gpu.counts["graph_launch"] > 10
     rig.close()
     assert nothing_is_left(rig.gpu)
+
+
+def test_an_fp16_bundle_computes_and_moves_half_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = in_fp16(fake_manifest(SIZE, 4))
+    rig, cpu = rig_of(monkeypatch, manifest=manifest), on_cpu(manifest=manifest)
+
+    for x in (4, 8, 12, 16):
+        before = rig.gpu.counts["dtoh_bytes"]
+        given, expected = rig.frame(frames(x)), cpu["frame"](frames(x))
+        wanted: Feeds = {
+            "mask_embeddings": picks(3).astype(np.float16),
+            "mask_features": expected["mask_features"].row(0),
+        }
+        logits = masks_of(rig, given["mask_features"].row(0), picks(3).astype(np.float16)).numpy()
+        assert rig.gpu.counts["dtoh_bytes"] - before == HOST_OUTPUTS_BYTES + 3 * MASK_BYTES // 2
+        assert (str(logits.dtype), str(given["embeddings"].dtype)) == ("float16", "float32")
+        np.testing.assert_array_equal(logits, cpu["masks"](wanted)["mask_logits"].numpy())
+        np.testing.assert_array_equal(given["mask_features"].numpy(), expected["mask_features"].numpy())
 
 
 def test_tensors_know_shape_dtype_and_device_and_their_rows(rig: Rig) -> None:
@@ -536,8 +554,8 @@ def test_an_engine_built_for_less_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
     made = trt_rig.serialised
 
-    def for_one(gpu: Gpu, identity: str, manifest: Manifest, name: str, batch: int, graph: GraphSpec) -> bytes:
-        return made(gpu, identity, manifest, name, 1, graph)
+    def for_one(gpu: Gpu, identity: str, manifest: Manifest, name: str, batch: int) -> bytes:
+        return made(gpu, identity, manifest, name, 1)
 
     monkeypatch.setattr(trt_rig, "serialised", for_one)
 
