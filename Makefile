@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BUNDLE := bundles/default
 CLIP := clips/demo.mp4
 
-.PHONY: demo test check format lint types layers tests memory clean
+.PHONY: demo test test-full check format lint types layers tests memory gpu-check clean
 
 demo: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --out out/demo --overwrite
@@ -17,6 +17,10 @@ demo: $(RUNTIME)/ready
 
 test: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q
+
+# Full-size networks through the exporter and TensorRT-RTX's builder: about ten minutes on two cores.
+test-full: $(DEV)/ready
+	$(DEV)/$(BIN)/python -m pytest -q -m full_size
 
 check: format lint types layers tests
 
@@ -37,6 +41,10 @@ tests: test
 # RSS over the demo clip, looped for 5,000 frames; the README's figure.
 memory: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/python -m visrt.benchmarks.memory --bundle $(BUNDLE) --clip $(CLIP) --frames 5000
+
+# On a machine with an NVIDIA GPU: builds, verifies and times every engine there is; in an environment with them installed.
+gpu-check:
+	$(PYTHON) -m visrt.benchmarks.gpu_check --bundle $(BUNDLE) --bundle $(BUNDLE)-fp16 --bundle $(BUNDLE)-int8 --clip $(CLIP)
 
 # The runtime alone: onnxruntime, no torch.
 $(RUNTIME)/ready: setup.py pyproject.toml

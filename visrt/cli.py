@@ -30,7 +30,9 @@ VERBS = {
     "doctor": Verb("visrt.commands.doctor", "doctor", "Show what this machine can run, and what is in the way."),
     "train": Verb("visrt.commands.train", "train", "Train a network on annotated images or videos."),
     "export": Verb("visrt.commands.export", "export", "Turn a checkpoint into a bundle."),
-    "verify": Verb("visrt.commands.verify", "verify", "Check a bundle against torch's outputs, without torch."),
+    "calibrate": Verb("visrt.commands.calibrate", "calibrate", "Quantise a bundle to INT8 where quality allows."),
+    "build": Verb("visrt.commands.build", "build", "Build a bundle's TensorRT engines."),
+    "verify": Verb("visrt.commands.verify", "verify", "Check a bundle's engines against what torch computed."),
     "eval": Verb("visrt.commands.eval", "evaluate", "Measure a bundle on annotated videos."),
 }
 
@@ -43,6 +45,7 @@ EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "trackeval": "eval",
+    "filelock": "trt",
 }
 """The extra that installs a package which only some verbs need."""
 
