@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -13,13 +12,13 @@ from pathlib import Path
 import onnx
 
 from visrt.export.contract import file_spec, graph_spec
+from visrt.export.nodes import NODES, nodes_json
 from visrt.runtime.bundle import MANIFEST, Bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.manifest import Manifest, Producer
 
-__all__ = ["NODES", "refuse_int8", "write_calibrated"]
+__all__ = ["refuse_int8", "write_calibrated"]
 
-NODES = "nodes.json"
 GRAPH = "frame"
 """The graph that is quantised. The masks graph has no constant weight."""
 
@@ -43,7 +42,7 @@ def write_calibrated(
     old = bundle.manifest
     files = {f"{name}.onnx": bundle.graph(name) for name in old.graphs}
     files[f"{GRAPH}.onnx"] = model.SerializeToString(deterministic=True)
-    files[NODES] = json.dumps(nodes, indent=1).encode() + b"\n"
+    files[NODES] = nodes_json(nodes)
     kept = [old.reference, *(state.initial for state in old.states.values() if state.initial is not None)]
     files |= {spec.file: bundle.read(spec) for spec in kept}
     specs = {name: file_spec(name, data) for name, data in files.items()}

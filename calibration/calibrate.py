@@ -21,6 +21,7 @@ from visrt.calibration.quantise import quantised
 from visrt.calibration.ranges import Hazard, TensorRange, hazards, ranges_of, refuse_overflow
 from visrt.calibration.ranking import RankedLayer, Trial, chosen, ranked
 from visrt.calibration.report import CalibrationReport, write_report
+from visrt.calibration.tensors import with_node_names
 from visrt.export.workplace import Existing, check_target, workplace
 from visrt.runtime.agreement import Agreement, Floors
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -104,7 +105,7 @@ def calibrate_bundle(
 
 
 def _measured(bundle: Bundle, frames: CalibrationFrames, progress: Progress) -> _Measured:
-    model = onnx.load_from_string(bundle.graph("frame"))
+    model = with_node_names(onnx.load_from_string(bundle.graph("frame")))
     graph = bundle.manifest.graphs["frame"]
     ranges = ranges_of(graph, model, frames.ranges, lambda done, of: progress("measuring ranges", done, of))
     layers = layers_of(model, ranges)
@@ -133,10 +134,9 @@ def _write_graphs(folder: Path, bundle: Bundle, measured: _Measured, layers: tup
     model = quantised(measured.model, layers, measured.limits)
     onnx.checker.check_model(model, full_check=True)
     int8 = frozenset(node for layer in layers for node in layer.nodes)
-    nodes = {
-        name: precision_by_node(onnx.load_from_string(bundle.graph(name)), int8 if name == "frame" else frozenset())
-        for name in bundle.manifest.graphs
-    }
+    others = [name for name in bundle.manifest.graphs if name != "frame"]
+    nodes = {"frame": precision_by_node(measured.model, int8)}
+    nodes |= {name: precision_by_node(onnx.load_from_string(bundle.graph(name)), frozenset()) for name in others}
     write_calibrated(folder, bundle, model, nodes)
 
 

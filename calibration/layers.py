@@ -9,19 +9,15 @@ from dataclasses import dataclass
 import onnx
 
 from visrt.calibration.ranges import TensorRange
-from visrt.calibration.tensors import GraphView, node_label
+from visrt.calibration.tensors import GraphView
+from visrt.export.nodes import computing_precisions
 
-__all__ = ["COMPUTING", "Layer", "layers_of", "precision_by_node"]
-
-COMPUTING = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum")
-"""Operators of which a bundle says what precision they compute in."""
-
-PRECISIONS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
+__all__ = ["Layer", "layers_of", "precision_by_node"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The nodes, by label, that multiply their first input with one weight. axis: of the weight's output channels."""
+    """The nodes, by name, that multiply their first input with one weight. axis: of the weight's output channels."""
 
     name: str
     op: str
@@ -43,12 +39,8 @@ def layers_of(model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> tupl
 
 def precision_by_node(model: onnx.ModelProto, quantised: frozenset[str]) -> dict[str, str]:
     """What each computing node of `model`, a graph without Q/DQ, computes in once the nodes `quantised` are INT8."""
-    types = _types(model)
-    return {
-        (label := node_label(node)): "int8" if label in quantised else PRECISIONS[types[node.output[0]]]
-        for node in model.graph.node
-        if node.op_type in COMPUTING
-    }
+    own = computing_precisions(model)
+    return {name: "int8" if name in quantised else precision for name, precision in own.items()}
 
 
 def _has_weight(node: onnx.NodeProto, view: GraphView) -> bool:
@@ -65,9 +57,9 @@ def _is_live(tensor: str, ranges: Mapping[str, TensorRange]) -> bool:
 
 
 def _layer(weight: str, axis: int, nodes: list[onnx.NodeProto]) -> Layer:
-    labels = tuple(node_label(node) for node in nodes)
+    names = tuple(node.name for node in nodes)
     inputs = tuple(dict.fromkeys(node.input[0] for node in nodes))
-    return Layer(labels[0], nodes[0].op_type, labels, inputs, weight, axis)
+    return Layer(names[0], nodes[0].op_type, names, inputs, weight, axis)
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
@@ -75,9 +67,3 @@ def _channel_axis(node: onnx.NodeProto) -> int:
         return 0
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return 0 if transposed else 1
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-    return {value.name: value.type.tensor_type.elem_type for value in values}

@@ -3,9 +3,8 @@
 What TensorRT's strongly typed networks read: symmetric, zero point 0, one scale a tensor for activations and one a
 channel for weights. A weight is stored as int8 with its DequantizeLinear; biases stay as they are.
 
-Scales are float32 in FP16 graphs too, with casts around the pairs. TensorRT-RTX 1.7 folds them into the same INT8
-kernels as float16 scales, which it would convert itself, with a warning; and float16 scales would need opset 19, some
-operators of which ONNX Runtime's CUDA provider lacks.
+Scales have the type of the tensors around them, float16 in FP16 graphs, so that nothing stands between a pair and the
+layer that it makes INT8.
 """
 
 from __future__ import annotations
@@ -21,9 +20,13 @@ from onnx import helper, numpy_helper
 
 from visrt.calibration.histogram import INT8_MAX
 from visrt.calibration.layers import Layer
-from visrt.calibration.tensors import GraphView, node_label
+from visrt.calibration.tensors import GraphView
 
-__all__ = ["quantised", "weight_to_int8"]
+__all__ = ["FP16_SCALES_OPSET", "quantised", "weight_to_int8"]
+
+FP16_SCALES_OPSET = 19
+"""The first opset whose QuantizeLinear takes float16. Float32 graphs keep their own, as ONNX Runtime's CUDA provider
+lacks kernels for some operators of later ones."""
 
 Values = NDArray[Any]
 
@@ -41,12 +44,10 @@ class _Writer:
     def activation(self, name: str, dtype: np.dtype[Any]) -> str:
         """The tensor `name` of type `dtype` after its pair, which is written once however many layers read it."""
         if name not in self.written:
-            scale = self._constant(f"{name}_scale", _scale(np.asarray(self.limits[name])))
+            scale = self._constant(f"{name}_scale", _scale(np.asarray(self.limits[name]), dtype))
             zero = self._constant(f"{name}_zero_point", np.zeros((), np.int8))
-            whole = f"{name}_int8"
-            self._node("QuantizeLinear", [self._cast(name, dtype, np.dtype(np.float32)), scale, zero], whole)
-            back = self._node("DequantizeLinear", [whole, scale, zero], f"{name}_dequantised")
-            self.written[name] = self._cast(back, np.dtype(np.float32), dtype)
+            whole = self._node("QuantizeLinear", [name, scale, zero], f"{name}_int8")
+            self.written[name] = self._node("DequantizeLinear", [whole, scale, zero], f"{name}_dequantised")
         return self.written[name]
 
     def weight(self, name: str, axis: int) -> str:
@@ -61,14 +62,8 @@ class _Writer:
                 self._constant(f"{key}_scale", scales),
                 self._constant(f"{key}_zero_point", np.zeros(len(scales), np.int8)),
             ]
-            back = self._node("DequantizeLinear", sources, f"{key}_dequantised", axis=axis)
-            self.written[key] = self._cast(back, np.dtype(np.float32), values.dtype)
+            self.written[key] = self._node("DequantizeLinear", sources, f"{key}_dequantised", axis=axis)
         return self.written[key]
-
-    def _cast(self, name: str, given: np.dtype[Any], wanted: np.dtype[Any]) -> str:
-        if given == wanted:
-            return name
-        return self._node("Cast", [name], f"{name}_{wanted}", to=helper.np_dtype_to_tensor_dtype(wanted))
 
     def _node(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
         """Writes a node named after its output, and returns that."""
@@ -89,27 +84,27 @@ class _Writer:
 def quantised(model: onnx.ModelProto, layers: Sequence[Layer], limits: Mapping[str, float]) -> onnx.ModelProto:
     """A copy of `model` in which `layers` compute in INT8. limits: magnitude at which each of their inputs clips."""
     view = GraphView(model)
-    of_node = {label: layer for layer in layers for label in layer.nodes}
+    of_node = {name: layer for layer in layers for name in layer.nodes}
     writer = _Writer(view, limits)
     for node in model.graph.node:
-        layer = of_node.get(node_label(node))
+        layer = of_node.get(node.name)
         writer.nodes.append(node if layer is None else _rewired(node, layer, writer))
     return _with(model, writer)
 
 
-def weight_to_int8(values: Values, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """`values` as int8, and the scales [C] of its channels along `axis`."""
+def weight_to_int8(values: Values, axis: int) -> tuple[NDArray[np.int8], Values]:
+    """`values` as int8, and the scales [C] of its channels along `axis` in the type of `values`."""
     others = tuple(i for i in range(values.ndim) if i != axis)
-    scales = _scale(np.abs(values.astype(np.float32)).max(axis=others))
+    scales = _scale(np.abs(values.astype(np.float32)).max(axis=others), values.dtype)
     along = [1] * values.ndim
     along[axis] = -1
-    steps = np.rint(values.astype(np.float32) / scales.reshape(along))
+    steps = np.rint(values.astype(np.float32) / scales.astype(np.float32).reshape(along))
     return np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int8), scales
 
 
-def _scale(limits: Values) -> NDArray[np.float32]:
+def _scale(limits: Values, dtype: np.dtype[Any]) -> Values:
     """The step of int8 for values up to `limits`; never 0, which would divide."""
-    return np.asarray(np.maximum(limits / INT8_MAX, np.finfo(np.float32).smallest_normal), np.float32)
+    return np.asarray(np.maximum((limits / INT8_MAX).astype(dtype), np.finfo(dtype).smallest_subnormal))
 
 
 def _rewired(node: onnx.NodeProto, layer: Layer, writer: _Writer) -> onnx.NodeProto:
@@ -132,7 +127,16 @@ def _with(model: onnx.ModelProto, writer: _Writer) -> onnx.ModelProto:
     whole.graph.ClearField("initializer")
     whole.graph.node.extend(nodes)
     whole.graph.initializer.extend(c for c in (*model.graph.initializer, *writer.constants) if c.name in used)
+    if any(constant.data_type == onnx.TensorProto.FLOAT16 for constant in writer.constants):
+        _require_opset(whole, FP16_SCALES_OPSET)
     return whole
+
+
+def _require_opset(model: onnx.ModelProto, opset: int) -> None:
+    """Between 18 and 19 the operators of exported graphs only gained options, so that they mean the same in both."""
+    for entry in model.opset_import:
+        if entry.domain == "":
+            entry.version = max(entry.version, opset)
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:

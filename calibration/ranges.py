@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from visrt.calibration.histogram import Magnitudes, magnitudes_of
-from visrt.calibration.tensors import GraphView, node_label
+from visrt.calibration.tensors import GraphView
 from visrt.export.frames import Frames
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import EngineError, ParityError
@@ -82,7 +82,7 @@ def ranges_of(
     progress(len(groups), len(groups))
     on_purpose = _on_purpose(view, magnitudes)
     made = {
-        name: TensorRange(name, node_label(node), node.op_type, magnitudes[name], name in on_purpose)
+        name: TensorRange(name, node.name, node.op_type, magnitudes[name], name in on_purpose)
         for name, node in view.float_results()
         if name in magnitudes
     }

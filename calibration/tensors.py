@@ -12,15 +12,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-__all__ = ["VIEWS", "GraphView", "node_label"]
+__all__ = ["VIEWS", "GraphView", "with_node_names"]
 
 VIEWS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 """Operators whose output holds exactly the values of their first input."""
 
 
-def node_label(node: onnx.NodeProto) -> str:
-    """The node's name, or that of its first output where it has none."""
-    return str(node.name or node.output[0])
+def with_node_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` in which every node has a name of its own; one without is named after its first output."""
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    taken: set[str] = set()
+    for node in named.graph.node:
+        if not node.name or node.name in taken:
+            node.name = node.output[0]
+        taken.add(node.name)
+    return named
 
 
 @dataclass(frozen=True)
