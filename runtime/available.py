@@ -13,7 +13,6 @@ from visrt.runtime.errors import EngineError
 __all__ = ["ABSENCE", "gpu_absence"]
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-NO_DRIVER = f"no NVIDIA driver here ({DRIVER} does not load)"
 
 
 def gpu_absence() -> str:
@@ -21,7 +20,7 @@ def gpu_absence() -> str:
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
-        return NO_DRIVER
+        return f"no NVIDIA driver here ({DRIVER} does not load)"
     count = ctypes.c_int(0)
     if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return f"the NVIDIA driver finds no GPU it can use (error {status})"

@@ -169,9 +169,9 @@ def _judged(engines: Mapping[str, Engine], reference: Reference, gate: Gate, bat
 
 
 def _calls(count: int, batch: int) -> Iterator[Indices]:
-    """`count` frames in order in calls of `batch`; the last is filled up with the first frames."""
+    """`count` frames in order in calls of `batch`; the last call is filled up with the last frame."""
     for start in range(0, count, batch):
-        yield np.arange(start, start + batch) % count
+        yield np.minimum(np.arange(start, start + batch), count - 1)
 
 
 @dataclass

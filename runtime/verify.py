@@ -6,7 +6,7 @@ bundle run by ONNX Runtime on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,7 @@ from visrt.runtime.backends import BACKENDS, EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import EngineError, ParityError, UsageError
-from visrt.runtime.judge import BATCHES, BatchParity, ParityReport, gate_of, judge, precision_of
-from visrt.runtime.parity import TensorParity
+from visrt.runtime.judge import BATCHES, ParityReport, gate_of, judge, precision_of
 from visrt.runtime.reference import Reference, reference_from_bytes
 
 __all__ = [
@@ -27,9 +26,7 @@ __all__ = [
     "Verification",
     "VerifySettings",
     "closing",
-    "compare",
     "require_available",
-    "require_parity",
     "stored_reference",
     "verify",
     "verify_engines",
@@ -51,6 +48,7 @@ class VerifySettings:
             raise UsageError(f"engine {', '.join(unknown)} is unknown; choose of {', '.join(BACKENDS)}")
         if not self.batches or min(self.batches) < 1:
             raise UsageError(f"batches {', '.join(map(str, self.batches))}: expected numbers of 1 or more, as in 1,3")
+        gate_of("fp32", self.floors)
 
 
 @dataclass(frozen=True)
@@ -180,13 +178,3 @@ def stored_reference(bundle: Bundle) -> Reference:
     """What torch computed when `bundle` was exported."""
     spec = bundle.manifest.reference
     return reference_from_bytes(bundle.read(spec), str(bundle.folder / spec.file))
-
-
-def compare(engines: Mapping[str, Engine], reference: Reference) -> list[TensorParity]:
-    """Parity of `engines`, by graph, with `reference`: each frame alone, then a batch."""
-    return judge(engines, reference).tensors
-
-
-def require_parity(table: Sequence[TensorParity], what: str) -> None:
-    """Raises ParityError naming the worst tensor of `what` unless all of `table` passed."""
-    ParityReport("fp32", gate_of("fp32"), (BatchParity(0, tuple(table)),)).require(what)

@@ -29,9 +29,9 @@ from visrt.runtime.bundle import open_bundle
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError, OutputError, ParityError, SettingsError, UsageError
 from visrt.runtime.minvis import MinVisSettings
+from visrt.runtime.parity import TensorParity
 from visrt.runtime.reference import ROLES
 from visrt.runtime.session import Session
-from visrt.runtime.verify import TensorParity
 
 BATCHES = (1, 3)
 

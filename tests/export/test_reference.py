@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from visrt.export.frames import Frames, synthetic_frames
 from visrt.export.graphs import FrameGraph, FrameTensors
-from visrt.export.reference import NOISE_DRAWS, reference_of
+from visrt.export.reference import NOISE_DRAWS, reference_of, reference_on
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former
 from visrt.runtime.errors import BundleError
 from visrt.runtime.reference import ROLES, Reference, reference_from_bytes
@@ -107,3 +109,42 @@ def damaged(how: str) -> bytes:
     expected = {role: np.zeros((frames, 2), np.float32) for role in roles}
     images = np.zeros((frames, 4, 4, 3), np.uint8)
     return Reference(images, np.zeros((frames, 2), np.int32), expected).to_bytes()
+
+
+def kept_reference() -> Reference:
+    graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
+    return reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), wanted=2)[0]
+
+
+def test_the_masks_of_all_queries_are_kept_pixel_by_pixel() -> None:
+    whole = kept_reference()
+    again = reference_from_bytes(whole.sampled().to_bytes(), "here")
+    assert again.masks is not None
+    height, width = HEIGHT // 4, WIDTH // 4
+    bits = np.unpackbits(again.masks, axis=2)[:, :, : height * width].reshape(2, -1, height, width)
+    np.testing.assert_array_equal(bits, whole.expected["mask_logits"] > 0)
+    assert 0 < bits.mean() < 1
+
+
+def test_a_reference_that_keeps_no_masks_opens() -> None:
+    older = replace(kept_reference(), masks=None)
+    again = reference_from_bytes(older.sampled().to_bytes(), "here")
+    assert again.masks is None
+    assert [answer.masks.shape for answer in again.answers()] == [(10, 0)] * 2
+
+
+@pytest.mark.parametrize("cut", [np.s_[:, :, :-1], np.s_[:, :-1], np.s_[:1]])
+def test_masks_of_another_size_than_the_frames_are_refused(cut: tuple[slice, ...]) -> None:
+    whole = kept_reference()
+    assert whole.masks is not None
+    with pytest.raises(BundleError, match=r"its masks are uint8 \[.*\], expected uint8 \[2, 10, 16\]"):
+        reference_from_bytes(replace(whole, masks=whole.masks[cut]).sampled().to_bytes(), "here")
+
+
+def test_a_reference_of_many_frames_is_made_one_by_one_and_equals_the_whole() -> None:
+    torch.manual_seed(0)
+    graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
+    frames = synthetic_frames(2, HEIGHT, WIDTH)
+    whole, _ = reference_of(graph, frames, wanted=2)
+    single = reference_on(graph, frames)
+    assert single.to_bytes() == whole.sampled().to_bytes()

@@ -6,25 +6,26 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from networks import PUBLISHED_KIND, Exported, exported
+from networks import CLASSES, PUBLISHED_KIND, Exported, exported
 from onnx import numpy_helper
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
+from written_clips import write_clip
 
 from visrt.cli import app
+from visrt.export.anew import reference_anew
 from visrt.export.contract import file_spec
-from visrt.runtime.engine import Array, HostTensor, Tensor
-from visrt.runtime.errors import BundleError, ParityError, UsageError
-from visrt.runtime.parity import BY_QUERY, scale_of
+from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.runtime.backends import BACKENDS
+from visrt.runtime.bundle import open_bundle
+from visrt.runtime.errors import BundleError, CheckpointError, ParityError, UsageError
 from visrt.runtime.reference import ROLES, Reference
-from visrt.runtime.verify import compare, verify
+from visrt.runtime.verify import stored_reference, verify
 
 TORCHLESS = """
 import sys
@@ -51,7 +52,7 @@ def test_a_sound_bundle_is_verified_where_torch_is_not_installed(published_kind:
 
 def test_the_stored_sample_finds_the_same_errors_as_the_whole_tensors(published_kind: Exported) -> None:
     found = {(row.role, row.batch): row for row in verify(published_kind.folder).tensors}
-    whole = {(row.role, row.batch): row for row in published_kind.report.parity}
+    whole = {(row.role, row.batch): row for row in published_kind.report.parity.tensors}
     assert found.keys() == whole.keys()
     assert all(row.passed for row in found.values())
     # Rounding may differ with the threads that happen to be free, not by an order.
@@ -103,89 +104,114 @@ def test_an_altered_file_and_an_unknown_engine_are_refused(bundle: Path) -> None
         verify(bundle)
 
 
-QUERIES, FRAMES = 50, 3
+def anew(bundle: Exported, checkpoint: Path) -> Reference:
+    opened = open_bundle(bundle.folder)
+    stored = stored_reference(opened)
+    return reference_anew(checkpoint, opened.manifest, stored.images, stored.valid_sizes)
 
 
-def fake_reference() -> Reference:
-    random = np.random.default_rng(0)
-    shapes = {
-        "class_logits": (QUERIES, 4),
-        "embeddings": (QUERIES, 8),
-        "mask_embeddings": (QUERIES, 8),
-        "mask_features": (8, 6, 9),
-        "mask_logits": (QUERIES, 6, 9),
-    }
-    expected = {role: random.normal(size=(FRAMES, *shape)).astype(np.float32) for role, shape in shapes.items()}
-    images = np.arange(FRAMES, dtype=np.uint8).reshape(FRAMES, 1, 1, 1)
-    return Reference(images, np.zeros((FRAMES, 2), np.int32), expected)
+def test_a_checkpoint_run_anew_gives_what_the_bundle_keeps(published_kind: Exported) -> None:
+    stored = stored_reference(open_bundle(published_kind.folder))
+    again = anew(published_kind, published_kind.checkpoint)
+    assert again.masks is not None
+    assert stored.masks is not None
+    assert np.unpackbits(again.masks ^ stored.masks).mean() < 1e-3
+    for role in ROLES:
+        assert again.expected[role].shape == stored.expected[role].shape
+        np.testing.assert_allclose(again.expected[role], stored.expected[role], atol=1e-4)
 
 
-class Recorded:
-    """Engines that answer with what the reference expects, after `change` was made to one tensor."""
-
-    provider = "recorded"
-
-    def __init__(self, expected: Mapping[str, Array], change: Callable[[dict[str, Array]], None]) -> None:
-        self.outputs = {role: array.copy() for role, array in expected.items()}
-        change(self.outputs)
-
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Tensor]:
-        if "images" not in feeds:
-            # The frame is found by its mask embeddings.
-            same = (self.outputs["mask_embeddings"] == feeds["mask_embeddings"]).all(axis=(1, 2))
-            return {"mask_logits": HostTensor(self.outputs["mask_logits"][int(same.argmax())])}
-        frames = feeds["images"].ravel()
-        return {role: HostTensor(array[frames]) for role, array in self.outputs.items() if role != "mask_logits"}
-
-    def close(self) -> None:
-        pass
+def test_another_checkpoint_than_the_bundles_is_refused(published_kind: Exported, tmp_path: Path) -> None:
+    network = load_checkpoint(published_kind.checkpoint)
+    save_checkpoint(network, tmp_path / "copy.safetensors", CLASSES, {"note": "the same weights in another file"})
+    with pytest.raises(CheckpointError, match=r"copy\.safetensors: sha256 .* was exported from model\.safetensors"):
+        anew(published_kind, tmp_path / "copy.safetensors")
 
 
-def failing_roles(change: Callable[[dict[str, Array]], None], moved_share: float = 0.0) -> set[str]:
-    reference = replace(fake_reference(), moved_share=moved_share)
-    engine = Recorded(reference.expected, change)
-    return {row.role for row in compare({"frame": engine, "masks": engine}, reference) if not row.passed}
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", frames=5)
 
 
-def test_the_same_values_pass() -> None:
-    assert failing_roles(lambda outputs: None) == set()
+def test_a_clip_is_compared_with_torch_and_with_another_bundle(
+    published_kind: Exported, bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    for other in (("--checkpoint", published_kind.checkpoint), ("--against", published_kind.folder)):
+        out = tmp_path / f"{other[0]}.json"
+        done = run(bundle, "--source", clip, "--frames", 4, *other, "--engine", "cpu", "--batch", 2, "--json", out)
+        assert done.exit_code == 0, done.stderr
+        assert "4 frames of" in done.stdout
+        (engine,) = json.loads(out.read_text())["engines"]
+        assert engine["batches"][0]["agreement"]["frames"] == 4
 
 
-@pytest.mark.parametrize("role", BY_QUERY)
-def test_a_query_that_jumped_is_borne_and_a_third_of_them_is_not(role: str) -> None:
-    def jump(queries: int) -> Callable[[dict[str, Array]], None]:
-        return lambda outputs: outputs[role].__setitem__((1, slice(queries)), 5.0)
-
-    assert failing_roles(jump(1)) == set()
-    assert failing_roles(jump(QUERIES // 3)) == {role}
-
-
-def test_where_torch_itself_moves_queries_an_engine_may_move_twice_as_many() -> None:
-    def jump(outputs: dict[str, Array]) -> None:
-        outputs["embeddings"][0, :10] = 5.0
-
-    assert failing_roles(jump, moved_share=5 / (QUERIES * FRAMES)) == set()
-    assert failing_roles(jump, moved_share=4 / (QUERIES * FRAMES)) == {"embeddings"}
+def test_a_bundle_that_computes_otherwise_than_the_one_it_is_held_against_fails(
+    published_kind: Exported, bundle: Path
+) -> None:
+    alter(bundle, "stem.conv1.weight")
+    ended = run(bundle, "--against", published_kind.folder, "--engine", "cpu", "--batch", 1)
+    assert ended.exit_code == ParityError.exit_code
+    assert "worst is" in ended.stderr
 
 
-def test_mask_features_must_agree_everywhere() -> None:
-    assert failing_roles(lambda outputs: outputs["mask_features"].__setitem__((2, 3, 1, 1), 9.0)) == {"mask_features"}
+def test_the_json_tells_every_figure_and_what_was_not_run_and_why(bundle: Path, tmp_path: Path) -> None:
+    assert run(bundle, "--json", tmp_path / "verdict.json").exit_code == 0
+    told = json.loads((tmp_path / "verdict.json").read_text())
+    assert told["passed"]
+    assert told["precision"] == "fp32"
+    states = {engine["engine"]: engine for engine in told["engines"]}
+    assert states.keys() == BACKENDS.keys()
+    assert all(engine["reason"] for engine in states.values() if engine["state"] == "skipped")
+    cpu = states["cpu"]
+    assert cpu["provider"] == "CPUExecutionProvider"
+    assert [batch["batch"] for batch in cpu["batches"]] == [1, 3]
+    assert {row["role"] for row in cpu["batches"][0]["tensors"]} == set(ROLES)
+    assert cpu["batches"][0]["agreement"]["iou_mean"] > 0.99
+    assert told["machine"]["onnxruntime"]
 
 
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_single_value_that_is_no_number_fails(role: str, value: float) -> None:
-    # Frame 0 is where the fake masks engine looks if no embeddings match.
-    assert role in failing_roles(lambda outputs: outputs[role].reshape(-1).__setitem__(0, value))
+def test_a_failed_verdict_is_written_before_the_program_leaves(bundle: Path, tmp_path: Path) -> None:
+    alter(bundle, "class_embed.bias")
+    ended = run(bundle, "--engine", "cpu", "--json", tmp_path / "verdict.json")
+    assert ended.exit_code == ParityError.exit_code
+    (engine,) = json.loads((tmp_path / "verdict.json").read_text())["engines"]
+    assert engine["state"] == "failed"
+    assert "class_logits" in engine["faults"][0]
 
 
-def test_another_shape_fails() -> None:
-    def cut(outputs: dict[str, Array]) -> None:
-        outputs["embeddings"] = outputs["embeddings"][:, :, :-1]
+def test_a_floor_of_the_user_is_judged(bundle: Path) -> None:
+    done = run(bundle, "--engine", "cpu", "--batch", 1, "--floor", "iou-mean=0.9", "--floor", "top_class=0.9")
+    assert done.exit_code == 0
+    assert ">= 0.9" in done.stdout
 
-    assert failing_roles(cut) == {"embeddings"}
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--source", "clip.mp4"), "--checkpoint"),
+        (("--checkpoint", "a.pth", "--against", "b"), "the one to compare with"),
+        (("--batch", "one"), "--batch one"),
+        (("--batch", "0"), "1 or more"),
+        (("--floor", "iou_mean"), "NAME=VALUE"),
+        (("--floor", "iou=0.9"), "known are iou_mean"),
+        (("--floor", "iou_mean=1.5"), "0 to 1"),
+        (("--engine", "warp"), "choose of cpu"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_could_be(published_kind: Exported, options: Any, told: str) -> None:
+    ended = run(published_kind.folder, *options)
+    assert ended.exit_code == UsageError.exit_code
+    assert told in ended.stderr
 
 
-def test_errors_are_relative_to_the_largest_value_but_never_to_less_than_one() -> None:
-    assert scale_of(np.array([-100.0, 1.0])) == 100
-    assert scale_of(np.array([0.1, 0.0])) == 1
+def test_a_bundle_of_another_network_is_no_measure(published_kind: Exported, bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["producer"]["checkpoint_sha256"] = "0" * 64
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    ended = run(published_kind.folder, "--against", bundle)
+    assert ended.exit_code == UsageError.exit_code
+    assert "its checkpoint is 000000000000" in ended.stderr
+
+
+def run(bundle: Path, *options: object) -> Result:
+    return CliRunner().invoke(app, ["verify", str(bundle), *map(str, options)])

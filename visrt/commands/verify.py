@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visrt.commands.verify_table import lines_of, parity_table, tables_of
-
 if TYPE_CHECKING:
     from visrt.runtime.bundle import Bundle
     from visrt.runtime.clip_frames import ClipFrames
     from visrt.runtime.reference import Reference
     from visrt.runtime.verify import Verification, VerifySettings
 
-__all__ = ["parity_table", "verify"]
+__all__ = ["verify"]
 
 
 def verify(
@@ -54,6 +52,7 @@ def verify(
     Leaves with 5 if an engine fails. Engines that this machine cannot run are told and skipped; naming one of them
     with --engine is an error.
     """
+    from visrt.commands.verify_table import lines_of, tables_of
     from visrt.console import report_console
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.verify import VerifySettings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from visrt.runtime.judge import BatchParity, ParityReport
@@ -20,7 +21,7 @@ def tables_of(verification: Verification, title: str) -> Iterator[Table]:
     judged = [(name, provider, report) for name, provider, report in reports if isinstance(report, ParityReport)]
     for name, provider, report in judged:
         if report.tensors:
-            yield parity_table(report.tensors, f"{name} ({provider}): {title}")
+            yield parity_table(report.tensors, escape(f"{name} ({provider}): {title}"))
     if judged:
         yield agreement_table([(name, report) for name, _, report in judged], verification.precision)
 
@@ -62,10 +63,10 @@ def lines_of(verification: Verification) -> Iterator[str]:
     """What the tables do not show: engines not run and why, faults in words, masks that nobody kept."""
     for one in verification.engines:
         if isinstance(one.outcome, Skipped):
-            yield f"{one.engine}: not run, {one.outcome.reason}"
+            yield escape(f"{one.engine}: not run, {one.outcome.reason}")
         elif isinstance(one.outcome, Failed):
-            yield f"{one.engine}: [red]FAILS[/], {one.outcome.reason}"
+            yield f"{one.engine}: [red]FAILS[/], {escape(one.outcome.reason)}"
         else:
-            yield from (f"{one.engine}: {fault}" for fault in one.outcome.faults())
+            yield from (escape(f"{one.engine}: {fault}") for fault in one.outcome.faults())
     if not verification.masks:
         yield "the reference keeps no masks, so no IoU was judged; export the bundle again to have them"
