@@ -28,11 +28,12 @@ from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import DataError, ParityError
 from visrt.runtime.families import family_of
+from visrt.runtime.judge import GATES
 from visrt.runtime.ort import CpuEngine
 
 __all__ = ["INT8_FLOORS", "Calibration", "calibrate_bundle"]
 
-INT8_FLOORS = Floors(iou_mean=0.97, iou_min=0.0, top_class=0.99, assignment=0.98)
+INT8_FLOORS = GATES["int8"].floors
 
 RANKING_FRAMES = 4
 LARGE_PIXELS = 2**18

@@ -133,11 +133,12 @@ def _on_purpose(view: GraphView, magnitudes: Mapping[str, Magnitudes]) -> frozen
 
 
 def _beyond(magnitudes: Magnitudes) -> bool:
-    return magnitudes.not_finite > 0 or magnitudes.largest > FP16_MAX
+    """The largest number of FP16 itself counts: attention is masked with it, and a sum with it is infinite."""
+    return magnitudes.not_finite > 0 or magnitudes.largest >= FP16_MAX
 
 
 def _constant_beyond(value: Array | None) -> bool:
-    return value is not None and value.dtype.kind == "f" and not bool((np.abs(value) <= FP16_MAX).all())
+    return value is not None and value.dtype.kind == "f" and not bool((np.abs(value) < FP16_MAX).all())
 
 
 def _groups(view: GraphView) -> list[list[str]]:
