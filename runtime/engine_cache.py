@@ -135,6 +135,14 @@ class EngineCache:
         with lock:
             return self._found_or_built(key, build)
 
+    def forget(self, key: EngineKey) -> None:
+        """Removes the engine of `key`, for who cannot use it although it is what was built; the next call builds."""
+        try:
+            with self._alone(f"{key.stem}.lock"):
+                self._drop(key)
+        except OutputError as error:
+            self._notice(f"the engine of {key.graph} cannot be removed: {_fault(error)}")
+
     def timings(self, key: EngineKey) -> bytes:
         """What earlier builds on the GPU of `key` measured, or nothing."""
         try:

@@ -154,6 +154,13 @@ def test_the_key_is_made_from_the_request() -> None:
     assert engine_key(library, replace(request, model=b"other"), "RTX 4090 8.9", "580.1").stem != here.stem
 
 
+def test_an_engine_that_was_forgotten_is_built_again(filled: Rig) -> None:
+    filled.cache.forget(KEY)
+    assert not list(filled.cache.folder.glob("*.engine"))
+    assert filled.get() == ENGINE
+    assert filled.builds == 1
+
+
 # What is not believed
 
 
