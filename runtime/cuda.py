@@ -193,7 +193,7 @@ class Gpu:
         return True
 
     def close(self) -> None:
-        """Gives stream and context back."""
+        """Gives stream and context back. pycuda leaves the released one current in CUDA, where a push hides it."""
         self.release([self._drop_stream])
         with suppress(self._cuda.Error):
             self._context.detach()

@@ -75,6 +75,12 @@ def nothing_is_left(gpu: Gpu) -> bool:
     return not (gpu.allocated or gpu.pinned or gpu.retained or graphs or gpu.stack or alive(gpu))
 
 
+def class_of(answer: Mapping[str, Tensor], item: int = 0) -> int:
+    """What query 0 sees in one frame: the first class, or nothing, 3. Rubbish is neither."""
+    seen = answer["class_logits"].numpy()[item, 0].tolist()
+    return {(12, 0, 0, 6): 0, (0, 0, 0, 6): 3}[tuple(seen)]
+
+
 def alive(gpu: Gpu) -> set[str]:
     """Kinds of TensorRT's and pycuda's objects that exist; a context that was given back is none."""
     return {type(thing).__name__ for thing in gpu.objects} - {"Context"}
@@ -130,7 +136,7 @@ def test_tensors_know_shape_dtype_and_device_and_their_rows(rig: Rig) -> None:
     assert (features.shape, str(features.dtype), features.device) == ((2, 8, 16, 24), "float32", "cuda:0")
     assert features.row(1).shape == (8, 16, 24)
     np.testing.assert_array_equal(features.row(1).numpy(), features.numpy()[1])
-    np.testing.assert_array_equal(features.row(1).row(5).numpy(), features.numpy()[1, 5])
+    np.testing.assert_array_equal(features.row(1).row(0).numpy(), features.numpy()[1, 0])
     with pytest.raises(IndexError):
         features.row(2)
 
@@ -153,7 +159,7 @@ def test_a_call_returns_before_anything_ran_and_reading_waits(rig: Rig) -> None:
     answer = rig.frame(frames(4))
 
     assert rig.gpu.counts["executions"] == 0
-    assert answer["class_logits"].numpy()[0, 0].argmax() == 0
+    assert class_of(answer) == 0
     assert rig.gpu.counts["executions"] == 1
 
 
@@ -161,11 +167,11 @@ def test_two_frames_are_in_flight_and_reading_the_first_waits_for_no_other(rig: 
     first, second = rig.frame(frames(4)), rig.frame(frames(GONE))
     assert rig.gpu.counts["executions"] == 0
 
-    seen = first["class_logits"].numpy()
+    seen = class_of(first)
 
     assert rig.gpu.counts["executions"] == 1
-    assert seen[0, 0].argmax() == 0
-    assert second["class_logits"].numpy()[0, 0].argmax() == 3
+    assert seen == 0
+    assert class_of(second) == 3
 
 
 def test_a_third_call_waits_for_the_first_only(rig: Rig) -> None:
@@ -189,7 +195,7 @@ def test_what_the_caller_does_with_his_arrays_after_the_call_changes_nothing(rig
     answer = rig.frame({**frames(4), "images": images})
     images[:] = 0
 
-    assert answer["class_logits"].numpy()[0, 0].argmax() == 0
+    assert class_of(answer) == 0
 
 
 def test_arrays_that_were_read_stay_as_they_are(rig: Rig) -> None:
@@ -419,8 +425,8 @@ def test_a_context_that_makes_room_has_done_its_work(rig: Rig, monkeypatch: pyte
 
     first, second = rig.frame(frames(4)), rig.frame(frames(8, GONE))
 
-    assert first["class_logits"].numpy()[0, 0].argmax() == 0
-    assert second["class_logits"].numpy()[:, 0].argmax(axis=1).tolist() == [0, 3]
+    assert class_of(first) == 0
+    assert [class_of(second, item) for item in (0, 1)] == [0, 3]
 
 
 # What they let go
@@ -440,10 +446,19 @@ def test_closing_in_any_order_and_twice_frees_everything(rig: Rig, order: tuple[
     assert nothing_is_left(rig.gpu)
 
 
+def test_closing_waits_for_what_is_on_its_way(rig: Rig) -> None:
+    """Memory that is freed under a kernel is memory of someone else."""
+    rig.frame(frames(4))
+    rig.close()
+
+    assert rig.gpu.counts["executions"] == 1
+    assert rig.gpu.lost is None
+
+
 def test_an_engine_that_is_left_goes_on_when_another_is_closed(rig: Rig) -> None:
     rig.masks.close()
 
-    assert rig.frame(frames(4))["class_logits"].numpy()[0, 0].argmax() == 0
+    assert class_of(rig.frame(frames(4))) == 0
     with pytest.raises(EngineError, match=r"masks\.onnx|none\.onnx: the engine is closed; open the bundle again"):
         rig.masks({"mask_embeddings": picks(1), "mask_features": np.zeros((8, 16, 24), np.float32)})
 
@@ -497,7 +512,7 @@ def test_only_the_thread_that_opened_the_engines_may_use_them(rig: Rig) -> None:
     for fault in faults.values():
         assert isinstance(fault, EngineError)
         assert "thread 'stranger' uses an engine of thread 'MainThread'" in str(fault)
-    assert answer["class_logits"].numpy()[0, 0].argmax() == 0
+    assert class_of(answer) == 0
     rig.close()
     assert nothing_is_left(rig.gpu)
 
@@ -571,8 +586,8 @@ def test_a_failure_spoils_no_call_that_is_still_on_its_way(rig: Rig) -> None:
     rig.gpu.faults.execution = 1
     second = rig.frame(frames(GONE))
 
-    assert first["class_logits"].numpy()[0, 0].argmax() == 0
-    assert second["class_logits"].numpy()[0, 0].argmax() == 3
+    assert class_of(first) == 0
+    assert class_of(second) == 3
 
 
 @pytest.mark.parametrize("fault", ["input_shape", "tensor_address", "execution", "context"])
@@ -606,7 +621,7 @@ def test_a_graph_that_cannot_be_launched_is_run_plainly(rig: Rig) -> None:
         rig.frame(frames(x))
     rig.gpu.faults.graph_launch = 1
 
-    assert rig.frame(frames(4))["class_logits"].numpy()[0, 0].argmax() == 0
+    assert class_of(rig.frame(frames(4))) == 0
     assert rig.frame.retries == 1
 
 
@@ -620,7 +635,7 @@ def test_what_fails_again_is_an_error_with_tensorrts_own_words_and_the_engine_li
         rig.frame(frames(4))
 
     for x in (4, 8, 12, 16):
-        assert rig.frame(frames(x))["class_logits"].numpy()[0, 0].argmax() == 0
+        assert class_of(rig.frame(frames(x))) == 0
     rig.close()
     assert nothing_is_left(rig.gpu)
 
