@@ -1,33 +1,65 @@
-"""`visrt inspect`: what is in a bundle, after every file of it was checked."""
+"""`visrt inspect`: what is in a bundle, what it costs, and the engines that were built of it, every file checked."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from visrt.runtime.engine_cache import EngineCache, KeptEngine
     from visrt.runtime.manifest import GraphSpec, Manifest, TensorSpec
 
 __all__ = ["inspect"]
 
+NOT_RECORDED = "not recorded"
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
 
-def inspect(bundle: Annotated[Path, typer.Argument(help="Folder that `visrt export` wrote.")]) -> None:
-    """Check a bundle's files against its manifest and show what it holds."""
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `visrt export` wrote.")],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Kept engines of tensorrt or tensorrt-rtx only; may be repeated.")
+    ] = None,
+    masks: Annotated[int, typer.Option(min=0, help="Masks a frame keeps, for the bytes it moves.")] = 10,
+    nodes: Annotated[bool, typer.Option("--nodes", help="List the precision of every node.")] = False,
+) -> None:
+    """Check a bundle's files against its manifest and show what it holds, what it costs and its engines."""
     from visrt.console import report_console
     from visrt.runtime.bundle import open_bundle
+    from visrt.runtime.engine_cache import EngineCache
+    from visrt.runtime.precision import node_precisions
 
+    flavours = _flavours(engine)
     opened = open_bundle(bundle)
+    precisions = node_precisions(opened)
+    cache = EngineCache()
     console = report_console()
     console.print(_overview(opened.manifest))
     for name, graph in opened.manifest.graphs.items():
         console.print(_tensors(name, graph))
+        console.print(_cost(graph, precisions.get(name)), markup=False)
+        _list_engines(console, cache, graph, flavours)
+    console.print(_moved(opened.manifest, masks))
+    if nodes:
+        _list_nodes(console, precisions)
     files = list(opened.manifest.files())
     megabytes = sum(spec.bytes for spec in files) / 1e6
     console.print(f"{len(files)} files, {megabytes:.1f} MB: sizes and sha256 are those of the manifest")
+
+
+def _flavours(given: Sequence[str] | None) -> tuple[str, ...]:
+    from visrt.runtime.errors import UsageError
+
+    if unknown := [name for name in given or () if name not in FLAVOURS]:
+        raise UsageError(f"--engine {', '.join(unknown)}: expected {' or '.join(FLAVOURS)}, whose engines are kept")
+    return tuple(given or FLAVOURS)
 
 
 def _overview(manifest: Manifest) -> Table:
@@ -59,3 +91,59 @@ def _tensors(name: str, graph: GraphSpec) -> Table:
 
 def _shape(spec: TensorSpec) -> str:
     return " x ".join(str(side) for side in spec.shape)
+
+
+def _cost(graph: GraphSpec, nodes: Mapping[str, str] | None) -> str:
+    """One line: what a frame, or a mask, costs in this graph, and what its nodes compute in."""
+    macs = NOT_RECORDED if graph.macs is None else f"{graph.macs / 1e6:,.1f} million"
+    parameters = NOT_RECORDED if graph.parameters is None else f"{graph.parameters / 1e6:,.2f} million"
+    counted = Counter(nodes.values()) if nodes else {}
+    by_precision = ", ".join(f"{number} {precision}" for precision, number in sorted(counted.items()))
+    return f"  multiply-accumulates {macs}, parameters {parameters}, nodes {by_precision or graph.precision}"
+
+
+def _list_engines(console: Console, cache: EngineCache, graph: GraphSpec, flavours: Sequence[str]) -> None:
+    kept = [found for found in cache.kept(graph.file.sha256) if found.key["flavour"] in flavours]
+    for found in kept:
+        console.print(_engine(found), markup=False)
+    if not kept:
+        console.print(f"  no engine of {' or '.join(flavours)} is kept in {cache.folder}", markup=False)
+
+
+def _engine(kept: KeptEngine) -> str:
+    """One line: what an engine is, what it is for and what it computes in."""
+    key = kept.key
+    profile = ", ".join(f"{symbol} {'/'.join(map(str, sizes))}" for symbol, sizes in key["profile"])
+    layers = ", ".join(f"{count} {kind}" for kind, count in kept.precision.items() if not kind.startswith("tensor "))
+    driver = f", driver {key['driver']}" if key["driver"] else ""
+    return (
+        f"  engine of {key['flavour']} {key['version']} for {key['gpu']}{driver}: {kept.bytes / 1e6:.1f} MB, "
+        f"{key['precision']}, {profile}; computes in {layers}; {len(kept.warnings)} accepted warnings; "
+        f"built {kept.created}; {kept.path.name}"
+    )
+
+
+def _moved(manifest: Manifest, masks: int) -> Table:
+    """Bytes a frame moves, tensor by tensor, then the sum of each way."""
+    from rich.table import Table
+
+    from visrt.runtime.traffic import traffic
+
+    title = f"bytes a frame moves on a GPU, with {masks} masks kept"
+    table = Table("graph", "tensor", "way", "bytes", title=title, title_justify="left")
+    sums: Counter[str] = Counter()
+    for moved in traffic(manifest, masks):
+        table.add_row(moved.graph, moved.role, moved.way, f"{moved.bytes:,}")
+        sums[moved.way] += moved.bytes
+    table.add_section()
+    for way, total in sums.items():
+        table.add_row("sum", "", way, f"{total:,}")
+    return table
+
+
+def _list_nodes(console: Console, precisions: Mapping[str, Mapping[str, str]]) -> None:
+    if not precisions:
+        console.print("the precision of single nodes is not recorded; the graphs' own applies to all")
+    for graph, nodes in precisions.items():
+        for node, precision in nodes.items():
+            console.print(f"{graph}\t{precision}\t{node}", markup=False)

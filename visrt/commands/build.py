@@ -1,0 +1,117 @@
+"""`visrt build`: the engines of a bundle, ahead of time: for the GPU of this machine, or for others by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from visrt.runtime.build_progress import Progress
+    from visrt.runtime.bundle_build import EngineReport
+    from visrt.runtime.tensorrt_library import Flavour
+
+__all__ = ["build"]
+
+
+def build(
+    bundle: Annotated[Path, typer.Option(help="Folder that `visrt export` wrote.")],
+    engine: Annotated[str, typer.Option(help="tensorrt or tensorrt-rtx.")] = "tensorrt",
+    batch: Annotated[int, typer.Option(min=1, help="The most frames of one call.")] = 1,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Compute capability of a GPU that is not here (8.6), tensorrt-rtx only; may be repeated."),
+    ] = None,
+    device: Annotated[int, typer.Option(min=0, help="Index of the GPU.")] = 0,
+    out_log: Annotated[Path | None, typer.Option(help="Json file for what was built, or why not.")] = None,
+) -> None:
+    """Build an engine for each graph of a bundle and keep it in the engine cache; leave with 5 if one cannot be."""
+    from visrt.console import report_console, say
+    from visrt.runtime.bundle import open_bundle
+    from visrt.runtime.bundle_build import BuildPlan, build_bundle
+    from visrt.runtime.engine_cache import EngineCache
+    from visrt.runtime.tensorrt_library import load_tensorrt
+
+    flavour = _flavour(engine)
+    plan = BuildPlan(batch, tuple(target or ()), device)
+    opened = open_bundle(bundle)
+    console, cache = report_console(), EngineCache(notice=say)
+    reports: list[EngineReport] = []
+    asked = {"bundle": opened.manifest.name, "engine": flavour, "plan": asdict(plan)}
+    with _logged(out_log, asked, reports), _shown_progress() as progress_of:
+        reports.extend(build_bundle(opened, load_tensorrt(flavour), plan, cache, progress_of))
+    console.print(_table(reports, f"{bundle} for {reports[0].gpu}"))
+    for warning in dict.fromkeys(text for report in reports for text in report.warnings):
+        console.print(f"accepted warning: {warning}", markup=False)
+    console.print(f"kept in {cache.folder}", markup=False)
+    if plan.targets:
+        console.print("these engines were built for GPUs by name and were not run: `make gpu-check` on each such GPU")
+
+
+def _flavour(engine: str) -> Flavour:
+    from visrt.runtime.errors import UsageError
+    from visrt.runtime.tensorrt_library import OLDEST
+
+    for flavour in OLDEST:
+        if flavour == engine:
+            return flavour
+    raise UsageError(f"--engine {engine}: expected {' or '.join(OLDEST)}; cpu and cuda run the bundle as it is")
+
+
+@contextmanager
+def _logged(path: Path | None, asked: Mapping[str, Any], reports: Sequence[EngineReport]) -> Iterator[None]:
+    """Writes the log to `path` on leaving, whether all was built or not."""
+    from visrt.runtime.errors import VisrtError
+
+    refused = ""
+    try:
+        yield
+    except VisrtError as error:
+        refused = str(error)
+        raise
+    finally:
+        if path is not None:
+            _write_log(path, {**asked, "refused": refused, "engines": [asdict(report) for report in reports]})
+
+
+def _write_log(path: Path, told: Mapping[str, Any]) -> None:
+    from visrt.benchmarks.machine import machine
+    from visrt.runtime.output import write_atomically
+
+    whole = {"machine": machine(), **told}
+    write_atomically(path, [json.dumps(whole, indent=1).encode(), b"\n"])
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[[str], Progress]]:
+    """A bar a graph on stderr; gives the function that starts one."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True)) as bars:
+
+        def start(graph: str) -> Progress:
+            bar = bars.add_task(graph, total=1.0)
+            return lambda phase, done: bars.update(bar, completed=done, description=f"{graph}: {phase[:60]}")
+
+        yield start
+
+
+def _table(reports: Sequence[EngineReport], title: str) -> Table:
+    """One row an engine."""
+    from rich.table import Table
+
+    table = Table("graph", "profile", "MB", "seconds", "", "computes in", title=title, title_justify="left")
+    for report in reports:
+        profile = ", ".join(f"{symbol} {'/'.join(map(str, sizes))}" for symbol, sizes in report.profile.items())
+        layers = (f"{count} {kind}" for kind, count in report.precision.items() if not kind.startswith("tensor "))
+        numbers = (f"{report.bytes / 1e6:.1f}", f"{report.seconds:.1f}")
+        table.add_row(report.graph, profile, *numbers, report.source, ", ".join(layers))
+    return table
