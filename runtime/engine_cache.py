@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -311,10 +312,14 @@ def _sidecar(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, limit: int = -1) -> bytes:
     try:
-        with path.open("rb") as file:
+        # A pipe of this name would let us wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UnsealedError(f"{path.name} is not a plain file")
             return file.read(limit)
     except FileNotFoundError:
-        raise UnsealedError(f"{path.suffix} is missing") from None
+        raise UnsealedError(f"its {path.suffix} is missing") from None
     except OSError as error:
         raise UnsealedError(f"{path.name} cannot be read ({error.strerror})") from None
 

@@ -186,6 +186,12 @@ def gone(rig: Rig) -> None:
     rig.engine.unlink()
 
 
+def a_pipe(rig: Rig) -> None:
+    path = rig.engine
+    path.unlink()
+    os.mkfifo(path)
+
+
 def sidecar_gone(rig: Rig) -> None:
     rig.sidecar.unlink()
 
@@ -273,6 +279,7 @@ ALTERATIONS = [
     one_bit,
     emptied,
     gone,
+    a_pipe,
     sidecar_gone,
     sidecar_cut,
     sidecar_of_another_kind,
@@ -302,10 +309,21 @@ def test_what_was_altered_is_built_anew_and_said_why(filled: Rig, alter: Callabl
     assert (filled.builds, filled.said) == (1, [])
 
 
+def test_what_cannot_be_replaced_costs_the_keeping_and_not_the_engine(filled: Rig) -> None:
+    path = filled.engine
+    path.unlink()
+    path.mkdir()
+    assert filled.get() == filled.get() == ENGINE
+    assert filled.builds == 2
+    assert ".engine is not used, " in filled.said[0]
+    assert "used but not kept" in filled.said[1]
+    assert not filled.leftovers()
+
+
 def test_an_engine_without_a_sidecar_is_not_there(filled: Rig) -> None:
     sidecar_gone(filled)
     filled.get()
-    assert ".json is missing" in filled.said[0]
+    assert "its .json is missing" in filled.said[0]
 
 
 def test_the_secret_is_for_its_owner_alone(filled: Rig) -> None:
