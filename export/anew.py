@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from visrt.export.contract import producer
 from visrt.export.frames import Frames
-from visrt.export.graphs import FrameGraph
+from visrt.export.graphs import frame_graph
 from visrt.export.reference import reference_on
 from visrt.models.checkpoints import read_checkpoint
 from visrt.runtime.errors import CheckpointError
@@ -22,7 +22,7 @@ __all__ = ["reference_anew"]
 def reference_anew(
     path: Path, manifest: Manifest, images: NDArray[np.uint8], valid_sizes: NDArray[np.int32]
 ) -> Reference:
-    """What torch computes in float32 from the checkpoint at `path` on `images` [T, H, W, 3] as the network sees them.
+    """What torch computes in float32 from the checkpoint at `path` on `images` [T, H, W, 3], the graph's input.
 
     Raises CheckpointError if the bundle of `manifest` was not made from that very file: nothing could be told from
     how far another network's outputs lie from its.
@@ -35,6 +35,4 @@ def reference_anew(
             f"{path}: sha256 {given[:12]}; bundle {manifest.name!r} was exported from {made.checkpoint}, sha256 "
             f"{made.checkpoint_sha256[:12]}: give that file, or export this one"
         )
-    settings = checkpoint.settings
-    graph = FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std).eval()
-    return reference_on(graph, Frames(images, valid_sizes))
+    return reference_on(frame_graph(checkpoint, manifest.input), Frames(images, valid_sizes))

@@ -55,4 +55,5 @@ def _refuse_another(expected: Manifest, judged: Manifest) -> None:
 
 
 def _size(manifest: Manifest) -> str:
-    return f"{manifest.input.height}x{manifest.input.width}"
+    network, images = (manifest.input.height, manifest.input.width), manifest.input.image_size
+    return "{}x{}".format(*network) + ("" if images == network else " of images of {}x{}".format(*images))

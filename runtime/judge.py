@@ -192,6 +192,9 @@ class _Seen:
             if given.shape != expected.shape:
                 self.misfits[f"{role} is {list(given.shape)}, expected {list(expected.shape)}"] = None
         self.given += [_comparable(answer, reference) for answer in answers_of(outputs)]
+        if reference.masks is not None and self.given[-1].masks.shape != reference.masks.shape[1:]:
+            shape, kept = list(outputs["mask_logits"].shape), reference.masks.shape[2]
+            self.misfits[f"mask_logits is {shape}, expected masks of {kept} bytes a query"] = None
 
 
 def _comparable(answer: FrameAnswer, reference: Reference) -> FrameAnswer:

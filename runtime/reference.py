@@ -133,12 +133,11 @@ def _masks(arrays: Mapping[str, Array], where: str) -> NDArray[np.uint8] | None:
     """The bits of the masks if they are there. BundleError if they are not those of these frames and queries."""
     if MASKS not in arrays:
         return None
-    masks = arrays[MASKS]
-    frames, height, width, _ = arrays["images"].shape
-    expected = (frames, arrays["class_logits"].shape[1], -(-(height // 4) * (width // 4) // 8))
-    if masks.dtype != np.uint8 or masks.shape != expected:
+    masks, logits = arrays[MASKS], arrays["class_logits"]
+    last = int(np.max(arrays.get("mask_logits" + PLACES, 0)))
+    if masks.dtype != np.uint8 or masks.shape[:2] != logits.shape[:2] or masks.ndim != 3 or masks.shape[2] <= last // 8:
         raise BundleError(
-            f"{where}: its masks are {masks.dtype} {list(masks.shape)}, expected uint8 {list(expected)}; "
-            "export the bundle again"
+            f"{where}: its masks are {masks.dtype} {list(masks.shape)}, expected uint8 of {len(logits)} frames, "
+            f"{logits.shape[1]} queries and more than {last} pixels; export the bundle again"
         )
     return masks

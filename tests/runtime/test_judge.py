@@ -81,6 +81,14 @@ def test_a_single_value_that_is_no_number_never_passes(role: str, value: float, 
         report.require("bundle")
 
 
+def test_masks_of_more_pixels_than_were_kept_never_pass_though_the_sample_agrees() -> None:
+    engine = Recorded(
+        lambda outputs: outputs.update(mask_logits=np.pad(outputs["mask_logits"], [(0, 0)] * 2 + [(0, 3), (0, 0)]))
+    )
+    report = judge({"frame": engine, "masks": engine}, reference_of_values(), "int8")
+    assert "expected masks of 7 bytes a query" in " ".join(report.faults())
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("role", ["class_logits", "embeddings", "mask_logits"])
 def test_another_shape_never_passes_and_both_shapes_are_told(role: str, precision: str) -> None:
