@@ -85,7 +85,7 @@ class Gpu:
             with self.current("opening a stream"):
                 self.stream = self._cuda.Stream(NON_BLOCKING)
         except EngineError:
-            self._context.detach()
+            self._give_back()
             raise
 
     @property
@@ -193,15 +193,33 @@ class Gpu:
         return True
 
     def close(self) -> None:
-        """Gives stream and context back. pycuda leaves the released one current in CUDA, where a push hides it."""
+        """Gives stream and context back."""
         self.release([self._drop_stream])
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Releases the primary context, which goes when nobody else in the process holds it.
+
+        pycuda leaves a primary context that it released on CUDA's stack, where the next to use the GPU in this thread
+        finds it destroyed. pycuda cannot take it off, cuda-bindings can; without these the context is kept to the end
+        of the process.
+        """
+        try:
+            from cuda.bindings import driver
+        except ImportError:
+            _KEPT.append(self._context)
+            return
         with suppress(self._cuda.Error):
             self._context.detach()
+            driver.cuCtxPopCurrent()
 
     def _drop_stream(self) -> None:
         """pycuda destroys a stream with its last reference."""
         del self.stream
 
+
+_KEPT: list[Any] = []
+"""Contexts that could not be given back."""
 
 LESS_MEMORY = "use a smaller batch (--batch), or end what else runs on this GPU"
 

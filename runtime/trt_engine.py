@@ -192,7 +192,8 @@ class TrtEngine:
             self._runs.popitem(last=False)[1].close()
         sizes, inputs, slot = dict(binding.sizes), dict(binding.inputs), self._slots[binding.slot]
         specs = self._graph.inputs
-        shapes = {spec.name: shape_of(spec, sizes) for spec in specs.values()}
+        dynamic = [spec for spec in specs.values() if not all(isinstance(axis, int) for axis in spec.shape)]
+        shapes = {spec.name: shape_of(spec, sizes) for spec in dynamic}
         addresses = {specs[role].name: address for role, address in inputs.items()}
         addresses |= {spec.name: slot.ports[role].address for role, spec in self._graph.outputs.items()}
         run = Run(self._plan.context(), self._bench.gpu.handle, self._bench.workspace, shapes, addresses)

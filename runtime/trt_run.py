@@ -23,7 +23,7 @@ class RunRefusedError(EngineError):
 
 
 class Run:
-    """shapes: of the inputs by tensor name. addresses: of all tensors by name."""
+    """shapes: of the dynamic inputs by tensor name. addresses: of all tensors by name."""
 
     def __init__(
         self,

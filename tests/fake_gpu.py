@@ -110,7 +110,8 @@ class HostMemory:
 class Gpu:
     """One card. counts: calls by name, and bytes copied ("htod_bytes"). record: what streams did, in order.
 
-    objects: the streams, events, engines, contexts and so on that are alive.
+    objects: the streams, events, engines, contexts and so on that are alive. strayed: contexts that are on CUDA's stack
+    though pycuda knows nothing of them.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Gpu:
         self.pinned: dict[int, HostMemory] = {}
         self.objects: weakref.WeakSet[Any] = weakref.WeakSet()
         self.retained = 0
+        self.strayed = 0
         self.lost: str | None = None
         self._memory: dict[int, Bytes] = {}
         self._next = FIRST_ADDRESS

@@ -113,7 +113,10 @@ def pycuda_driver(gpu: Gpu) -> Any:
             return Context()
 
     class Context:
-        """The primary context: retained once for each of these, pushed and popped by the thread that made it."""
+        """The primary context: retained once for each of these, pushed and popped by the thread that made it.
+
+        Detaching pushes it, releases it and leaves it there, as pycuda does.
+        """
 
         def __init__(self) -> None:
             self._thread = threading.get_ident()
@@ -137,6 +140,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
             self._valid = False
             if self._thread == threading.get_ident():
                 gpu.retained -= 1
+                gpu.strayed += 1
 
     class Stream:
         _stream: Any = None
@@ -314,6 +318,13 @@ def cuda_bindings(gpu: Gpu) -> Any:
             return (CUresult.CUDA_SUCCESS, *call())
         except CudaFault as fault:
             return (CUresult[str(fault)], *[None] * values)
+
+    def cuCtxPopCurrent() -> tuple[Any, ...]:  # noqa: N802
+        assert not gpu.stack, "this would pop what pycuda has pushed"
+        if not gpu.strayed:
+            return (CUresult.CUDA_ERROR_INVALID_CONTEXT, None)
+        gpu.strayed -= 1
+        return (CUresult.CUDA_SUCCESS, None)
 
     def cuStreamBeginCapture(hStream: int, mode: CUstreamCaptureMode) -> tuple[Any, ...]:  # noqa: N802, N803
         def begin() -> tuple[Any, ...]:

@@ -60,6 +60,7 @@ PYCUDA_ERRORS = ("MemoryError", "LogicError", "LaunchError", "RuntimeError")
 """Children of pycuda.driver.Error."""
 
 BINDINGS: dict[str, tuple[str, ...]] = {
+    "cuCtxPopCurrent": (),
     "cuStreamBeginCapture": ("hStream", "mode"),
     "cuStreamEndCapture": ("hStream",),
     "cuGraphInstantiate": ("hGraph", "flags"),
