@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 
 from visrt.export.contract import file_spec, graph_spec, producer
 from visrt.export.frames import Frames, frames_from_sources, synthetic_frames
-from visrt.export.graphs import FrameGraph, MasksGraph
+from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
 from visrt.export.half import Island, halved
 from visrt.export.nodes import NODES, computing_precisions, nodes_json
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
@@ -27,6 +28,7 @@ from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
 from visrt.runtime.errors import CheckpointError, UsageError
 from visrt.runtime.families import family_of
+from visrt.runtime.image import letterbox
 from visrt.runtime.judge import ParityReport, judge
 from visrt.runtime.manifest import InputSpec, Manifest
 from visrt.runtime.minvis import MinVisSettings
@@ -55,7 +57,8 @@ class Export:
     height, width: of the network input in pixels, divisible by 32. classes: names in the order of the logits; None
     takes those in the checkpoint. association: settings that differ from the family's defaults. references: pictures
     and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"
-    or "fp16". keep_fp32: modules of the network that stay in float32 in an FP16 bundle; None finds out.
+    or "fp16". keep_fp32: modules of the network that stay in float32 in an FP16 bundle; None finds out. source: height
+    and width of the only frames it will take, which the graph then resizes on the device, exactly as the runtime would.
     """
 
     checkpoint: Path
@@ -69,6 +72,11 @@ class Export:
     overwrite: bool = False
     precision: str = "fp32"
     keep_fp32: tuple[str, ...] | None = None
+    source: tuple[int, int] | None = None
+
+    @property
+    def input(self) -> InputSpec:
+        return InputSpec(height=self.height, width=self.width, source=self.source)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def export_bundle(
     classes = _classes(export, checkpoint)
     frames = _candidates(export)
     on_stage("asking torch on reference frames")
-    graph = FrameGraph(checkpoint.network(), checkpoint.settings.pixel_mean, checkpoint.settings.pixel_std).eval()
+    graph = frame_graph(checkpoint, export.input)
     _check_modules(export, graph)
     reference, steadiness = reference_of(graph, frames, len(frames) if export.references else REFERENCE_FRAMES)
     judged_on = Frames(reference.images, reference.valid_sizes)
@@ -195,8 +203,12 @@ def _classes(export: Export, checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _candidates(export: Export) -> Frames:
     if export.references:
-        return frames_from_sources(export.references, export.height, export.width)
-    return synthetic_frames(CANDIDATES, export.height, export.width)
+        return frames_from_sources(export.references, export.input)
+    frames = synthetic_frames(CANDIDATES, *export.input.image_size)
+    if export.source is None:
+        return frames
+    fit = letterbox(export.source, (export.height, export.width))
+    return Frames(frames.images, np.full_like(frames.valid_sizes, fit.valid))
 
 
 def _traced(graph: FrameGraph, checkpoint: Checkpoint, export: Export, frames: Frames, kept: tuple[str, ...]) -> Traced:
@@ -206,7 +218,7 @@ def _traced(graph: FrameGraph, checkpoint: Checkpoint, export: Export, frames: F
         graph, found = halved(graph, frames, kept)
     size, dim = (export.height, export.width), checkpoint.settings.mask_dim
     models = {
-        "frame": onnx_from_frame_graph(graph, *size),
+        "frame": onnx_from_frame_graph(graph, *export.input.image_size),
         "masks": onnx_from_masks_graph(MasksGraph(), dim, *size, PRECISIONS[export.precision]),
     }
     return Traced(models, kept, tuple(found))
@@ -230,7 +242,7 @@ def _written(
         name=export.name or export.out.resolve().name,
         family=FAMILY,
         classes=classes,
-        input=InputSpec(height=export.height, width=export.width),
+        input=export.input,
         graphs={name: graph_spec(model, specs[f"{name}.onnx"], export.precision) for name, model in models.items()},
         association=association,
         reference=specs["reference.npz"],

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from visrt.runtime.clip_frames import clip_frames
 from visrt.runtime.errors import SourceError
-from visrt.runtime.image import letterbox, network_input, pillow_bilinear
+from visrt.runtime.image import image_for, pillow_bilinear
 from visrt.runtime.manifest import InputSpec
 
 __all__ = ["Frames", "frames_from_sources", "synthetic_frames"]
@@ -31,7 +31,8 @@ CLIP_STEP = 2
 
 @dataclass(frozen=True)
 class Frames:
-    """Network inputs: images uint8 RGB [T, H, W, 3], zero outside valid_sizes int32 [T, 2] (height, width)."""
+    """Images for the frame graph: uint8 RGB [T, H, W, 3], and valid_sizes int32 [T, 2], height and width that each
+    fills in the network input."""
 
     images: NDArray[np.uint8]
     valid_sizes: NDArray[np.int32]
@@ -79,9 +80,8 @@ def _gradient(height: int, width: int, random: np.random.Generator) -> NDArray[n
     return spread.reshape(height, width, 3)
 
 
-def frames_from_sources(paths: Sequence[Path], height: int, width: int) -> Frames:
-    """The pictures at `paths`, and of each video some frames, fitted into `height` x `width` as the runtime does."""
-    spec = InputSpec(height=height, width=width)
+def frames_from_sources(paths: Sequence[Path], spec: InputSpec) -> Frames:
+    """The pictures at `paths`, and of each video some frames, as the runtime gives them to the frame graph."""
     parts = [_clip(path, spec) if is_video(path) else _still(path, spec) for path in paths]
     return Frames(np.concatenate([p.images for p in parts]), np.concatenate([p.valid_sizes for p in parts]))
 
@@ -97,10 +97,8 @@ def _clip(path: Path, spec: InputSpec) -> Frames:
 
 
 def _still(path: Path, spec: InputSpec) -> Frames:
-    picture = _picture(path)
-    fit = letterbox((picture.shape[0], picture.shape[1]), (spec.height, spec.width))
-    image = np.zeros((1, spec.height, spec.width, 3), np.uint8)
-    network_input(picture, fit, pillow_bilinear, out=image[0])
+    image = np.zeros((1, *spec.image_size, 3), np.uint8)
+    fit = image_for(_picture(path), spec, pillow_bilinear, out=image[0])
     return Frames(image, np.array([fit.valid], np.int32))
 
 

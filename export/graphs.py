@@ -11,7 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FrameGraph", "FrameTensors", "MasksGraph"]
+from visrt.export.source_resize import SourceResize
+from visrt.models.checkpoints import Checkpoint
+from visrt.runtime.image import letterbox
+from visrt.runtime.manifest import InputSpec
+
+__all__ = ["FrameGraph", "FrameTensors", "MasksGraph", "frame_graph"]
 
 
 class FrameTensors(NamedTuple):
@@ -30,7 +35,8 @@ class FrameGraph(nn.Module):
     """Raw frames in, queries and mask features out.
 
     `network` takes normalised RGB [B, 3, H, W] in `precision` and returns an object with the four fields of
-    `FrameTensors`. `pixel_mean` and `pixel_std` are RGB in 0..255 units; pixels are normalised in float32.
+    `FrameTensors`. `pixel_mean` and `pixel_std` are RGB in 0..255 units; pixels are normalised in float32. `resize`
+    takes frames of one size to the network's; without it they come fitted already.
     """
 
     pixel_mean: Tensor
@@ -42,15 +48,18 @@ class FrameGraph(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         precision: torch.dtype = torch.float32,
+        resize: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.resize = resize
         self.precision = precision
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, images: Tensor, valid_sizes: Tensor) -> FrameTensors:
-        """`images` uint8 RGB [B, H, W, 3]; `valid_sizes` int32 [B, 2], height and width of each image's own area."""
+        """`images` uint8 RGB [B, H, W, 3], or of the source's size; `valid_sizes` int32 [B, 2], height and width in
+        the network input that each image fills."""
         outputs = self.network(self.normalised(images, valid_sizes).to(self.precision))
         return FrameTensors(
             outputs.class_logits.float(),
@@ -65,8 +74,11 @@ class FrameGraph(nn.Module):
         Channels come first before the arithmetic: broadcasting along rows is several times faster than over channels.
         Not while they are bytes, as TensorRT does not transpose uint8.
         """
-        pixels = (images.to(torch.float32).permute(0, 3, 1, 2) - self.pixel_mean) / self.pixel_std
-        return pixels * _inside(valid_sizes, images.shape[1], images.shape[2]).unsqueeze(1).to(torch.float32)
+        levels = images.to(torch.float32).permute(0, 3, 1, 2)
+        if self.resize is not None:
+            levels = self.resize(levels)
+        pixels = (levels - self.pixel_mean) / self.pixel_std
+        return pixels * _inside(valid_sizes, pixels.shape[2], pixels.shape[3]).unsqueeze(1).to(torch.float32)
 
 
 def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
@@ -74,6 +86,15 @@ def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, dtype=torch.int32, device=valid_sizes.device)
     columns = torch.arange(width, dtype=torch.int32, device=valid_sizes.device)
     return (rows < valid_sizes[:, 0:1]).unsqueeze(2) & (columns < valid_sizes[:, 1:2]).unsqueeze(1)
+
+
+def frame_graph(checkpoint: Checkpoint, spec: InputSpec) -> FrameGraph:
+    """The frame graph of `checkpoint` in float32, for the images that `spec` says."""
+    resize = None
+    if spec.source is not None:
+        resize = SourceResize(letterbox(spec.source, (spec.height, spec.width)))
+    settings = checkpoint.settings
+    return FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std, resize=resize).eval()
 
 
 class MasksGraph(nn.Module):

@@ -70,7 +70,7 @@ def halved(graph: FrameGraph, frames: Frames, kept: Sequence[str] = ()) -> tuple
     half = deepcopy(network).half()
     for name in (*kept, *(island.module for island in found)):
         half.set_submodule(name, InFloat32(network.get_submodule(name)))
-    whole = FrameGraph(half, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float16)
+    whole = FrameGraph(half, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float16, graph.resize)
     whole.pixel_mean, whole.pixel_std = graph.pixel_mean.clone(), graph.pixel_std.clone()
     return whole.eval(), found
 

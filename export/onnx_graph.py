@@ -34,7 +34,7 @@ PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
 def onnx_from_frame_graph(module: nn.Module, height: int, width: int) -> onnx.ModelProto:
-    """The `frame` graph at `height` x `width` with a dynamic batch; outputs named after the fields of `module`'s."""
+    """The `frame` graph of images `height` x `width`, its batch dynamic; outputs named as the fields of `module`'s."""
     images = torch.zeros((TRACED_WITH, height, width, 3), dtype=torch.uint8)
     sizes = torch.tensor([[height, width], [height - 1, width - 2]], dtype=torch.int32)
     return _exported(

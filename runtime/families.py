@@ -32,6 +32,7 @@ def family_of(manifest: Manifest, changes: Mapping[str, Any] | None = None) -> F
         raise BundleError(f"bundle {manifest.name!r}: family {manifest.family!r} is unknown; this visrt knows {known}")
     family = FAMILIES[manifest.family]({**manifest.association, **(changes or {})})
     height, width = manifest.input.height, manifest.input.width
-    sizes = {"H": height, "W": width, "h": height // 4, "w": width // 4, "L": len(manifest.classes) + 1}
+    rows, columns = manifest.input.image_size
+    sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "L": len(manifest.classes) + 1}
     check_graphs(manifest, family.needs(), sizes)
     return family

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["RESIZERS", "Letterbox", "cv2_area", "letterbox", "network_input", "pillow_bilinear"]
+from visrt.runtime.errors import UsageError
+from visrt.runtime.manifest import InputSpec
+
+__all__ = ["RESIZERS", "Letterbox", "cv2_area", "image_for", "letterbox", "network_input", "pillow_bilinear"]
 
 Frame = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -60,6 +63,25 @@ def cv2_area(frame: Frame, size: Size) -> Frame:
 
 
 RESIZERS: dict[str, Callable[[Frame, Size], Frame]] = {"pillow_bilinear": pillow_bilinear, "cv2_area": cv2_area}
+
+
+def image_for(frame: Frame, spec: InputSpec, resize: Callable[[Frame, Size], Frame], out: Frame) -> Letterbox:
+    """Writes `frame` [H, W, 3] into `out` [*spec.image_size, 3] as the frame graph takes it, and says how it lies.
+
+    Raises UsageError for a frame of another size than the graph can resize.
+    """
+    source = (frame.shape[0], frame.shape[1])
+    fit = letterbox(source, (spec.height, spec.width))
+    if spec.source is None:
+        network_input(frame, fit, resize, out)
+    elif source == spec.source:
+        out[:] = frame
+    else:
+        raise UsageError(
+            f"a frame of {source[0]}x{source[1]} was given to a bundle that takes {spec.source[0]}x{spec.source[1]} "
+            "(height x width) only; export one without --source-size, or with this size"
+        )
+    return fit
 
 
 def network_input(frame: Frame, fit: Letterbox, resize: Callable[[Frame, Size], Frame], out: Frame) -> None:

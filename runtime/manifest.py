@@ -81,12 +81,22 @@ class GraphSpec(Strict):
 
 
 class InputSpec(Strict):
-    """The network input in pixels: every frame is resized to fit inside height x width, padded right and bottom."""
+    """The network input in pixels: every frame is resized to fit inside height x width, padded right and bottom.
+
+    source: height and width of the only frames it takes, where the frame graph itself resizes them; None where the
+    runtime resizes frames of any size.
+    """
 
     height: int = Field(gt=0, multiple_of=4)
     width: int = Field(gt=0, multiple_of=4)
+    source: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     resize: Resize = "pillow_bilinear"
     colour_order: Literal["RGB"] = "RGB"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the frame graph takes."""
+        return self.source or (self.height, self.width)
 
 
 class StateSpec(Strict):

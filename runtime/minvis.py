@@ -27,10 +27,10 @@ Indices = NDArray[np.intp]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NO_OBJECT = -1
 
-# L = K + 1 class logits, h x w = stride 4 of the network input H x W.
+# L = K + 1 class logits, images of I x J, h x w = stride 4 of the network input.
 GRAPHS = {
     "frame": GraphNeed(
-        inputs={"images": TensorNeed("B H W 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
+        inputs={"images": TensorNeed("B I J 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
         outputs={
             "class_logits": TensorNeed("B Q L"),
             "embeddings": TensorNeed("B Q C"),

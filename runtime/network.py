@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from visrt.runtime.engine import Array, Engine, Tensor
-from visrt.runtime.errors import NumericalError
+from visrt.runtime.errors import NumericalError, UsageError
 from visrt.runtime.family import Floats, Queries
-from visrt.runtime.image import RESIZERS, Frame, Letterbox, letterbox, network_input
+from visrt.runtime.image import RESIZERS, Frame, Letterbox, image_for
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.times import Stopwatch
 
@@ -49,7 +49,9 @@ class Network:
         self, engines: Mapping[str, Engine], spec: InputSpec, watch: Stopwatch, resize: str | None = None
     ) -> None:
         self._engines = engines
-        self._size = (spec.height, spec.width)
+        if resize is not None and spec.source is not None:
+            raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
+        self._spec = spec
         self._resize: Callable[[Frame, tuple[int, int]], Frame] = RESIZERS[resize or spec.resize]
         self._watch = watch
 
@@ -59,11 +61,9 @@ class Network:
 
     def start(self, frames: Sequence[Frame]) -> StartedFrames:
         """Hands `frames` to the frame engine; one that runs on a GPU goes on while the host does something else."""
-        fits = [letterbox((frame.shape[0], frame.shape[1]), self._size) for frame in frames]
         with self._watch.stage("preprocess"):
-            images = np.empty((len(frames), *self._size, 3), dtype=np.uint8)
-            for frame, fit, image in zip(frames, fits, images, strict=True):
-                network_input(frame, fit, self._resize, out=image)
+            images = np.empty((len(frames), *self._spec.image_size, 3), dtype=np.uint8)
+            fits = [image_for(frame, self._spec, self._resize, out) for frame, out in zip(frames, images, strict=True)]
             valid_sizes = np.array([fit.valid for fit in fits], dtype=np.int32)
         with self._watch.stage("frame_engine"):
             return StartedFrames(fits, self._engines["frame"]({"images": images, "valid_sizes": valid_sizes}))

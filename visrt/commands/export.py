@@ -51,6 +51,12 @@ def export(
             help="Module that stays in fp32 in an fp16 bundle, as backbone; repeat. Found by measuring if not given.",
         ),
     ] = None,
+    source_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW", help="Take frames of this size only, and resize them inside the graph, as exactly."
+        ),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Build these engines too, for this machine's GPU: tensorrt or tensorrt-rtx.")
     ] = None,
@@ -75,6 +81,7 @@ def export(
         references=tuple(reference or ()),
         overwrite=overwrite,
         precision=precision.value,
+        source=None if source_size is None else size_from_text(source_size),
         keep_fp32=None if keep_fp32 is None else tuple(keep_fp32),
     )
     console = report_console()
