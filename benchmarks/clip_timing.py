@@ -13,6 +13,7 @@ import numpy as np
 from visrt.benchmarks.percentiles import Percentiles, by_stage, percentiles
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle
+from visrt.runtime.engine import Array
 from visrt.runtime.session import Session, SessionSettings
 from visrt.runtime.verify import closing, stored_reference
 from visrt.runtime.video import read_video
@@ -57,7 +58,7 @@ def time_engines(bundle: Bundle, engine: str, batch: int, kept: int, repeats: in
     """`repeats` calls on the bundle's reference frames, after a warm-up; small outputs and masks come to the host."""
     reference = stored_reference(bundle)
     frames = np.resize(np.arange(len(reference)), batch)
-    feeds = {"images": reference.images[frames], "valid_sizes": reference.valid_sizes[frames]}
+    feeds: dict[str, Array] = {"images": reference.images[frames], "valid_sizes": reference.valid_sizes[frames]}
     calls, masks = [], []
     with closing(open_engines(bundle, engine, EngineOptions(batch=batch))) as engines:
         for _ in range(WARM_UP + repeats):

@@ -88,22 +88,27 @@ def test_a_shape_that_depends_on_the_data_is_refused_by_the_name_of_its_node() -
 
 @pytest.mark.parametrize("settings", [LIGHT, PUBLISHED_KIND], ids=["light", "published_kind"])
 def test_a_whole_network_counts_what_torch_counts(
-    settings: NetworkSettings, tmp_path_factory: pytest.TempPathFactory
+    settings: NetworkSettings, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for what export folds or reshapes, which is little: torch counts two operations a multiply-accumulate."""
+    """But for what export folds or reshapes, which is little. Torch counts no embedding bag, so it takes traced forms."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     done = exported(settings, tmp_path_factory)
     counts = count(onnx.load(done.folder / "frame.onnx"))
     expected = torch_macs(done)
-    assert counts.macs == pytest.approx(expected, rel=0.02)
+    assert counts.by_operator["Conv"] == expected["convolution"]
+    assert counts.macs == pytest.approx(sum(expected.values()), rel=0.01)
     network = read_checkpoint(done.checkpoint).network()
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    assert counts.parameters == pytest.approx(parameters, rel=0.2)
+    assert counts.parameters == pytest.approx(parameters, rel=0.05)
 
 
-def torch_macs(done: Exported) -> int:
+def torch_macs(done: Exported) -> dict[str, int]:
+    """Of one frame, by operator; torch counts two operations a multiply-accumulate."""
     checkpoint = read_checkpoint(done.checkpoint)
     whole = FrameGraph(checkpoint.network(), checkpoint.settings.pixel_mean, checkpoint.settings.pixel_std).eval()
+    whole.requires_grad_(False)
     images = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         whole(images, torch.tensor([[HEIGHT, WIDTH]], dtype=torch.int32))
-    return counted.get_total_flops() // 2
+    flops = counted.get_flop_counts()["Global"]
+    return {str(operator).removeprefix("aten."): number // 2 for operator, number in flops.items()}
