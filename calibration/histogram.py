@@ -47,6 +47,10 @@ class Magnitudes:
     def finite(self) -> int:
         return int(self.counts.sum())
 
+    @property
+    def count(self) -> int:
+        return self.finite + self.not_finite
+
     def percentile(self, percent: float) -> float:
         """The magnitude below which `percent` of the finite values lie, to a bin's width; 0 of no values."""
         if not self.finite:

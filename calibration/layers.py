@@ -17,7 +17,10 @@ __all__ = ["Layer", "layers_of", "precision_by_node"]
 
 @dataclass(frozen=True)
 class Layer:
-    """The nodes, by name, that multiply their first input with one weight. axis: of the weight's output channels."""
+    """The nodes, by name, that multiply their first input with one weight.
+
+    axis: of the weight's output channels. work: multiply-accumulates over all range frames.
+    """
 
     name: str
     op: str
@@ -25,6 +28,7 @@ class Layer:
     inputs: tuple[str, ...]
     weight: str
     axis: int
+    work: int
 
 
 def layers_of(model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> tuple[Layer, ...]:
@@ -34,7 +38,7 @@ def layers_of(model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> tupl
     for node in model.graph.node:
         if _has_weight(node, view) and _is_live(node.input[0], ranges):
             nodes[node.input[1], _channel_axis(node)].append(node)
-    return tuple(_layer(weight, axis, users) for (weight, axis), users in nodes.items())
+    return tuple(_layer(weight, axis, users, view, ranges) for (weight, axis), users in nodes.items())
 
 
 def precision_by_node(model: onnx.ModelProto, quantised: frozenset[str]) -> dict[str, str]:
@@ -56,10 +60,16 @@ def _is_live(tensor: str, ranges: Mapping[str, TensorRange]) -> bool:
     return found is not None and found.magnitudes.largest > 0 and not found.magnitudes.not_finite
 
 
-def _layer(weight: str, axis: int, nodes: list[onnx.NodeProto]) -> Layer:
+def _layer(
+    weight: str, axis: int, nodes: list[onnx.NodeProto], view: GraphView, ranges: Mapping[str, TensorRange]
+) -> Layer:
     names = tuple(node.name for node in nodes)
     inputs = tuple(dict.fromkeys(node.input[0] for node in nodes))
-    return Layer(names[0], nodes[0].op_type, names, inputs, weight, axis)
+    values = view.constant(weight)
+    assert values is not None
+    numbers = sum(ranges[node.output[0]].magnitudes.count for node in nodes)
+    work = numbers * values.size // values.shape[axis]
+    return Layer(names[0], nodes[0].op_type, names, inputs, weight, axis, work)
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

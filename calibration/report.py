@@ -38,6 +38,12 @@ class CalibrationReport:
     def is_int8(self, layer: Layer) -> bool:
         return layer.name in self.quantised
 
+    @property
+    def int8_work(self) -> float:
+        """Share of these layers' multiply-accumulates that is done in INT8."""
+        work = {entry.layer.name: entry.layer.work for entry in self.ranking}
+        return sum(work[name] for name in self.quantised) / max(1, sum(work.values()))
+
 
 def write_report(folder: Path, report: CalibrationReport) -> None:
     """The three files, in the new `folder`."""
@@ -53,6 +59,7 @@ def _values(report: CalibrationReport) -> dict[str, Any]:
         "bundle": report.bundle,
         "frame_sha256": report.frame_sha256,
         "seconds": round(report.seconds, 1),
+        "int8_share_of_macs": report.int8_work,
         "frames": {
             "sources": [source.name for source in choice.sources],
             "read": choice.read,
@@ -84,6 +91,7 @@ def _layer(report: CalibrationReport, entry: RankedLayer) -> dict[str, Any]:
         "nodes": layer.nodes,
         "weight": layer.weight,
         "int8": report.is_int8(layer),
+        "share_of_macs": layer.work / max(1, sum(entry.layer.work for entry in report.ranking)),
         "harm": {"total": entry.harm.total, **asdict(entry.harm)},
     }
 
@@ -102,7 +110,8 @@ def _lines(report: CalibrationReport) -> list[str]:
     lines = [
         f"# Calibration of {report.bundle}",
         "",
-        f"{len(report.quantised)} of {len(report.ranking)} layers in INT8, on {len(report.choice.ranges)} frames for "
+        f"{len(report.quantised)} of {len(report.ranking)} layers in INT8, {report.int8_work:.0%} of their "
+        f"multiply-accumulates, on {len(report.choice.ranges)} frames for "
         f"ranges and {a.frames} for judging, {a.objects} objects, {report.seconds:.0f} s.",
         "",
         "| | reached | floor |",

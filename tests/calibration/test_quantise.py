@@ -43,6 +43,11 @@ class TestLayers:
             ("node_first", "node_second"),
         ]
 
+    def test_work_is_the_multiply_accumulates_over_the_range_frames(self) -> None:
+        pixels = HEIGHT * WIDTH // 4
+        layers, _ = measured(network())
+        assert [layer.work for layer in layers] == [3 * pixels * work for work in (8 * 3 * 9, 8 * 9, 4 * 8, 2 * 6 * 8)]
+
     def test_a_layer_that_saw_only_zeros_is_left_out(self) -> None:
         model = network()
         ranges = ranges_of(spec(), model, some_frames())

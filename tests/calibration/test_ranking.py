@@ -44,7 +44,7 @@ def layers_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def layer(name: str) -> Layer:
-    return Layer(name, "Conv", (name,), ("x",), "w", 0)
+    return Layer(name, "Conv", (name,), ("x",), "w", 0, 1)
 
 
 def ranking(count: int) -> list[RankedLayer]:

@@ -119,7 +119,8 @@ def _summary(report: CalibrationReport, out: Path) -> list[str]:
     notes = [f"source cut short: {note}" for note in report.choice.notes]
     return [
         *notes,
-        f"{len(report.quantised)} of {len(report.ranking)} layers ({nodes} nodes) compute in INT8; "
+        f"{len(report.quantised)} of {len(report.ranking)} layers ({nodes} nodes) compute in INT8, "
+        f"{report.int8_work:.0%} of their multiply-accumulates; "
         f"{report.choice.read} frames looked at, {len(report.choice.ranges)} for ranges, "
         f"{report.agreement.frames} for judging; {report.seconds:.0f} s",
         f"{out}: report and plot in {out / 'calibration'}",
