@@ -51,8 +51,12 @@ def letterbox(source: Size, network: Size) -> Letterbox:
 
 
 def pillow_bilinear(frame: Frame, size: Size) -> Frame:
-    """`frame` [H, W, 3] at `size` (height, width), exactly as the published models saw it."""
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    """`frame` [H, W, 3] at `size` (height, width), exactly as the published models saw it.
+
+    Rows before columns, one call each: newer Pillows choose the order by themselves, and the rounding between differs.
+    """
+    narrow = Image.fromarray(frame).resize((size[1], frame.shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(narrow.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def cv2_area(frame: Frame, size: Size) -> Frame:
