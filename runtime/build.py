@@ -159,6 +159,9 @@ class _Build:
         config.clear_flag(self._trt.BuilderFlag.TF32)
         if self._flavour == "tensorrt-rtx":
             self._set_targets(config)
+            # An engine that allocates while it runs cannot be recorded in a CUDA graph.
+            if hasattr(self._trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+                config.set_flag(self._trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         shapes = _shapes(self._request)
         if shapes:
             profile = builder.create_optimization_profile()

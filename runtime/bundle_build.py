@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from visrt.runtime.build import BuildRequest, BuiltEngine, build_engine, build_request
@@ -52,10 +53,10 @@ def build_bundle(
     progress_of: Callable[[str], Progress],
 ) -> Iterator[EngineReport]:
     """An engine for each graph of `bundle`, reported as it is there. `progress_of` gives a graph's listener by name."""
-    gpu, driver = ("", "") if plan.targets else _gpu(library, plan.device)
-    for name in bundle.manifest.graphs:
-        request = build_request(bundle, name, profile_of(bundle.manifest, name, plan.batch), plan.targets)
-        yield _reported(library, request, engine_key(library, request, gpu, driver), cache, progress_of(name))
+    with _gpu(library, plan) as (gpu, driver):
+        for name in bundle.manifest.graphs:
+            request = build_request(bundle, name, profile_of(bundle.manifest, name, plan.batch), plan.targets)
+            yield _reported(library, request, engine_key(library, request, gpu, driver), cache, progress_of(name))
 
 
 def _reported(
@@ -85,17 +86,22 @@ def _told(built: list[BuiltEngine], key: EngineKey, cache: EngineCache) -> tuple
     raise EngineError(f"the engine of {key.graph} left the cache {cache.folder} while it was read; run it again")
 
 
-def _gpu(library: TensorRt, device: int) -> tuple[str, str]:
-    """Label and driver of the GPU in this machine, which engines without targets are for."""
+@contextmanager
+def _gpu(library: TensorRt, plan: BuildPlan) -> Iterator[tuple[str, str]]:
+    """Label and driver of the GPU in this machine, current meanwhile: engines without targets are built for it."""
+    if plan.targets:
+        yield "", ""
+        return
     from visrt.runtime.cuda import Gpu
 
     try:
-        gpu = Gpu(device)
+        gpu = Gpu(plan.device)
     except EngineError as error:
         if library.flavour == "tensorrt":
             raise
         raise EngineError(f"{error}; or name the GPUs it is for, as in --target 8.6 --target 8.9") from error
     try:
-        return gpu.label, gpu.driver
+        with gpu.current("building engines"):
+            yield gpu.label, gpu.driver
     finally:
         gpu.close()

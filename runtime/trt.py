@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from visrt.runtime.build import BuildRequest, BuiltEngine, build_engine
+from visrt.runtime.build import BuildRequest, BuiltEngine, build_engine, build_request
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.cuda import Gpu
 from visrt.runtime.dynamic_axes import handed_over, largest_sizes, profile_of, run_sizes
@@ -17,7 +16,6 @@ from visrt.runtime.engine import Engine
 from visrt.runtime.engine_cache import EngineCache, EngineKey, engine_key
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import Manifest
-from visrt.runtime.precision import node_precisions
 from visrt.runtime.tensorrt_library import Flavour, load_tensorrt
 from visrt.runtime.tensorrt_log import Line
 from visrt.runtime.trt_bench import Bench
@@ -52,14 +50,14 @@ class _Source:
 
     def engine(self, name: str) -> Any:
         """TensorRT's own engine of graph `name`; the context must be current."""
-        request = self._request(name)
+        request = build_request(self._bundle, name, profile_of(self._bundle.manifest, name, self._batch))
         key = engine_key(self._bench.library, request, self._bench.gpu.label, self._bench.gpu.driver)
         file = request.graph.file.file
         with self._bench.log.listening() as heard:
             engine = self._deserialized(request, key)
             if engine is None and name not in self._built and not _short_of_memory(heard):
                 self._bench.notice(f"{file}: TensorRT refuses the engine that was kept; a new one is built")
-                self._forget(key)
+                self._cache.forget(key)
                 engine = self._deserialized(request, key)
         if engine is None:
             said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
@@ -69,23 +67,12 @@ class _Source:
             )
         return engine
 
-    def _request(self, name: str) -> BuildRequest:
-        manifest = self._bundle.manifest
-        profile = profile_of(manifest, name, self._batch)
-        nodes = node_precisions(self._bundle).get(name)
-        return BuildRequest(name, manifest.graphs[name], self._bundle.graph(name), profile, nodes=nodes)
-
     def _deserialized(self, request: BuildRequest, key: EngineKey) -> Any:
         def build() -> BuiltEngine:
             self._built.add(request.name)
             return build_engine(self._bench.library, replace(request, timings=self._cache.timings(key)))
 
         return self._bench.deserialize(self._cache.get_or_build(key, build))
-
-    def _forget(self, key: EngineKey) -> None:
-        """Removes the sidecar: an engine without one is not there."""
-        with suppress(OSError):
-            (self._cache.folder / f"{key.stem}.json").unlink()
 
 
 def _short_of_memory(heard: list[Line]) -> bool:

@@ -25,7 +25,16 @@ import visrt.runtime
 RUNTIME = Path(visrt.runtime.__path__[0])
 SOURCES = tuple(
     n
-    for n in ("build.py", "cuda.py", "cuda_graph.py", "tensorrt_library.py", *(p.name for p in RUNTIME.glob("trt*.py")))
+    for n in (
+        "build.py",
+        "cuda.py",
+        "cuda_graph.py",
+        "precision.py",
+        "build_progress.py",
+        "tensorrt_log.py",
+        "tensorrt_library.py",
+        *(p.name for p in RUNTIME.glob("trt*.py")),
+    )
     if (RUNTIME / n).exists()
 )
 
