@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 
+from visrt.export.counting import count
 from visrt.runtime.manifest import FileSpec, GraphSpec, Producer, TensorSpec
 
 __all__ = ["file_spec", "graph_spec", "producer"]
@@ -30,7 +31,8 @@ CHUNK_BYTES = 2**22
 
 
 def graph_spec(model: onnx.ModelProto, file: FileSpec, precision: str) -> GraphSpec:
-    """The manifest's entry of `model`; its tensors carry their roles as names."""
+    """The manifest's entry of `model`, with what it costs; its tensors carry their roles as names."""
+    counts = count(model)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     return GraphSpec(
         file=file,
@@ -38,6 +40,8 @@ def graph_spec(model: onnx.ModelProto, file: FileSpec, precision: str) -> GraphS
         precision=precision,
         inputs={value.name: _tensor_spec(value) for value in model.graph.input},
         outputs={value.name: _tensor_spec(value) for value in model.graph.output},
+        macs=counts.macs,
+        parameters=counts.parameters,
     )
 
 
