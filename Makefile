@@ -44,7 +44,7 @@ memory: $(RUNTIME)/ready
 
 # On a machine with an NVIDIA GPU: builds, verifies and times every engine there is; in an environment with them installed.
 gpu-check:
-	$(PYTHON) -m visrt.benchmarks.gpu_check --bundle $(BUNDLE) --bundle $(BUNDLE)-fp16 --bundle $(BUNDLE)-int8 --clip $(CLIP)
+	$(PYTHON) -m visrt.benchmarks.gpu_check --bundle $(BUNDLE) $(BUNDLE)-fp16 $(BUNDLE)-int8 --clip $(CLIP)
 
 # The runtime alone: onnxruntime, no torch.
 $(RUNTIME)/ready: setup.py pyproject.toml

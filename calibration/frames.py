@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from visrt.export.frames import Frames
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.family import Floats
-from visrt.runtime.image import RESIZERS, letterbox, network_input
+from visrt.runtime.image import RESIZERS, image_for
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.video import Camera, SourceSpec, find_sources, open_source
 
@@ -203,9 +203,8 @@ def _inputs(
 
 
 def _fitted(image: NDArray[np.uint8], spec: InputSpec) -> Frames:
-    fit = letterbox((image.shape[0], image.shape[1]), (spec.height, spec.width))
-    images = np.zeros((1, spec.height, spec.width, 3), np.uint8)
-    network_input(image, fit, RESIZERS[spec.resize], out=images[0])
+    images = np.empty((1, *spec.image_size, 3), np.uint8)
+    fit = image_for(image, spec, RESIZERS[spec.resize], images[0])
     return Frames(images, np.array([fit.valid], np.int32))
 
 

@@ -33,9 +33,12 @@ def folded(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _pairs(network: nn.Module, images: Tensor) -> dict[FrozenBatchNorm2d, nn.Conv2d]:
-    """Each batch norm whose input is, as it is, the output of a convolution that nothing else is seen to normalise."""
+    """Each batch norm with the convolution that feeds it: one that holds it as a part, or whose output it is given."""
+    holders = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    pairs = {
+        part: conv for conv in holders for part in conv.children() if isinstance(part, FrozenBatchNorm2d)
+    }  # the published residual networks
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    pairs: dict[FrozenBatchNorm2d, nn.Conv2d] = {}
 
     def after_conv(conv: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(conv, nn.Conv2d)
@@ -43,10 +46,10 @@ def _pairs(network: nn.Module, images: Tensor) -> dict[FrozenBatchNorm2d, nn.Con
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, FrozenBatchNorm2d)
-        if id(inputs[0]) in made:
+        if norm not in pairs and id(inputs[0]) in made:
             pairs[norm] = made[id(inputs[0])][0]
 
-    hooks = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [conv.register_forward_hook(after_conv) for conv in holders if not any(conv.children())]
     hooks += [m.register_forward_pre_hook(before_norm) for m in network.modules() if isinstance(m, FrozenBatchNorm2d)]
     try:
         network(images)

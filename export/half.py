@@ -7,7 +7,7 @@ asked for by whoever sees that quality needs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from visrt.export.folding import folded
 from visrt.export.frames import Frames
 from visrt.export.graphs import FrameGraph
+from visrt.runtime.errors import CheckpointError
 
 __all__ = ["HEADROOM", "Island", "halved", "islands_of"]
 
@@ -30,7 +31,7 @@ FP16_MAX = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class Island:
-    """A module that stays in float32, and the largest absolute value that went into it or came out."""
+    """A module that stays in float32, and the largest absolute value inside it, or that goes in or comes out."""
 
     module: str
     largest: float
@@ -81,33 +82,63 @@ def _inside(module: str, parents: Sequence[str]) -> bool:
 
 @torch.no_grad()
 def islands_of(network: nn.Module, batches: list[Tensor]) -> list[Island]:
-    """The modules without children whose values come near the end of FP16's range on `batches` [B, 3, H, W]."""
+    """The smallest modules that must stay in float32, as values inside come near the end of FP16's range on `batches`
+    [B, 3, H, W] while what they take and give does not.
+
+    Raises CheckpointError if the values that leave the network itself do.
+    """
     largest: dict[str, float] = {}
     with _watched(network, largest):
         for images in batches:
             network(images)
-    return [Island(name, value) for name, value in largest.items() if value * HEADROOM > FP16_MAX]
+    wide = {name for name, value in largest.items() if not value * HEADROOM <= FP16_MAX}
+    if "" in wide:
+        raise CheckpointError(
+            f"the network's outputs reach {largest['']:.0f}, beyond FP16's {FP16_MAX:.0f} with a headroom of "
+            f"{HEADROOM:g}; export it with --precision fp32"
+        )
+    found: dict[str, float] = {}
+    for name in wide:
+        around = _narrow_around(name, wide, largest)
+        found[around] = max(found.get(around, 0.0), largest[name])
+    return [Island(name, value) for name, value in found.items() if not _inside(name, [n for n in found if n != name])]
+
+
+def _narrow_around(module: str, wide: set[str], watched: Mapping[str, float]) -> str:
+    """The nearest module around `module` whose edges were watched and lie within FP16's range."""
+    while module in wide or module not in watched:
+        module = module.rpartition(".")[0]
+    return module
 
 
 @contextmanager
 def _watched(network: nn.Module, largest: dict[str, float]) -> Iterator[None]:
-    """Notes the largest absolute value at each module of one tensor in, one tensor out."""
+    """Notes the largest absolute value of what goes into and comes out of each module, the network itself included."""
 
     def watch(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            tensors = [t for t in (*inputs, output) if isinstance(t, Tensor) and t.is_floating_point()]
-            if len(inputs) == 1 and len(tensors) == 2:
-                largest[name] = max(largest.get(name, 0.0), *(float(t.abs().max()) for t in tensors))
+            values = [float(tensor.abs().max()) for tensor in _floating((inputs, output))]
+            largest[name] = max(largest.get(name, 0.0), *values)
 
         return hook
 
-    leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
-    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in network.named_modules()]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _floating(value: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in `value`, however deep in dictionaries, lists and tuples."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _floating(list(value.values()))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _floating(item)
 
 
 def _pixels(graph: FrameGraph, frames: Frames, index: int) -> Tensor:

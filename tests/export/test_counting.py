@@ -90,7 +90,7 @@ def test_a_shape_that_depends_on_the_data_is_refused_by_the_name_of_its_node() -
 def test_a_whole_network_counts_what_torch_counts(
     settings: NetworkSettings, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for what export folds or reshapes, which is little. Torch counts no embedding bag, so it takes traced forms."""
+    """But for what export folds or reshapes: little. Torch counts no embedding bag, so it takes traced forms."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     done = exported(settings, tmp_path_factory)
     counts = count(onnx.load(done.folder / "frame.onnx"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from visrt.runtime.bundle_build import EngineReport
     from visrt.runtime.tensorrt_library import Flavour
 
-__all__ = ["build"]
+__all__ = ["build", "flavour_named"]
 
 
 def build(
@@ -39,7 +39,7 @@ def build(
     from visrt.runtime.engine_cache import EngineCache
     from visrt.runtime.tensorrt_library import load_tensorrt
 
-    flavour = _flavour(engine)
+    flavour = flavour_named(engine)
     plan = BuildPlan(batch, tuple(target or ()), device)
     opened = open_bundle(bundle)
     console, cache = report_console(), EngineCache(notice=say)
@@ -55,7 +55,8 @@ def build(
         console.print("these engines were built for GPUs by name and were not run: `make gpu-check` on each such GPU")
 
 
-def _flavour(engine: str) -> Flavour:
+def flavour_named(engine: str) -> Flavour:
+    """The flavour the user wrote; UsageError for any other word."""
     from visrt.runtime.errors import UsageError
     from visrt.runtime.tensorrt_library import OLDEST
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from visrt.commands.build import build, flavour_named
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -58,7 +60,12 @@ def export(
         ),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Build these engines too, for this machine's GPU: tensorrt or tensorrt-rtx.")
+        str | None,
+        typer.Option(help="Then build its engines as `visrt build` does, tensorrt or tensorrt-rtx, for the GPU here."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Build the engines for a GPU that is not here instead: see `visrt build`; repeat for more."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at OUT.")] = False,
 ) -> None:
@@ -69,6 +76,7 @@ def export(
     from visrt.export.bundle import Export, export_bundle
     from visrt.export.names import association_from_file, class_names, size_from_text
 
+    _check_engine(engine, target)
     height, width = size_from_text(size)
     wanted = Export(
         checkpoint=checkpoint,
@@ -93,6 +101,19 @@ def export(
         )
     for line in _summary(report):
         console.print(line)
+    if engine is not None:
+        build(out, engine, target=target)
+
+
+def _check_engine(engine: str | None, target: list[str] | None) -> None:
+    """Refuses before the long work an engine that could not be built after it."""
+    from visrt.runtime.errors import UsageError
+    from visrt.runtime.tensorrt_library import load_tensorrt
+
+    if engine is not None:
+        load_tensorrt(flavour_named(engine))
+    elif target:
+        raise UsageError(f"--target {' '.join(target)} without --engine: add --engine tensorrt-rtx, or leave it out")
 
 
 def _tell(console: Console, parity: ParityReport, what: str) -> None:

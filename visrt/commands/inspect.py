@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from visrt.runtime.bundle import Bundle
     from visrt.runtime.engine_cache import EngineCache, KeptEngine
     from visrt.runtime.manifest import GraphSpec, Manifest, TensorSpec
 
@@ -29,6 +30,13 @@ def inspect(
     ] = None,
     masks: Annotated[int, typer.Option(min=0, help="Masks a frame keeps, for the bytes it moves.")] = 10,
     nodes: Annotated[bool, typer.Option("--nodes", help="List the precision of every node.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="First run each graph once, on the CPU, in a process that may crash: for bundles from elsewhere.",
+        ),
+    ] = False,
 ) -> None:
     """Check a bundle's files against its manifest and show what it holds, what it costs and its engines."""
     from visrt.console import report_console
@@ -38,6 +46,8 @@ def inspect(
 
     flavours = _flavours(engine)
     opened = open_bundle(bundle)
+    if probe:
+        _probe(opened)
     precisions = node_precisions(opened)
     cache = EngineCache()
     console = report_console()
@@ -52,6 +62,14 @@ def inspect(
     files = list(opened.manifest.files())
     megabytes = sum(spec.bytes for spec in files) / 1e6
     console.print(f"{len(files)} files, {megabytes:.1f} MB: sizes and sha256 are those of the manifest")
+
+
+def _probe(bundle: Bundle) -> None:
+    from visrt.console import say
+    from visrt.runtime.probe import probe
+
+    probe(bundle)
+    say(f"{', '.join(bundle.manifest.graphs)}: loaded and run once in a process of their own")
 
 
 def _flavours(given: Sequence[str] | None) -> tuple[str, ...]:
