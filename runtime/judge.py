@@ -40,7 +40,7 @@ class Gate:
 GATES = {
     "fp32": Gate(TOLERANCES, Floors(iou_mean=0.0, iou_min=0.0, top_class=0.0, assignment=0.0)),
     "fp16": Gate({"mask_features": 1e-2}, Floors(iou_mean=0.995, top_class=0.99, assignment=0.99)),
-    "int8": Gate({}, Floors(iou_mean=0.97, top_class=0.99, assignment=0.98)),
+    "int8": Gate({}, Floors(iou_mean=0.97, top_class=0.99, assignment=0.9)),
 }
 """By the precision of the bundle, whatever engine runs it."""
 

@@ -33,7 +33,7 @@ def calibrate(
         typer.Option(
             metavar="NAME=VALUE",
             help="Agreement with the bundle that must hold: iou, iou_min, top_class, assignment; repeat for more. "
-            "[iou=0.97 top_class=0.99 assignment=0.98]",
+            "[iou=0.97 top_class=0.99 assignment=0.9]",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at OUT.")] = False,

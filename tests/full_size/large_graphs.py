@@ -1,0 +1,84 @@
+"""Graphs of real size in each precision, as requests for builds: from random weights, or the shipped bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import torch
+
+from visrt.calibration.histogram import magnitudes_of
+from visrt.calibration.layers import layers_of, precision_by_node
+from visrt.calibration.quantise import quantised
+from visrt.calibration.ranges import TensorRange
+from visrt.calibration.tensors import with_node_names
+from visrt.export.contract import file_spec, graph_spec
+from visrt.export.frames import synthetic_frames
+from visrt.export.graphs import FrameGraph, MasksGraph
+from visrt.export.half import halved
+from visrt.export.nodes import computing_precisions
+from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
+from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.runtime.build import BuildRequest, Profile
+
+__all__ = ["FullSize", "in_int8", "network_graphs"]
+
+LIMIT = 4.0
+"""Every tensor is said to reach this: whether a graph builds does not hang on the size of its scales."""
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """The graphs of one network in one precision. nodes: by graph, the precision of each node that multiplies."""
+
+    precision: str
+    models: Mapping[str, onnx.ModelProto]
+    nodes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def request(self, name: str, profile: Profile, targets: tuple[str, ...]) -> BuildRequest:
+        data = self.models[name].SerializeToString(deterministic=True)
+        spec = graph_spec(self.models[name], file_spec(f"{name}.onnx", data), self._stated(name))
+        return BuildRequest(name, spec, data, profile, targets, self.nodes.get(name))
+
+    def _stated(self, name: str) -> str:
+        """What the manifest would say: the masks graph of an int8 bundle has no weights and stays as it was."""
+        if self.precision != "int8" or name == "frame":
+            return self.precision
+        return "fp16"
+
+
+def network_graphs(settings: NetworkSettings, precision: str, height: int, width: int) -> FullSize:
+    """A network with seeded random weights, traced at `height` x `width` in "fp32" or "fp16"."""
+    torch.manual_seed(0)
+    network = Mask2Former(settings).eval()
+    graph = FrameGraph(network, settings.pixel_mean, settings.pixel_std).eval()
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    if precision == "fp16":
+        graph, _ = halved(graph, synthetic_frames(1, height, width))
+    models = {
+        "frame": onnx_from_frame_graph(graph, height, width),
+        "masks": onnx_from_masks_graph(MasksGraph(), settings.mask_dim, height, width, dtype),
+    }
+    nodes = {name: computing_precisions(model) for name, model in models.items()} if precision != "fp32" else {}
+    return FullSize(precision, models, nodes)
+
+
+def in_int8(graphs: FullSize) -> FullSize:
+    """FP16 `graphs` with every layer of the frame graph that has a constant weight in INT8, the worst that can be."""
+    model = with_node_names(graphs.models["frame"])
+    seen = magnitudes_of(np.full(1, LIMIT, np.float32))
+    ranges = {
+        name: TensorRange(name, node.name, node.op_type, seen, False)
+        for node in model.graph.node
+        for name in node.output
+    }
+    layers = layers_of(model, ranges)
+    whole = quantised(model, layers, {name: LIMIT for layer in layers for name in layer.inputs})
+    onnx.checker.check_model(whole, full_check=True)
+    nodes = {
+        **graphs.nodes,
+        "frame": precision_by_node(model, frozenset(node for layer in layers for node in layer.nodes)),
+    }
+    return FullSize("int8", {**graphs.models, "frame": whole}, nodes)
