@@ -68,10 +68,9 @@ def time_engines(bundle: Bundle, engine: str, batch: int, kept: int, repeats: in
             for role in ("class_logits", "embeddings"):
                 outputs[role].numpy()
             middle = perf_counter()
-            chosen = np.ascontiguousarray(embeddings[0, :kept])
-            engines["masks"]({"mask_embeddings": chosen, "mask_features": outputs["mask_features"].row(0)})[
-                "mask_logits"
-            ].numpy()
+            features = outputs["mask_features"].row(0)
+            chosen = embeddings[0, :kept].astype(features.dtype)
+            engines["masks"]({"mask_embeddings": chosen, "mask_features": features})["mask_logits"].numpy()
             calls.append(middle - start)
             masks.append(perf_counter() - middle)
     return EngineTiming(batch, kept, percentiles(calls[WARM_UP:]), percentiles(masks[WARM_UP:]))

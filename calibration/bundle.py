@@ -51,7 +51,7 @@ def write_calibrated(
     graphs[GRAPH] = graphs[GRAPH].model_copy(update={"opset": now.opset, "precision": now.precision})
     manifest = old.model_copy(
         update={
-            "name": f"{old.name}-int8",
+            "name": f"{old.name.removesuffix('-fp16')}-int8",
             "graphs": graphs,
             "nodes": specs[NODES],
             "producer": _producer(old.producer),
