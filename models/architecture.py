@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from visrt.models.deformable import POINTS
+from visrt.models.genvis import GenVisSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.resnet import EXPANSION, ResNetSettings
 from visrt.models.swin import SwinSettings
 from visrt.runtime.errors import CheckpointError
 
-__all__ = ["other_family", "settings_from_weights"]
+__all__ = ["genvis_settings_from_weights", "other_family", "settings_from_weights"]
 
 Weights = Mapping[str, Tensor]
 
@@ -43,6 +44,11 @@ SWIN_WEIGHTS = {
     **{f"backbone.layers.{i}.blocks.0.attn.relative_position_bias_table": 2 for i in range(4)},
 }
 REID = PREDICTOR + "reid_embed.layers."
+VITA = "vita_module."
+VITA_WEIGHTS = {
+    VITA + "query_feat.weight": 2,
+    VITA + "transformer_ffn_layers.0.linear1.weight": 2,
+}
 
 # A key that gives the family away, and its name. The first that fits is told.
 OTHER_FAMILIES = (
@@ -91,13 +97,27 @@ def settings_from_weights(weights: Weights, where: str) -> NetworkSettings:
     )
 
 
+def genvis_settings_from_weights(weights: Weights, where: str) -> GenVisSettings:
+    """The architecture of a GenVIS network in its published layout. Its attention has as many heads everywhere."""
+    frame = settings_from_weights(weights, where)
+    _check(weights, VITA_WEIGHTS, where)
+    return GenVisSettings(
+        frame=frame,
+        instances=weights[VITA + "query_feat.weight"].shape[0],
+        heads=frame.heads,
+        encoder_layers=_count(weights, VITA + "enc_ffn."),
+        decoder_layers=_count(weights, VITA + "transformer_ffn_layers."),
+        feedforward_dim=weights[VITA + "transformer_ffn_layers.0.linear1.weight"].shape[0],
+    )
+
+
 def _check(weights: Weights, expected: Mapping[str, int], where: str) -> None:
     """Every weight that is read for its shape is there, with its number of axes."""
     missing = [key for key in expected if key not in weights]
     if missing:
         raise CheckpointError(
             f"{where}: {len(missing)} of the {len(expected)} weights that tell the architecture are missing: "
-            f"{', '.join(missing)}; expected a MinVIS or CTVIS network in its published key layout"
+            f"{', '.join(missing)}; expected a MinVIS, CTVIS or GenVIS network in its published key layout"
         )
     for key, axes in expected.items():
         shape = tuple(weights[key].shape)

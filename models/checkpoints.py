@@ -8,29 +8,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from visrt.models.architecture import other_family, settings_from_weights
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.pickles import read_pickle
-from visrt.models.swin import SwinSettings, relative_position_index
+from visrt.models.swin import Swin, relative_position_index
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.runtime.settings import load_settings
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_weights", "read_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "class_names_of",
+    "fitted_network",
+    "load_checkpoint",
+    "load_weights",
+    "read_checkpoint",
+    "read_weights",
+    "save_checkpoint",
+    "save_network",
+    "settings_of",
+]
+
+N = TypeVar("N", bound=nn.Module)
+S = TypeVar("S")
 
 LISTED = 20
 """Keys named in an error, of each kind; the rest is counted."""
 
-IGNORED_STARTS = ("criterion.", "pixel_mean", "pixel_std")
+IGNORED_STARTS = ("criterion.", "vita_criterion.", "genvis_criterion.", "pixel_mean", "pixel_std")
 INDEX = "relative_position_index"
 PREDICTOR = "sem_seg_head.predictor."
 CLASSIFIER = (PREDICTOR + "class_embed.weight", PREDICTOR + "class_embed.bias")
@@ -48,10 +62,7 @@ class Checkpoint:
 
     def network(self) -> Mask2Former:
         """The network with these weights, in eval mode. Raises CheckpointError listing the keys that do not fit."""
-        network = _empty_network(self.settings, self.path)
-        _check_fit(network, self.weights, self.path)
-        network.load_state_dict({**self.weights, **_position_indices(network)}, assign=True)
-        return network.eval()
+        return fitted_network(lambda: Mask2Former(self.settings), self.weights, self.path)
 
 
 def load_checkpoint(path: Path | str, expected_classes: int | None = None) -> Mask2Former:
@@ -71,16 +82,30 @@ def load_checkpoint(path: Path | str, expected_classes: int | None = None) -> Ma
 def read_checkpoint(path: Path | str) -> Checkpoint:
     """Weights, architecture and class names of the file at `path`; nothing in the file is executed."""
     path = Path(path)
+    weights, metadata = read_weights(path)
+    if family := other_family(weights):
+        raise CheckpointError(f"{path}: this is {family}; expected a MinVIS, CTVIS or Mask2Former network")
+    settings = settings_of(NetworkSettings, metadata, path) or settings_from_weights(weights, str(path))
+    return Checkpoint(path, weights, settings, class_names_of(metadata, path), metadata)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What any checkpoint file holds: weights by published key, in float32, and the metadata of a safetensors file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file; give the path of a .pth, .pkl or .safetensors file")
     contents, metadata = _contents(path)
-    weights = _published_keys(_state(contents, path))
-    if family := other_family(weights):
-        raise CheckpointError(f"{path}: this is {family}; expected a MinVIS, CTVIS or Mask2Former network")
-    if "settings" not in metadata:
-        return Checkpoint(path, weights, settings_from_weights(weights, str(path)), _classes(metadata, path), metadata)
-    settings = _json(metadata["settings"], "settings", path)
-    return Checkpoint(path, weights, _loaded_settings(settings, path), _classes(metadata, path), metadata)
+    return _published_keys(_state(contents, path)), metadata
+
+
+def fitted_network(build: Callable[[], N], weights: Mapping[str, Tensor], path: Path) -> N:
+    """The network that `build` makes with these weights, in eval mode; it is built without memory for its own.
+
+    Raises CheckpointError listing the keys that do not fit.
+    """
+    network = _empty_network(build, path)
+    _check_fit(network, weights, path)
+    network.load_state_dict({**weights, **_position_indices(network)}, assign=True)
+    return network.eval()
 
 
 def load_weights(network: Mask2Former, path: Path | str) -> list[str]:
@@ -107,15 +132,20 @@ def save_checkpoint(
 
     The file is complete or not there: it is written beside `path` and moved.
     """
-    path = Path(path)
-    if len(classes) != network.settings.classes:
+    path, settings = Path(path), network.settings
+    if len(classes) != settings.classes:
         raise CheckpointError(
-            f"{path}: {len(classes)} class names for a network of {network.settings.classes} classes; give one for each"
+            f"{path}: {len(classes)} class names for a network of {settings.classes} classes; give one for each"
         )
+    described = {"settings": json.dumps(asdict(settings)), "classes": json.dumps(list(classes))}
+    save_network(network, path, {**(notes or {}), **described})
+
+
+def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """The weights of any network as safetensors, complete or not there."""
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.endswith(INDEX)}
-    described = {"settings": json.dumps(asdict(network.settings)), "classes": json.dumps(list(classes))}
     beside = path.with_name(path.name + ".part")
-    save_file(weights, beside, metadata={**(notes or {}), **described})
+    save_file(weights, beside, metadata=dict(metadata))
     os.replace(beside, path)
 
 
@@ -163,14 +193,18 @@ def _renamed(key: str) -> str:
     return key.replace(PREDICTOR + "static_query.", PREDICTOR + "query_feat.")
 
 
-def _loaded_settings(values: Any, path: Path) -> NetworkSettings:
+def settings_of(cls: type[S], metadata: Mapping[str, str], path: Path) -> S | None:
+    """The architecture in the metadata of visrt's own checkpoint; None in others."""
+    if "settings" not in metadata:
+        return None
     try:
-        return load_settings(NetworkSettings, values, f"{path}: settings")
+        return load_settings(cls, _json(metadata["settings"], "settings", path), f"{path}: settings")
     except (SettingsError, TypeError, ValueError) as error:
         raise CheckpointError(f"{error}; it was written by another version of visrt or altered") from None
 
 
-def _classes(metadata: Mapping[str, str], path: Path) -> tuple[str, ...] | None:
+def class_names_of(metadata: Mapping[str, str], path: Path) -> tuple[str, ...] | None:
+    """The class names in the metadata of visrt's own checkpoint; None in others."""
     return tuple(_json(metadata["classes"], "classes", path)) if "classes" in metadata else None
 
 
@@ -181,25 +215,25 @@ def _json(text: str, what: str, path: Path) -> Any:
         raise CheckpointError(f"{path}: its {what} are not json ({error}); the file was altered") from None
 
 
-def _empty_network(settings: NetworkSettings, path: Path) -> Mask2Former:
+def _empty_network(build: Callable[[], N], path: Path) -> N:
     """The network without memory for its weights, which are assigned from the file."""
     try:
         with torch.device("meta"):
-            return Mask2Former(settings)
+            return build()
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: the sizes in it do not make a network ({error})") from None
 
 
-def _position_indices(network: Mask2Former) -> dict[str, Tensor]:
+def _position_indices(network: nn.Module) -> dict[str, Tensor]:
     """Swin's index buffers, which are computed, never read."""
-    backbone = network.settings.backbone
-    if not isinstance(backbone, SwinSettings):
+    backbone = network.get_submodule("backbone")
+    if not isinstance(backbone, Swin):
         return {}
-    index = relative_position_index(backbone.window)
+    index = relative_position_index(backbone.settings.window)
     return {key: index.clone() for key in network.state_dict() if key.endswith(INDEX)}
 
 
-def _check_fit(network: Mask2Former, weights: Mapping[str, Tensor], path: Path) -> None:
+def _check_fit(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Refuse, with lists, weights that are missing, unexpected or misshapen."""
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(INDEX)}
     faults = {

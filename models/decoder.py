@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from visrt.models.layers import MLP, Attention, FeedForward, sine_position
 
-__all__ = ["LayerPrediction", "MaskedAttentionDecoder", "mask_logits"]
+__all__ = ["CrossAttentionLayer", "LayerPrediction", "MaskedAttentionDecoder", "SelfAttentionLayer", "mask_logits"]
 
 
 class LayerPrediction(NamedTuple):
@@ -41,8 +41,8 @@ class SelfAttentionLayer(nn.Module):
         self.self_attn = Attention(dim, heads)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        placed = x + position
+    def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
+        placed = x if position is None else x + position
         out: Tensor = self.norm(x + self.self_attn(placed, placed, x))
         return out
 
@@ -53,7 +53,7 @@ class CrossAttentionLayer(nn.Module):
         self.multihead_attn = Attention(dim, heads)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
         out: Tensor = self.norm(x + self.multihead_attn(x + position, key, value, visible))
         return out
 

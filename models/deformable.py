@@ -202,8 +202,13 @@ class DeformablePixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(dim, mask_dim, 1)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        fine, levels = self.maps(features)
+        return self.mask_features(fine), levels
+
+    def maps(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What the mask features are made of, [B, dim, H/4, W/4], and the maps at strides 32, 16, 8."""
         projected = [project(features[name]) for project, name in zip(self.input_proj, LEVELS, strict=True)]
         levels = self.transformer(projected)
         side = self.adapter_1(features["res2"])
         fine = side + F.interpolate(levels[-1], size=side.shape[-2:], mode="bilinear", align_corners=False)
-        return self.mask_features(F.relu(self.layer_1(fine))), levels
+        return F.relu(self.layer_1(fine)), levels

@@ -60,6 +60,11 @@ class FpnPixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(dim, mask_dim, 1)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        fine, levels = self.maps(features)
+        return self.mask_features(fine), levels
+
+    def maps(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What the mask features are made of, [B, dim, H/4, W/4], and the maps at strides 32, 16, 8."""
         x = self.lateral["res5"](features["res5"])
         for layer in self.encoder:
             x = layer(x)
@@ -67,7 +72,7 @@ class FpnPixelDecoder(nn.Module):
         for name in LEVELS[1:]:
             levels.append(self.smooth[name](self._merged(levels[-1], features[name], name)))
         fine = self.stride4_depthwise(self._merged(levels[-1], features["res2"], "res2"))
-        return self.mask_features(self.stride4_pointwise(fine)), levels
+        return self.stride4_pointwise(fine), levels
 
     def _merged(self, coarse: Tensor, feature: Tensor, name: str) -> Tensor:
         side: Tensor = self.lateral[name](feature)

@@ -70,7 +70,7 @@ class FrameOutputs(NamedTuple):
     mask_features: Tensor
 
 
-def _deformable(settings: NetworkSettings) -> nn.Module:
+def _deformable(settings: NetworkSettings) -> DeformablePixelDecoder:
     return DeformablePixelDecoder(
         settings.backbone.channels,
         dim=settings.conv_dim,
@@ -81,7 +81,7 @@ def _deformable(settings: NetworkSettings) -> nn.Module:
     )
 
 
-def _fpn(settings: NetworkSettings) -> nn.Module:
+def _fpn(settings: NetworkSettings) -> FpnPixelDecoder:
     return FpnPixelDecoder(
         settings.backbone.channels,
         dim=settings.conv_dim,
@@ -91,7 +91,10 @@ def _fpn(settings: NetworkSettings) -> nn.Module:
     )
 
 
-PIXEL_DECODERS = {"deformable": _deformable, "fpn": _fpn}
+PIXEL_DECODERS: dict[str, Callable[[NetworkSettings], DeformablePixelDecoder | FpnPixelDecoder]] = {
+    "deformable": _deformable,
+    "fpn": _fpn,
+}
 
 
 class Head(nn.Module):

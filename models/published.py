@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from visrt.models.genvis import GenVisSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.models.swin import SwinSettings
 
-__all__ = ["DATASET_CLASSES", "PUBLISHED", "ctvis", "published"]
+__all__ = ["DATASET_CLASSES", "PUBLISHED", "ctvis", "genvis", "published"]
 
 PUBLISHED: dict[str, NetworkSettings] = {
     "r50": NetworkSettings(classes=40, backbone=ResNetSettings()),
@@ -36,6 +37,11 @@ def published(name: str, classes: int) -> NetworkSettings:
 def ctvis(settings: NetworkSettings) -> NetworkSettings:
     """CTVIS's network: `settings` with its instance-embedding head, as wide as the queries."""
     return replace(settings, reid_dim=settings.hidden_dim, reid_hidden_dim=settings.hidden_dim)
+
+
+def genvis(settings: NetworkSettings) -> GenVisSettings:
+    """GenVIS's network on the frame part `settings`: 100 slots however many frame queries there are."""
+    return GenVisSettings(frame=settings)
 
 
 def _names(words: str) -> tuple[str, ...]:

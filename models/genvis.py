@@ -1,0 +1,173 @@
+"""GenVIS (Heo et al., CVPR 2023): instances as prototypes that pass from clip to clip, published key layout.
+
+Frame by frame, Mask2Former gives frame queries. Clip by clip, VITA's encoder and decoder (Heo et al., NeurIPS 2022)
+turn them into instances: slot j of the decoder is the same object throughout the video. What it starts from is made
+of its own output in the clip before, the prototype, and of its own memory of all earlier clips. The memory itself is
+no part of the network, as it grows: whoever calls it keeps it and reads it (`read_memory` in training, numpy in
+runtime/genvis). Where the paper and the published code differ, this is the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from visrt.models.decoder import CrossAttentionLayer, SelfAttentionLayer
+from visrt.models.layers import MLP, FeedForward
+from visrt.models.mask2former import BACKBONES, Head, NetworkSettings
+
+__all__ = ["ClipOutputs", "FrameQueries", "GenVis", "GenVisSettings", "NextStart", "VitaModule", "read_memory"]
+
+
+@dataclass(frozen=True)
+class GenVisSettings:
+    """The architecture. The defaults of the video part are those of all published networks.
+
+    frame: the Mask2Former. instances: slots, the most objects of a video. Channels are those of the frame part.
+    """
+
+    frame: NetworkSettings
+    instances: int = 100
+    heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 3
+    feedforward_dim: int = 2048
+
+    @property
+    def classes(self) -> int:
+        return self.frame.classes
+
+
+class FrameQueries(NamedTuple):
+    """What the frame part says of each frame: frame_queries [B, Q, C], mask_features [B, D, H/4, W/4]."""
+
+    frame_queries: Tensor
+    mask_features: Tensor
+
+
+class ClipOutputs(NamedTuple):
+    """What the video part says of a clip's S slots, for each of N clips.
+
+    class_logits [N, S, K + 1], the last is "no object"; mask_embeddings [N, S, D], the same for all frames of the clip;
+    prototypes [N, S, C], before the last norm, as they pass on; layers: prototypes after each decoder layer.
+    """
+
+    class_logits: Tensor
+    mask_embeddings: Tensor
+    prototypes: Tensor
+    layers: list[Tensor]
+
+
+class NextStart(NamedTuple):
+    """What the next clip starts from, each [..., S, C]: `base` plus what `key` reads from the memory."""
+
+    base: Tensor
+    key: Tensor
+
+
+class VitaModule(nn.Module):
+    """The video part: object encoder, object decoder, heads, and the four projections that GenVIS adds to VITA."""
+
+    def __init__(self, settings: GenVisSettings) -> None:
+        super().__init__()
+        dim, heads, hidden = settings.frame.hidden_dim, settings.heads, settings.feedforward_dim
+        encoder, decoder = range(settings.encoder_layers), range(settings.decoder_layers)
+        self.enc_self_attn = nn.ModuleList(SelfAttentionLayer(dim, heads) for _ in encoder)
+        self.enc_ffn = nn.ModuleList(FeedForward(dim, hidden) for _ in encoder)
+        self.transformer_cross_attention_layers = nn.ModuleList(CrossAttentionLayer(dim, heads) for _ in decoder)
+        self.transformer_self_attention_layers = nn.ModuleList(SelfAttentionLayer(dim, heads) for _ in decoder)
+        self.transformer_ffn_layers = nn.ModuleList(FeedForward(dim, hidden) for _ in decoder)
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.query_feat = nn.Embedding(settings.instances, dim)
+        self.query_embed = nn.Embedding(settings.instances, dim)
+        self.fq_pos = nn.Embedding(settings.frame.queries, dim)
+        self.input_proj_dec = nn.Linear(dim, dim)
+        self.vita_mask_features = nn.Conv2d(settings.frame.conv_dim, settings.frame.mask_dim, 1)
+        self.class_embed = nn.Linear(dim, settings.classes + 1)
+        self.mask_embed = MLP(dim, dim, settings.frame.mask_dim)
+        self.sim_embed_frame = nn.Linear(dim, dim)
+        self.sim_embed_clip = nn.Linear(dim, dim)
+        self.pre_memory_embed_k = nn.Linear(dim, dim)
+        self.pre_memory_embed_v = nn.Linear(dim, dim)
+        self.pre_query_embed_k = nn.Linear(dim, dim)
+        self.pre_query_embed_v = nn.Linear(dim, dim)
+
+    def encode(self, frame_queries: Tensor) -> Tensor:
+        """Tokens [N, T * Q, C] of clips [N, T, Q, C], frame by frame; each sees all of its clip, without positions."""
+        x: Tensor = self.input_proj_dec(frame_queries).flatten(1, 2)
+        for attention, feedforward in zip(self.enc_self_attn, self.enc_ffn, strict=True):
+            x = feedforward(attention(x))
+        return x
+
+    def decode(self, tokens: Tensor, start: Tensor, frames: int) -> ClipOutputs:
+        """The slots of clips with `tokens` [N, T * Q, C] of T `frames`, from `start` [N, S, C]."""
+        keys = (tokens.unflatten(1, (frames, -1)) + self.fq_pos.weight).flatten(1, 2)
+        position = self.query_embed.weight
+        x, layers = start, []
+        for cross, own, feedforward in zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+            strict=True,
+        ):
+            x = feedforward(own(cross(x, position, keys, tokens), position))
+            layers.append(x)
+        class_logits, mask_embeddings = self.predict(x)
+        return ClipOutputs(class_logits, mask_embeddings, x, layers)
+
+    def predict(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and mask embeddings of `prototypes` [..., S, C]."""
+        normed = self.decoder_norm(prototypes)
+        return self.class_embed(normed), self.mask_embed(normed)
+
+    def next_start(self, prototypes: Tensor) -> NextStart:
+        """From `prototypes` [..., S, C], or before the first clip from the learned queries."""
+        return NextStart(prototypes + self.pre_query_embed_v(prototypes), self.pre_query_embed_k(prototypes))
+
+    def memory_entry(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Key and value, each [..., S, C], by which the clip that gave `prototypes` is remembered."""
+        normed = self.decoder_norm(prototypes)
+        return self.pre_memory_embed_k(normed), self.pre_memory_embed_v(normed)
+
+
+def read_memory(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    """What slots read, [N, S, C]: a slot with `key` [N, S, C] sees what it was itself in the clips before.
+
+    `keys` and `values` hold a [N, S, C] for each of them. One head, no scaling; nothing to read gives zeros.
+    """
+    if not keys:
+        return torch.zeros_like(key)
+    similarity = torch.einsum("nsc,mnsc->mns", key, torch.stack(keys))
+    return torch.einsum("mns,mnsc->nsc", similarity.softmax(dim=0), torch.stack(values))
+
+
+class GenVis(nn.Module):
+    """Images in, frame queries out; clips of frame queries in, instances out.
+
+    Images are normalised RGB [B, 3, H, W], H and W divisible by 32.
+    """
+
+    def __init__(self, settings: GenVisSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.backbone = BACKBONES[settings.frame.backbone.kind][1](settings.frame.backbone)
+        self.sem_seg_head = Head(settings.frame)
+        self.vita_module = VitaModule(settings)
+
+    def forward(self, images: Tensor) -> FrameQueries:
+        """The frame part. The last layer's queries go on; its classes and masks are not asked for."""
+        decoder = self.sem_seg_head.pixel_decoder
+        fine, levels = decoder.maps(self.backbone(images))
+        queries = self.sem_seg_head.predictor(levels, decoder.mask_features(fine))[-1].queries
+        return FrameQueries(queries, self.vita_module.vita_mask_features(fine))
+
+    def clips(self, frame_queries: Tensor, start: Tensor) -> ClipOutputs:
+        """The video part, for clips of T frames [N, T, Q, C], from `start` [N, S, C]."""
+        return self.vita_module.decode(self.vita_module.encode(frame_queries), start, frame_queries.shape[1])
+
+    def first_start(self) -> NextStart:
+        """What the first clip of a video starts from, each [S, C]; its memory is empty."""
+        return self.vita_module.next_start(self.vita_module.query_feat.weight)
