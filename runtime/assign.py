@@ -1,4 +1,4 @@
-"""Which row belongs to which: cosine similarity and the assignment of least cost."""
+"""Which row belongs to which: similarity of embeddings, and the assignments the published trackers use."""
 
 from __future__ import annotations
 
@@ -8,33 +8,97 @@ from scipy.optimize import linear_sum_assignment
 
 from visrt.runtime.errors import NumericalError
 
-__all__ = ["assign", "cosine_similarity", "row_cosines"]
+__all__ = [
+    "NOBODY",
+    "assign",
+    "bisoftmax",
+    "cosine_similarity",
+    "greedy_pairs",
+    "hungarian_pairs",
+    "row_cosines",
+    "unit_rows",
+]
 
 Floats = NDArray[np.floating]
+Indices = NDArray[np.intp]
+
+NOBODY = -1
+"""The partner of a row that has none."""
 
 
 def cosine_similarity(a: Floats, b: Floats) -> Floats:
     """Similarity [T, Q] of rows a [T, C] and b [Q, C], -1..1; zero rows score zero."""
-    similarity: Floats = _unit_rows(a) @ _unit_rows(b).T
+    similarity: Floats = unit_rows(a) @ unit_rows(b).T
     return similarity
 
 
 def row_cosines(a: Floats, b: Floats) -> Floats:
     """Similarity [N] of each row of a [N, C] with the same row of b [N, C]; zero rows score zero."""
-    similarity: Floats = np.einsum("nc,nc->n", _unit_rows(a), _unit_rows(b))
+    similarity: Floats = np.einsum("nc,nc->n", unit_rows(a), unit_rows(b))
     return similarity
 
 
-def assign(cost: Floats) -> NDArray[np.intp]:
+def bisoftmax(a: Floats, b: Floats) -> Floats:
+    """Similarity [n, N] of rows a [n, C] and b [N, C], 0..1 (CTVIS, equation 3; as its code has it).
+
+    The mean of the chance of each b among all for a row of a, and of each a among all for a row of b. It is relative:
+    one row alone on its side is at least 0.5 like every row of the other.
+    """
+    products = _finite(a @ b.T)
+    similarity: Floats = (_softmax(products, 1) + _softmax(products, 0)) / 2
+    return similarity
+
+
+def assign(cost: Floats) -> Indices:
     """For each row of a square `cost` [T, T] its column, so that the sum of the chosen costs is least."""
     if cost.shape[0] != cost.shape[1]:
         raise ValueError(f"cost is {cost.shape}, expected a square")
-    if not np.isfinite(cost).all():
-        raise NumericalError("the cost of an assignment holds NaN or infinity; check the embeddings of the network")
-    columns: NDArray[np.intp] = linear_sum_assignment(cost)[1]
+    columns: Indices = linear_sum_assignment(_finite(cost))[1]
     return columns
 
 
-def _unit_rows(rows: Floats) -> Floats:
+def hungarian_pairs(similarity: Floats, floor: float) -> Indices:
+    """For each row of `similarity` [n, N] its column [n], or NOBODY: the most similarity above `floor` in all.
+
+    A pair counts by how far it is above the floor, so pairs that are not allowed pull nobody away.
+    """
+    gain = np.maximum(_finite(similarity) - floor, 0)
+    columns = np.full(len(similarity), NOBODY, dtype=np.intp)
+    rows, chosen = linear_sum_assignment(gain, maximize=True)
+    columns[rows] = np.where(gain[rows, chosen] > 0, chosen, NOBODY)
+    return columns
+
+
+def greedy_pairs(similarity: Floats, floor: float, weights: NDArray[np.floating | np.integer]) -> Indices:
+    """For each row of `similarity` [n, N] its column [n], or NOBODY: row by row, the best that is left.
+
+    Only pairs above `floor` are allowed. Among several a column counts by its similarity times its weight of
+    `weights` [N]. CTVIS's code lets columns that are not allowed compete too, by the mean weight of the allowed: they
+    can never win, as the heaviest allowed column is above the floor and weighs at least the mean.
+    """
+    worth = np.where(_finite(similarity) > floor, similarity * weights, 0)
+    columns = np.full(len(similarity), NOBODY, dtype=np.intp)
+    for row in np.flatnonzero(worth.any(axis=1)):
+        best = worth[row].argmax()
+        if worth[row, best] > 0:
+            columns[row] = best
+            worth[:, best] = 0
+    return columns
+
+
+def unit_rows(rows: Floats) -> Floats:
+    """`rows` [N, C] at length one; zero rows stay zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1)
+
+
+def _softmax(values: Floats, axis: int) -> Floats:
+    powers = np.exp(values - values.max(axis=axis, keepdims=True))
+    chances: Floats = powers / powers.sum(axis=axis, keepdims=True)
+    return chances
+
+
+def _finite(values: Floats) -> Floats:
+    if not np.isfinite(values).all():
+        raise NumericalError("the cost of an assignment holds NaN or infinity; check the embeddings of the network")
+    return values

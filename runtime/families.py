@@ -6,33 +6,68 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from visrt.runtime.contract import check_graphs
-from visrt.runtime.errors import BundleError
+from visrt.runtime.ctvis import CtVis, CtVisSettings
+from visrt.runtime.errors import BundleError, UsageError
 from visrt.runtime.family import Family
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.minvis import MinVis, MinVisSettings
+from visrt.runtime.presets import PRESETS, Preset
 from visrt.runtime.settings import load_settings
 
-__all__ = ["FAMILIES", "family_of"]
+__all__ = ["FAMILIES", "family_from_preset", "family_of"]
+
+Settings = Mapping[str, Any]
 
 
-def _minvis(association: Mapping[str, Any]) -> MinVis:
+def _minvis(association: Settings) -> MinVis:
     return MinVis(load_settings(MinVisSettings, association, "association"))
 
 
-FAMILIES: dict[str, Callable[[Mapping[str, Any]], Family[Any]]] = {"minvis": _minvis}
+def _ctvis(association: Settings) -> CtVis:
+    return CtVis(load_settings(CtVisSettings, association, "association"))
 
 
-def family_of(manifest: Manifest, changes: Mapping[str, Any] | None = None) -> Family[Any]:
-    """The family of a bundle with its association settings, `changes` in their place where given.
+FAMILIES: dict[str, Callable[[Settings], Family[Any]]] = {"minvis": _minvis, "ctvis": _ctvis}
 
-    Raises BundleError for an unknown family or graphs that do not fit it, SettingsError for an unknown setting.
+
+def family_of(manifest: Manifest, changes: Settings | None = None, preset: str | None = None) -> Family[Any]:
+    """The family of a bundle with its association settings, or those of `preset`; `changes` in their place where given.
+
+    Raises BundleError for an unknown family or graphs that do not fit it, SettingsError for an unknown setting,
+    UsageError for a preset that is unknown or not for such a bundle.
     """
     if manifest.family not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise BundleError(f"bundle {manifest.name!r}: family {manifest.family!r} is unknown; this visrt knows {known}")
-    family = FAMILIES[manifest.family]({**manifest.association, **(changes or {})})
+    if preset is None:
+        family = FAMILIES[manifest.family]({**manifest.association, **(changes or {})})
+    else:
+        _refuse_other_graphs(manifest, preset)
+        family = family_from_preset(preset, changes)
     height, width = manifest.input.height, manifest.input.width
     rows, columns = manifest.input.image_size
     sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "L": len(manifest.classes) + 1}
     check_graphs(manifest, family.needs(), sizes)
     return family
+
+
+def family_from_preset(name: str, changes: Settings | None = None) -> Family[Any]:
+    """The family that the preset `name` is made of, `changes` in place of its settings where given."""
+    preset = _preset(name)
+    return FAMILIES[preset.family]({**preset.settings, **(changes or {})})
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise UsageError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _refuse_other_graphs(manifest: Manifest, preset: str) -> None:
+    """Presets are for bundles whose graphs look at one frame at a time."""
+    families = {preset.family for preset in PRESETS.values()}
+    if manifest.family not in families:
+        raise UsageError(
+            f"preset {preset!r} was given for bundle {manifest.name!r} of family {manifest.family!r}; presets are for "
+            f"bundles of {', '.join(sorted(families))}"
+        )

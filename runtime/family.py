@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,19 @@ class Queries:
     def in_canonical_order(self) -> Queries:
         """By score, best first, equal ones by all that is in them: whatever follows cannot see the network's order."""
         scores = self.scores()
-        content = np.concatenate([self.class_logits, self.embeddings, self.mask_embeddings], axis=1)
-        order = sorted(range(len(self)), key=lambda q: (-scores[q], content[q].tobytes()))
-        return self.take(np.array(order, dtype=np.intp))
+        order = np.argsort(-scores, kind="stable")
+        if (np.diff(scores[order]) == 0).any():
+            content = np.concatenate([self.class_logits, self.embeddings, self.mask_embeddings], axis=1)
+            order = np.array(sorted(order, key=lambda q: (-scores[q], content[q].tobytes())), dtype=np.intp)
+        return self.take(order)
+
+    def usable(self) -> NDArray[np.bool_]:
+        """Which rows [Q] say who they are: all numbers finite, the embedding not zero."""
+        rows = np.ones(len(self), dtype=bool)
+        for array in (self.class_logits, self.embeddings, self.mask_embeddings):
+            rows &= np.isfinite(array).all(axis=1)
+        rows &= self.embeddings.any(axis=1)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,11 @@ S = TypeVar("S")
 
 class Family(Protocol[S]):
     """What one family of models does between engine calls. Its state is a value, renewed by each frame."""
+
+    @property
+    def settings(self) -> Any:
+        """Its association settings, a frozen dataclass."""
+        ...
 
     def needs(self) -> Mapping[str, GraphNeed]:
         """The graphs it calls and their tensors."""

@@ -57,13 +57,15 @@ class SessionEvents:
 
     frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
     aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no
-    objects. time_jumps: times that lay before the last one and were taken for it.
+    objects. zero_queries: queries whose embedding was zero; such a one takes no part in its frame. time_jumps: times
+    that lay before the last one and were taken for it.
     """
 
     frames: int = 0
     size_changes: int = 0
     restarts: int = 0
     bad_frames: int = 0
+    zero_queries: int = 0
     time_jumps: int = 0
 
 
@@ -84,12 +86,17 @@ class Session:
         engines: Mapping[str, Engine],
         settings: SessionSettings = SessionSettings(),
         association: Mapping[str, Any] | None = None,
+        preset: str | None = None,
     ) -> None:
-        """`engines` by graph name, owned from now on; `association` replaces settings of the manifest."""
+        """`engines` by graph name, owned from now on.
+
+        `preset`, a name in `visrt.runtime.presets`, takes the place of the manifest's family and all its settings;
+        `association` then replaces single ones.
+        """
         self.manifest = manifest
         self.settings = settings
         self._watch = Stopwatch()
-        self._family = family_of(manifest, association)
+        self.family = family_of(manifest, association, preset)
         self.network = Network(engines, manifest.input, self._watch, settings.resize)
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
         self._blas = ThreadpoolController()
@@ -106,16 +113,17 @@ class Session:
         batch: int = 1,
         settings: SessionSettings = SessionSettings(),
         association: Mapping[str, Any] | None = None,
+        preset: str | None = None,
     ) -> Session:
         """A session on the bundle (or its folder), its graphs run by `engine`: cpu, cuda, tensorrt or tensorrt-rtx.
 
         `threads` of one operator on the CPU; None takes all cores. `batch`: the most frames one call of `step_batch`
-        will bring; TensorRT engines are built for it. Raises BundleError, EngineError or SettingsError.
+        will bring; TensorRT engines are built for it. Raises BundleError, EngineError, UsageError or SettingsError.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        family_of(opened.manifest, association)
+        family_of(opened.manifest, association, preset)
         engines = open_engines(opened, engine, EngineOptions(threads, batch=batch))
-        return cls(opened.manifest, engines, settings, association)
+        return cls(opened.manifest, engines, settings, association, preset)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
         """Results that are ready after `frame` [H, W, 3], uint8 RGB, shown at `time_s` seconds of the stream."""
@@ -141,7 +149,7 @@ class Session:
 
     def reset(self) -> None:
         """Starts a new stream: frames, ids, events and times begin again."""
-        self._state = self._family.start()
+        self._state = self.family.start()
         self._started: deque[tuple[StartedFrames, Sequence[float | None]]] = deque()
         self._resize: MaskResize | None = None
         self._bad_in_a_row = 0
@@ -195,11 +203,12 @@ class Session:
         try:
             with self._watch.stage("association"):
                 outputs.check_finite()
-                tracks, self._state = self._family.associate(outputs.queries, masks_of, now_s, self._state)
+                tracks, self._state = self.family.associate(outputs.queries, masks_of, now_s, self._state)
         except NumericalError as error:
             self._count_bad_frame(error)
             return []
         self._bad_in_a_row = 0
+        self._count_zero_queries(outputs)
         return tracks
 
     def _fit_to(self, fit: Letterbox) -> MaskResize:
@@ -211,7 +220,7 @@ class Session:
             self.events = replace(self.events, size_changes=self.events.size_changes + 1)
             if not last.fit.like(fit):
                 self.events = replace(self.events, restarts=self.events.restarts + 1)
-                self._state = self._family.restart(self._state)
+                self._state = self.family.restart(self._state)
         assert self._resize is not None
         return self._resize
 
@@ -229,6 +238,11 @@ class Session:
         self.events = replace(self.events, bad_frames=self.events.bad_frames + 1)
         if self._bad_in_a_row >= self.settings.bad_frames_max:
             raise NumericalError(f"{self._bad_in_a_row} frames in a row: {error}") from error
+
+    def _count_zero_queries(self, outputs: FrameOutputs) -> None:
+        zero = int(np.count_nonzero(~outputs.queries.embeddings.any(axis=1)))
+        if zero:
+            self.events = replace(self.events, zero_queries=self.events.zero_queries + zero)
 
     def _count_times(self, frames: int) -> None:
         self.last_times = self._watch.take(frames)

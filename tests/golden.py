@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visrt.runtime import network
+from visrt.runtime import image
 from visrt.runtime.image import Letterbox
 from visrt.runtime.masks import decode
 from visrt.runtime.video_result import VideoResult
@@ -55,7 +55,7 @@ def fit_officially(monkeypatch: pytest.MonkeyPatch, golden: dict[str, NDArray[An
     It chooses by the short side, visrt by what fits into a fixed input: the same only where one side fills it.
     """
     height, width = golden["resized_rgb"].shape[2:]
-    monkeypatch.setattr(network, "letterbox", lambda source, size: Letterbox(source, (height, width), size))
+    monkeypatch.setattr(image, "letterbox", lambda source, size: Letterbox(source, (height, width), size))
 
 
 def assert_same_finals(result: VideoResult, golden: dict[str, NDArray[Any]]) -> None:

@@ -319,7 +319,7 @@ def test_association_settings_come_from_the_manifest_and_may_be_changed() -> Non
     manifest = fake_manifest(association={"max_objects": 1, "birth_score": 0.3})
     no_engines: dict[str, Engine] = {}
 
-    family = Session(manifest, no_engines, association={"birth_score": 0.7})._family
+    family = Session(manifest, no_engines, association={"birth_score": 0.7}).family
     assert family == MinVis(MinVisSettings(max_objects=1, birth_score=0.7))
     with pytest.raises(SettingsError, match="unknown setting 'max_object'"):
         Session(manifest, no_engines, association={"max_object": 1})
