@@ -19,7 +19,16 @@ from visrt.models.decoder import CrossAttentionLayer, SelfAttentionLayer
 from visrt.models.layers import MLP, FeedForward
 from visrt.models.mask2former import BACKBONES, Head, NetworkSettings
 
-__all__ = ["ClipOutputs", "FrameQueries", "GenVis", "GenVisSettings", "NextStart", "VitaModule", "read_memory"]
+__all__ = [
+    "STATE_MODULES",
+    "ClipOutputs",
+    "FrameQueries",
+    "GenVis",
+    "GenVisSettings",
+    "NextStart",
+    "VitaModule",
+    "read_memory",
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,17 @@ class NextStart(NamedTuple):
     key: Tensor
 
 
+STATE_MODULES = (
+    "decoder_norm",
+    "pre_memory_embed_k",
+    "pre_memory_embed_v",
+    "pre_query_embed_k",
+    "pre_query_embed_v",
+)
+"""Modules of the video part that compute in float32 in every precision: the memory is read by softmax over unscaled
+inner products of 256 numbers, so that what rounding does to a key comes out exponentiated."""
+
+
 class VitaModule(nn.Module):
     """The video part: object encoder, object decoder, heads, and the four projections that GenVIS adds to VITA."""
 
@@ -102,9 +122,14 @@ class VitaModule(nn.Module):
             x = feedforward(attention(x))
         return x
 
-    def decode(self, tokens: Tensor, start: Tensor, frames: int) -> ClipOutputs:
-        """The slots of clips with `tokens` [N, T * Q, C] of T `frames`, from `start` [N, S, C]."""
-        keys = (tokens.unflatten(1, (frames, -1)) + self.fq_pos.weight).flatten(1, 2)
+    def forward(self, frame_queries: Tensor, start: Tensor) -> ClipOutputs:
+        """The slots of clips of T frames [N, T, Q, C], from `start` [N, S, C]."""
+        return self.decode(self.encode(frame_queries), start)
+
+    def decode(self, tokens: Tensor, start: Tensor) -> ClipOutputs:
+        """The slots of clips with `tokens` [N, T * Q, C], from `start` [N, S, C]."""
+        frame_position = self.fq_pos.weight
+        keys = (tokens.unflatten(1, (-1, len(frame_position))) + frame_position).flatten(1, 2)
         position = self.query_embed.weight
         x, layers = start, []
         for cross, own, feedforward in zip(
@@ -120,16 +145,17 @@ class VitaModule(nn.Module):
 
     def predict(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits and mask embeddings of `prototypes` [..., S, C]."""
-        normed = self.decoder_norm(prototypes)
+        normed = self.decoder_norm(prototypes.float()).to(prototypes.dtype)
         return self.class_embed(normed), self.mask_embed(normed)
 
     def next_start(self, prototypes: Tensor) -> NextStart:
-        """From `prototypes` [..., S, C], or before the first clip from the learned queries."""
+        """From `prototypes` [..., S, C], or before the first clip from the learned queries; in float32."""
+        prototypes = prototypes.float()
         return NextStart(prototypes + self.pre_query_embed_v(prototypes), self.pre_query_embed_k(prototypes))
 
     def memory_entry(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
-        """Key and value, each [..., S, C], by which the clip that gave `prototypes` is remembered."""
-        normed = self.decoder_norm(prototypes)
+        """Key and value, each [..., S, C], by which the clip that gave `prototypes` is remembered; in float32."""
+        normed = self.decoder_norm(prototypes.float())
         return self.pre_memory_embed_k(normed), self.pre_memory_embed_v(normed)
 
 
@@ -166,7 +192,8 @@ class GenVis(nn.Module):
 
     def clips(self, frame_queries: Tensor, start: Tensor) -> ClipOutputs:
         """The video part, for clips of T frames [N, T, Q, C], from `start` [N, S, C]."""
-        return self.vita_module.decode(self.vita_module.encode(frame_queries), start, frame_queries.shape[1])
+        outputs: ClipOutputs = self.vita_module(frame_queries, start)
+        return outputs
 
     def first_start(self) -> NextStart:
         """What the first clip of a video starts from, each [S, C]; its memory is empty."""

@@ -89,10 +89,9 @@ def test_golden_genvis_object_encoder_and_decoder(golden: Golden) -> None:
     vita = golden.network.vita_module
     for clip in golden.clips:
         frame_queries = golden.tensor(clip + "frame_queries")
-        frames = frame_queries.shape[1]
         assert_stage({"encoder_output": vita.encode(frame_queries)}, golden, clip)
         tokens = golden.tensor(clip + "encoder_output").flatten(0, 1).transpose(0, 1)
-        outputs = vita.decode(tokens, golden.tensor(clip + "query_init").transpose(0, 1), frames)
+        outputs = vita.decode(tokens, golden.tensor(clip + "query_init").transpose(0, 1))
         layers = {f"objdec_layer{i}_out": layer for i, layer in enumerate(outputs.layers[:-1])}
         heads = {"pred_logits": outputs.class_logits, "pred_mask_embed": outputs.mask_embeddings}
         assert_stage({**layers, **heads, "prototypes_out": outputs.prototypes}, golden, clip)
