@@ -26,11 +26,11 @@ from visrt.models.efficientnet import imagenet_weights
 from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.training.batches import Batch, clip_loader, training_clips, validation_clips
-from visrt.training.losses import frame_losses, identity_loss
+from visrt.training.losses import association_losses, frame_losses
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.plot import plot_run
 from visrt.training.quality import clip_quality
-from visrt.training.settings import TrainSettings
+from visrt.training.settings import TrainSettings, check_settings
 from visrt.training.targets import Matches
 
 __all__ = ["train"]
@@ -61,6 +61,7 @@ class Run:
     """A run under way: network, optimiser, average, step."""
 
     def __init__(self, settings: TrainSettings, folder: Path) -> None:
+        check_settings(settings)
         set_seed(settings.seed)
         self.settings = settings
         self.folder = folder
@@ -125,11 +126,8 @@ class Run:
         count = torch.tensor(float(batch.mask_count), device=batch.images.device)
         mask_count = max(float(self.accelerator.reduce(count, reduction="mean")), 1.0)
         losses, matches = frame_losses(layers, mask_features, batch.targets, settings, mask_count)
-        if settings.identity_weight:
-            objects = [Matches(m.queries, t.ids[m.objects]) for m, t in zip(matches, batch.targets, strict=True)]
-            pairs = embeddings.unflatten(0, (-1, batch.frames))
-            losses["identity"] = settings.identity_weight * identity_loss(pairs, objects, settings.identity_temperature)
-        return losses
+        objects = [Matches(m.queries, t.ids[m.objects]) for m, t in zip(matches, batch.targets, strict=True)]
+        return losses | association_losses(embeddings.unflatten(0, (-1, batch.frames)), objects, settings)
 
     def validate(self) -> None:
         """Quality on the held-out clips, appended to the metrics file."""

@@ -1,26 +1,41 @@
-"""Losses of Mask2Former, and the identity loss that makes embeddings of one object alike in two frames."""
+"""Losses of Mask2Former in each frame, and over a clip the losses that make embeddings of one object alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.models.decoder import LayerPrediction
+from visrt.training.contrast import (
+    CONTRASTS,
+    ContrastName,
+    ContrastSettings,
+    Item,
+    clip_tracks,
+    contrastive_items,
+    contrastive_losses,
+)
 from visrt.training.points import at_points, uncertain_points
 from visrt.training.targets import FrameTargets, Matches, MatchSettings, match_layers
 
-__all__ = ["LossSettings", "frame_losses", "identity_loss"]
+__all__ = ["LossSettings", "association_losses", "frame_losses", "identity_loss"]
 
 
 @dataclass(frozen=True)
 class LossSettings:
     """Weights and sampling as published: CE 2 (no-object 0.1), mask BCE 5, dice 5, on every layer.
 
-    identity_weight: weight of the identity loss between the two frames of a clip; 0 = MinVIS, which has none.
-    identity_temperature: divides the cosine similarities.
+    identity_weight: weight of the identity loss, MinVIS's supervised matching; 0 = MinVIS as published, which learns
+    from single frames. identity_temperature: divides the cosine similarities. identity_range_frames: only frames of a
+    clip at most so far apart are compared, MinVIS's limited range; None = all.
+    contrast: CTVIS's losses over a clip, by the name of one of its variants or spelt out; "off" = none.
     """
 
     class_weight: float = 2.0
@@ -32,6 +47,8 @@ class LossSettings:
     importance: float = 0.75
     identity_weight: float = 0.0
     identity_temperature: float = 0.1
+    identity_range_frames: Annotated[int, Field(ge=1)] | None = None
+    contrast: Literal["off"] | ContrastName | ContrastSettings = "off"
     match: MatchSettings = field(default_factory=MatchSettings)
 
 
@@ -107,21 +124,51 @@ def _dice(probability: Tensor, truth: Tensor) -> Tensor:
     return 1 - (overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
 
 
-def identity_loss(embeddings: Tensor, matches: list[Matches], temperature: float) -> Tensor:
-    """InfoNCE between two frames of each clip: an object's query against all queries of the other frame.
+def association_losses(clips: Tensor, objects: Sequence[Matches], settings: LossSettings) -> dict[str, Tensor]:
+    """Weighted losses over embeddings `clips` [B, T, Q, C], by name; `objects` holds those of B * T frames by id."""
+    losses = {}
+    if settings.identity_weight:
+        identity = identity_loss(clips, objects, settings.identity_temperature, settings.identity_range_frames)
+        losses["identity"] = settings.identity_weight * identity
+    if settings.contrast != "off":
+        chosen = CONTRASTS[settings.contrast] if isinstance(settings.contrast, str) else settings.contrast
+        reid, aux = contrastive_losses(_items(clips.float(), objects, chosen), clips.sum() * 0)
+        losses["reid"], losses["reid_aux"] = chosen.reid_weight * reid, chosen.aux_weight * aux
+    return losses
 
-    `embeddings` [B, 2, Q, C]; `matches` holds B * 2 frames whose object indices agree within a clip. The choice among
-    all queries, background ones included, is the choice association faces.
+
+def _items(clips: Tensor, objects: Sequence[Matches], settings: ContrastSettings) -> list[Item]:
+    """The contrastive items of all clips."""
+    length = clips.shape[1]
+    items = []
+    for b, frames in enumerate(clips):
+        tracks = clip_tracks(frames, objects[b * length : (b + 1) * length], settings)
+        items += contrastive_items(frames, tracks, settings)
+    return items
+
+
+def identity_loss(
+    clips: Tensor, objects: Sequence[Matches], temperature: float, range_frames: int | None = None
+) -> Tensor:
+    """InfoNCE between the frames of each clip: an object's query against all queries of another frame.
+
+    `clips` [B, T, Q, C]; `objects` holds B * T frames whose object ids agree within a clip. The choice among all
+    queries, background ones included, is the choice association faces. Frames more than `range_frames` apart are not
+    compared.
     """
-    unit = F.normalize(embeddings.float(), dim=-1)
-    similarity = torch.einsum("bqc,bpc->bqp", unit[:, 0], unit[:, 1]) / temperature
-    forward, backward = similarity.log_softmax(2), similarity.log_softmax(1)
+    unit = F.normalize(clips.float(), dim=-1)
+    length = clips.shape[1]
     terms = []
-    for b in range(len(embeddings)):
-        first, second = _common(matches[2 * b], matches[2 * b + 1])
-        terms.append(-(forward[b, first, second] + backward[b, first, second]) / 2)
-    losses = torch.cat(terms)
-    return losses.mean() if len(losses) else embeddings.sum() * 0
+    for s, t in combinations(range(length), 2):
+        if range_frames is not None and t - s > range_frames:
+            continue
+        similarity = torch.einsum("bqc,bpc->bqp", unit[:, s], unit[:, t]) / temperature
+        forward, backward = similarity.log_softmax(2), similarity.log_softmax(1)
+        for b in range(len(clips)):
+            first, second = _common(objects[b * length + s], objects[b * length + t])
+            terms.append(-(forward[b, first, second] + backward[b, first, second]) / 2)
+    losses = torch.cat(terms) if terms else clips.new_zeros(0)
+    return losses.mean() if len(losses) else clips.sum() * 0
 
 
 def _common(first: Matches, second: Matches) -> tuple[Tensor, Tensor]:

@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from visrt.models.mask2former import NetworkSettings
+from visrt.runtime.errors import SettingsError
 from visrt.training.clips import ClipSettings
 from visrt.training.losses import LossSettings
 from visrt.training.sources import SourceSettings
 
-__all__ = ["DataSettings", "OptimSettings", "TrainSettings"]
+__all__ = ["DataSettings", "OptimSettings", "TrainSettings", "check_settings"]
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """Where clips come from. Paths are relative to the folder the command runs in.
 
-    clips: size, frames a clip (MinVIS 1, the identity loss 2), motion, pasting, looks. workers: processes that make
-    clips. validation_clips: held-out clips of `validation_frames` frames each, to watch the run with.
+    clips: size, frames a clip (MinVIS 1, the identity loss 2, CTVIS 8 to 10), motion, pasting, looks. workers:
+    processes that make clips. validation_clips: held-out clips of `validation_frames` frames each, to watch the run
+    with.
     """
 
     sources: tuple[SourceSettings, ...]
@@ -63,3 +65,19 @@ class TrainSettings:
     seed: int = 0
     save_every: int = 250
     validate_every: int = 250
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Refuse losses over clips where there is nothing for them to compare. Raises SettingsError."""
+    loss, frames = settings.loss, settings.data.clips.frames
+    contrast = loss.contrast != "off"
+    if (contrast or loss.identity_weight) and frames < 2:
+        raise SettingsError(
+            f"data.clips.frames is {frames}, but {'loss.contrast' if contrast else 'loss.identity_weight'} compares "
+            "the frames of a clip; give clips of 2 frames or more, or switch it off"
+        )
+    if contrast and not settings.network.reid_dim:
+        raise SettingsError(
+            "network.reid_dim is 0, but loss.contrast trains the instance-embedding head; "
+            "give it a size, 256 as published"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -35,6 +35,8 @@ class SourceSettings:
     base_weight: how often its pictures are the scene, relative to other sources. cutout_weight: how often its objects
     are pasted; relative, and times the root of how many it has of the class, so that few are not overused.
     label_fraction: of the frames of each video that keep their labels (MinVIS: 0.01, 0.05, 0.1).
+    scene: what is filmed of a video: a stretch of the "video" as it is, or one labelled "frame" like a photo, which
+    makes pseudo-videos of a fraction of the labels (CTVIS, table 7).
     held_out: fraction of the files, chosen by a hash of their name, kept for validation.
     """
 
@@ -46,6 +48,7 @@ class SourceSettings:
     base_weight: float = 1.0
     cutout_weight: float = 1.0
     label_fraction: float = 1.0
+    scene: Literal["video", "frame"] = "video"
     held_out: float = 0.0
 
 
@@ -64,6 +67,7 @@ class FrameCut:
     track: int
 
 
+Frames = tuple[AnnotatedFrame, ...]
 CutoutPlace = FrameCut | CutoutFile
 MOST_DRAWS = 30
 
@@ -211,7 +215,8 @@ def _add_annotated(pool: Pool, source: SourceSettings, annotated: AnnotatedSet, 
     labels = {i: _label(pool, name, source) for i, name in enumerate(annotated.classes)} | {NO_TARGET: NO_TARGET}
     videos = [v for v in annotated.videos if _is_in(settings.part, v.name, source.held_out)]
     frames_of = {v.name: tuple(_relabelled(f, labels) for f in v.frames) for v in videos}
-    bases = [Base(frames) for frames in frames_of.values() if max(map(_crowding, frames)) <= settings.max_crowd]
+    scenes = [scene for frames in frames_of.values() for scene in SCENES[source.scene](frames)]
+    bases = [Base(frames) for frames in scenes if max(map(_crowding, frames)) <= settings.max_crowd]
     pool.add_bases(bases, source.base_weight)
     pool.add_cutouts(
         [
@@ -222,6 +227,12 @@ def _add_annotated(pool: Pool, source: SourceSettings, annotated: AnnotatedSet, 
         ],
         source.cutout_weight,
     )
+
+
+SCENES: dict[str, Callable[[Frames], list[Frames]]] = {
+    "video": lambda frames: [frames],
+    "frame": lambda frames: [(frame,) for frame in frames],
+}
 
 
 def _relabelled(frame: AnnotatedFrame, labels: dict[int, int]) -> AnnotatedFrame:

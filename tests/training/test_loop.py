@@ -15,6 +15,7 @@ from visrt.models.checkpoints import load_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import NumericalError, SettingsError
+from visrt.runtime.settings import settings_from_file
 from visrt.training.clips import ClipSettings
 from visrt.training.loop import Run, train
 from visrt.training.losses import LossSettings
@@ -102,6 +103,52 @@ def test_a_class_count_that_is_not_the_data_s_is_refused(tmp_path: Path) -> None
     settings = tiny_settings(tmp_path / "data")
     with pytest.raises(SettingsError, match=r"network\.classes is 8, the data has 3: car, dog, chair"):
         Run(replace(settings, network=replace(settings.network, classes=8)), tmp_path / "run")
+
+
+def contrasting(folder: Path, contrast: Any = "released") -> TrainSettings:
+    """CTVIS's losses over clips of 3 frames."""
+    settings = tiny_settings(folder, steps=2)
+    clips = replace(settings.data.clips, frames=3)
+    loss = replace(settings.loss, identity_weight=0.0, contrast=contrast)
+    return replace(settings, data=replace(settings.data, clips=clips), loss=loss)
+
+
+@pytest.mark.parametrize("contrast", ["released", "paper"])
+def test_ctvis_training_moves_the_embedding_head_and_is_repeated_from_its_file(tmp_path: Path, contrast: str) -> None:
+    settings = contrasting(tmp_path / "data", contrast)
+    torch.manual_seed(0)
+    run = Run(settings, tmp_path / "run")
+    head = run.shipped().sem_seg_head.predictor.reid_embed
+    assert head is not None
+    before = [parameter.clone() for parameter in head.parameters()]
+    metrics = run.advance(next(iter(run.batches())))
+    assert metrics["loss_reid"] > 0
+    moved = [bool((a != b).any()) for a, b in zip(before, head.parameters(), strict=True)]
+    assert any(moved)
+    assert settings_from_file(TrainSettings, tmp_path / "run" / "settings.json") == settings
+
+
+def test_without_losses_over_frames_the_embedding_head_stays_as_it_was(tmp_path: Path) -> None:
+    """MinVIS learns from single frames, and weight decay must not eat what has no gradient."""
+    run = Run(contrasting(tmp_path / "data", "off"), tmp_path / "run")
+    head = run.shipped().sem_seg_head.predictor.reid_embed
+    assert head is not None
+    before = [parameter.clone() for parameter in head.parameters()]
+    run.advance(next(iter(run.batches())))
+    assert all(torch.equal(a, b) for a, b in zip(before, head.parameters(), strict=True))
+
+
+def test_losses_over_frames_need_frames_and_a_head(tmp_path: Path) -> None:
+    settings = contrasting(tmp_path / "data")
+    single = replace(settings.data, clips=replace(settings.data.clips, frames=1))
+    with pytest.raises(SettingsError, match=r"data\.clips\.frames is 1, but loss\.contrast"):
+        Run(replace(settings, data=single), tmp_path / "run")
+    supervised = replace(settings.loss, contrast="off", identity_weight=1.0)
+    with pytest.raises(SettingsError, match=r"loss\.identity_weight compares"):
+        Run(replace(settings, data=single, loss=supervised), tmp_path / "run")
+    with pytest.raises(SettingsError, match=r"network\.reid_dim is 0"):
+        Run(replace(settings, network=replace(settings.network, reid_dim=0)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_imagenet_weights_for_another_backbone_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from visrt.models.decoder import LayerPrediction
-from visrt.training.losses import LossSettings, frame_losses, identity_loss
+from visrt.training.losses import LossSettings, association_losses, frame_losses, identity_loss
 from visrt.training.points import at_points, random_points, uncertain_points
 from visrt.training.targets import FrameTargets, Matches, MatchSettings, match_layers, pairwise_bce, pairwise_dice
 
@@ -133,3 +133,38 @@ def test_identity_loss_of_clips_without_common_objects_is_zero_and_has_a_gradien
     loss.backward()
     assert loss == 0
     assert embeddings.grad is not None
+
+
+def spread(frames: int) -> tuple[torch.Tensor, list[Matches]]:
+    """Clip [1, T, 5, 8] in which object 3 is query t % 5 of frame t and looks the same in all frames but the last."""
+    torch.manual_seed(0)
+    clips = torch.randn(1, frames, 5, 8)
+    for t in range(frames - 1):
+        clips[0, t, t % 5] = clips[0, 0, 0]
+    return clips, [Matches(torch.tensor([t % 5]), torch.tensor([3])) for t in range(frames)]
+
+
+def test_identity_loss_of_a_longer_clip_is_the_mean_over_its_pairs_of_frames() -> None:
+    clips, objects = spread(3)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    alone = [identity_loss(clips[:, list(pair)], [objects[t] for t in pair], 0.1) for pair in pairs]
+    torch.testing.assert_close(identity_loss(clips, objects, 0.1), torch.stack(alone).mean())
+
+
+def test_a_limited_range_leaves_out_frames_far_apart() -> None:
+    clips, objects = spread(4)
+    near = identity_loss(clips, objects, 0.1, range_frames=1)
+    pairs = [(0, 1), (1, 2), (2, 3)]
+    alone = [identity_loss(clips[:, list(pair)], [objects[t] for t in pair], 0.1) for pair in pairs]
+    torch.testing.assert_close(near, torch.stack(alone).mean())
+    torch.testing.assert_close(identity_loss(clips, objects, 0.1, range_frames=3), identity_loss(clips, objects, 0.1))
+    assert near < identity_loss(clips, objects, 0.1)
+
+
+def test_supervised_matching_is_weighted_and_limited_by_its_settings() -> None:
+    clips, objects = spread(4)
+    settings = LossSettings(identity_weight=2.0, identity_range_frames=1)
+    losses = association_losses(clips, objects, settings)
+    assert losses.keys() == {"identity"}
+    torch.testing.assert_close(losses["identity"], 2 * identity_loss(clips, objects, 0.1, range_frames=1))
+    assert association_losses(clips, objects, LossSettings()) == {}

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,11 @@ from tiny_sets import video_values, write_video
 
 from visrt.runtime.errors import SettingsError
 from visrt.training.annotations import youtube_vis
+from visrt.training.clips import ClipDataset, ClipSettings
+from visrt.training.looks import LookSettings
+from visrt.training.motion import CameraSettings
+from visrt.training.pasting import PasteSettings
+from visrt.training.sources import SourceSettings, load_pool
 from visrt.training.subsample import labelled_frames, subsampled
 
 
@@ -42,3 +49,28 @@ def test_a_subsampled_video_keeps_only_labelled_frames(tmp_path: Path) -> None:
     annotated = youtube_vis(write_video(tmp_path, video_values(10)), tmp_path / "JPEGImages")
     (video,) = subsampled(annotated, 0.2).videos
     assert video.frames == tuple(annotated.videos[0].frames[t] for t in (0, 5))
+
+
+def test_a_tenth_of_the_frames_can_be_filmed_as_photos(tmp_path: Path) -> None:
+    write_video(tmp_path, video_values(20))
+    videos = SourceSettings("youtube_vis", str(tmp_path), label_fraction=0.1)
+    as_video = load_pool([videos], ClipSettings())
+    as_photos = load_pool([replace(videos, scene="frame")], ClipSettings())
+    assert [[frame.path.stem for frame in base.frames] for base in as_video.bases] == [["00000", "00010"]]
+    assert [[frame.path.stem for frame in base.frames] for base in as_photos.bases] == [["00000"], ["00010"]]
+
+
+def test_a_pseudo_video_of_a_labelled_frame_shows_that_frame_only(tmp_path: Path) -> None:
+    """Every frame of a clip under a still camera is the same; of the video itself they differ."""
+    write_video(tmp_path, video_values(20))
+    still = CameraSettings(whole=1, zoom_change=0, slide=0, rotate=0, tremble_deg=0, stretch=0, letterbox=0, flip=0)
+    plain = LookSettings(0, 0, 0, 0, 0, 0, 0, grey=0, blurred=0, motion_blur=0, coarse=0, noisy=0, jpeg=0)
+    settings = ClipSettings(
+        frames=4, min_area_px=1, camera=still, looks=plain, paste=PasteSettings(counts=(1.0,), bare_counts=(1.0,))
+    )
+    videos = SourceSettings("youtube_vis", str(tmp_path), cutout_weight=0, label_fraction=0.2)
+    for scene, changes in (("video", True), ("frame", False)):
+        dataset = ClipDataset([replace(videos, scene=scene)], settings, 4, 0)  # type: ignore[arg-type]
+        clips = [dataset[i] for i in range(4)]
+        assert any(bool((np.ptp(clip.frames.astype(int), axis=0) > 1).any()) for clip in clips) == changes
+        assert all(len(clip.labels) == 1 for clip in clips)
