@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from large_graphs import FullSize, in_int8, network_graphs
 
+from visrt.benchmarks.large_graphs import FullSize, in_int8, network_graphs
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.build import BuiltEngine, Profile, build_engine, build_request
