@@ -107,8 +107,8 @@ def weighted_rows(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
 
     An embedding bag never forms the picked rows, which makes it five times faster than `grid_sample` on a CPU. ONNX has
     no such operator: a traced graph gathers whole rows (axis 0; `torch.gather` is four times slower) and multiplies.
-    Of eight such forms, a level at a time as one product is among the fastest in ONNX Runtime and the smallest in
-    TensorRT-RTX at less than half the memory of all levels at once: `visrt.benchmarks.deformable_forms` measures it.
+    Of eight such forms, a level at a time as one product is among the fastest in ONNX Runtime and smallest in
+    TensorRT-RTX, at less than half the memory of all levels at once: `visrt.benchmarks.deformable_forms` measures it.
     """
     if torch.compiler.is_compiling():
         picked = rows.index_select(0, index.flatten()).unflatten(0, (-1, index.shape[-1]))
