@@ -148,12 +148,12 @@ class CtVis:
         partners = matched(found, memory, self.settings)
         known = np.flatnonzero(partners != NOBODY)
         new = np.flatnonzero((partners == NOBODY) & (found.scores > self.settings.birth_score))
-        rows = np.concatenate([partners[known], len(memory) + np.arange(len(new))])
+        partners[new] = len(memory) + np.arange(len(new))
+        chosen = np.flatnonzero(partners != NOBODY)
         memory = seen(memory, partners[known], found.seen.take(known), renewal_of(self.settings))
         memory = born(memory, found.seen.take(new))
-        chosen = np.concatenate([known, new])
-        memory, next_id = with_ids(memory, rows, found.scores[chosen], state.next_id, self.settings)
-        return Followed(found, chosen, rows, memory), CtVisState(memory, cells, next_id)
+        memory, next_id = with_ids(memory, partners[chosen], found.scores[chosen], state.next_id, self.settings)
+        return Followed(found, chosen, partners[chosen], memory), CtVisState(memory, cells, next_id)
 
 
 def candidates_of(queries: Queries, masks_of: MasksOf, now_s: float, settings: CtVisSettings) -> Candidates:

@@ -8,6 +8,7 @@ rectangle of the result needs only those rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,26 +94,41 @@ class MaskResize:
 
     def source_mask(self, logits: Floats) -> SourceMask | None:
         """The mask of cropped `logits` [h, w] at the source size, None if it is empty there."""
-        rows = self.rows.reached_by((logits > 0).any(axis=1))
-        columns = self.columns.reached_by((logits > 0).any(axis=0))
+        rows, columns = self._reached_by(logits)
         if rows.stop <= rows.start or columns.stop <= columns.start:
             return None
-        region = self._region(logits, rows, columns)
+        region = np.empty((columns.stop - columns.start, rows.stop - rows.start), dtype=bool)
+        for tile, part in self._tiles(logits, rows, columns):
+            np.greater(part, 0, out=region[tile.start - columns.start : tile.stop - columns.start])
         corner = (rows.start, columns.start)
         box = box_of_region(region, corner)
         return None if box is None else SourceMask(encode_region(region, corner, self.fit.source), box)
 
-    def _region(self, logits: Floats, rows: slice, columns: slice) -> NDArray[np.bool_]:
-        """The mask of a rectangle of the source, transposed: [columns, rows], as RLE wants it."""
+    def certainty(self, logits: Floats) -> tuple[float, int]:
+        """Over the pixels of `source_mask`, the sum of their chances (sigmoid) to be inside, and how many they are."""
+        rows, columns = self._reached_by(logits)
+        chances, pixels = 0.0, 0
+        for _, part in self._tiles(logits, rows, columns):
+            inside = part[part > 0].astype(np.float64)
+            chances += float((1 / (1 + np.exp(-inside))).sum())
+            pixels += len(inside)
+        return chances, pixels
+
+    def _reached_by(self, logits: Floats) -> tuple[slice, slice]:
+        """The rows and the columns of the source outside which the mask of `logits` is empty."""
+        inside = logits > 0
+        return self.rows.reached_by(inside.any(axis=1)), self.columns.reached_by(inside.any(axis=0))
+
+    def _tiles(self, logits: Floats, rows: slice, columns: slice) -> Iterator[tuple[slice, Floats]]:
+        """The logits of a rectangle of the source, some columns at a time: which, and theirs, [columns, rows]."""
+        if rows.stop <= rows.start:
+            return
         cells = self.rows.read_by(rows)
         tall = logits[cells].T @ self.rows.weights[rows, cells].T
-        region = np.empty((columns.stop - columns.start, rows.stop - rows.start), dtype=bool)
         for start in range(columns.start, columns.stop, TILE):
             tile = slice(start, min(start + TILE, columns.stop))
             cells = self.columns.read_by(tile)
-            part = self.columns.weights[tile, cells] @ tall[cells]
-            np.greater(part, 0, out=region[start - columns.start : tile.stop - columns.start])
-        return region
+            yield tile, self.columns.weights[tile, cells] @ tall[cells]
 
 
 def mask_resize(fit: Letterbox) -> MaskResize:
