@@ -1,0 +1,187 @@
+"""CTVIS's training against MinVIS's from the same weights, on the same clips, for as many steps: who is found again?
+
+python -m visrt.benchmarks.reid_training --settings training/recipes/ctvis/small.json --out runs/reid_training \
+    --data ../shared/data/composite_dev --classes training/recipes/default/eval_classes.json
+
+Both arms train on the clips of the settings; the MinVIS arm leaves out every loss over frames. Each seed is a run of
+its own, resumed if interrupted; --arm and --seed do one alone, so that two may run at a time. When all runs are there
+their figures are put together in --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from visrt.benchmarks.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.machine import machine
+from visrt.benchmarks.reidentification import found_again
+from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
+from visrt.export.bundle import Export, export_bundle
+from visrt.models.checkpoints import load_checkpoint
+from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.bundle import open_bundle
+from visrt.runtime.errors import SettingsError
+from visrt.runtime.output import write_atomically
+from visrt.runtime.session import Session
+from visrt.runtime.settings import settings_from_file
+from visrt.training.loop import train
+from visrt.training.pseudo_videos import write_pseudo_videos
+from visrt.training.settings import TrainSettings
+
+__all__ = ["ARMS", "arm_settings", "paired"]
+
+ARMS = ("minvis", "ctvis")
+START = "start"
+DISTANCES = (1, 2, 4, 8, 16)
+FPS = 24.0
+VALIDATION_SEED = 77
+FIGURES = "figures.json"
+
+
+def arm_settings(settings: TrainSettings, arm: str, seed: int) -> TrainSettings:
+    """`settings` for one run: the MinVIS arm learns from single frames, though from the same ones."""
+    if settings.loss.contrast == "off" or not settings.init:
+        raise SettingsError("the settings need loss.contrast, for the CTVIS arm, and init, where both arms start")
+    alone = replace(settings.loss, contrast="off", identity_weight=0.0)
+    return replace(settings, seed=seed, loss=settings.loss if arm == "ctvis" else alone)
+
+
+def paired(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
+    """By figure: each arm's values over the seeds, mean and spread, and those of CTVIS less MinVIS, seed by seed."""
+    table = {}
+    for name in figures["ctvis"][0]:
+        values = {arm: [run[name] for run in figures[arm]] for arm in ARMS}
+        values["ctvis_less_minvis"] = [c - m for c, m in zip(values["ctvis"], values["minvis"], strict=True)]
+        table[name] = {arm: {"seeds": v, "mean": mean(v), "stdev": stdev(v)} for arm, v in values.items()}
+    return table
+
+
+def main() -> None:
+    given = _arguments()
+    settings = settings_from_file(TrainSettings, given.settings)
+    given.out.mkdir(parents=True, exist_ok=True)
+    sets = _sets(given, settings)
+    if given.arm in (None, START):
+        _measure(Path(settings.init or ""), given.out / START, sets, given.association, settings)
+    for seed in given.seeds if given.seed is None else [given.seed]:
+        for arm in ARMS if given.arm is None else [given.arm]:
+            if arm != START:
+                folder = given.out / f"{arm}-{seed}"
+                weights = _trained(arm_settings(settings, arm, seed), folder)
+                _measure(weights, folder, sets, given.association, settings)
+    runs = {arm: [given.out / f"{arm}-{seed}" for seed in given.seeds] for arm in ARMS} | {START: [given.out / START]}
+    waiting = [str(folder) for folders in runs.values() for folder in folders if not (folder / FIGURES).exists()]
+    if waiting:
+        print(f"still to come: {', '.join(waiting)}")
+    else:
+        write_atomically(given.json, [json.dumps(_report(given, settings, runs), indent=1).encode() + b"\n"])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", type=Path, required=True, help="json of the CTVIS arm")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ctvis_training.json"))
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help="more folders to measure on")
+    parser.add_argument("--classes", type=Path, help="class map of --data (json)")
+    parser.add_argument(
+        "--association", type=Path, nargs="+", default=[Path("training/recipes/default/association.json")]
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--videos", type=int, default=40, help="held-out pseudo-videos")
+    parser.add_argument("--frames", type=int, default=24, help="frames of each")
+    parser.add_argument("--arm", choices=(START, *ARMS), help="this arm alone; start: the weights both start from")
+    parser.add_argument("--seed", type=int, help="this seed alone")
+    return parser.parse_args()
+
+
+def _sets(given: argparse.Namespace, settings: TrainSettings) -> dict[str, AnnotatedSet]:
+    """Held-out pseudo-videos of the training size, written once, and the folders of --data."""
+    folder = given.out / "validation"
+    clips = replace(settings.data.clips, part="held_out", frames=given.frames)
+    if not (folder / "instances.json").exists():
+        write_pseudo_videos(settings.data.sources, clips, folder, given.videos, VALIDATION_SEED)
+    classes = settings.data.clips.classes
+    mapped = load_class_map(given.classes) if given.classes else None
+    others = {path.name: load_annotations(path, classes, mapped) for path in given.data}
+    return {"pseudo": load_annotations(folder, classes), **others}
+
+
+def _trained(settings: TrainSettings, folder: Path) -> Path:
+    """The weights of the run in `folder`; the processor time it took is kept in cpu_s.json, over interruptions too."""
+    kept = folder / "cpu_s.json"
+    if (folder / FIGURES).exists():
+        return folder / "model.safetensors"
+    before = json.loads(kept.read_text()) if kept.exists() else 0.0
+    started = time.process_time()
+    try:
+        return train(settings, folder)
+    finally:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(before + time.process_time() - started))
+
+
+def _measure(
+    weights: Path, folder: Path, sets: Mapping[str, AnnotatedSet], association: Sequence[Path], settings: TrainSettings
+) -> None:
+    """Write the figures of `weights` to `folder`, once."""
+    if (folder / FIGURES).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, float] = {}
+    for name, rates in found_again(load_checkpoint(weights), sets["pseudo"], DISTANCES).items():
+        figures |= {f"pseudo found_again {name} at {d}": found.rate for d, found in rates.items()}
+    figures |= _associated(weights, folder / "bundle", sets, association, settings)
+    write_atomically(folder / FIGURES, [json.dumps(figures, indent=1).encode() + b"\n"])
+
+
+def _associated(
+    weights: Path, bundle: Path, sets: Mapping[str, AnnotatedSet], association: Sequence[Path], settings: TrainSettings
+) -> dict[str, float]:
+    """Identity and AP of the exported network under each of the `association` settings, the network run once."""
+    clips = settings.data.clips
+    export_bundle(Export(checkpoint=weights, out=bundle, height=clips.height_px, width=clips.width_px, overwrite=True))
+    opened = open_bundle(bundle)
+    engines = open_engines(opened, options=EngineOptions(threads=1))
+    engines["frame"] = RememberingEngine(engines["frame"])
+    figures: dict[str, float] = {}
+    for path in association:
+        session = Session(opened.manifest, engines, association=json.loads(path.read_text()))
+        for name, annotated in sets.items():
+            told = _told(evaluate_session(session, annotated, FPS))
+            figures |= {f"{name} {path.stem} {figure}": value for figure, value in told.items()}
+    return figures
+
+
+def _told(evaluation: Evaluation) -> dict[str, float]:
+    c = evaluation.counts
+    counted = {"switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
+    rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
+    return {**counted, **rates, "AP50": evaluation.precision.ap50}
+
+
+def _report(given: argparse.Namespace, settings: TrainSettings, runs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    figures = {arm: [json.loads((folder / FIGURES).read_text()) for folder in runs[arm]] for arm in runs}
+    return {
+        "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
+        "machine": machine(),
+        "cpu_s": {arm: [json.loads((folder / "cpu_s.json").read_text()) for folder in runs[arm]] for arm in ARMS},
+        "seeds": given.seeds,
+        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
+        "association": {path.stem: json.loads(path.read_text()) for path in given.association},
+        "settings": asdict(settings),
+        "start": figures.pop(START)[0],
+        "figures": paired(figures),
+    }
+
+
+if __name__ == "__main__":
+    main()
