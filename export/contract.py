@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from visrt.export.counting import count
+from visrt.models.fingerprint import checkpoint_sha256
 from visrt.runtime.manifest import FileSpec, GraphSpec, Producer, TensorSpec
 
 __all__ = ["file_spec", "graph_spec", "producer"]
@@ -27,7 +28,6 @@ MEANINGS = {
     "mask_logits": "at stride 4 of the input; above 0 is inside",
 }
 PACKAGES = ("visrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
-CHUNK_BYTES = 2**22
 
 
 def graph_spec(model: onnx.ModelProto, file: FileSpec, precision: str) -> GraphSpec:
@@ -65,15 +65,7 @@ def producer(checkpoint: Path) -> Producer:
     now = datetime.fromtimestamp(int(seconds), timezone.utc) if seconds else datetime.now(timezone.utc)
     return Producer(
         versions={"python": platform.python_version(), **versions},
-        checkpoint=checkpoint.name,
-        checkpoint_sha256=_sha256(checkpoint),
+        checkpoint=checkpoint.absolute().name,
+        checkpoint_sha256=checkpoint_sha256(checkpoint),
         created=now.isoformat(timespec="seconds"),
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

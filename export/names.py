@@ -22,7 +22,7 @@ def size_from_text(text: str) -> tuple[int, int]:
 
 
 def class_names(text: str) -> tuple[str, ...]:
-    """Class names from a json file with a list of them, the name of a data set, or names with commas between."""
+    """Class names from a json file (a list, or annotations), the name of a data set, or names with commas between."""
     if text in DATASET_CLASSES:
         return DATASET_CLASSES[text]
     if text.endswith(".json"):
@@ -31,10 +31,23 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def _names_in(path: Path) -> tuple[str, ...]:
+    """A list of names, or the categories of a COCO or YouTube-VIS annotation file in the order of their ids."""
     names = _json(path, "class names")
+    if isinstance(names, dict) and isinstance(names.get("categories"), list):
+        names = _category_names(names["categories"], path)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise SettingsError(f"{path}: expected a json list of class names in the order of the class logits")
+        raise SettingsError(
+            f"{path}: expected a json list of class names in the order of the class logits, or an annotation file "
+            "with categories"
+        )
     return tuple(names)
+
+
+def _category_names(categories: list[Any], path: Path) -> list[Any]:
+    for i, category in enumerate(categories):
+        if not isinstance(category, dict) or not isinstance(category.get("id"), int) or "name" not in category:
+            raise SettingsError(f"{path}: categories[{i}] is {category!r}; expected an object with an id and a name")
+    return [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
 
 
 def association_from_file(path: Path) -> dict[str, Any]:

@@ -52,6 +52,8 @@ VITA_WEIGHTS = {
 
 # A key that gives the family away, and its name. The first that fits is told.
 OTHER_FAMILIES = (
+    (r"model\.pixel_level_module\.", "a file of a Hugging Face Mask2Former (give the folder, with its config.json)"),
+    (r"(tracker|refiner)\.", "a DVIS checkpoint"),
     (r"genvis_|vita_module\.pre_", "a GenVIS checkpoint"),
     (r"vita_module\.", "a VITA checkpoint"),
     (r"(head\.)?head_series\.|(.*\.)?controller\.|init_proposal_", "an InsPro or Sparse R-CNN checkpoint"),

@@ -1,4 +1,5 @@
-"""Checkpoints in and out: published MinVIS, CTVIS and Mask2Former files unchanged, and visrt's own safetensors.
+"""Checkpoints in and out: published MinVIS, CTVIS and Mask2Former files and Hugging Face folders unchanged, and visrt's
+own safetensors.
 
 A checkpoint must fit its network key by key. What does not fit is refused with a list, never repaired; two renamings
 of old Mask2Former files are the only exception.
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visrt.models.architecture import other_family, settings_from_weights
+from visrt.models.hugging_face import read_hugging_face
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.pickles import read_pickle
 from visrt.models.swin import Swin, relative_position_index
+from visrt.models.tensor_files import read_tensor_file
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.runtime.settings import load_settings
 
@@ -66,9 +67,10 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path | str, expected_classes: int | None = None) -> Mask2Former:
-    """The network in the file at `path`, float32, on the CPU, in eval mode; its architecture is read from the file.
+    """The network at `path`, float32, on the CPU, in eval mode; its architecture is read from the weights.
 
-    `path`: an official .pth or .pkl, or visrt's .safetensors. `expected_classes`: refuse another number of classes.
+    `path`: an official .pth or .pkl, a Hugging Face Mask2Former's folder, or visrt's .safetensors. `expected_classes`:
+    refuse another number of classes.
     """
     checkpoint = read_checkpoint(path)
     if expected_classes is not None and checkpoint.settings.classes != expected_classes:
@@ -80,8 +82,11 @@ def load_checkpoint(path: Path | str, expected_classes: int | None = None) -> Ma
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
-    """Weights, architecture and class names of the file at `path`; nothing in the file is executed."""
+    """Weights, architecture and class names of the file or folder at `path`; nothing in it is executed."""
     path = Path(path)
+    if path.is_dir():
+        model = read_hugging_face(path)
+        return Checkpoint(path, model.weights, model.settings, model.classes, {})
     weights, metadata = read_weights(path)
     if family := other_family(weights):
         raise CheckpointError(f"{path}: this is {family}; expected a MinVIS, CTVIS or Mask2Former network")
@@ -92,8 +97,11 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What any checkpoint file holds: weights by published key, in float32, and the metadata of a safetensors file."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file; give the path of a .pth, .pkl or .safetensors file")
-    contents, metadata = _contents(path)
+        raise CheckpointError(
+            f"{path}: no such checkpoint file; give the path of a .pth, .pkl or .safetensors file, or of "
+            "a Hugging Face folder"
+        )
+    contents, metadata = read_tensor_file(path)
     return _published_keys(_state(contents, path)), metadata
 
 
@@ -147,19 +155,6 @@ def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str]) ->
     beside = path.with_name(path.name + ".part")
     save_file(weights, beside, metadata=dict(metadata))
     os.replace(beside, path)
-
-
-def _contents(path: Path) -> tuple[Any, dict[str, str]]:
-    """What the file holds, and the metadata of a safetensors file."""
-    try:
-        if path.suffix != ".safetensors":
-            return read_pickle(path), {}
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the file") from None
 
 
 def _state(contents: Any, path: Path) -> dict[str, Tensor]:

@@ -49,6 +49,18 @@ def _names(words: str) -> tuple[str, ...]:
 
 
 DATASET_CLASSES: dict[str, tuple[str, ...]] = {
+    "coco": tuple(
+        name.replace("_", " ")
+        for name in _names(
+            "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign "
+            "parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag "
+            "tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard "
+            "tennis_racket bottle wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot "
+            "hot_dog pizza donut cake chair couch potted_plant bed dining_table toilet tv laptop mouse remote keyboard "
+            "cell_phone microwave oven toaster sink refrigerator book clock vase scissors teddy_bear hair_drier "
+            "toothbrush"
+        )
+    ),
     "ytvis2019": _names(
         "person giant_panda lizard parrot skateboard sedan ape dog snake monkey hand rabbit duck cat cow fish train "
         "horse turtle bear motorbike giraffe leopard fox deer owl surfboard airplane truck zebra tiger elephant "

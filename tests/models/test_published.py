@@ -72,6 +72,7 @@ def test_every_published_network_can_be_built(name: str) -> None:
 
 def test_data_sets_have_their_numbers_of_distinct_classes() -> None:
     assert {name: len(set(classes)) for name, classes in DATASET_CLASSES.items()} == {
+        "coco": 80,
         "ytvis2019": 40,
         "ytvis2021": 40,
         "ovis": 25,

@@ -1,0 +1,150 @@
+"""What a Hugging Face Mask2Former's configuration says, held against what visrt computes and what its weights are.
+
+transformers builds networks that the published one is not: other activations, strides, inputs. Their weights might
+load all the same, and would then give wrong numbers, so every option that changes the computation is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visrt.models.mask2former import NetworkSettings
+from visrt.models.resnet import EXPANSION, ResNetSettings
+from visrt.models.swin import SwinSettings
+from visrt.runtime.errors import CheckpointError
+
+__all__ = ["check_agreement", "check_options", "class_names"]
+
+MODEL_TYPE = "mask2former"
+ARCHITECTURE = "Mask2FormerForUniversalSegmentation"
+
+# Options that are not in a file have transformers' default, which is the published value for each of these.
+OPTIONS = {
+    "activation_function": "relu",
+    "pre_norm": False,
+    "common_stride": 4,
+    "feature_strides": [4, 8, 16, 32],
+}
+OUTPUTS = {"num_channels": 3, "out_features": ["stage1", "stage2", "stage3", "stage4"], "out_indices": [1, 2, 3, 4]}
+BACKBONE_OPTIONS: dict[str, dict[str, Any]] = {
+    "resnet": {
+        **OUTPUTS,
+        "layer_type": "bottleneck",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+    },
+    "swin": {
+        **OUTPUTS,
+        "patch_size": 4,
+        "qkv_bias": True,
+        "hidden_act": "gelu",
+        "use_absolute_embeddings": False,
+        "layer_norm_eps": 1e-5,
+    },
+}
+
+
+def check_options(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse another architecture, and a Mask2Former that is not computed as the published one; `path` is config's."""
+    kind, heads = config.get("model_type"), config.get("architectures") or [ARCHITECTURE]
+    if kind != MODEL_TYPE or ARCHITECTURE not in heads:
+        raise CheckpointError(
+            f"{path}: describes {', '.join(map(str, heads)) if kind == MODEL_TYPE else f'a model of type {kind!r}'}; "
+            f"expected a {ARCHITECTURE}, of type {MODEL_TYPE!r}"
+        )
+    backbone = config.get("backbone_config")
+    if not isinstance(backbone, dict):
+        raise CheckpointError(
+            f"{path}: has no backbone_config, so how its backbone {config.get('backbone')!r} computes is not known; "
+            "load it with transformers and save it with save_pretrained"
+        )
+    name = backbone.get("model_type")
+    if name not in BACKBONE_OPTIONS:
+        known = " or ".join(BACKBONE_OPTIONS)
+        raise CheckpointError(f"{path}: the backbone is of type {name!r}; expected transformers' own {known}")
+    _check_values(config, OPTIONS, "", path)
+    _check_values(backbone, BACKBONE_OPTIONS[name], "backbone_config.", path)
+    if config.get("enforce_input_projection") and config.get("feature_size", 256) == config.get("hidden_dim", 256):
+        raise CheckpointError(f"{path}: enforce_input_projection is True; visrt computes False only")
+
+
+def _check_values(config: Mapping[str, Any], computed: Mapping[str, Any], prefix: str, path: Path) -> None:
+    for option, value in computed.items():
+        given = config.get(option)
+        if given is not None and given != value:
+            raise CheckpointError(f"{path}: {prefix}{option} is {given!r}; visrt computes {value!r} only")
+
+
+def check_agreement(config: Mapping[str, Any], settings: NetworkSettings, path: Path) -> None:
+    """Refuse weights of other sizes than the configuration names: one of the two files is another model's."""
+    _check_sizes(config, network_sizes(settings), "", path)
+    _check_sizes(config["backbone_config"], backbone_sizes(settings), "backbone_config.", path)
+
+
+def _check_sizes(config: Mapping[str, Any], sizes: Mapping[str, Any], prefix: str, path: Path) -> None:
+    for option, size in sizes.items():
+        given = config.get(option)
+        if given is not None and given != size:
+            raise CheckpointError(
+                f"{path}: {prefix}{option} is {given!r} but the weights beside it have {size!r}; give the config.json "
+                "that was saved with them"
+            )
+
+
+def network_sizes(settings: NetworkSettings) -> dict[str, Any]:
+    """The sizes of the network under transformers' names; it counts the learned queries as a decoder layer."""
+    return {
+        "num_queries": settings.queries,
+        "feature_size": settings.conv_dim,
+        "mask_feature_size": settings.mask_dim,
+        "hidden_dim": settings.hidden_dim,
+        "num_attention_heads": settings.heads,
+        "encoder_layers": settings.encoder_layers,
+        "encoder_feedforward_dim": settings.encoder_feedforward_dim,
+        "decoder_layers": settings.decoder_layers + 1,
+        "dim_feedforward": settings.decoder_feedforward_dim,
+    }
+
+
+def backbone_sizes(settings: NetworkSettings) -> dict[str, Any]:
+    backbone = settings.backbone
+    if isinstance(backbone, SwinSettings):
+        return {
+            "model_type": "swin",
+            "embed_dim": backbone.embed_dim,
+            "depths": list(backbone.depths),
+            "num_heads": list(backbone.heads),
+            "window_size": backbone.window,
+            "mlp_ratio": backbone.mlp_ratio,
+        }
+    assert isinstance(backbone, ResNetSettings)
+    return {
+        "model_type": "resnet",
+        "embedding_size": backbone.stem_width,
+        "hidden_sizes": [EXPANSION * backbone.width * 2**i for i in range(4)],
+        "depths": list(backbone.blocks),
+    }
+
+
+def class_names(config: Mapping[str, Any], classes: int, path: Path) -> tuple[str, ...] | None:
+    """The names under id2label in the order of the class logits; None where the configuration names none."""
+    names = config.get("id2label")
+    if names is None:
+        return None
+    expected = [str(index) for index in range(classes)]
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{path}: id2label is no json object of names; expected a name for each class number")
+    if set(names) != set(expected):
+        raise CheckpointError(
+            f"{path}: id2label names {len(names)} classes, {_few(names)}; the weights beside it have {classes}, "
+            f"expected the numbers 0 to {classes - 1}"
+        )
+    return tuple(names[index] for index in expected)
+
+
+def _few(names: Mapping[str, Any]) -> str:
+    listed = [f"{number}: {name}" for number, name in list(names.items())[:3]]
+    return ", ".join(listed) + (" ..." if len(names) > 3 else "")
