@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from visrt.models.checkpoints import load_weights, save_checkpoint
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import NumericalError, SettingsError
+from visrt.runtime.settings import settings_from_file
 from visrt.training.batches import Batch, clip_loader, training_clips, validation_clips
 from visrt.training.losses import association_losses, frame_losses
 from visrt.training.optim import optimizer_for, scheduler_for
@@ -195,14 +196,13 @@ def initial_network(settings: TrainSettings) -> TrainedLayers:
 
 def _keep_settings(settings: TrainSettings, path: Path) -> None:
     """Write the settings once; a folder that holds a run of other settings is refused (steps may be extended)."""
-    text = json.dumps(asdict(settings), indent=1)
-    if path.exists() and _without_steps(json.loads(path.read_text())) != _without_steps(json.loads(text)):
+    if path.exists() and _without_steps(settings_from_file(TrainSettings, path)) != _without_steps(settings):
         raise SettingsError(f"{path.parent} holds a run of other settings; choose another --out or repeat its settings")
-    path.write_text(text + "\n")
+    path.write_text(json.dumps(asdict(settings), indent=1) + "\n")
 
 
-def _without_steps(settings: dict[str, Any]) -> dict[str, Any]:
-    return {**settings, "optim": {**settings["optim"], "steps": 0, "cooldown": 0}}
+def _without_steps(settings: TrainSettings) -> TrainSettings:
+    return replace(settings, optim=replace(settings.optim, steps=0, cooldown=0.0))
 
 
 def _drop_metrics_after(path: Path, step: int) -> None:

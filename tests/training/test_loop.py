@@ -91,6 +91,18 @@ def test_a_folder_with_a_run_of_other_settings_is_refused_but_more_steps_are_wel
     Run(replace(settings, optim=replace(settings.optim, steps=9)), tmp_path / "run")
 
 
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "data")
+    Run(settings, tmp_path / "run")
+    kept = tmp_path / "run" / "settings.json"
+    values = json.loads(kept.read_text())
+    del values["loss"]["contrast"]
+    kept.write_text(json.dumps(values))
+    Run(settings, tmp_path / "run")
+    with pytest.raises(SettingsError, match="other settings"):
+        Run(replace(settings, loss=replace(settings.loss, contrast="released")), tmp_path / "run")
+
+
 def test_a_diverged_loss_stops_the_run_and_says_where_the_last_state_is(tmp_path: Path) -> None:
     run = Run(tiny_settings(tmp_path / "data"), tmp_path / "run")
     with torch.no_grad():
