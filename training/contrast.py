@@ -118,7 +118,8 @@ def contrastive_losses(items: Sequence[Item], nothing: Tensor) -> tuple[Tensor, 
 
 
 def _reid(item: Item) -> Tensor:
-    margins = item.negatives @ item.anchor - item.positive @ item.anchor
+    # Products and sums, which mixed precision leaves in float32: raw dot products may exceed float16.
+    margins = ((item.negatives - item.positive) * item.anchor).sum(1)
     return torch.logsumexp(F.pad(margins, (1, 0)), dim=0)
 
 

@@ -157,6 +157,13 @@ def test_great_dot_products_stay_finite() -> None:
     assert reid.isfinite()
 
 
+def test_dot_products_stay_in_float32_under_mixed_precision() -> None:
+    item = Item(torch.full((8,), 10.0), torch.full((8,), 10.0), torch.full((1, 8), 10.001))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reid, _ = contrastive_losses([item], torch.zeros(()))
+    assert reid.item() == pytest.approx(math.log(1 + math.exp(0.08)), abs=1e-4)
+
+
 def batch(order: Sequence[int] = range(5)) -> tuple[Tensor, list[Matches]]:
     """Two clips of 4 frames whose queries are given in `order`."""
     place = {query: i for i, query in enumerate(order)}
