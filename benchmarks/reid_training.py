@@ -4,8 +4,8 @@ python -m visrt.benchmarks.reid_training --settings training/recipes/ctvis/small
     --data ../shared/data/composite_dev --classes training/recipes/default/eval_classes.json
 
 Both arms train on the clips of the settings; the MinVIS arm leaves out every loss over frames. Each seed is a run of
-its own, resumed if interrupted; --arm and --seed do one alone, so that two may run at a time. When all runs are there
-their figures are put together in --json.
+its own, resumed if interrupted; --arm and --seed do one alone, so that two may run at a time. What is measured already
+is not measured again, so rules may be added. When all runs are there their figures are put together in --json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -46,6 +46,15 @@ VALIDATION_SEED = 77
 FIGURES = "figures.json"
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How objects are associated: settings in place of the bundle's, or a method of `visrt.runtime.presets`."""
+
+    name: str
+    changes: Mapping[str, Any] | None = None
+    preset: str | None = None
+
+
 def arm_settings(settings: TrainSettings, arm: str, seed: int) -> TrainSettings:
     """`settings` for one run: the MinVIS arm learns from single frames, though from the same ones."""
     if settings.loss.contrast == "off" or not settings.init:
@@ -69,14 +78,15 @@ def main() -> None:
     settings = settings_from_file(TrainSettings, given.settings)
     given.out.mkdir(parents=True, exist_ok=True)
     sets = _sets(given, settings)
+    rules = _rules(given)
     if given.arm in (None, START):
-        _measure(Path(settings.init or ""), given.out / START, sets, given.association, settings)
+        _measure(Path(settings.init or ""), given.out / START, sets, rules, settings)
     for seed in given.seeds if given.seed is None else [given.seed]:
         for arm in ARMS if given.arm is None else [given.arm]:
             if arm != START:
                 folder = given.out / f"{arm}-{seed}"
                 weights = _trained(arm_settings(settings, arm, seed), folder)
-                _measure(weights, folder, sets, given.association, settings)
+                _measure(weights, folder, sets, rules, settings)
     runs = {arm: [given.out / f"{arm}-{seed}" for seed in given.seeds] for arm in ARMS} | {START: [given.out / START]}
     waiting = [str(folder) for folders in runs.values() for folder in folders if not (folder / FIGURES).exists()]
     if waiting:
@@ -95,6 +105,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--association", type=Path, nargs="+", default=[Path("training/recipes/default/association.json")]
     )
+    parser.add_argument("--preset", nargs="*", default=["ctvis", "memory"], help="methods to associate with besides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--videos", type=int, default=40, help="held-out pseudo-videos")
     parser.add_argument("--frames", type=int, default=24, help="frames of each")
@@ -129,35 +140,42 @@ def _trained(settings: TrainSettings, folder: Path) -> Path:
         kept.write_text(json.dumps(before + time.process_time() - started))
 
 
+def _rules(given: argparse.Namespace) -> list[Rule]:
+    files = [Rule(path.stem, changes=json.loads(path.read_text())) for path in given.association]
+    return [*files, *(Rule(f"preset {name}", preset=name) for name in given.preset)]
+
+
 def _measure(
-    weights: Path, folder: Path, sets: Mapping[str, AnnotatedSet], association: Sequence[Path], settings: TrainSettings
+    weights: Path, folder: Path, sets: Mapping[str, AnnotatedSet], rules: Sequence[Rule], settings: TrainSettings
 ) -> None:
-    """Write the figures of `weights` to `folder`, once."""
-    if (folder / FIGURES).exists():
-        return
+    """Write the figures of `weights` to `folder`, adding to those that are there."""
+    path = folder / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, float] = {}
-    for name, rates in found_again(load_checkpoint(weights), sets["pseudo"], DISTANCES).items():
-        figures |= {f"pseudo found_again {name} at {d}": found.rate for d, found in rates.items()}
-    figures |= _associated(weights, folder / "bundle", sets, association, settings)
-    write_atomically(folder / FIGURES, [json.dumps(figures, indent=1).encode() + b"\n"])
+    figures: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    if not any("found_again" in name for name in figures):
+        for name, rates in found_again(load_checkpoint(weights), sets["pseudo"], DISTANCES).items():
+            figures |= {f"pseudo found_again {name} at {d}": found.rate for d, found in rates.items()}
+    missing = [rule for rule in rules if not any(f" {rule.name} " in name for name in figures)]
+    if missing:
+        figures |= _associated(weights, folder / "bundle", sets, missing, settings)
+    write_atomically(path, [json.dumps(figures, indent=1).encode() + b"\n"])
 
 
 def _associated(
-    weights: Path, bundle: Path, sets: Mapping[str, AnnotatedSet], association: Sequence[Path], settings: TrainSettings
+    weights: Path, bundle: Path, sets: Mapping[str, AnnotatedSet], rules: Sequence[Rule], settings: TrainSettings
 ) -> dict[str, float]:
-    """Identity and AP of the exported network under each of the `association` settings, the network run once."""
+    """Identity and AP of the exported network under each of `rules`, the network run once."""
     clips = settings.data.clips
     export_bundle(Export(checkpoint=weights, out=bundle, height=clips.height_px, width=clips.width_px, overwrite=True))
     opened = open_bundle(bundle)
     engines = open_engines(opened, options=EngineOptions(threads=1))
     engines["frame"] = RememberingEngine(engines["frame"])
     figures: dict[str, float] = {}
-    for path in association:
-        session = Session(opened.manifest, engines, association=json.loads(path.read_text()))
+    for rule in rules:
+        session = Session(opened.manifest, engines, association=rule.changes, preset=rule.preset)
         for name, annotated in sets.items():
             told = _told(evaluate_session(session, annotated, FPS))
-            figures |= {f"{name} {path.stem} {figure}": value for figure, value in told.items()}
+            figures |= {f"{name} {rule.name} {figure}": value for figure, value in told.items()}
     return figures
 
 
@@ -176,7 +194,7 @@ def _report(given: argparse.Namespace, settings: TrainSettings, runs: Mapping[st
         "cpu_s": {arm: [json.loads((folder / "cpu_s.json").read_text()) for folder in runs[arm]] for arm in ARMS},
         "seeds": given.seeds,
         "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
-        "association": {path.stem: json.loads(path.read_text()) for path in given.association},
+        "rules": [asdict(rule) for rule in _rules(given)],
         "settings": asdict(settings),
         "start": figures.pop(START)[0],
         "figures": paired(figures),
