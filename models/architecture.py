@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from visrt.models.deformable import POINTS
-from visrt.models.genvis import GenVisSettings
+from visrt.models.genvis import GenVisNetworkSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.resnet import EXPANSION, ResNetSettings
 from visrt.models.swin import SwinSettings
@@ -99,11 +99,11 @@ def settings_from_weights(weights: Weights, where: str) -> NetworkSettings:
     )
 
 
-def genvis_settings_from_weights(weights: Weights, where: str) -> GenVisSettings:
+def genvis_settings_from_weights(weights: Weights, where: str) -> GenVisNetworkSettings:
     """The architecture of a GenVIS network in its published layout. Its attention has as many heads everywhere."""
     frame = settings_from_weights(weights, where)
     _check(weights, VITA_WEIGHTS, where)
-    return GenVisSettings(
+    return GenVisNetworkSettings(
         frame=frame,
         instances=weights[VITA + "query_feat.weight"].shape[0],
         heads=frame.heads,

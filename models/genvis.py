@@ -24,7 +24,7 @@ __all__ = [
     "ClipOutputs",
     "FrameQueries",
     "GenVis",
-    "GenVisSettings",
+    "GenVisNetworkSettings",
     "NextStart",
     "VitaModule",
     "read_memory",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class GenVisSettings:
+class GenVisNetworkSettings:
     """The architecture. The defaults of the video part are those of all published networks.
 
     frame: the Mask2Former. instances: slots, the most objects of a video. Channels are those of the frame part.
@@ -91,7 +91,7 @@ inner products of 256 numbers, so that what rounding does to a key comes out exp
 class VitaModule(nn.Module):
     """The video part: object encoder, object decoder, heads, and the four projections that GenVIS adds to VITA."""
 
-    def __init__(self, settings: GenVisSettings) -> None:
+    def __init__(self, settings: GenVisNetworkSettings) -> None:
         super().__init__()
         dim, heads, hidden = settings.frame.hidden_dim, settings.heads, settings.feedforward_dim
         encoder, decoder = range(settings.encoder_layers), range(settings.decoder_layers)
@@ -176,7 +176,7 @@ class GenVis(nn.Module):
     Images are normalised RGB [B, 3, H, W], H and W divisible by 32.
     """
 
-    def __init__(self, settings: GenVisSettings) -> None:
+    def __init__(self, settings: GenVisNetworkSettings) -> None:
         super().__init__()
         self.settings = settings
         self.backbone = BACKBONES[settings.frame.backbone.kind][1](settings.frame.backbone)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from visrt.models.architecture import genvis_settings_from_weights
 from visrt.models.checkpoints import class_names_of, fitted_network, read_weights, save_network, settings_of
-from visrt.models.genvis import GenVis, GenVisSettings
+from visrt.models.genvis import GenVis, GenVisNetworkSettings
 from visrt.runtime.errors import CheckpointError
 
 __all__ = ["GenVisCheckpoint", "read_genvis_checkpoint", "save_genvis_checkpoint"]
@@ -29,7 +29,7 @@ class GenVisCheckpoint:
 
     path: Path
     weights: dict[str, Tensor]
-    settings: GenVisSettings
+    settings: GenVisNetworkSettings
     classes: tuple[str, ...] | None
     notes: dict[str, str]
 
@@ -46,7 +46,7 @@ def read_genvis_checkpoint(path: Path | str) -> GenVisCheckpoint:
         vita = any(key.startswith(VITA_MARK) for key in weights)
         told = "this is a VITA checkpoint, which has no memory" if vita else f"holds no {MARK}"
         raise CheckpointError(f"{path}: {told}; expected a GenVIS network, trained with visrt or published")
-    settings = settings_of(GenVisSettings, metadata, path) or genvis_settings_from_weights(weights, str(path))
+    settings = settings_of(GenVisNetworkSettings, metadata, path) or genvis_settings_from_weights(weights, str(path))
     return GenVisCheckpoint(path, weights, settings, class_names_of(metadata, path), metadata)
 
 

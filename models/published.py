@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from visrt.models.genvis import GenVisSettings
+from visrt.models.genvis import GenVisNetworkSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.models.swin import SwinSettings
@@ -39,9 +39,9 @@ def ctvis(settings: NetworkSettings) -> NetworkSettings:
     return replace(settings, reid_dim=settings.hidden_dim, reid_hidden_dim=settings.hidden_dim)
 
 
-def genvis(settings: NetworkSettings) -> GenVisSettings:
+def genvis(settings: NetworkSettings) -> GenVisNetworkSettings:
     """GenVIS's network on the frame part `settings`: 100 slots however many frame queries there are."""
-    return GenVisSettings(frame=settings)
+    return GenVisNetworkSettings(frame=settings)
 
 
 def _names(words: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from visrt.models.genvis import GenVis, GenVisSettings, read_memory
+from visrt.models.genvis import GenVis, GenVisNetworkSettings, read_memory
 from visrt.models.genvis_checkpoints import read_genvis_checkpoint, save_genvis_checkpoint
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.published import genvis, published
@@ -31,7 +31,7 @@ SIZES: dict[str, Any] = {
     "decoder_layers": 2,
     "decoder_feedforward_dim": 40,
 }
-SMALL = GenVisSettings(
+SMALL = GenVisNetworkSettings(
     frame=NetworkSettings(backbone=ResNetSettings(blocks=(1, 1, 1, 1), width=4, stem_width=6), **SIZES),
     instances=5,
     heads=4,
