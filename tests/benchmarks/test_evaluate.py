@@ -157,13 +157,40 @@ def test_that_annotations_are_partial_is_the_user_s_word_and_stands_by_the_ap(tm
         (("--results", "r.json", "--rule", "official"), "--results are measured as they are"),
         (("--results", "r.json", "--threads", "1"), "--results are measured as they are"),
         (("--results", "r.json", "--association", "a.json"), "--results are measured as they are"),
-        (("--bundle", "b", "--rule", "official", "--association", "a.json"), "takes no --association"),
+        (("--results", "r.json", "--preset", "ctvis"), "--results are measured as they are"),
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(options: tuple[str, ...], told: str, tmp_path: Path) -> None:
     ended = visrt("eval", "--data", tmp_path, *options)
     assert ended.exit_code == 2
     assert told in ended.stderr
+
+
+def test_the_official_rule_takes_association_settings_only_where_they_play_a_part(tmp_path: Path) -> None:
+    data = coloured_set(tmp_path / "data")
+    (tmp_path / "a.json").write_text('{"nms_iou": 0.4}')
+    common = ("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", data, "--classes", data / "map.json")
+    official = (*common, "--rule", "official", "--association", tmp_path / "a.json")
+    refused = visrt(*official)
+    assert refused.exit_code == 2
+    assert "takes no --association" in refused.stderr
+    ended = visrt(*official, "--preset", "ctvis", "--json", tmp_path / "o.json")
+    assert ended.exit_code == 0, ended.stderr
+    settings = json.loads((tmp_path / "o.json").read_text())["settings"]
+    assert (settings["preset"], settings["association_settings"]["nms_iou"]) == ("ctvis", 0.4)
+
+
+def test_a_preset_takes_the_place_of_the_bundles_association(tmp_path: Path) -> None:
+    data = coloured_set(tmp_path / "data")
+    common = ("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", data, "--classes", data / "map.json")
+    ended = visrt(*common, "--preset", "heuristics", "--json", tmp_path / "o.json")
+    assert ended.exit_code == 0, ended.stderr
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert report["settings"]["association_settings"]["similarity"] == "mask_iou"
+    assert report["counts"]["found"] > 0
+    unknown = visrt(*common, "--preset", "heuristic")
+    assert unknown.exit_code == 2
+    assert "preset 'heuristic' is unknown; choose one of minvis, ctvis" in unknown.stderr
 
 
 def test_association_settings_of_a_file_take_the_place_of_the_bundle_s(tmp_path: Path) -> None:

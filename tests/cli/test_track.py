@@ -68,6 +68,22 @@ def test_a_clip_becomes_overlay_journal_tracks_and_summary(bundle: Path, clip: P
     assert "FPS, everything included" in ended.stdout
 
 
+def test_any_bundle_is_followed_by_any_method_and_the_summary_says_which(
+    bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "changes.json").write_text('{"steady_frames": 5}')
+    options = ("--preset", "ctvis", "--association", tmp_path / "changes.json", "--no-overlay")
+    ended = track(bundle, tmp_path / "out", clip, *options)
+    assert ended.exit_code == 0, ended.stderr
+    shown = [len(line["objects"]) for line in read_journal(tmp_path / "out" / "results.jsonl")]
+    assert shown == [0] * 4 + [1] * 16
+    made_by = summary(tmp_path / "out")["made_by"]
+    assert (made_by["preset"], made_by["association_settings"]["steady_frames"]) == ("ctvis", 5)
+    unknown = track(bundle, tmp_path / "other", clip, "--preset", "ctviz")
+    assert unknown.exit_code == 2
+    assert "preset 'ctviz' is unknown; choose one of minvis, ctvis" in unknown.stderr
+
+
 def test_the_mask_lies_on_the_object_in_journal_and_overlay(bundle: Path, clip: Path, tmp_path: Path) -> None:
     track(bundle, tmp_path, clip)
     overlay = [frame.image for frame in read_video(tmp_path / "overlay.mp4")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from visrt.commands.association import PRESET_HELP, Association, association_in
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from visrt.benchmarks.evaluate import Evaluation
     from visrt.benchmarks.identity import IdentityCounts
     from visrt.benchmarks.ytvis import AnnotatedSet
+    from visrt.runtime.session import Session
 
 __all__ = ["evaluate"]
 
@@ -40,8 +44,9 @@ def evaluate(
         Path | None, typer.Option(help='Class map (json): {"dog": "animal", "chair": null}; null leaves one out.')
     ] = None,
     association: Annotated[
-        Path | None, typer.Option(help="Association settings (json) in place of the bundle's.")
+        Path | None, typer.Option(help="Association settings (json) in place of the bundle's or the preset's.")
     ] = None,
+    preset: Annotated[str | None, typer.Option(help=PRESET_HELP)] = None,
     engine: Annotated[str, typer.Option(help="What runs the network: cpu, cuda, tensorrt or tensorrt-rtx.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     rule: Annotated[
@@ -66,13 +71,15 @@ def evaluate(
 
     if (bundle is None) == (results is None):
         raise UsageError("give either --bundle to run or --results to measure, and not both")
-    if bundle is None and (association is not None or threads is not None or rule is Rule.official):
-        raise UsageError("--results are measured as they are: --association, --threads and --rule go with --bundle")
-    if association is not None and rule is Rule.official:
-        raise UsageError("the official rule follows every query through the video and takes no --association")
+    if bundle is None and (association or preset or threads is not None or rule is Rule.official):
+        raise UsageError(
+            "--results are measured as they are: --association, --preset, --threads and --rule go with --bundle"
+        )
     mapped = load_class_map(classes) if classes else None
+    made: dict[str, Any] = {}
     if bundle is not None:
-        evaluation = _of_bundle(bundle, data, mapped, association, engine, threads, fps, rule)
+        run = BundleRun(bundle, association_in(association, preset), engine, threads, fps, rule)
+        evaluation, made = _of_bundle(run, data, mapped)
     else:
         assert results is not None
         annotated = load_annotations(data, None if mapped is None else _targets(mapped), mapped)
@@ -82,25 +89,27 @@ def evaluate(
     if json is not None:
         given = {"data": data, "bundle": bundle, "results": results, "classes": classes, "association": association}
         settings = {name: None if path is None else str(path) for name, path in given.items()}
-        run = {"engine": engine, "threads": threads, "rule": rule.value, "fps_of_videos": fps} if bundle else {}
-        made = _made_by(bundle, association) if bundle else {}
-        _write(json, evaluation, {**settings, **run, **made, "annotations": annotations.value})
+        _write(json, evaluation, {**settings, **made, "annotations": annotations.value})
 
 
 def _targets(mapped: dict[str, str | None]) -> list[str]:
     return list(dict.fromkeys(name for name in mapped.values() if name is not None))
 
 
-def _of_bundle(
-    bundle: Path,
-    data: Path,
-    mapped: dict[str, str | None] | None,
-    association: Path | None,
-    engine: str,
-    threads: int | None,
-    fps: float,
-    rule: Rule,
-) -> Evaluation:
+@dataclass(frozen=True)
+class BundleRun:
+    """How a bundle is run over the videos, `fps` frames a second."""
+
+    bundle: Path
+    association: Association
+    engine: str
+    threads: int | None
+    fps: float
+    rule: Rule
+
+
+def _of_bundle(run: BundleRun, data: Path, mapped: dict[str, str | None] | None) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation, and what it was made by."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -109,47 +118,42 @@ def _of_bundle(
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.session import Session
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(run.bundle)
     annotated: AnnotatedSet = load_annotations(data, opened.manifest.classes, mapped)
-    changes = _association(association)
+    changes, preset = run.association.changes, run.association.preset
     console = Console(stderr=True)
     with (
-        Session.open(opened, engine, threads=threads, association=changes) as session,
+        Session.open(opened, run.engine, threads=run.threads, association=changes, preset=preset) as session,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
+        made = _made_by(run, session)
         task = progress.add_task("videos", total=len(annotated.videos))
-        if rule is Rule.official:
-            return evaluate_official(session, annotated, lambda _: progress.advance(task))
-        return evaluate_session(session, annotated, fps, lambda _: progress.advance(task))
+        if run.rule is Rule.official:
+            _refuse_unused(run, session)
+            return evaluate_official(session, annotated, lambda _: progress.advance(task)), made
+        return evaluate_session(session, annotated, run.fps, lambda _: progress.advance(task)), made
 
 
-def _made_by(bundle: Path, association: Path | None) -> dict[str, Any]:
-    """What tells this bundle from another in its place, and the association settings that were in force."""
-    from visrt.runtime.bundle import open_bundle
+def _refuse_unused(run: BundleRun, session: Session) -> None:
+    from visrt.runtime.errors import UsageError
+    from visrt.runtime.video_result import official_rule
 
-    manifest = open_bundle(bundle).manifest
-    changes = _association(association) or {}
+    if run.association.changes is not None and not official_rule(session.family).takes_settings:
+        raise UsageError("this family's official rule follows every query through the video: it takes no --association")
+
+
+def _made_by(run: BundleRun, session: Session) -> dict[str, Any]:
+    """How it was run, what tells this bundle from another in its place, and the settings that were in force."""
+    manifest = session.manifest
     return {
+        "engine": run.engine,
+        "threads": run.threads,
+        "rule": run.rule.value,
+        "fps_of_videos": run.fps,
         "bundle_name": manifest.name,
         "frame_sha256": manifest.graphs["frame"].file.sha256,
-        "association_settings": {**manifest.association, **changes},
+        **run.association.in_force(session.family),
     }
-
-
-def _association(path: Path | None) -> dict[str, Any] | None:
-    import json
-
-    from visrt.runtime.errors import SettingsError
-
-    if path is None:
-        return None
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read as json ({error}); expected one object of settings") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: holds a {type(values).__name__}; expected one object of settings")
-    return values
 
 
 def videos_table(evaluation: Evaluation) -> Table:

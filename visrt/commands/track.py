@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from visrt.commands.association import PRESET_HELP, association_in
+
 __all__ = ["track"]
 
 
-class Preset(str, Enum):
+class Coding(str, Enum):
     """x264's presets that are fast enough to run beside a network."""
 
     ultrafast = "ultrafast"
@@ -42,7 +44,13 @@ def track(
         int, typer.Option(min=1, max=2, help="2 lets a GPU and the host work at a time; results come a frame later.")
     ] = 1,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the overlay video.")] = True,
-    preset: Annotated[Preset, typer.Option(help="Speed of the overlay's encoder.")] = Preset.superfast,
+    overlay_coding: Annotated[
+        Coding, typer.Option(help="Preset of the overlay's encoder: the slower, the smaller the file.")
+    ] = Coding.superfast,
+    preset: Annotated[str | None, typer.Option(help=PRESET_HELP)] = None,
+    association: Annotated[
+        Path | None, typer.Option(help="Association settings (json) in place of the bundle's or the preset's.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop each source after this many frames.")] = None,
     overwrite: Annotated[
         bool,
@@ -68,11 +76,12 @@ def track(
 
     options = TrackOptions(
         bundle=bundle,
+        association=association_in(association, preset),
         out=out,
         engine=engine,
         threads=threads,
         in_flight=in_flight,
-        overlay=VideoCoding(preset=preset.value) if overlay else None,
+        overlay=VideoCoding(preset=overlay_coding.value) if overlay else None,
         limit=limit,
         existing="replace" if overwrite else "refuse",
         video=VideoSettings(

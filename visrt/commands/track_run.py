@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from visrt.commands.association import Association
 from visrt.console import report_console, say
 from visrt.runtime.errors import PARTIAL, VisrtError
 from visrt.runtime.journal import Journal
@@ -40,6 +41,7 @@ class TrackOptions:
     """The options of `visrt track`. overlay: None for no overlay video."""
 
     bundle: Path
+    association: Association
     out: Path
     engine: str
     threads: int | None
@@ -63,16 +65,23 @@ def track_all(sources: Sequence[str], options: TrackOptions) -> int:
     jobs, code = plan(sources, options)
     if not jobs:
         return code
-    settings = SessionSettings(in_flight=options.in_flight)
-    with (
-        Session.open(options.bundle, options.engine, threads=options.threads, settings=settings) as session,
-        StopRequest() as stop,
-    ):
+    with _session(options) as session, StopRequest() as stop:
         for job in jobs:
             code = worst(code, track_one(job, session, options, stop))
             if stop():
                 return stop.exit_code
     return code
+
+
+def _session(options: TrackOptions) -> Session:
+    return Session.open(
+        options.bundle,
+        options.engine,
+        threads=options.threads,
+        settings=SessionSettings(in_flight=options.in_flight),
+        association=options.association.changes,
+        preset=options.association.preset,
+    )
 
 
 def plan(sources: Sequence[str], options: TrackOptions) -> tuple[list[Job], int]:
@@ -170,6 +179,7 @@ def _made_by(session: Session, options: TrackOptions) -> dict[str, Any]:
         "threads": options.threads,
         "input": [manifest.input.height, manifest.input.width],
         "overlay": options.overlay.preset if options.overlay else None,
+        **options.association.in_force(session.family),
     }
 
 

@@ -1,0 +1,42 @@
+"""What `track` and `eval` share: which rule of association is in force, and with which settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from visrt.runtime.errors import SettingsError
+from visrt.runtime.presets import PRESETS
+
+__all__ = ["PRESET_HELP", "Association", "association_in"]
+
+PRESET_HELP = f"Method of association in place of the bundle's and its settings: {', '.join(PRESETS)}."
+
+
+@dataclass(frozen=True)
+class Association:
+    """preset: a method by name, None for the bundle's. changes: settings in place of the method's."""
+
+    preset: str | None = None
+    changes: dict[str, Any] | None = None
+
+    def in_force(self, family: Any) -> dict[str, Any]:
+        """The preset, and every setting of the `family` it led to."""
+        return {"preset": self.preset, "association_settings": asdict(family.settings)}
+
+
+def association_in(path: Path | None, preset: str | None) -> Association:
+    """The preset, with the settings in the json file at `path` where one is given."""
+    return Association(preset, None if path is None else _settings_in(path))
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: cannot be read as json ({error}); expected one object of settings") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: holds a {type(values).__name__}; expected one object of settings")
+    return values
