@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from visrt.runtime.engine import Array, Tensor
 from visrt.runtime.errors import BundleError, EngineError
-from visrt.runtime.manifest import GraphSpec, Manifest, TensorSpec
+from visrt.runtime.manifest import GraphSpec, Manifest, StateSpec, TensorSpec
 
 __all__ = ["GraphNeed", "TensorNeed", "check_feeds", "check_graphs"]
 
@@ -35,8 +36,14 @@ class GraphNeed:
     outputs: Mapping[str, TensorNeed]
 
 
-def check_graphs(manifest: Manifest, needs: Mapping[str, GraphNeed], sizes: Mapping[str, int]) -> None:
-    """Raises BundleError unless the manifest's graphs offer what a family needs; `sizes` are letters known before."""
+def check_graphs(
+    manifest: Manifest,
+    needs: Mapping[str, GraphNeed],
+    sizes: Mapping[str, int],
+    states: Mapping[str, TensorNeed] = MappingProxyType({}),
+) -> None:
+    """Raises BundleError unless the manifest offers the graphs and states a family needs; `sizes` are letters known
+    before."""
     if missing := needs.keys() - manifest.graphs.keys():
         found = ", ".join(sorted(manifest.graphs)) or "none"
         raise BundleError(
@@ -49,6 +56,7 @@ def check_graphs(manifest: Manifest, needs: Mapping[str, GraphNeed], sizes: Mapp
         graph = manifest.graphs[name]
         faults += _role_faults(f"{name}.inputs", need.inputs, graph.inputs, known)
         faults += _role_faults(f"{name}.outputs", need.outputs, graph.outputs, known)
+    faults += [fault for name, need in states.items() for fault in _state_faults(name, need, manifest, known)]
     if faults:
         raise BundleError(f"bundle {manifest.name!r}: " + "; ".join(faults) + "; export it again")
 
@@ -71,7 +79,25 @@ def _role_faults(
     return faults
 
 
-def _fits(need: TensorNeed, spec: TensorSpec, known: dict[str, Axis]) -> bool:
+def _state_faults(name: str, need: TensorNeed, manifest: Manifest, known: dict[str, Axis]) -> list[str]:
+    """What is wrong with a state tensor, in words."""
+    if name not in manifest.states:
+        return [f"states: missing state {name!r}"]
+    spec = manifest.states[name]
+    faults = []
+    if not _fits(need, spec, known):
+        expected = " ".join(_named(axis, known) for axis in need.axes.split())
+        found = " ".join(map(str, spec.shape))
+        faults.append(f"states.{name}: expected {'|'.join(need.dtypes)} [{expected}], found {spec.dtype} [{found}]")
+    graphs = manifest.graphs.values()
+    if not any(spec.input in graph.inputs for graph in graphs):
+        faults.append(f"states.{name}: feeds {spec.input!r}, which is no input of any graph")
+    if not any(spec.output in graph.outputs for graph in graphs):
+        faults.append(f"states.{name}: renewed by {spec.output!r}, which is no output of any graph")
+    return faults
+
+
+def _fits(need: TensorNeed, spec: TensorSpec | StateSpec, known: dict[str, Axis]) -> bool:
     axes = need.axes.split()
     if spec.dtype not in need.dtypes or len(axes) != len(spec.shape):
         return False

@@ -112,6 +112,7 @@ def _masks(network: Network, outputs: FrameOutputs) -> MasksOf:
 
 
 def _made(resize: MaskResize, logits: Floats) -> MadeMask:
+    logits = resize.crop(logits)
     mask = resize.source_mask(logits)
     certainty, pixels = resize.certainty(logits)
     return MadeMask(None if mask is None else mask.rle, certainty, pixels)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from visrt.runtime.errors import BundleError
 from visrt.runtime.manifest import GraphSpec, Manifest
 
-__all__ = ["BATCH", "MASKS", "handed_over", "largest_sizes", "profile_of", "run_sizes"]
+__all__ = ["BATCH", "FRAMES", "MASKS", "handed_over", "largest_sizes", "profile_of", "run_sizes"]
 
 BATCH = "batch"
 """Frames of one call of the frame graph."""
+
+FRAMES = "frames"
+"""Frames of one clip, in families that look at clips."""
 
 MASKS = "masks"
 """Masks of one call of the masks graph, of one frame."""
@@ -18,15 +21,16 @@ MASKS_USUAL = 10
 
 def largest_sizes(manifest: Manifest, batch: int) -> dict[str, int]:
     """The most of each dynamic axis when frames come `batch` at once: a frame has no more masks than queries."""
-    queries = manifest.graphs["frame"].outputs["class_logits"].shape[1]
+    outputs = [graph.outputs for graph in manifest.graphs.values()]
+    queries = next((given["class_logits"].shape[-2] for given in outputs if "class_logits" in given), None)
     if not isinstance(queries, int):
         raise BundleError(f"bundle {manifest.name!r}: the number of queries is {queries!r}; expected a fixed number")
-    return {BATCH: batch, MASKS: queries}
+    return {BATCH: batch, FRAMES: batch, MASKS: queries}
 
 
 def profile_of(manifest: Manifest, name: str, batch: int) -> dict[str, tuple[int, int, int]]:
     """Smallest, usual and largest size of each dynamic axis of graph `name`: what its engine is built for."""
-    usual = {BATCH: batch, MASKS: MASKS_USUAL}
+    usual = {BATCH: batch, FRAMES: batch, MASKS: MASKS_USUAL}
     largest = largest_sizes(manifest, batch)
     symbols = _symbols(manifest.graphs[name])
     if unknown := symbols - largest.keys():
@@ -40,10 +44,11 @@ def profile_of(manifest: Manifest, name: str, batch: int) -> dict[str, tuple[int
 def run_sizes(symbol: str, largest: int) -> tuple[int, ...]:
     """The sizes an axis is run at, rising; others are padded to the next.
 
-    A padded frame would cost a whole frame, so every batch is run as it is. A padded mask costs next to nothing, and
-    each size costs an execution context and a CUDA graph: masks are run in powers of two and all.
+    A padded frame would cost a whole frame, and a clip sees all of its frames, so both are run as they are. A padded
+    mask costs next to nothing, and each size costs an execution context and a CUDA graph: masks are run in powers of
+    two and all.
     """
-    if symbol == BATCH:
+    if symbol in (BATCH, FRAMES):
         return tuple(range(1, largest + 1))
     powers = (2**exponent for exponent in range(largest.bit_length()))
     return (*(size for size in powers if size < largest), largest)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from visrt.runtime.clip_family import AnyFamily, ClipFamily
 from visrt.runtime.contract import check_graphs
 from visrt.runtime.ctvis import CtVis, CtVisSettings
 from visrt.runtime.errors import BundleError, UsageError
 from visrt.runtime.family import Family
+from visrt.runtime.genvis import GenVis, GenVisSettings
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.minvis import MinVis, MinVisSettings
 from visrt.runtime.presets import PRESETS, Preset
@@ -27,10 +29,23 @@ def _ctvis(association: Settings) -> CtVis:
     return CtVis(load_settings(CtVisSettings, association, "association"))
 
 
-FAMILIES: dict[str, Callable[[Settings], Family[Any]]] = {"minvis": _minvis, "ctvis": _ctvis}
+def _genvis(association: Settings) -> GenVis:
+    settings = load_settings(GenVisSettings, association, "association")
+    if settings.clip_frames not in settings.clip_lengths:
+        lengths = ", ".join(map(str, settings.clip_lengths))
+        raise UsageError(
+            f"clip_frames is {settings.clip_frames}, but the bundle was exported for clips of {lengths} frames; choose "
+            "one of these, or export it again with this length in --clip-lengths"
+        )
+    return GenVis(settings)
 
 
-def family_of(manifest: Manifest, changes: Settings | None = None, preset: str | None = None) -> Family[Any]:
+FRAME_FAMILIES: dict[str, Callable[[Settings], Family[Any]]] = {"minvis": _minvis, "ctvis": _ctvis}
+CLIP_FAMILIES: dict[str, Callable[[Settings], ClipFamily[Any]]] = {"genvis": _genvis}
+FAMILIES: dict[str, Callable[[Settings], AnyFamily]] = {**FRAME_FAMILIES, **CLIP_FAMILIES}
+
+
+def family_of(manifest: Manifest, changes: Settings | None = None, preset: str | None = None) -> AnyFamily:
     """The family of a bundle with its association settings, or those of `preset`; `changes` in their place where given.
 
     Raises BundleError for an unknown family or graphs that do not fit it, SettingsError for an unknown setting,
@@ -40,21 +55,21 @@ def family_of(manifest: Manifest, changes: Settings | None = None, preset: str |
         known = ", ".join(FAMILIES)
         raise BundleError(f"bundle {manifest.name!r}: family {manifest.family!r} is unknown; this visrt knows {known}")
     if preset is None:
-        family = FAMILIES[manifest.family]({**manifest.association, **(changes or {})})
+        family: AnyFamily = FAMILIES[manifest.family]({**manifest.association, **(changes or {})})
     else:
         _refuse_other_graphs(manifest, preset)
         family = family_from_preset(preset, changes)
     height, width = manifest.input.height, manifest.input.width
     rows, columns = manifest.input.image_size
     sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "L": len(manifest.classes) + 1}
-    check_graphs(manifest, family.needs(), sizes)
+    check_graphs(manifest, family.needs(), sizes, family.states() if isinstance(family, ClipFamily) else {})
     return family
 
 
 def family_from_preset(name: str, changes: Settings | None = None) -> Family[Any]:
     """The family that the preset `name` is made of, `changes` in place of its settings where given."""
     preset = _preset(name)
-    return FAMILIES[preset.family]({**preset.settings, **(changes or {})})
+    return FRAME_FAMILIES[preset.family]({**preset.settings, **(changes or {})})
 
 
 def _preset(name: str) -> Preset:

@@ -89,8 +89,8 @@ class MaskResize:
     columns: Axis
 
     def crop(self, logits: Floats) -> Floats:
-        """The part of mask logits [M, H / 4, W / 4] that shows the frame; the rest shows padding."""
-        return logits[:, : self.rows.cells, : self.columns.cells]
+        """The part of mask logits [..., H / 4, W / 4] that shows the frame; the rest shows padding."""
+        return logits[..., : self.rows.cells, : self.columns.cells]
 
     def source_mask(self, logits: Floats) -> SourceMask | None:
         """The mask of cropped `logits` [h, w] at the source size, None if it is empty there."""

@@ -60,5 +60,5 @@ def _record(network: Network, frames: Iterable[Frame]) -> Recording | None:
 
 
 def _rle(resize: MaskResize, logits: Floats) -> Rle | None:
-    mask = resize.source_mask(logits)
+    mask = resize.source_mask(resize.crop(logits))
     return None if mask is None else mask.rle

@@ -14,21 +14,49 @@ from visrt.runtime.image import RESIZERS, Frame, Letterbox, image_for
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["FrameOutputs", "Network", "StartedFrames"]
+__all__ = ["FrameInputs", "FrameOutputs", "Network", "StartedFrames"]
+
+MASK_FEATURES = "mask_features"
+
+
+@dataclass(frozen=True)
+class FrameInputs:
+    """Frames as the frame graph takes them: images uint8 RGB [B, H, W, 3], and how each lies in the network input."""
+
+    images: Array
+    fits: tuple[Letterbox, ...]
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    def __getitem__(self, part: slice) -> FrameInputs:
+        return FrameInputs(self.images[part], self.fits[part])
+
+    def followed_by(self, later: FrameInputs) -> FrameInputs:
+        if not self.fits:
+            return later
+        return FrameInputs(np.concatenate([self.images, later.images]), self.fits + later.fits)
 
 
 @dataclass(frozen=True)
 class FrameOutputs:
-    """What the frame graph says of one frame. mask_features [D, H / 4, W / 4] stay on the engine's device."""
+    """What the frame graph says of one frame: `tensors`, small ones on the host in float32, by role, and mask_features
+    [D, H / 4, W / 4], which stay on the engine's device."""
 
     fit: Letterbox
-    queries: Queries
+    tensors: Mapping[str, Floats]
     mask_features: Tensor
+
+    @property
+    def queries(self) -> Queries:
+        """The queries, where the graph gives them with class, embedding and mask."""
+        roles = ("class_logits", "embeddings", "mask_embeddings")
+        return Queries(*(self.tensors[role] for role in roles))
 
     def check_finite(self) -> None:
         """Raises NumericalError if the network gave NaN or infinity for a query."""
-        for role in ("class_logits", "embeddings", "mask_embeddings"):
-            refuse_nonfinite(role, getattr(self.queries, role))
+        for role, values in self.tensors.items():
+            refuse_nonfinite(role, values)
 
 
 @dataclass(frozen=True)
@@ -43,12 +71,21 @@ class StartedFrames:
 
 
 class Network:
-    """Runs the graphs of one bundle and measures them with `watch`."""
+    """Runs the graphs of one bundle and measures them with `watch`.
+
+    states: the bundle's initial state tensors by name, which streams start from.
+    """
 
     def __init__(
-        self, engines: Mapping[str, Engine], spec: InputSpec, watch: Stopwatch, resize: str | None = None
+        self,
+        engines: Mapping[str, Engine],
+        spec: InputSpec,
+        watch: Stopwatch,
+        resize: str | None = None,
+        states: Mapping[str, Floats] | None = None,
     ) -> None:
         self._engines = engines
+        self.states = states or {}
         if resize is not None and spec.source is not None:
             raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
         self._spec = spec
@@ -57,21 +94,31 @@ class Network:
 
     def run_frames(self, frames: Sequence[Frame]) -> list[FrameOutputs]:
         """Outputs for each of `frames`, [H, W, 3] uint8 RGB of any size; one call of the frame engine."""
-        return self.finish(self.start(frames))
+        return self.finish(self.start(self.prepare(frames)))
 
-    def start(self, frames: Sequence[Frame]) -> StartedFrames:
-        """Hands `frames` to the frame engine; one that runs on a GPU goes on while the host does something else."""
+    def prepare(self, frames: Sequence[Frame]) -> FrameInputs:
+        """`frames` resized and padded for the frame engine."""
         with self._watch.stage("preprocess"):
             images = np.empty((len(frames), *self._spec.image_size, 3), dtype=np.uint8)
             fits = [image_for(frame, self._spec, self._resize, out) for frame, out in zip(frames, images, strict=True)]
-            valid_sizes = np.array([fit.valid for fit in fits], dtype=np.int32)
+            return FrameInputs(images, tuple(fits))
+
+    def start(self, inputs: FrameInputs) -> StartedFrames:
+        """Hands frames to the frame engine; one that runs on a GPU goes on while the host does something else."""
         with self._watch.stage("frame_engine"):
-            return StartedFrames(fits, self._engines["frame"]({"images": images, "valid_sizes": valid_sizes}))
+            valid_sizes = np.array([fit.valid for fit in inputs.fits], dtype=np.int32)
+            feeds = {"images": inputs.images, "valid_sizes": valid_sizes}
+            return StartedFrames(inputs.fits, self._engines["frame"](feeds))
 
     def finish(self, started: StartedFrames) -> list[FrameOutputs]:
         """Outputs for each of the frames that were started, once they are there."""
         with self._watch.stage("frame_engine"):
             return _split(started.outputs, started.fits)
+
+    def run(self, graph: str, feeds: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Outputs by role of one call of `graph`, on the host."""
+        with self._watch.stage(f"{graph}_engine"):
+            return {role: _floats(tensor.numpy()) for role, tensor in self._engines[graph](feeds).items()}
 
     def run_masks(self, mask_embeddings: Floats, outputs: FrameOutputs) -> Floats:
         """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame of `outputs`."""
@@ -99,11 +146,10 @@ def refuse_nonfinite(role: str, values: Array) -> None:
 
 def _split(outputs: Mapping[str, Tensor], fits: Sequence[Letterbox]) -> list[FrameOutputs]:
     """The batch, frame by frame: small tensors on the host, mask features where they are."""
-    roles = ("class_logits", "embeddings", "mask_embeddings")
-    host = [_floats(outputs[role].numpy()) for role in roles]
-    features = outputs["mask_features"]
+    host = {role: _floats(tensor.numpy()) for role, tensor in outputs.items() if role != MASK_FEATURES}
+    features = outputs[MASK_FEATURES]
     return [
-        FrameOutputs(fit, Queries(*(array[item] for array in host)), features.row(item))
+        FrameOutputs(fit, {role: array[item] for role, array in host.items()}, features.row(item))
         for item, fit in enumerate(fits)
     ]
 

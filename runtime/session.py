@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,10 +15,14 @@ from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.clip_buffer import ClipBuffer, full_clips
+from visrt.runtime.clip_family import Tensors, clip_frames_of
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import NumericalError, UsageError
 from visrt.runtime.families import family_of
-from visrt.runtime.family import Floats, Track
+from visrt.runtime.family import Track
+from visrt.runtime.following import FollowedFrame, PlacedFrame, follower_of
 from visrt.runtime.image import RESIZERS, Frame, Letterbox
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.mask_resize import MaskResize, mask_resize
@@ -57,8 +62,9 @@ class SessionEvents:
 
     frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
     aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no
-    objects. zero_queries: queries whose embedding was zero; such a one takes no part in its frame. time_jumps: times
-    that lay before the last one and were taken for it.
+    objects. zero_queries: queries whose embedding was zero; such a one takes no part in its frame. dropped_slots: slots
+    of a clip for which the network gave NaN or infinity; such a one begins anew. time_jumps: times that lay before the
+    last one and were taken for it.
     """
 
     frames: int = 0
@@ -66,7 +72,17 @@ class SessionEvents:
     restarts: int = 0
     bad_frames: int = 0
     zero_queries: int = 0
+    dropped_slots: int = 0
     time_jumps: int = 0
+
+
+@dataclass(frozen=True)
+class StartedClips:
+    """Frames of one call of the frame engine, with their times, and the lengths of the clips they are."""
+
+    frames: StartedFrames
+    times: Sequence[float | None]
+    lengths: Sequence[int]
 
 
 class Session:
@@ -87,17 +103,19 @@ class Session:
         settings: SessionSettings = SessionSettings(),
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
+        states: Tensors | None = None,
     ) -> None:
         """`engines` by graph name, owned from now on.
 
         `preset`, a name in `visrt.runtime.presets`, takes the place of the manifest's family and all its settings;
-        `association` then replaces single ones.
+        `association` then replaces single ones. `states`: the initial state tensors of the bundle, where it has any.
         """
         self.manifest = manifest
         self.settings = settings
         self._watch = Stopwatch()
         self.family = family_of(manifest, association, preset)
-        self.network = Network(engines, manifest.input, self._watch, settings.resize)
+        self.network = Network(engines, manifest.input, self._watch, settings.resize, states)
+        self._follower = follower_of(self.family, self.network)
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
         self._blas = ThreadpoolController()
         self._closed = False
@@ -121,9 +139,10 @@ class Session:
         will bring; TensorRT engines are built for it. Raises BundleError, EngineError, UsageError or SettingsError.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        family_of(opened.manifest, association, preset)
-        engines = open_engines(opened, engine, EngineOptions(threads, batch=batch))
-        return cls(opened.manifest, engines, settings, association, preset)
+        states = initial_states(opened)
+        frames_a_call = batch + clip_frames_of(family_of(opened.manifest, association, preset)) - 1
+        engines = open_engines(opened, engine, EngineOptions(threads, batch=frames_a_call))
+        return cls(opened.manifest, engines, settings, association, preset, states)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
         """Results that are ready after `frame` [H, W, 3], uint8 RGB, shown at `time_s` seconds of the stream."""
@@ -132,25 +151,29 @@ class Session:
     def step_batch(self, frames: Sequence[Frame], times_s: Sequence[float | None] | None = None) -> list[FrameResult]:
         """Results that are ready after the next `frames` of the stream, which share one call of the frame engine.
 
-        Ids and labels are those of one frame at a time.
+        Ids and labels are those of one frame at a time. A family that looks at clips keeps frames until a clip is full.
         """
         times: list[float | None] = [None] * len(frames) if times_s is None else list(times_s)
         self._check(frames, times)
         if not frames:
             return []
         with self._blas.limit(limits=1, user_api="blas"):
-            self._started.append((self.network.start(frames), times))
+            waiting = self._waiting.followed_by(self.network.prepare(frames), times)
+            self._start(waiting, full_clips(waiting.inputs.fits, self._follower.clip_frames))
             return self._finish(leave=self.settings.in_flight - 1)
 
     def flush(self) -> list[FrameResult]:
-        """Results that waited for the next frame, at the end of the stream."""
+        """Results that waited for the next frame, at the end of the stream; its last clip may be a short one."""
         with self._blas.limit(limits=1, user_api="blas"):
+            if len(self._waiting):
+                self._start(self._waiting, [len(self._waiting)])
             return self._finish(leave=0)
 
     def reset(self) -> None:
         """Starts a new stream: frames, ids, events and times begin again."""
-        self._state = self.family.start()
-        self._started: deque[tuple[StartedFrames, Sequence[float | None]]] = deque()
+        self._follower.start()
+        self._waiting: ClipBuffer = ClipBuffer()
+        self._started: deque[StartedClips] = deque()
         self._resize: MaskResize | None = None
         self._bad_in_a_row = 0
         self._time_s = 0.0
@@ -173,43 +196,58 @@ class Session:
     ) -> None:
         self.close()
 
+    @property
+    def _state(self) -> Any:
+        return self._follower.state
+
+    def _start(self, waiting: ClipBuffer, lengths: Sequence[int]) -> None:
+        """Hands the first clips that wait, of these lengths, to the frame engine in one call."""
+        first, self._waiting = waiting.split(sum(lengths))
+        if lengths:
+            self._started.append(StartedClips(self.network.start(first.inputs), first.times_s, lengths))
+
     def _finish(self, leave: int) -> list[FrameResult]:
         """Results of the frames that were started, in order, until `leave` calls of the engine are in flight."""
         results: list[FrameResult] = []
         while len(self._started) > leave:
-            started, times = self._started.popleft()
-            outputs = self.network.finish(started)
-            results += [self._result(out, time_s) for out, time_s in zip(outputs, times, strict=True)]
-            self._count_times(len(started))
+            started = self._started.popleft()
+            outputs = self.network.finish(started.frames)
+            for start, stop in pairwise(accumulate(started.lengths, initial=0)):
+                results += self._results(outputs[start:stop], started.times[start:stop])
+            self._count_times(len(outputs))
         return results
 
-    def _result(self, outputs: FrameOutputs, time_s: float | None) -> FrameResult:
-        """The next frame's result; from here on everything is in the order of the stream."""
-        index = self.events.frames
-        now_s = self._now(index, time_s)
-        resize = self._fit_to(outputs.fit)
-        tracks = self._tracks(outputs, resize, now_s)
-        self.events = replace(self.events, frames=index + 1)
+    def _results(self, clip: Sequence[FrameOutputs], times: Sequence[float | None]) -> list[FrameResult]:
+        """Results of the next clip; from here on everything is in the order of the stream."""
+        first = self.events.frames
+        frames = [self._placed(outputs, first + i, times[i]) for i, outputs in enumerate(clip)]
+        with self._watch.stage("association"):
+            followed = self._follower.follow(frames)
+        for frame in followed:
+            self._count(frame)
         with self._watch.stage("masks"):
-            objects = tuple(found for track in tracks if (found := _tracked_object(track, resize)))
-        return FrameResult(index, now_s, outputs.fit.source, objects)
+            return [
+                FrameResult(first + i, frame.now_s, frame.outputs.fit.source, _objects(found.tracks, frame.resize))
+                for i, (frame, found) in enumerate(zip(frames, followed, strict=True))
+            ]
 
-    def _tracks(self, outputs: FrameOutputs, resize: MaskResize, now_s: float) -> list[Track]:
-        """The family's answer. A frame with NaN or infinity has no objects and leaves the state as it was."""
+    def _placed(self, outputs: FrameOutputs, index: int, time_s: float | None) -> PlacedFrame:
+        now_s = self._now(index, time_s)
+        return PlacedFrame(outputs, self._fit_to(outputs.fit), now_s)
 
-        def masks_of(mask_embeddings: Floats) -> Floats:
-            return resize.crop(self.network.run_masks(mask_embeddings, outputs))
-
-        try:
-            with self._watch.stage("association"):
-                outputs.check_finite()
-                tracks, self._state = self.family.associate(outputs.queries, masks_of, now_s, self._state)
-        except NumericalError as error:
-            self._count_bad_frame(error)
-            return []
-        self._bad_in_a_row = 0
-        self._count_zero_queries(outputs)
-        return tracks
+    def _count(self, frame: FollowedFrame) -> None:
+        """Counts one frame. Raises NumericalError after too many bad ones in a row."""
+        events = self.events
+        self.events = replace(
+            events,
+            frames=events.frames + 1,
+            bad_frames=events.bad_frames + (frame.error is not None),
+            zero_queries=events.zero_queries + frame.zero_queries,
+            dropped_slots=events.dropped_slots + frame.dropped_slots,
+        )
+        self._bad_in_a_row = 0 if frame.error is None else self._bad_in_a_row + 1
+        if frame.error is not None and self._bad_in_a_row >= self.settings.bad_frames_max:
+            raise NumericalError(f"{self._bad_in_a_row} frames in a row: {frame.error}") from frame.error
 
     def _fit_to(self, fit: Letterbox) -> MaskResize:
         """The mask resize for a frame that lies like `fit`. Another aspect is another picture: objects are lost."""
@@ -220,7 +258,7 @@ class Session:
             self.events = replace(self.events, size_changes=self.events.size_changes + 1)
             if not last.fit.like(fit):
                 self.events = replace(self.events, restarts=self.events.restarts + 1)
-                self._state = self.family.restart(self._state)
+                self._follower.restart()
         assert self._resize is not None
         return self._resize
 
@@ -232,17 +270,6 @@ class Session:
             now_s = self._time_s
         self._time_s = now_s
         return now_s
-
-    def _count_bad_frame(self, error: NumericalError) -> None:
-        self._bad_in_a_row += 1
-        self.events = replace(self.events, bad_frames=self.events.bad_frames + 1)
-        if self._bad_in_a_row >= self.settings.bad_frames_max:
-            raise NumericalError(f"{self._bad_in_a_row} frames in a row: {error}") from error
-
-    def _count_zero_queries(self, outputs: FrameOutputs) -> None:
-        zero = int(np.count_nonzero(~outputs.queries.embeddings.any(axis=1)))
-        if zero:
-            self.events = replace(self.events, zero_queries=self.events.zero_queries + zero)
 
     def _count_times(self, frames: int) -> None:
         self.last_times = self._watch.take(frames)
@@ -262,6 +289,10 @@ class Session:
                 raise UsageError(f"frame is {_told(frame)}; expected a uint8 array [height, width, 3], RGB")
             if not frame.size:
                 raise UsageError(f"frame is {_told(frame)}; expected at least one pixel")
+
+
+def _objects(tracks: Sequence[Track], resize: MaskResize) -> tuple[TrackedObject, ...]:
+    return tuple(found for track in tracks if (found := _tracked_object(track, resize)))
 
 
 def _tracked_object(track: Track, resize: MaskResize) -> TrackedObject | None:

@@ -9,7 +9,10 @@ from time import perf_counter
 
 __all__ = ["STAGES", "StageTimes", "Stopwatch"]
 
-STAGES = ("preprocess", "frame_engine", "association", "mask_engine", "masks")
+STAGES = ("preprocess", "frame_engine", "clip_engine", "association", "mask_engine", "masks")
+
+SOMETIMES = ("clip_engine",)
+"""Stages that only some families have; told where they took time."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class StageTimes:
 
     def ms_a_frame(self) -> dict[str, float]:
         """Mean milliseconds a frame by stage; zero before the first frame."""
-        return {stage: 1e3 * seconds / max(self.frames, 1) for stage, seconds in self.seconds.items()}
+        told = {stage: seconds for stage, seconds in self.seconds.items() if seconds or stage not in SOMETIMES}
+        return {stage: 1e3 * seconds / max(self.frames, 1) for stage, seconds in told.items()}
 
 
 class Stopwatch:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from visrt.runtime.clip_family import AnyFamily
 from visrt.runtime.ctvis import CtVis
 from visrt.runtime.ctvis_video import ctvis_result
 from visrt.runtime.errors import UsageError
-from visrt.runtime.family import Family
+from visrt.runtime.genvis import GenVis
+from visrt.runtime.genvis_video import genvis_result
 from visrt.runtime.minvis import MinVis
 from visrt.runtime.minvis_video import minvis_result
 from visrt.runtime.network import Network
@@ -46,10 +48,11 @@ class OfficialRule:
 OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
     MinVis: OfficialRule(minvis_result, takes_settings=False),
     CtVis: OfficialRule(ctvis_result, takes_settings=True),
+    GenVis: OfficialRule(genvis_result, takes_settings=True),
 }
 
 
-def official_rule(family: Family[Any]) -> OfficialRule:
+def official_rule(family: AnyFamily) -> OfficialRule:
     """The rule of `family`. Raises UsageError for one without."""
     if type(family) not in OFFICIAL_RULES:
         raise UsageError(f"{type(family).__name__} has no official video-level result; use the causal one")

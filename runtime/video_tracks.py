@@ -19,7 +19,7 @@ from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.masks import Rle
 from visrt.runtime.network import Network
 
-__all__ = ["ReadFrames", "VideoResult", "VideoTrack", "Winner", "best_of_video", "second_reading"]
+__all__ = ["ReadFrames", "VideoResult", "VideoTrack", "Winner", "best_of_scores", "best_of_video", "second_reading"]
 
 ReadFrames = Callable[[], Iterable[Frame]]
 M = TypeVar("M")
@@ -53,7 +53,11 @@ class Winner:
 
 def best_of_video(mean_logits: Floats, top_k: int) -> list[Winner]:
     """The `top_k` best (track, label) pairs of mean logits [N, K + 1], best first."""
-    scores = softmax(mean_logits)[:, :-1]
+    return best_of_scores(softmax(mean_logits)[:, :-1], top_k)
+
+
+def best_of_scores(scores: Floats, top_k: int) -> list[Winner]:
+    """The `top_k` best (track, label) pairs of scores [N, K], best first."""
     best = np.argsort(-scores, axis=None, kind="stable")[:top_k]
     return [Winner(int(at) // scores.shape[1], int(at) % scores.shape[1], float(scores.flat[at])) for at in best]
 
@@ -66,8 +70,8 @@ def second_reading(
 ) -> dict[int, dict[int, M]]:
     """What `make` makes of each mask that is wanted, by track and by frame.
 
-    `wanted` has for each frame, by track, the mask embedding [D]. `make` gets the resize of the frame and the cropped
-    mask logits [h, w].
+    `wanted` has for each frame, by track, the mask embedding [D]. `make` gets the resize of the frame and the mask
+    logits [h, w], padding included.
     """
     made: dict[int, dict[int, M]] = {track: {} for embeddings in wanted for track in embeddings}
     count = 0
@@ -79,7 +83,7 @@ def second_reading(
             continue
         [outputs] = network.run_frames([frame])
         resize = mask_resize(outputs.fit)
-        logits = resize.crop(network.run_masks(np.stack(list(embeddings.values())), outputs))
+        logits = network.run_masks(np.stack(list(embeddings.values())), outputs)
         for track, mask_logits in zip(embeddings, logits, strict=True):
             made[track][count - 1] = make(resize, mask_logits)
     if count != len(wanted):

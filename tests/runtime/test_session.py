@@ -298,15 +298,15 @@ def test_stages_add_up_and_start_again_with_each_step() -> None:
     assert session.times.frames == 3
     assert session.last_times.frames == 1
     assert all(ms > 0 for ms in session.times.ms_a_frame().values())
-    assert all(session.last_times.seconds[stage] < session.times.seconds[stage] for stage in session.times.seconds)
+    assert all(session.last_times.seconds[stage] < session.times.seconds[stage] for stage in session.times.ms_a_frame())
 
 
 def test_a_bundle_of_an_unknown_family_or_for_other_classes_is_refused() -> None:
     manifest = fake_manifest()
     no_engines: dict[str, Engine] = {}
 
-    with pytest.raises(BundleError, match="family 'genvis' is unknown; this visrt knows minvis"):
-        Session(manifest.model_copy(update={"family": "genvis"}), no_engines)
+    with pytest.raises(BundleError, match="family 'seqformer' is unknown; this visrt knows minvis"):
+        Session(manifest.model_copy(update={"family": "seqformer"}), no_engines)
     with pytest.raises(
         BundleError, match=r"class_logits: expected .* \[B=batch Q=8 L=3\], found float32 \[batch 8 4\]"
     ):

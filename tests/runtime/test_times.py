@@ -47,4 +47,4 @@ def test_times_add_up_and_are_told_in_ms_a_frame() -> None:
 
     assert one.plus(two).frames == 4
     assert one.plus(two).ms_a_frame()["masks"] == pytest.approx(2)
-    assert StageTimes().ms_a_frame() == dict.fromkeys(STAGES, 0.0)
+    assert StageTimes().ms_a_frame() == {stage: 0.0 for stage in STAGES if stage != "clip_engine"}
