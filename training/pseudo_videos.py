@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from visrt.runtime.errors import OutputError
 from visrt.training.clips import Clip, ClipSettings, make_clip
 from visrt.training.sources import SourceSettings, load_pool
 
-__all__ = ["write_pseudo_videos"]
+__all__ = ["write_clips", "write_pseudo_videos"]
 
 INFO = "pseudo-videos made from still pictures; every visible part of every pasted or annotated object is exact"
 
@@ -28,15 +28,23 @@ def write_pseudo_videos(
     `settings.part` should be "held_out", so that nothing of what is trained on is seen. Raises OutputError if `out`
     already holds annotations.
     """
+    pool = load_pool(sources, settings)
+    times = np.linspace(0, 1, settings.frames)
+    clips = (make_clip(pool, times, settings, np.random.default_rng([seed, n])) for n in range(1, videos + 1))
+    return write_clips(clips, pool.classes, out, seed)
+
+
+def write_clips(clips: Iterable[Clip], classes: Sequence[str], out: Path, seed: int) -> Path:
+    """Write `clips`, made with `seed`, whose labels index `classes`, to `out`; the path of its instances.json.
+
+    Raises OutputError if `out` already holds annotations.
+    """
     json_path = out / "instances.json"
     if json_path.exists():
         raise OutputError(f"{json_path}: is there already; give another folder or remove it")
-    pool = load_pool(sources, settings)
     told: dict[str, Any] = {"info": {"description": INFO, "seed": seed}, "videos": [], "annotations": []}
-    told["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(pool.classes)]
-    for number in range(1, videos + 1):
-        rng = np.random.default_rng([seed, number])
-        clip = make_clip(pool, np.linspace(0, 1, settings.frames), settings, rng)
+    told["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(classes)]
+    for number, clip in enumerate(clips, start=1):
         told["videos"].append(_video(clip, number, out / "JPEGImages"))
         told["annotations"] += _annotations(clip, number, len(told["annotations"]))
     json_path.write_text(json.dumps(told))
