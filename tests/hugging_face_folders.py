@@ -44,6 +44,7 @@ def transformers_or_skip() -> Any:
 def hugging_face_model(backbone: str, *, backbone_options: dict[str, Any] | None = None, **options: Any) -> Any:
     """A Mask2FormerForUniversalSegmentation in eval mode, tiny but for `options`, with random weights."""
     transformers = transformers_or_skip()
+    torch.manual_seed(0)
     kind = {"swin": transformers.SwinConfig, "resnet": transformers.ResNetConfig}[backbone]
     config = kind(out_features=STAGES, **{**BACKBONES[backbone], **(backbone_options or {})})
     model = transformers.Mask2FormerForUniversalSegmentation(

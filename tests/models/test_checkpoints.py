@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from visrt.models import checkpoints
 from visrt.models.checkpoints import load_checkpoint, load_weights, read_checkpoint, save_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
@@ -58,6 +59,11 @@ def network(settings: NetworkSettings = RESNET) -> Mask2Former:
 def published_state(settings: NetworkSettings = RESNET) -> State:
     """What an official file holds under "model"."""
     return {**network(settings).state_dict(), "criterion.empty_weight": torch.ones(settings.classes + 1)}
+
+
+def as_in_2021(key: str) -> str:
+    """The names of the first Mask2Former files: no pixel decoder in them, and the query features are static."""
+    return key.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.").replace("query_feat", "static_query")
 
 
 def saved(path: Path, state: State) -> Path:
@@ -107,10 +113,7 @@ def test_position_indices_in_a_file_are_ignored_and_computed(tmp_path: Path) -> 
 
 
 def test_names_of_old_mask2former_files_are_understood(tmp_path: Path) -> None:
-    old = {
-        key.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.").replace("query_feat", "static_query"): value
-        for key, value in published_state().items()
-    }
+    old = {as_in_2021(key): value for key, value in published_state().items()}
     assert_same_network(load_checkpoint(saved(tmp_path / "old.pth", old)), network())
 
 
@@ -137,6 +140,30 @@ def test_a_class_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         load_checkpoint(path, expected_classes=40)
 
 
+LISTS = Path(__file__).parents[2].parent / "shared" / "reference"
+
+
+@pytest.mark.parametrize("name", ["minvis_ytvis19_r50", "minvis_ovis_swinl", "ctvis_ytvis19_r50", "ctvis_ovis_swinl"])
+@pytest.mark.parametrize("rename", [str, as_in_2021], ids=["today", "2021"])
+def test_all_weights_of_the_official_files_load_into_full_size_networks(
+    name: str, rename: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By key and shape, without memory for the values: what is missing or unexpected would be refused."""
+    listed = LISTS / f"keys_{name}.tsv"
+    if not listed.exists():
+        pytest.skip(f"no list of official keys at {listed}")
+    rows = [line.split("\t") for line in listed.read_text().splitlines() if not line.startswith("#")]
+    state = {
+        rename(key): torch.empty(json.loads(f"[{shape.strip('(),')}]"), dtype=getattr(torch, dtype), device="meta")
+        for key, shape, dtype, _ in rows
+    }
+    monkeypatch.setattr(checkpoints, "read_tensor_file", lambda _: ({"model": state, "iteration": 5999}, {}))
+    (tmp_path / "official.pth").touch()
+    loaded = load_checkpoint(tmp_path / "official.pth", expected_classes=25 if "ovis" in name else 40)
+    # The loss's weight of "no object" is all that the network has no place for.
+    assert len(loaded.state_dict()) == len(state) - 1
+
+
 def without(*keys: str) -> Callable[[State], State]:
     return lambda state: {key: value for key, value in state.items() if key not in keys}
 
@@ -154,6 +181,10 @@ DECODER_BIAS = PREDICTOR + "mask_embed.layers.1.bias"
         (without(DECODER_BIAS), f"1 missing: {DECODER_BIAS}$"),
         (without("backbone.res3.0.conv1.weight"), "1 missing: backbone.res3.0.conv1.weight$"),
         (with_changed("backbone.fc.weight", torch.zeros(2)), "1 unexpected: backbone.fc.weight$"),
+        (
+            with_changed(PREDICTOR + "bbox_embed.weight", torch.zeros(4, 32)),
+            "1 unexpected: .*predictor.bbox_embed.weight$",
+        ),
         (with_changed(DECODER_BIAS, torch.zeros(7)), f"1 misshapen: {DECODER_BIAS} 7, expected 32$"),
         (with_changed(PREDICTOR + "query_embed.weight", torch.zeros(9, 32)), "query_embed.weight 9x32, expected 5x32$"),
         (without(PREDICTOR + "query_feat.weight"), "query_feat.weight; expected a MinVIS"),
@@ -166,7 +197,17 @@ DECODER_BIAS = PREDICTOR + "mask_embed.layers.1.bias"
             r"sampling_offsets.weight has shape \(97, 32\)",
         ),
     ],
-    ids=["missing", "missing conv", "unexpected", "misshapen", "queries", "no queries", "flat queries", "heads"],
+    ids=[
+        "missing",
+        "missing conv",
+        "unexpected",
+        "extra head",
+        "misshapen",
+        "queries",
+        "no queries",
+        "flat queries",
+        "heads",
+    ],
 )
 def test_a_key_that_does_not_fit_is_named(change: Callable[[State], State], told: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=told):
@@ -193,6 +234,9 @@ def test_many_faults_are_counted_and_the_first_twenty_named(tmp_path: Path) -> N
         (["transformer.encoder.layers.0.self_attn.in_proj_weight", "class_embed.weight"], "DETR"),
         (["patch_embed.proj.weight", "layers.0.blocks.0.norm1.weight"], "Swin transformer"),
         (["backbone.bottom_up.stem.conv1.weight", "roi_heads.box_head.fc1.weight"], "R-CNN"),
+        (["sem_seg_head.predictor.query_feat.weight", "tracker.decoder_norm.weight"], "DVIS"),
+        (["sem_seg_head.predictor.query_feat.weight", "refiner.decoder_norm.weight"], "DVIS"),
+        (["model.pixel_level_module.decoder.level_embed"], "give the folder, with its config.json"),
         (["encoder.weight", "decoder.weight"], "expected a MinVIS"),
     ],
 )
