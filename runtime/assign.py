@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -15,6 +18,7 @@ __all__ = [
     "cosine_similarity",
     "greedy_pairs",
     "hungarian_pairs",
+    "nonzero_rows",
     "row_cosines",
     "unit_rows",
 ]
@@ -44,7 +48,8 @@ def bisoftmax(a: Floats, b: Floats) -> Floats:
     The mean of the chance of each b among all for a row of a, and of each a among all for a row of b. It is relative:
     one row alone on its side is at least 0.5 like every row of the other.
     """
-    products = _finite(a @ b.T)
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = _finite(a @ b.T)
     similarity: Floats = (_softmax(products, 1) + _softmax(products, 0)) / 2
     return similarity
 
@@ -76,13 +81,14 @@ def greedy_pairs(similarity: Floats, floor: float, weights: NDArray[np.floating 
     `weights` [N]. CTVIS's code lets columns that are not allowed compete too, by the mean weight of the allowed: they
     can never win, as the heaviest allowed column is above the floor and weighs at least the mean.
     """
-    worth = np.where(_finite(similarity) > floor, similarity * weights, 0)
     columns = np.full(len(similarity), NOBODY, dtype=np.intp)
-    for row in np.flatnonzero(worth.any(axis=1)):
-        best = worth[row].argmax()
-        if worth[row, best] > 0:
-            columns[row] = best
-            worth[:, best] = 0
+    rows, allowed = np.nonzero(_finite(similarity) > floor)
+    worth = (similarity[rows, allowed] * weights[allowed]).tolist()
+    taken: set[int] = set()
+    for row, pairs in groupby(zip(rows.tolist(), allowed.tolist(), worth, strict=True), key=itemgetter(0)):
+        if free := [(value, -column) for _, column, value in pairs if column not in taken]:
+            columns[row] = -max(free)[1]
+            taken.add(-max(free)[1])
     return columns
 
 
@@ -90,6 +96,12 @@ def unit_rows(rows: Floats) -> Floats:
     """`rows` [N, C] at length one; zero rows stay zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1)
+
+
+def nonzero_rows(rows: Floats) -> NDArray[np.bool_]:
+    """Which of `rows` [N, C] have a direction at all: in [N], false for rows of zeros."""
+    found: NDArray[np.bool_] = np.any(rows != 0, axis=1)
+    return found
 
 
 def _softmax(values: Floats, axis: int) -> Floats:

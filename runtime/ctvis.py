@@ -10,7 +10,7 @@ What was shown is never taken back: noise is suppressed by showing an object onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -96,11 +96,13 @@ class CtVisState:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of one frame, best score first: queries [n], scores [n], mask_logits [n, h, w], and as detections."""
+    """Candidates of one frame, best score first: queries [n], scores [n], mask_logits, n of `cells` [h, w]; seen: the
+    same as detections."""
 
     queries: Queries
     scores: Floats
-    mask_logits: Floats
+    mask_logits: Sequence[Floats]
+    cells: tuple[int, int]
     seen: Detections
 
     def __len__(self) -> int:
@@ -109,12 +111,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Followed:
-    """One frame's candidates that belong to an object: which, the row [n] of their objects, and the memory after it."""
+    """One frame's candidates that belong to an object: which [n], the rows [n] of their objects in the memory after the
+    frame, and the chances [n, K] of the objects' classes by their running average."""
 
     candidates: Candidates
     chosen: Indices
     rows: Indices
     memory: Memory
+    chances: Floats
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class CtVis:
         self, queries: Queries, masks_of: MasksOf, now_s: float, state: CtVisState
     ) -> tuple[Followed, CtVisState]:
         """Every candidate of the frame that belongs to an object, shown or not, and the state after this frame."""
-        found = candidates_of(queries.in_canonical_order(), masks_of, now_s, self.settings)
+        found = candidates_of(queries, masks_of, now_s, self.settings)
         memory, cells = remembered(state, found, self.settings)
         partners = matched(found, memory, self.settings)
         known = np.flatnonzero(partners != NOBODY)
@@ -152,43 +156,47 @@ class CtVis:
         chosen = np.flatnonzero(partners != NOBODY)
         memory = seen(memory, partners[known], found.seen.take(known), renewal_of(self.settings))
         memory = born(memory, found.seen.take(new))
-        memory, next_id = with_ids(memory, partners[chosen], found.scores[chosen], state.next_id, self.settings)
-        return Followed(found, chosen, partners[chosen], memory), CtVisState(memory, cells, next_id)
+        chances = softmax(memory.mean_logits[partners[chosen]])[:, :-1]
+        followed = Followed(found, chosen, partners[chosen], memory, chances)
+        followed, next_id = with_ids(followed, state.next_id, self.settings)
+        return followed, CtVisState(followed.memory, cells, next_id)
 
 
 def candidates_of(queries: Queries, masks_of: MasksOf, now_s: float, settings: CtVisSettings) -> Candidates:
-    """The candidates among `queries`, which come best score first, less those whose mask a better one covers.
-
-    Unusable rows take no part.
-    """
-    queries = queries.take(np.flatnonzero(queries.usable()))
+    """The candidates among `queries`, less those whose mask a better one covers. Unusable queries take no part."""
     scores = queries.scores()
-    count = int(np.count_nonzero(scores > settings.keep_score))
-    if not count and settings.without_candidates == "take_best":
-        count = min(1, len(scores))
-    rows = np.arange(min(count, settings.max_objects))
+    rows = best_rows(queries, scores, settings)
     logits = masks_of(queries.mask_embeddings[rows]) if len(rows) else np.zeros((0, 1, 1), dtype=np.float32)
     bits = packed(logits > 0) if settings.compares_masks else np.zeros((len(rows), 0), dtype=np.uint64)
-    if settings.nms_iou < 1:
-        rows = np.array(nms(bits, settings.nms_iou, smoothed_iou), dtype=np.intp)
-    queries = queries.take(rows)
-    detections = Detections(now_s, queries.embeddings, queries.class_logits, bits[rows])
-    return Candidates(queries, scores[rows], logits[rows], detections)
+    places = nms(bits, settings.nms_iou, smoothed_iou) if settings.nms_iou < 1 else list(range(len(rows)))
+    found = queries.take(rows[places])
+    detections = Detections(now_s, found.embeddings, found.class_logits, bits[places])
+    cells = (logits.shape[1], logits.shape[2])
+    return Candidates(found, scores[rows[places]], [logits[place] for place in places], cells, detections)
+
+
+def best_rows(queries: Queries, scores: Floats, settings: CtVisSettings) -> Indices:
+    """The queries that are candidates by their `scores` [Q], best first."""
+    order = queries.canonical_order(scores)
+    rows = order[scores[order] > settings.keep_score]
+    rows = rows[queries.take(rows).usable()]
+    if not len(rows) and settings.without_candidates == "take_best":
+        rows = order[queries.take(order).usable()][:1]
+    return rows[: settings.max_objects]
 
 
 def remembered(state: CtVisState, found: Candidates, settings: CtVisSettings) -> tuple[Memory, tuple[int, int]]:
     """The memory that this frame's candidates meet, and the size (h, w) of its masks, which is theirs."""
     words = found.seen.masks.shape[1]
-    cells = (found.mask_logits.shape[1], found.mask_logits.shape[2])
     if state.memory is None:
         channels, logits = found.queries.embeddings.shape[1], found.queries.class_logits.shape[1]
-        return empty_memory(channels, logits, settings.memory_frames, words), cells
+        return empty_memory(channels, logits, settings.memory_frames, words), found.cells
     memory = kept(state.memory, found.seen.now_s, settings.lost_s, settings.max_remembered)
     if not len(found):
         return memory, state.cells
-    if settings.compares_masks and cells != state.cells:
-        memory = resized(memory, state.cells, cells)
-    return memory, cells
+    if settings.compares_masks and found.cells != state.cells:
+        memory = resized(memory, state.cells, found.cells)
+    return memory, found.cells
 
 
 def matched(found: Candidates, memory: Memory, settings: CtVisSettings) -> Indices:
@@ -233,31 +241,28 @@ def renewal_of(settings: CtVisSettings) -> Renewal:
     )
 
 
-def with_ids(
-    memory: Memory, rows: Indices, scores: Floats, next_id: int, settings: CtVisSettings
-) -> tuple[Memory, int]:
-    """Ids for the objects in `rows` that are shown for the first time, by their scores of the frame, and the next."""
+def with_ids(followed: Followed, next_id: int, settings: CtVisSettings) -> tuple[Followed, int]:
+    """Ids for the objects that are shown for the first time, by their scores of the frame, and the next id."""
+    memory, rows = followed.memory, followed.rows
     first = (memory.ids[rows] == NO_ID) & (memory.steady_frames[rows] >= settings.steady_frames)
-    first &= running_scores(memory, rows).max(axis=1, initial=0) >= settings.show_score
+    first &= followed.chances.max(axis=1, initial=0) >= settings.show_score
+    if not first.any():
+        return followed, next_id
+    scores = followed.candidates.scores[followed.chosen]
     newcomers = rows[first][np.argsort(-scores[first], kind="stable")]
     ids = memory.ids.copy()
     ids[newcomers] = next_id + np.arange(len(newcomers))
-    return replace(memory, ids=ids), next_id + len(newcomers)
-
-
-def running_scores(memory: Memory, rows: Indices) -> Floats:
-    """Chances [n, K] of the classes for the objects in `rows` [n], by their running average."""
-    return softmax(memory.mean_logits[rows])[:, :-1]
+    return replace(followed, memory=replace(memory, ids=ids)), next_id + len(newcomers)
 
 
 def tracks_of(followed: Followed, settings: CtVisSettings) -> list[Track]:
     """What the user sees of the frame, by id: one label and one score each, from the running average."""
-    memory, rows = followed.memory, followed.rows
-    chances = running_scores(memory, rows)
-    best = chances.max(axis=1, initial=0)
-    shown = np.flatnonzero((memory.ids[rows] != NO_ID) & (best >= settings.show_score))
-    logits = followed.candidates.mask_logits
+    ids = followed.memory.ids[followed.rows]
+    scores = followed.chances.max(axis=1, initial=0)
+    shown = np.flatnonzero((ids != NO_ID) & (scores >= settings.show_score))
+    shown = shown[np.argsort(ids[shown])]
+    masks = [followed.candidates.mask_logits[at] for at in followed.chosen[shown]]
+    labels = followed.chances[shown].argmax(axis=1)
     return [
-        Track(int(memory.ids[rows[at]]), int(chances[at].argmax()), float(best[at]), logits[followed.chosen[at]])
-        for at in shown[np.argsort(memory.ids[rows[shown]])]
+        Track(*parts) for parts in zip(ids[shown].tolist(), labels.tolist(), scores[shown].tolist(), masks, strict=True)
     ]

@@ -48,13 +48,16 @@ class Queries:
         return Queries(self.class_logits[order], self.embeddings[order], self.mask_embeddings[order])
 
     def in_canonical_order(self) -> Queries:
-        """By score, best first, equal ones by all that is in them: whatever follows cannot see the network's order."""
-        scores = self.scores()
-        order = np.argsort(-scores, kind="stable")
-        if (np.diff(scores[order]) == 0).any():
+        return self.take(self.canonical_order(self.scores()))
+
+    def canonical_order(self, scores: Floats) -> NDArray[np.intp]:
+        """By `scores` [Q], best first, equal ones by all that is in them: whatever follows cannot see how they came."""
+        order: NDArray[np.intp] = np.argsort(-scores, kind="stable")
+        sorted_scores = scores[order]
+        if (sorted_scores[1:] == sorted_scores[:-1]).any():
             content = np.concatenate([self.class_logits, self.embeddings, self.mask_embeddings], axis=1)
             order = np.array(sorted(order, key=lambda q: (-scores[q], content[q].tobytes())), dtype=np.intp)
-        return self.take(order)
+        return order
 
     def usable(self) -> NDArray[np.bool_]:
         """Which rows [Q] say who they are: all numbers finite, the embedding not zero."""

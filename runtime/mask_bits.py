@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bits", "areas", "packed", "shared_areas", "unpacked"]
+__all__ = ["Bits", "areas", "counts_by_table", "packed", "shared_areas", "unpacked"]
 
 Bits = NDArray[np.uint64]
 """Masks [N, words]: each row a mask row by row, zeros after its last pixel."""
@@ -48,10 +48,10 @@ def shared_areas(a: Bits, b: Bits) -> NDArray[np.int64]:
     return shared
 
 
-def _counts_by_table(bits: Bits) -> NDArray[np.uint8]:
+def counts_by_table(bits: Bits) -> NDArray[np.uint8]:
     counted: NDArray[np.uint8] = BITS_OF_BYTE[bits.view(np.uint8)]
     return counted
 
 
-_bit_counts = getattr(np, "bitwise_count", _counts_by_table)
+_bit_counts = getattr(np, "bitwise_count", counts_by_table)
 """numpy 2 counts bits itself; before it a table does, by byte."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from visrt.runtime.assign import assign, cosine_similarity, row_cosines
+from visrt.runtime.assign import assign, cosine_similarity, nonzero_rows, row_cosines
 from visrt.runtime.contract import GraphNeed, TensorNeed
 from visrt.runtime.family import Floats, MasksOf, Queries, Track, softmax
 from visrt.runtime.nms import mask_nms
@@ -165,23 +165,29 @@ def without_lost(slots: Slots, queries: Queries, now_s: float, settings: MinVisS
 
 def visible_rows(
     slots: Slots, queries: Queries, order: Indices, masks_of: MasksOf, settings: MinVisSettings
-) -> tuple[Indices, Floats]:
-    """The slots [N] whose objects, old or newborn, are visible in this frame, and their mask logits [N, h, w].
+) -> tuple[Indices, list[Floats]]:
+    """The slots [N] whose objects, old or newborn, are visible in this frame, and their mask logits, N of [h, w].
+
+    A query whose embedding is zero says nothing about who it is, and is not visible.
 
     Of masks that cover each other the steadier stays: one visible in the last frame before one that comes back,
     that before a newborn; among equals the higher score, and at last the canonical place `order` of the query.
     """
     has_object = slots.ids != NO_OBJECT
     scores = queries.scores()
-    rows = np.flatnonzero(scores >= np.where(has_object, settings.keep_score, settings.birth_score))
+    sure = scores >= np.where(has_object, settings.keep_score, settings.birth_score)
+    rows = np.flatnonzero(sure & nonzero_rows(queries.embeddings))
     if not len(rows):
-        return rows, np.zeros((0, 1, 1), dtype=np.float32)
+        return rows, []
     logits = masks_of(queries.mask_embeddings[rows])
+    masks = logits > 0
     known_scores = np.where(has_object, softmax(slots.mean_logits)[:, :-1].max(axis=1), scores)
     importance = np.lexsort((order[rows], -known_scores[rows], ~has_object[rows], ~slots.visible[rows]))
-    importance = importance[(logits[importance] > 0).any(axis=(1, 2))]
-    kept = importance[mask_nms(logits[importance] > 0, settings.nms_iou)[: settings.max_objects]]
-    return rows[kept], logits[kept]
+    importance = importance[np.any(masks[importance], axis=(1, 2))]
+    if settings.nms_iou < 1:
+        importance = importance[mask_nms(masks[importance], settings.nms_iou)]
+    kept = importance[: settings.max_objects]
+    return rows[kept], [logits[at] for at in kept]
 
 
 def with_newborns(slots: Slots, rows: Indices, scores: Floats, order: Indices, next_id: int) -> tuple[Slots, int]:
@@ -212,16 +218,17 @@ def seen(slots: Slots, rows: Indices, queries: Queries, now_s: float, window_fra
 
 
 def remembered(slots: Slots, embeddings: Floats, settings: MinVisSettings) -> Slots:
-    """The slots, their memory moved towards the current embeddings [Q, C]."""
+    """The slots, their memory moved towards the current embeddings [Q, C], but for those that are zero."""
     share = np.float32(settings.memory_momentum)
     memory = (1 - share) * slots.memory + share * embeddings
+    memory = np.where(nonzero_rows(embeddings)[:, None], memory, slots.memory)
     if settings.unseen_memory == "hold":
         held = (slots.ids != NO_OBJECT) & ~slots.visible
         memory = np.where(held[:, None], slots.memory, memory)
     return replace(slots, memory=memory)
 
 
-def tracks_of(slots: Slots, rows: Indices, logits: Floats) -> list[Track]:
+def tracks_of(slots: Slots, rows: Indices, logits: list[Floats]) -> list[Track]:
     """What the user sees of the objects in `rows`, by id: one label and one score each, from the running average."""
     chances = softmax(slots.mean_logits[rows])[:, :-1]
     tracks = [

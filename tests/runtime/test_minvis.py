@@ -227,6 +227,21 @@ def test_a_slot_can_hold_what_an_object_looked_like_until_it_is_seen_again() -> 
     assert found["follow"] == [1]
 
 
+def test_a_query_with_an_embedding_of_zero_is_not_visible_and_the_memory_stays_as_it_was() -> None:
+    family = MinVis(MinVisSettings(nms_iou=1.0))
+    state, seen = family.start(), []
+    for t in range(4):
+        queries, masks = frame_of([Thing(0, 0.95), Thing(1, columns=(3, 5))])
+        if t == 2:
+            queries.embeddings[1] = 0
+        tracks, state = family.associate(queries, masks_from(masks), t / FPS, state)
+        assert state.slots is not None
+        assert state.slots.memory.any(axis=1).all()
+        seen.append([track.id for track in tracks])
+
+    assert seen == [[0, 1], [0, 1], [0], [0, 1]]
+
+
 def test_after_a_restart_ids_go_on() -> None:
     family = MinVis()
     queries, masks = frame_of([Thing(0), Thing(1, columns=(2, 4))])
