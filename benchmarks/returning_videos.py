@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from visrt.training.clips import Clip, ClipSettings, make_clip
 from visrt.training.pseudo_videos import write_clips
 from visrt.training.sources import Pool, load_pool
 
-__all__ = ["MOTIONS", "crowded", "gaps_of", "returning_clips"]
+__all__ = ["MOTIONS", "crowded", "gaps_of", "moving_clips", "returning_clips"]
 
 MOTIONS = (
     lambda frames: np.linspace(0, 1, frames),
@@ -30,7 +31,7 @@ MOTIONS = (
 
 
 def crowded(settings: ClipSettings, size: tuple[int, int], frames: int) -> ClipSettings:
-    """`settings` for clips of held-out material of `size` (height, width), in which objects meet more often."""
+    """`settings` for clips of `size` (height, width), in which objects meet more often."""
     scale = size[0] * size[1] / (settings.height_px * settings.width_px)
     paste = replace(
         settings.paste,
@@ -45,7 +46,6 @@ def crowded(settings: ClipSettings, size: tuple[int, int], frames: int) -> ClipS
     )
     return replace(
         settings,
-        part="held_out",
         frames=frames,
         height_px=size[0],
         width_px=size[1],
@@ -54,16 +54,16 @@ def crowded(settings: ClipSettings, size: tuple[int, int], frames: int) -> ClipS
     )
 
 
-def returning_clips(pool: Pool, settings: ClipSettings, count: int, seed: int) -> Iterator[Clip]:
-    """`count` clips with a return in each; clip n depends on (seed, n) only, and those without one are passed over."""
-    made, number = 0, 0
-    while made < count:
+def moving_clips(pool: Pool, settings: ClipSettings, seed: int) -> Iterator[Clip]:
+    """Clips without end; clip n depends on (seed, n) only."""
+    for number in count():
         times = MOTIONS[number % len(MOTIONS)](settings.frames)
-        clip = make_clip(pool, times, settings, np.random.default_rng([seed, number]))
-        number += 1
-        if gaps_of(clip):
-            made += 1
-            yield clip
+        yield make_clip(pool, times, settings, np.random.default_rng([seed, number]))
+
+
+def returning_clips(pool: Pool, settings: ClipSettings, clips: int, seed: int) -> Iterator[Clip]:
+    """`clips` of the moving clips with a return in each; those without one are passed over."""
+    return islice((clip for clip in moving_clips(pool, settings, seed) if gaps_of(clip)), clips)
 
 
 def gaps_of(clip: Clip) -> list[int]:
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=4)
     given = parser.parse_args()
     data = settings_from_file(TrainSettings, given.settings).data
-    clips = crowded(data.clips, tuple(given.size), given.frames)
+    clips = replace(crowded(data.clips, tuple(given.size), given.frames), part="held_out")
     pool = load_pool(data.sources, clips)
     print(write_clips(returning_clips(pool, clips, given.videos, given.seed), pool.classes, given.out, given.seed))
 

@@ -2,7 +2,8 @@
 
 python -m visrt.benchmarks.tune --bundle B --data DIR --classes MAP.json --grid '{"nms_iou": [0.5, 0.6, 0.7]}'
 
-With --record FOLDER the network's outputs are kept there, so that later runs need no network at all.
+With --record FOLDER the network's outputs are kept there, so that later runs need no network at all. The criterion is
+the one that `visrt calibrate --thresholds` maximises.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
+from visrt.calibration.criterion import Criterion
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.session import Session
@@ -70,7 +72,7 @@ def main() -> None:
     bundle = open_bundle(given.bundle)
     mapped = load_class_map(given.classes) if given.classes else None
     sets = {folder.name: load_annotations(folder, bundle.manifest.classes, mapped) for folder in given.data}
-    columns = [f"{name} {figure}" for name in sets for figure in ("recall", "dup", "switch", "AP50")]
+    columns = [f"{name} {figure}" for name in sets for figure in ("recall", "dup", "switch", "AP50", "criterion")]
     table = Table(*given.grid, *columns)
     for changes, evaluations in tune(bundle, sets, given.grid, given.fps, given.record):
         table.add_row(*map(str, changes.values()), *(text for e in evaluations.values() for text in _figures(e)))
@@ -80,7 +82,7 @@ def main() -> None:
 def _figures(evaluation: Evaluation) -> tuple[str, ...]:
     c = evaluation.counts
     ap50 = f"{100 * evaluation.precision.ap50:.1f}"
-    return f"{c.recall:.3f}", f"{c.duplicates_a_frame:.2f}", f"{c.switch_rate:.1%}", ap50
+    return f"{c.recall:.3f}", f"{c.duplicates_a_frame:.2f}", f"{c.switch_rate:.1%}", ap50, f"{Criterion().of(c):.3f}"
 
 
 if __name__ == "__main__":

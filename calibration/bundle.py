@@ -43,8 +43,8 @@ def write_calibrated(
     files = {f"{name}.onnx": bundle.graph(name) for name in old.graphs}
     files[f"{GRAPH}.onnx"] = model.SerializeToString(deterministic=True)
     files[NODES] = nodes_json(nodes)
-    kept = [old.reference, *(state.initial for state in old.states.values() if state.initial is not None)]
-    files |= {spec.file: bundle.read(spec) for spec in kept}
+    kept = [old.reference, old.thresholds, *(state.initial for state in old.states.values())]
+    files |= {spec.file: bundle.read(spec) for spec in kept if spec is not None}
     specs = {name: file_spec(name, data) for name, data in files.items()}
     graphs = {name: graph.model_copy(update={"file": specs[f"{name}.onnx"]}) for name, graph in old.graphs.items()}
     now = graph_spec(model, specs[f"{GRAPH}.onnx"], "int8")

@@ -120,7 +120,11 @@ class Producer(Strict):
 
 
 class Manifest(Strict):
-    """The whole contract. nodes: a json file that gives, for each graph, the precision of every node that computes."""
+    """The whole contract.
+
+    nodes: a json file that gives, for each graph, the precision of every node that computes. thresholds: one with the
+    figures by which floors of `association` were fitted; None where nobody fitted them.
+    """
 
     schema_version: int = Field(default=SCHEMA_VERSION, alias="schema", ge=1, le=SCHEMA_VERSION)
     name: str
@@ -132,6 +136,7 @@ class Manifest(Strict):
     association: dict[str, Any]
     reference: FileSpec
     nodes: FileSpec | None = None
+    thresholds: FileSpec | None = None
     producer: Producer
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -139,8 +144,8 @@ class Manifest(Strict):
     def files(self) -> tuple[FileSpec, ...]:
         """Every file the bundle must hold beside the manifest."""
         initial = [state.initial for state in self.states.values() if state.initial is not None]
-        nodes = () if self.nodes is None else (self.nodes,)
-        return (*(graph.file for graph in self.graphs.values()), *initial, self.reference, *nodes)
+        optional = [spec for spec in (self.nodes, self.thresholds) if spec is not None]
+        return (*(graph.file for graph in self.graphs.values()), *initial, self.reference, *optional)
 
 
 def manifest_from_json(text: str | bytes, where: str) -> Manifest:

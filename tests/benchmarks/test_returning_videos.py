@@ -34,7 +34,7 @@ def test_every_clip_has_a_return_and_depends_on_its_seed(tmp_path: Path) -> None
         SourceSettings("coco", str(tmp_path), held_out=0.99),
         SourceSettings("cutouts", str(tmp_path / "cutouts"), class_map=str(discs), held_out=0.99),
     ]
-    settings = crowded(ClipSettings(height_px=48, width_px=64, min_area_px=10), (72, 96), frames=8)
+    settings = crowded(ClipSettings(height_px=48, width_px=64, min_area_px=10, part="held_out"), (72, 96), frames=8)
     assert settings.min_area_px == 22
     pool = load_pool(sources, settings)
     clips = list(returning_clips(pool, settings, 2, seed=4))

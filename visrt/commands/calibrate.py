@@ -1,8 +1,8 @@
-"""`visrt calibrate`: a bundle in, an INT8 bundle out, as quantised as the quality floors allow."""
+"""`visrt calibrate`: a bundle in, an INT8 bundle out, or one with thresholds for its deployment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,22 +12,37 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from visrt.calibration.criterion import Criterion
     from visrt.calibration.ranges import Hazard
     from visrt.calibration.ranking import Trial
     from visrt.calibration.report import CalibrationReport
+    from visrt.calibration.thresholds import Fit
+    from visrt.calibration.thresholds import Trial as Floored
+    from visrt.export.workplace import Existing
     from visrt.runtime.agreement import Floors
 
-__all__ = ["calibrate", "floors_from"]
+__all__ = ["calibrate", "floors_from", "prices_from"]
 
 FLOOR_NAMES = {"iou": "iou_mean", "iou_min": "iou_min", "top_class": "top_class", "assignment": "assignment"}
 HAZARDS_SHOWN = 10
 
 
 def calibrate(
-    bundle: Annotated[Path, typer.Option(help="The fp32 or fp16 bundle.")],
-    source: Annotated[list[str], typer.Option(help="Video, folder or glob of images; repeat for more.")],
-    out: Annotated[Path, typer.Option(help="Folder of the int8 bundle.")],
-    frames: Annotated[int, typer.Option(min=2, help="Frames to choose: half for ranges, half for judging.")] = 32,
+    bundle: Annotated[Path, typer.Option(help="The fp32 or fp16 bundle; with --thresholds any bundle.")],
+    source: Annotated[
+        list[str],
+        typer.Option(
+            help="Video, folder or glob of images; repeat for more. With --thresholds: one folder with instances.json "
+            "of labelled clips (YouTube-VIS, JPEGImages/) or images (COCO, images/), of which pseudo-videos are made."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds", help="Fit score and similarity floors instead of quantising.")
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Frames to choose: half for ranges, half for judging. [32]")
+    ] = None,
     floor: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,19 +51,109 @@ def calibrate(
             "[iou=0.97 top_class=0.99 assignment=0.9]",
         ),
     ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="--thresholds: class map (json) of the labels; null leaves one out.")
+    ] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="--thresholds: what a fault costs, in missed objects: duplicate, spurious (0 where not every object "
+            "is labelled), changed_id; repeat for more. [1 each]",
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.001, help="--thresholds: frames a second of the videos. [24]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at OUT.")] = False,
 ) -> None:
-    """Quantise a bundle to INT8, all layers but those that do too much harm. The report is in OUT/calibration."""
+    """Quantise a bundle to INT8, all layers but those that do too much harm; the report is in OUT/calibration.
+
+    With --thresholds: the bundle with the floors that serve best on labelled data; OUT/thresholds.json tells why.
+    """
+    from visrt.export.workplace import Existing
+
+    existing = Existing.REPLACE if overwrite else Existing.KEEP
+    if thresholds:
+        _refuse_options("does not go with --thresholds", frames=frames, floor=floor)
+        _fit_thresholds(bundle, source, out, classes, price or [], fps, existing)
+    else:
+        _refuse_options("goes with --thresholds", classes=classes, price=price, fps=fps)
+        _quantise(bundle, source, out, frames, floor or [], existing)
+
+
+def _refuse_options(why: str, **options: object) -> None:
+    from visrt.runtime.errors import UsageError
+
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{name} {why}; leave one of them out")
+
+
+def _fit_thresholds(
+    bundle: Path,
+    source: Sequence[str],
+    out: Path,
+    classes: Path | None,
+    prices: Sequence[str],
+    fps: float | None,
+    existing: Existing,
+) -> None:
+    from rich.console import Console
+
+    from visrt.benchmarks.fit_thresholds import ThresholdFit, fit_thresholds
+    from visrt.calibration.criterion import Criterion
+    from visrt.console import report_console
+    from visrt.runtime.errors import UsageError
+
+    if len(source) != 1:
+        raise UsageError(f"{len(source)} sources were given; --thresholds are fitted on one folder of labelled data")
+    wanted = ThresholdFit(bundle, out, Path(source[0]), classes, prices_from(prices, Criterion()), existing=existing)
+    if fps is not None:
+        wanted = replace(wanted, fps=fps)
+    tried: list[float] = []
+    with Console(stderr=True).status("opening") as status:
+
+        def on_trial(trial: Floored) -> None:
+            tried.append(trial.value)
+            status.update(f"{len(tried)} settings tried, the best reaches {max(tried):.4f}")
+
+        fitted = fit_thresholds(wanted, status.update, on_trial)
+    report_console().print(thresholds_table(fitted))
+    report_console().print(f"{out}: {len(tried)} settings were tried; figures in {out / 'thresholds.json'}")
+
+
+def prices_from(texts: Sequence[str], defaults: Criterion) -> Criterion:
+    """`defaults` with the prices written as "changed_id=5" in their places."""
+    return replace(defaults, **_numbers(texts, "price", {name: name for name in vars(defaults)}, "0 or more"))
+
+
+def thresholds_table(fitted: Fit) -> Table:
+    """The floors before and after, and what each made of the videos."""
+    from rich.table import Table
+
+    counted = ("found", "duplicates", "spurious", "switches", "lost_ids")
+    table = Table("", *fitted.best.floors, "criterion", *(name.replace("_", " ") for name in counted))
+    table.title = f"on {fitted.best.counts.wanted} sights of labelled objects"
+    for title, trial in (("before", fitted.before), ("chosen", fitted.best)):
+        counts = [str(getattr(trial.counts, name)) for name in counted]
+        table.add_row(title, *(f"{value:g}" for value in trial.floors.values()), f"{trial.value:.4f}", *counts)
+    return table
+
+
+def _quantise(
+    bundle: Path, source: Sequence[str], out: Path, frames: int | None, floor: Sequence[str], existing: Existing
+) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from visrt.calibration.calibrate import INT8_FLOORS, Calibration, calibrate_bundle
     from visrt.console import report_console
-    from visrt.export.workplace import Existing
 
-    floors = floors_from(floor or [], INT8_FLOORS)
-    existing = Existing.REPLACE if overwrite else Existing.KEEP
-    wanted = Calibration(bundle, out, tuple(source), frames, floors, existing)
+    floors = floors_from(floor, INT8_FLOORS)
+    wanted = Calibration(bundle, out, tuple(source), floors=floors, existing=existing)
+    if frames is not None:
+        wanted = replace(wanted, frames=frames)
     console = report_console()
     trials: list[Trial] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -77,18 +182,24 @@ def calibrate(
 
 def floors_from(texts: Sequence[str], defaults: Floors) -> Floors:
     """`defaults` with the floors written as "iou=0.97" in their places."""
+    return replace(defaults, **_numbers(texts, "floor", FLOOR_NAMES, "0 to 1"))
+
+
+def _numbers(texts: Sequence[str], what: str, names: Mapping[str, str], expected: str) -> dict[str, float]:
+    """The numbers of options written as NAME=VALUE, by what `names` calls them."""
     from visrt.runtime.errors import UsageError
 
     given: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if name not in FLOOR_NAMES:
-            raise UsageError(f"floor {text!r} is unknown; expected one of {', '.join(FLOOR_NAMES)}, as iou=0.97")
+        if name not in names:
+            example = next(iter(names))
+            raise UsageError(f"{what} {text!r} is unknown; expected one of {', '.join(names)}, as {example}=0.97")
         try:
-            given[FLOOR_NAMES[name]] = float(value)
+            given[names[name]] = float(value)
         except ValueError:
-            raise UsageError(f"floor {text!r} has no number; expected 0 to 1, as {name}=0.97") from None
-    return replace(defaults, **given)
+            raise UsageError(f"{what} {text!r} has no number; expected {expected}, as {name}=0.97") from None
+    return given
 
 
 def trials_table(trials: Sequence[Trial], floors: Floors) -> Table:
