@@ -31,7 +31,11 @@ VERBS = {
     "train": Verb("visrt.commands.train", "train", "Train a network on annotated images or videos."),
     "convert": Verb("visrt.commands.convert", "convert", "Turn a published checkpoint into visrt's own."),
     "export": Verb("visrt.commands.export", "export", "Turn a checkpoint into a bundle."),
-    "calibrate": Verb("visrt.commands.calibrate", "calibrate", "Quantise a bundle to INT8 where quality allows."),
+    "calibrate": Verb(
+        "visrt.commands.calibrate",
+        "calibrate",
+        "Quantise a bundle to INT8 where quality allows, or fit its thresholds.",
+    ),
     "build": Verb("visrt.commands.build", "build", "Build a bundle's TensorRT engines."),
     "verify": Verb("visrt.commands.verify", "verify", "Check a bundle's engines against what torch computed."),
     "eval": Verb("visrt.commands.eval", "evaluate", "Measure a bundle on annotated videos."),
