@@ -6,6 +6,7 @@ to the object; three 1x1 convolutions, their weights made from the object, then 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -49,12 +50,24 @@ class MaskBranch(nn.Module):
 
 
 def aligned_bilinear(x: Tensor, factor: int) -> Tensor:
-    """`x` [B, C, h, w] enlarged by a whole `factor`: input pixel k becomes output pixel factor * k + factor // 2."""
-    height, width = x.shape[2:]
-    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
-    x = F.interpolate(x, size=(factor * height + 1, factor * width + 1), mode="bilinear", align_corners=True)
-    x = F.pad(x, (factor // 2, 0, factor // 2, 0), mode="replicate")
-    return x[:, :, : factor * height, : factor * width]
+    """`x` [..., h, w] enlarged by a whole `factor`: pixel k of the input becomes pixel factor * k + factor // 2.
+
+    Between these it is bilinear, beyond them constant. One product an axis, whose sizes are known to every engine.
+    """
+    rows, columns = (torch.tensor(_enlarging(size, factor), dtype=x.dtype, device=x.device) for size in x.shape[-2:])
+    return rows @ (x @ columns.transpose(0, 1))
+
+
+@lru_cache(maxsize=32)
+def _enlarging(size: int, factor: int) -> list[list[float]]:
+    """Weights [factor * size, size] of `aligned_bilinear` along one axis."""
+    weights = [[0.0] * size for _ in range(factor * size)]
+    for pixel, line in enumerate(weights):
+        place = min(max((pixel - factor // 2) / factor, 0.0), size - 1.0)
+        low = min(int(place), size - 1)
+        line[low] += 1 - (place - low)
+        line[min(low + 1, size - 1)] += place - low
+    return weights
 
 
 def parameter_count(features: int) -> int:
@@ -86,7 +99,7 @@ def dynamic_masks(parameters: Tensor, features: Tensor, scale_px: float) -> Tens
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
         x = F.relu(weight @ x + bias.unsqueeze(-1))
     logits = weights[-1] @ x + biases[-1].unsqueeze(-1)
-    return aligned_bilinear(logits.unflatten(-1, (height, width)), STRIDE // 4).squeeze(1)
+    return aligned_bilinear(logits.unflatten(-1, (height, width)).squeeze(1), STRIDE // 4)
 
 
 def _widths(features: int) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ class FeaturePyramid(nn.Module):
         for level in range(5, 1, -1):
             x = self.get_submodule(f"fpn_lateral{level}")(features[f"res{level}"])
             if coarser is not None:
-                x = x + F.interpolate(coarser, scale_factor=2.0, mode="nearest")
+                x = x + F.interpolate(coarser, size=x.shape[-2:], mode="nearest")
             coarser = x
             maps.insert(0, self.get_submodule(f"fpn_output{level}")(x))
         return maps

@@ -64,7 +64,8 @@ def box_levels(boxes: Tensor) -> Tensor:
 
 def _of_level(level: Tensor, values: list[float]) -> Tensor:
     """The value of each box's level, float32."""
-    return torch.tensor(values, dtype=torch.float32, device=level.device)[level]
+    table = torch.tensor(values, dtype=torch.float32, device=level.device)
+    return table.index_select(0, level.flatten()).view_as(level)
 
 
 def _line(start: Tensor, end: Tensor, size: Tensor, outside: Outside) -> tuple[Tensor, Tensor]:
@@ -98,4 +99,5 @@ def _first_rows(pyramid: PyramidRows, level: Tensor) -> Tensor:
     starts = [sum(height * width for height, width in pyramid.sizes[:i]) for i in range(len(pyramid.sizes))]
     batch, length = pyramid.rows.shape[:2]
     image = torch.arange(batch, device=level.device).unsqueeze(-1) * length
-    return torch.tensor(starts, dtype=torch.int64, device=level.device)[level] + image
+    table = torch.tensor(starts, dtype=torch.int64, device=level.device)
+    return table.index_select(0, level.flatten()).view_as(level) + image

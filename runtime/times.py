@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-__all__ = ["STAGES", "StageTimes", "Stopwatch"]
+__all__ = ["SOMETIMES", "STAGES", "StageTimes", "Stopwatch"]
 
-STAGES = ("preprocess", "frame_engine", "clip_engine", "association", "mask_engine", "masks")
-
-SOMETIMES = ("clip_engine",)
+SOMETIMES = ("clip_engine", "head_engine", "head_lite_engine")
 """Stages that only some families have; told where they took time."""
+
+STAGES = ("preprocess", "frame_engine", *SOMETIMES, "association", "mask_engine", "masks")
 
 
 @dataclass(frozen=True)

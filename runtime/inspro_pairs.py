@@ -1,0 +1,74 @@
+"""InsPro's query-proposal pairs between frames, and each query's bank of what it was: plain values, pure updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visrt.runtime.clip_family import Tensors
+from visrt.runtime.family import Floats
+
+__all__ = ["Pairs", "first_pairs", "handed_over", "remembered", "started_over", "too_small", "unsound_slots"]
+
+Slots = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs, and what each began as.
+
+    queries [N, C] and proposals [N, 4], x1, y1, x2, y2 as parts of the picture. bank [E, N, C]: object features of
+    frames before, the newest last; fill [N]: how many of the newest count for each slot.
+    """
+
+    first_queries: Floats
+    first_proposals: Floats
+    queries: Floats
+    proposals: Floats
+    bank: Floats
+    fill: Floats
+
+
+def first_pairs(queries: Floats, proposals: Floats, bank: Floats) -> Pairs:
+    """The learned pairs; nothing counts in a bank of the size of `bank`."""
+    return Pairs(queries, proposals, queries, proposals, bank, np.zeros(len(queries), dtype=np.float32))
+
+
+def handed_over(pairs: Pairs, outputs: Tensors) -> Pairs:
+    """The pairs after a head's `outputs`. The lite head has no next queries: those of the key frame stay."""
+    return replace(pairs, queries=outputs.get("next_queries", pairs.queries), proposals=outputs["next_proposals"])
+
+
+def remembered(pairs: Pairs, object_features: Floats) -> Pairs:
+    """The pairs with a new entry [N, C] in the bank, the oldest gone."""
+    bank = np.concatenate([pairs.bank[1:], object_features[None]])
+    return replace(pairs, bank=bank, fill=np.minimum(pairs.fill + 1, len(bank)).astype(np.float32))
+
+
+def started_over(pairs: Pairs, slots: Slots) -> Pairs:
+    """The pairs with those of `slots` [N] as they were learned, without a past."""
+    if not slots.any():
+        return pairs
+    rows = slots[:, None]
+    return replace(
+        pairs,
+        queries=np.where(rows, pairs.first_queries, pairs.queries),
+        proposals=np.where(rows, pairs.first_proposals, pairs.proposals),
+        bank=np.where(rows, np.float32(0), pairs.bank),
+        fill=np.where(slots, np.float32(0), pairs.fill),
+    )
+
+
+def unsound_slots(outputs: Tensors) -> Slots:
+    """For which slots [N] a head gave NaN or infinity anywhere."""
+    unsound: Slots = np.any([~np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
+    return unsound
+
+
+def too_small(pairs: Pairs, side_min: float) -> Slots:
+    """Which slots [N] have a box with a side below `side_min` of the picture: collapsed, or clipped away outside it."""
+    sides = pairs.proposals[:, 2:] - pairs.proposals[:, :2]
+    small: Slots = np.any(~(sides >= side_min), axis=1)
+    return small
