@@ -25,7 +25,7 @@ from visrt.training.contrast import (
 from visrt.training.points import at_points, uncertain_points
 from visrt.training.targets import FrameTargets, Matches, MatchSettings, match_layers
 
-__all__ = ["LossSettings", "association_losses", "frame_losses", "identity_loss"]
+__all__ = ["LossSettings", "association_losses", "dice_loss", "frame_losses", "identity_loss"]
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ def _mask_losses(
         truth = at_points(target_masks[:, None], points)[:, 0]
     sampled = at_points(predicted[:, None], points)[:, 0]
     bce = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none").mean(1).sum()
-    return bce, _dice(sampled.sigmoid(), truth).sum()
+    return bce, dice_loss(sampled.sigmoid(), truth).sum()
 
 
-def _dice(probability: Tensor, truth: Tensor) -> Tensor:
+def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     """Dice loss [M] of `probability` and `truth` [M, P]."""
     overlap = 2 * (probability * truth).sum(1)
     return 1 - (overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
