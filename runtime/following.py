@@ -5,19 +5,20 @@ Two kinds of families answer to the session in one way: those that decide frame 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from visrt.runtime.clip_family import AnyFamily, ClipFamily, Sighting
+from visrt.runtime.clip_family import AnyFamily, ClipFamily, RunGraph, Sighting, Tensors
+from visrt.runtime.contract import GraphNeed
 from visrt.runtime.errors import NumericalError
 from visrt.runtime.family import Family, Floats, Track
 from visrt.runtime.mask_resize import MaskResize
 from visrt.runtime.network import FrameOutputs, Network
 
-__all__ = ["ClipFollower", "FollowedFrame", "Follower", "PlacedFrame", "follower_of"]
+__all__ = ["ClipFollower", "FollowedFrame", "Follower", "PlacedFrame", "follower_of", "runner_on"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,16 @@ def follower_of(family: AnyFamily, network: Network) -> FrameFollower | ClipFoll
     return FrameFollower(family, network)
 
 
+def runner_on(outputs: FrameOutputs, network: Network, needs: Mapping[str, GraphNeed]) -> RunGraph:
+    """Runs graphs; one whose `needs` name what stays on the device is given that of a frame's `outputs`."""
+
+    def run(graph: str, feeds: Tensors) -> Tensors:
+        kept = {role: tensor for role, tensor in outputs.kept.items() if role in needs[graph].inputs}
+        return network.run(graph, {**feeds, **kept})
+
+    return run
+
+
 class FrameFollower:
     """A family that decides frame by frame."""
 
@@ -107,7 +118,7 @@ class ClipFollower:
     """A family that sees clips. A frame with NaN or infinity is left out of its clip."""
 
     def __init__(self, family: ClipFamily[Any], network: Network) -> None:
-        self._family, self._network = family, network
+        self._family, self._network, self._needs = family, network, family.needs()
         self.clip_frames = family.clip_frames
         self.start()
 
@@ -130,9 +141,10 @@ class ClipFollower:
         return [answers[place] for place in range(len(clip))]
 
     def _followed(self, clip: Sequence[PlacedFrame]) -> list[FollowedFrame]:
-        tensors = [frame.outputs.tensors for frame in clip]
+        tensors, times_s = [frame.outputs.tensors for frame in clip], [frame.now_s for frame in clip]
+        run = runner_on(clip[-1].outputs, self._network, self._needs)
         try:
-            answer = self._family.follow(tensors, [frame.now_s for frame in clip], self._network.run, self.state)
+            answer = self._family.follow(tensors, times_s, run, self.state)
         except NumericalError as error:
             return [FollowedFrame(error=error)] * len(clip)
         self.state = answer.state

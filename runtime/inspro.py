@@ -227,9 +227,9 @@ def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProS
 
 
 def _looked(frame: Tensors, run: RunGraph, step: FrameStep) -> Tensors:
+    """What a head says; `run` adds the frame's pyramid, which stays on the device."""
     pairs = step.pairs
     feeds = {
-        "pyramid": frame["pyramid"],
         "picture_size": frame["picture_sizes"],
         "queries": pairs.queries,
         "proposals": pairs.proposals,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.family import Floats
+from visrt.runtime.following import runner_on
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.inspro import InsPro, first_step, frame_step, sigmoid
 from visrt.runtime.mask_resize import STRIDE, MaskResize, bilinear
@@ -49,10 +50,12 @@ def inspro_result(network: Network, family: InsPro, read_frames: ReadFrames, top
 def _record(network: Network, family: InsPro, frames: Iterable[Frame]) -> Recording | None:
     """The first reading, slot by slot; None if there is no frame."""
     step, total, kept = first_step(network.states), np.zeros(()), list[Floats]()
+    needs = family.needs()
     for frame in frames:
         [outputs] = network.run_frames([frame])
         outputs.check_finite()
-        answer = frame_step(outputs.tensors, network.run, step, family.settings)
+        run = runner_on(outputs, network, needs)
+        answer = frame_step(outputs.tensors, run, step, family.settings)
         step = answer.step
         chances = np.where(answer.unsound[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
         total = total + chances.astype(np.float64)

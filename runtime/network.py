@@ -17,6 +17,8 @@ from visrt.runtime.times import Stopwatch
 __all__ = ["FrameInputs", "FrameOutputs", "Network", "StartedFrames"]
 
 MASK_FEATURES = "mask_features"
+KEPT = ("pyramid",)
+"""Large outputs of the frame graph, beside the mask features, that other graphs take."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class FrameInputs:
 @dataclass(frozen=True)
 class FrameOutputs:
     """What the frame graph says of one frame: `tensors`, small ones on the host in float32, by role, and mask_features
-    [D, H / 4, W / 4], which stay on the engine's device."""
+    [D, H / 4, W / 4], which stay on the engine's device, as do those `kept` for other graphs, by role."""
 
     fit: Letterbox
     tensors: Mapping[str, Floats]
     mask_features: Tensor
+    kept: Mapping[str, Tensor]
 
     @property
     def queries(self) -> Queries:
@@ -115,7 +118,7 @@ class Network:
         with self._watch.stage("frame_engine"):
             return _split(started.outputs, started.fits)
 
-    def run(self, graph: str, feeds: Mapping[str, Floats]) -> dict[str, Floats]:
+    def run(self, graph: str, feeds: Mapping[str, Floats | Tensor]) -> dict[str, Floats]:
         """Outputs by role of one call of `graph`, on the host."""
         with self._watch.stage(f"{graph}_engine"):
             return {role: _floats(tensor.numpy()) for role, tensor in self._engines[graph](feeds).items()}
@@ -145,11 +148,16 @@ def refuse_nonfinite(role: str, values: Array) -> None:
 
 
 def _split(outputs: Mapping[str, Tensor], fits: Sequence[Letterbox]) -> list[FrameOutputs]:
-    """The batch, frame by frame: small tensors on the host, mask features where they are."""
-    host = {role: _floats(tensor.numpy()) for role, tensor in outputs.items() if role != MASK_FEATURES}
-    features = outputs[MASK_FEATURES]
+    """The batch, frame by frame: small tensors on the host, large ones where they are."""
+    host = {role: _floats(outputs[role].numpy()) for role in outputs if role not in (MASK_FEATURES, *KEPT)}
+    kept = {role: outputs[role] for role in KEPT if role in outputs}
     return [
-        FrameOutputs(fit, {role: array[item] for role, array in host.items()}, features.row(item))
+        FrameOutputs(
+            fit,
+            {role: array[item] for role, array in host.items()},
+            outputs[MASK_FEATURES].row(item),
+            {role: tensor.row(item) for role, tensor in kept.items()},
+        )
         for item, fit in enumerate(fits)
     ]
 

@@ -22,7 +22,7 @@ INITIAL = {
     PROPOSALS: np.tile(BOX, (SLOTS, 1)),
     BANK: np.zeros((ENTRIES, SLOTS, CHANNELS), dtype=np.float32),
 }
-FRAME = {"pyramid": np.zeros((6, CHANNELS), np.float32), "picture_sizes": np.array([60, 90], np.float32)}
+FRAME = {"picture_sizes": np.array([60, 90], np.float32)}
 SEEN = 0.9
 """Score of a slot that the script calls seen."""
 
