@@ -27,18 +27,18 @@ from visrt.models.checkpoints import Checkpoint, read_checkpoint
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
 from visrt.runtime.errors import CheckpointError, UsageError
-from visrt.runtime.families import family_of
+from visrt.runtime.families import FAMILIES, family_of
 from visrt.runtime.image import letterbox
 from visrt.runtime.judge import ParityReport, judge
 from visrt.runtime.manifest import InputSpec, Manifest
-from visrt.runtime.minvis import MinVisSettings
 from visrt.runtime.reference import Reference
-from visrt.runtime.settings import load_settings
 from visrt.runtime.verify import closing
 
 __all__ = ["PRECISIONS", "Export", "ExportReport", "export_bundle"]
 
-FAMILY = "minvis"
+FAMILIES_OF_FRAMES = ("minvis", "ctvis")
+"""Families whose network looks at one frame at a time: the graphs are the same, what follows them is not."""
+
 SIZE_DIVISOR = 32
 REFERENCE_FRAMES = 3
 CANDIDATES = 6
@@ -54,6 +54,7 @@ lost there is lost for all that follow."""
 class Export:
     """What to export and where to.
 
+    family: how objects are followed, "minvis" or "ctvis"; a network with an instance-embedding head may do either.
     height, width: of the network input in pixels, divisible by 32. classes: names in the order of the logits; None
     takes those in the checkpoint. association: settings that differ from the family's defaults. references: pictures
     and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"
@@ -73,6 +74,7 @@ class Export:
     precision: str = "fp32"
     keep_fp32: tuple[str, ...] | None = None
     source: tuple[int, int] | None = None
+    family: str = "minvis"
 
     @property
     def input(self) -> InputSpec:
@@ -117,7 +119,7 @@ def export_bundle(
     _check_size(export.height, export.width)
     _check_precision(export)
     check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
-    association = asdict(load_settings(MinVisSettings, export.association, "association"))
+    association = _association(export)
     checkpoint = read_checkpoint(export.checkpoint)
     classes = _classes(export, checkpoint)
     frames = _candidates(export)
@@ -138,6 +140,13 @@ def export_bundle(
                 break
         parity.require(_judged(export, steadiness))
     return ExportReport(export.out, manifest, parity, steadiness, traced.kept, traced.found)
+
+
+def _association(export: Export) -> dict[str, Any]:
+    """All association settings of the family, those of `export` in the place of its defaults."""
+    if export.family not in FAMILIES_OF_FRAMES:
+        raise UsageError(f"family {export.family!r} cannot be exported; choose one of {', '.join(FAMILIES_OF_FRAMES)}")
+    return asdict(FAMILIES[export.family](export.association).settings)
 
 
 def _islands(export: Export) -> tuple[tuple[str, ...], ...]:
@@ -240,7 +249,7 @@ def _written(
     specs = {name: file_spec(name, data) for name, data in files.items()}
     manifest = Manifest(
         name=export.name or export.out.resolve().name,
-        family=FAMILY,
+        family=export.family,
         classes=classes,
         input=export.input,
         graphs={name: graph_spec(model, specs[f"{name}.onnx"], export.precision) for name, model in models.items()},

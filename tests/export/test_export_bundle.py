@@ -7,14 +7,13 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from golden import golden_meta, golden_sets, load_golden
 from networks import CLASSES, HEIGHT, LIGHT, PUBLISHED_KIND, WIDTH, Exported, exported, saved
 from onnx import numpy_helper
 from PIL import Image
@@ -24,9 +23,8 @@ import visrt.export.bundle
 from visrt.cli import app
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.mask2former import NetworkSettings
-from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle
-from visrt.runtime.engine import Array
+from visrt.runtime.ctvis import CtVisSettings
 from visrt.runtime.errors import CheckpointError, OutputError, ParityError, SettingsError, UsageError
 from visrt.runtime.minvis import MinVisSettings
 from visrt.runtime.parity import TensorParity
@@ -51,36 +49,6 @@ def test_onnx_equals_torch_alone_and_in_a_batch_that_was_not_traced(kind: str, r
     parity = request.getfixturevalue(kind).report.parity.tensors
     assert {(row.role, row.batch) for row in parity} == {(role, batch) for role in ROLES for batch in BATCHES}
     assert all(row.max_rel < 1e-5 for row in parity)
-
-
-@pytest.mark.parametrize("path", golden_sets("minvis_*dev", without="track"))
-def test_golden_minvis_weights_exported_give_the_official_outputs(path: Path, tmp_path: Path) -> None:
-    """Checkpoint -> bundle -> engine, on resized frames of the set; the tolerances are those of the whole network."""
-    golden = load_golden(path)
-    frames = golden["resized_rgb"].transpose(0, 2, 3, 1)
-    height, width = golden["net_input"].shape[2:]
-    classes = tuple(f"class {i}" for i in range(golden["pred_logits"].shape[2] - 1))
-    weights = path.with_name(f"{path.stem}_weights.pth")
-    report = export_bundle(Export(weights, tmp_path / "bundle", height, width, classes=classes))
-    engines = open_engines(open_bundle(report.folder))
-    images = np.zeros((len(frames), height, width, 3), np.uint8)
-    images[:, : frames.shape[1], : frames.shape[2]] = frames
-    sizes = np.array([frames.shape[1:3]] * len(frames), np.int32)
-    outputs = engines["frame"]({"images": images, "valid_sizes": sizes})
-    embeddings = outputs["mask_embeddings"].numpy()
-    masks = [
-        engines["masks"]({"mask_embeddings": embeddings[i], "mask_features": outputs["mask_features"].row(i)})
-        for i in range(len(frames))
-    ]
-    assert_close(outputs["class_logits"].numpy(), golden["pred_logits"], 2e-4)
-    assert_close(outputs["embeddings"].numpy(), golden["pred_embds"], 2e-4)
-    assert_close(np.stack([mask["mask_logits"].numpy() for mask in masks]), golden["pred_masks"], 1e-3)
-    assert golden_meta(golden)
-
-
-def assert_close(given: Array, expected: Array, tolerance: float) -> None:
-    assert given.shape == expected.shape
-    assert np.abs(given - expected).max() <= tolerance * max(1, np.abs(expected).max())
 
 
 def test_the_manifest_says_what_the_bundle_is(published_kind: Exported) -> None:
@@ -186,6 +154,19 @@ class TestWithoutTracing:
         association = export_bundle(wanted).manifest.association
         assert association["birth_score"] == 0.7
         assert association["keep_score"] == MinVisSettings().keep_score
+
+    def test_the_family_is_the_users_choice_and_its_settings_are_written(
+        self, published_kind: Exported, tmp_path: Path
+    ) -> None:
+        wanted = replace(published_kind.wanted, out=tmp_path / "bundle", family="ctvis", association={"nms_iou": 0.5})
+        manifest = export_bundle(wanted).manifest
+        assert manifest.family == "ctvis"
+        assert manifest.association == asdict(CtVisSettings(nms_iou=0.5))
+
+    def test_a_family_with_other_graphs_is_refused(self, published_kind: Exported, tmp_path: Path) -> None:
+        wanted = replace(published_kind.wanted, out=tmp_path / "bundle", family="inspro")
+        with pytest.raises(UsageError, match="family 'inspro' cannot be exported; choose one of minvis, ctvis"):
+            export_bundle(wanted)
 
     def test_pictures_of_the_user_are_fitted_and_checked_on(self, published_kind: Exported, tmp_path: Path) -> None:
         gradient = np.add.outer(np.arange(40), np.arange(90)).astype(np.uint8)

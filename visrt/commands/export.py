@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["Precision", "export"]
 
 
+class Family(str, Enum):
+    """How objects are followed from frame to frame; the graphs are the same."""
+
+    minvis = "minvis"
+    ctvis = "ctvis"
+
+
 class Precision(str, Enum):
     """What an exported network computes in."""
 
@@ -37,6 +44,9 @@ def export(
             help="Class names in order: a json file with a list, names with commas, ytvis2019, ytvis2021, ovis."
         ),
     ] = None,
+    family: Annotated[
+        Family, typer.Option(help="How objects are followed: slots as in MinVIS, a memory bank as in CTVIS.")
+    ] = Family.minvis,
     association: Annotated[
         Path | None, typer.Option(help="Association settings (json) other than the defaults.")
     ] = None,
@@ -89,6 +99,7 @@ def export(
         references=tuple(reference or ()),
         overwrite=overwrite,
         precision=precision.value,
+        family=family.value,
         source=None if source_size is None else size_from_text(source_size),
         keep_fp32=None if keep_fp32 is None else tuple(keep_fp32),
     )
