@@ -27,7 +27,7 @@ from visrt.runtime.agreement import Agreement, Floors
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import DataError, ParityError
-from visrt.runtime.families import family_of
+from visrt.runtime.families import frame_family_of
 from visrt.runtime.judge import GATES
 from visrt.runtime.ort import CpuEngine
 
@@ -84,7 +84,7 @@ def calibrate_bundle(
     check_target(wanted.out, wanted.existing)
     bundle = open_bundle(wanted.bundle)
     refuse_int8(bundle)
-    family_of(bundle.manifest)
+    frame_family_of(bundle.manifest)
     choice = choose_frames(wanted.sources, wanted.frames, lambda name: progress(f"looking at {name}", 0, 0))
     frames = read_frames(choice, bundle.manifest.input)
     measured = _measured(bundle, frames, progress)
@@ -144,7 +144,7 @@ def _write_graphs(folder: Path, bundle: Bundle, measured: _Measured, layers: tup
 def _judged_as_written(folder: Path, judge: Judge, floors: Floors) -> Agreement:
     """The agreement of the bundle in `folder`, opened as the runtime opens it."""
     bundle = open_bundle(folder)
-    family_of(bundle.manifest)
+    frame_family_of(bundle.manifest)
     graphs = bundle.manifest.graphs
     masks = CpuEngine(graphs["masks"], bundle.graph("masks"))
     try:

@@ -16,7 +16,7 @@ from visrt.runtime.minvis import MinVis, MinVisSettings
 from visrt.runtime.presets import PRESETS, Preset
 from visrt.runtime.settings import load_settings
 
-__all__ = ["FAMILIES", "family_from_preset", "family_of"]
+__all__ = ["FAMILIES", "family_from_preset", "family_of", "frame_family_of"]
 
 Settings = Mapping[str, Any]
 
@@ -63,6 +63,17 @@ def family_of(manifest: Manifest, changes: Settings | None = None, preset: str |
     rows, columns = manifest.input.image_size
     sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "L": len(manifest.classes) + 1}
     check_graphs(manifest, family.needs(), sizes, family.states() if isinstance(family, ClipFamily) else {})
+    return family
+
+
+def frame_family_of(manifest: Manifest) -> Family[Any]:
+    """As `family_of`, for what works with families that decide frame by frame; UsageError for others."""
+    family = family_of(manifest)
+    if isinstance(family, ClipFamily):
+        raise UsageError(
+            f"bundle {manifest.name!r} is of family {manifest.family!r}, which looks at clips; this works for bundles "
+            f"of {', '.join(FRAME_FAMILIES)} only"
+        )
     return family
 
 

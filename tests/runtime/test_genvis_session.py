@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.bundle_states import initial_states, state_bytes
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
-from visrt.runtime.families import family_of
+from visrt.runtime.families import family_of, frame_family_of
 from visrt.runtime.genvis import GenVisSettings, nothing_shown, shown_after, sightings_of
 from visrt.runtime.manifest import FileSpec
 from visrt.runtime.results import FrameResult
@@ -269,6 +269,11 @@ def test_genvis_a_clip_length_that_the_bundle_lacks_is_refused() -> None:
         genvis_session(clip_frames=5, clip_lengths=(1, 3))
     with pytest.raises(SettingsError, match="clip_frames"):
         genvis_session(clip_frames=0)
+
+
+def test_genvis_what_is_for_single_frames_refuses_a_family_of_clips() -> None:
+    with pytest.raises(UsageError, match="family 'genvis', which looks at clips; this works for bundles of minvis, ct"):
+        frame_family_of(genvis_manifest())
 
 
 def test_genvis_a_bundle_whose_states_do_not_fit_is_refused() -> None:
