@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isnan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -64,13 +65,25 @@ def arm_settings(settings: TrainSettings, arm: str, seed: int) -> TrainSettings:
 
 
 def paired(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
-    """By figure: each arm's values over the seeds, mean and spread, and those of CTVIS less MinVIS, seed by seed."""
+    """By figure: each arm's values over the seeds, mean and spread, and those of CTVIS less MinVIS, seed by seed.
+
+    A share of nothing is None and counts in no mean.
+    """
     table = {}
     for name in figures["ctvis"][0]:
         values = {arm: [run[name] for run in figures[arm]] for arm in ARMS}
         values["ctvis_less_minvis"] = [c - m for c, m in zip(values["ctvis"], values["minvis"], strict=True)]
-        table[name] = {arm: {"seeds": v, "mean": mean(v), "stdev": stdev(v)} for arm, v in values.items()}
+        table[name] = {arm: _over_seeds(each) for arm, each in values.items()}
     return table
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    known = [value for value in values if not isnan(value)]
+    return {
+        "seeds": [None if isnan(value) else value for value in values],
+        "mean": mean(known) if known else None,
+        "stdev": stdev(known) if len(known) > 1 else None,
+    }
 
 
 def main() -> None:
@@ -92,7 +105,9 @@ def main() -> None:
     if waiting:
         print(f"still to come: {', '.join(waiting)}")
     else:
-        write_atomically(given.json, [json.dumps(_report(given, settings, runs), indent=1).encode() + b"\n"])
+        write_atomically(
+            given.json, [json.dumps(_report(given, settings, runs), indent=1, allow_nan=False).encode() + b"\n"]
+        )
 
 
 def _arguments() -> argparse.Namespace:
@@ -196,7 +211,7 @@ def _report(given: argparse.Namespace, settings: TrainSettings, runs: Mapping[st
         "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
         "rules": [asdict(rule) for rule in _rules(given)],
         "settings": asdict(settings),
-        "start": figures.pop(START)[0],
+        "start": {name: None if isnan(value) else value for name, value in figures.pop(START)[0].items()},
         "figures": paired(figures),
     }
 

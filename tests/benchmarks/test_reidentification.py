@@ -119,3 +119,10 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert table["a"]["ctvis_less_minvis"]["seeds"] == [2.0, 1.0]
     assert table["a"]["ctvis_less_minvis"]["mean"] == 1.5
     assert table["a"]["minvis"]["stdev"] == pytest.approx(4.5**0.5)
+
+
+def test_a_share_of_nothing_counts_in_no_mean() -> None:
+    nothing = float("nan")
+    table = paired({"ctvis": [{"a": 3.0}, {"a": 5.0}], "minvis": [{"a": nothing}, {"a": 4.0}]})
+    assert table["a"]["minvis"] == {"seeds": [None, 4.0], "mean": 4.0, "stdev": None}
+    assert table["a"]["ctvis_less_minvis"]["mean"] == 1.0
