@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-from operator import itemgetter
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -83,18 +80,20 @@ def greedy_pairs(similarity: Floats, floor: float, weights: NDArray[np.floating 
     """
     columns = np.full(len(similarity), NOBODY, dtype=np.intp)
     rows, allowed = np.nonzero(_finite(similarity) > floor)
-    worth = (similarity[rows, allowed] * weights[allowed]).tolist()
+    best_first = np.lexsort((allowed, -similarity[rows, allowed] * weights[allowed], rows))
+    partners: dict[int, int] = {}
     taken: set[int] = set()
-    for row, pairs in groupby(zip(rows.tolist(), allowed.tolist(), worth, strict=True), key=itemgetter(0)):
-        if free := [(value, -column) for _, column, value in pairs if column not in taken]:
-            columns[row] = -max(free)[1]
-            taken.add(-max(free)[1])
+    for row, column in zip(rows[best_first].tolist(), allowed[best_first].tolist(), strict=True):
+        if row not in partners and column not in taken:
+            partners[row] = column
+            taken.add(column)
+    columns[list(partners)] = list(partners.values())
     return columns
 
 
 def unit_rows(rows: Floats) -> Floats:
     """`rows` [N, C] at length one; zero rows stay zero."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("nc,nc->n", rows, rows))[:, None]
     return rows / np.where(norms > 0, norms, 1)
 
 

@@ -178,10 +178,10 @@ def candidates_of(queries: Queries, masks_of: MasksOf, now_s: float, settings: C
 def best_rows(queries: Queries, scores: Floats, settings: CtVisSettings) -> Indices:
     """The queries that are candidates by their `scores` [Q], best first."""
     order = queries.canonical_order(scores)
+    order = order[queries.usable()[order]]
     rows = order[scores[order] > settings.keep_score]
-    rows = rows[queries.take(rows).usable()]
     if not len(rows) and settings.without_candidates == "take_best":
-        rows = order[queries.take(order).usable()][:1]
+        rows = order[:1]
     return rows[: settings.max_objects]
 
 

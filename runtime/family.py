@@ -61,10 +61,11 @@ class Queries:
 
     def usable(self) -> NDArray[np.bool_]:
         """Which rows [Q] say who they are: all numbers finite, the embedding not zero."""
-        rows = np.ones(len(self), dtype=bool)
+        rows: NDArray[np.bool_] = np.any(self.embeddings != 0, axis=1)
         for array in (self.class_logits, self.embeddings, self.mask_embeddings):
-            rows &= np.isfinite(array).all(axis=1)
-        rows &= self.embeddings.any(axis=1)
+            finite = np.isfinite(array)
+            if not finite.all():
+                rows = rows & finite.all(axis=1)
         return rows
 
 

@@ -118,13 +118,14 @@ def seen(memory: Memory, rows: Indices, found: Detections, renewal: Renewal) -> 
     steady_frames = memory.steady_frames.copy()
     steady_frames[rows] += 1
     noise = (unseen_frames >= renewal.noise_gap_frames) & (steady_frames < renewal.noise_frames)
-    share = SHARES[renewal.memory](memory, rows, found.embeddings, renewal.momentum)
+    directions = unit_rows(found.embeddings)
+    share = SHARES[renewal.memory](memory, rows, directions, renewal.momentum)
     weight = np.maximum(1 / seen_frames, 1 / renewal.window_frames)
     place = (rows, memory.seen_frames[rows] % memory.recent.shape[1])
     return replace(
         memory,
         embeddings=_moved(memory.embeddings, rows, found.embeddings, share),
-        recent=_put(memory.recent, place, unit_rows(found.embeddings)),
+        recent=_put(memory.recent, place, directions),
         seen_frames=_put(memory.seen_frames, rows, seen_frames),
         steady_frames=np.where(noise, 0, steady_frames),
         unseen_frames=unseen_frames,
@@ -167,24 +168,24 @@ def resized(memory: Memory, old: tuple[int, int], new: tuple[int, int]) -> Memor
 Share = Callable[[Memory, Indices, Floats, float], Floats]
 
 
-def previous(memory: Memory, rows: Indices, embeddings: Floats, momentum: float) -> Floats:
+def previous(memory: Memory, rows: Indices, directions: Floats, momentum: float) -> Floats:
     """All of it: only the last embedding is remembered."""
     return np.ones(len(rows), dtype=np.float32)
 
 
-def by_momentum(memory: Memory, rows: Indices, embeddings: Floats, momentum: float) -> Floats:
+def by_momentum(memory: Memory, rows: Indices, directions: Floats, momentum: float) -> Floats:
     """The same for each frame."""
     return np.full(len(rows), momentum, dtype=np.float32)
 
 
-def similarity_guided(memory: Memory, rows: Indices, embeddings: Floats, momentum: float) -> Floats:
+def similarity_guided(memory: Memory, rows: Indices, directions: Floats, momentum: float) -> Floats:
     """The more the embedding is like the last ones, the more: the mean cosine, at least 0, as in CTVIS.
 
     An embedding blurred by occlusion thus moves the memory little.
     """
-    total = memory.recent[rows].sum(axis=1)
+    cosines = np.matmul(memory.recent[rows], directions[:, :, None])[:, :, 0]
     count = np.minimum(memory.seen_frames[rows], memory.recent.shape[1])
-    mean: Floats = np.einsum("nc,nc->n", unit_rows(embeddings), total) / count.astype(np.float32)
+    mean: Floats = cosines.sum(axis=1) / count.astype(np.float32)
     return np.maximum(mean, 0)
 
 
@@ -193,7 +194,8 @@ SHARES: dict[str, Share] = {
     "momentum": by_momentum,
     "similarity_guided": similarity_guided,
 }
-"""By name of a memory, the share [n] that the current embeddings [n, C] get in what is remembered of `rows` [n]."""
+"""By name of a memory, the share [n] of the current embeddings in what is remembered of the objects in `rows` [n], from
+their directions [n, C] and a momentum."""
 
 
 def _moved(values: Floats, rows: Indices, towards: Floats, share: Any) -> Floats:

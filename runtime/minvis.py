@@ -124,9 +124,10 @@ class MinVis:
         else:
             slots, order = state.slots, match_to_slots(state.slots.memory, queries.embeddings)
         queries = queries.take(order)
-        slots = without_lost(slots, queries, now_s, self.settings)
-        rows, logits = visible_rows(slots, queries, order, masks_of, self.settings)
-        slots, next_id = with_newborns(slots, rows, queries.scores(), order, state.next_id)
+        scores = queries.scores()
+        slots = without_lost(slots, queries, scores, now_s, self.settings)
+        rows, logits = visible_rows(slots, queries, scores, order, masks_of, self.settings)
+        slots, next_id = with_newborns(slots, rows, scores, order, state.next_id)
         slots = seen(slots, rows, queries, now_s, self.settings.score_window_frames)
         slots = remembered(slots, queries.embeddings, self.settings)
         return tracks_of(slots, rows, logits), MinVisState(slots, next_id)
@@ -154,17 +155,18 @@ def empty_slots(queries: Queries) -> Slots:
     )
 
 
-def without_lost(slots: Slots, queries: Queries, now_s: float, settings: MinVisSettings) -> Slots:
+def without_lost(slots: Slots, queries: Queries, scores: Floats, now_s: float, settings: MinVisSettings) -> Slots:
     """The slots, less the objects unseen for too long and those in whose place now something else turns up."""
-    too_long = now_s - slots.seen_s > settings.lost_s
-    turns_up = ~slots.visible & (queries.scores() >= settings.keep_score)
-    stranger = turns_up & (row_cosines(queries.embeddings, slots.seen_embeddings) < settings.revive_similarity)
-    gone = ~slots.visible & (too_long | stranger)
-    return replace(slots, ids=np.where(gone, NO_OBJECT, slots.ids), visible=slots.visible & ~gone)
+    unseen = ~slots.visible & (slots.ids != NO_OBJECT)
+    gone = unseen & (now_s - slots.seen_s > settings.lost_s)
+    back = np.flatnonzero(unseen & (scores >= settings.keep_score))
+    likeness = row_cosines(queries.embeddings[back], slots.seen_embeddings[back])
+    gone[back] |= likeness < settings.revive_similarity
+    return replace(slots, ids=np.where(gone, NO_OBJECT, slots.ids))
 
 
 def visible_rows(
-    slots: Slots, queries: Queries, order: Indices, masks_of: MasksOf, settings: MinVisSettings
+    slots: Slots, queries: Queries, scores: Floats, order: Indices, masks_of: MasksOf, settings: MinVisSettings
 ) -> tuple[Indices, list[Floats]]:
     """The slots [N] whose objects, old or newborn, are visible in this frame, and their mask logits, N of [h, w].
 
@@ -174,7 +176,6 @@ def visible_rows(
     that before a newborn; among equals the higher score, and at last the canonical place `order` of the query.
     """
     has_object = slots.ids != NO_OBJECT
-    scores = queries.scores()
     sure = scores >= np.where(has_object, settings.keep_score, settings.birth_score)
     rows = np.flatnonzero(sure & nonzero_rows(queries.embeddings))
     if not len(rows):
@@ -220,10 +221,11 @@ def seen(slots: Slots, rows: Indices, queries: Queries, now_s: float, window_fra
 def remembered(slots: Slots, embeddings: Floats, settings: MinVisSettings) -> Slots:
     """The slots, their memory moved towards the current embeddings [Q, C], but for those that are zero."""
     share = np.float32(settings.memory_momentum)
-    memory = (1 - share) * slots.memory + share * embeddings
-    memory = np.where(nonzero_rows(embeddings)[:, None], memory, slots.memory)
+    memory = embeddings if share == 1 else (1 - share) * slots.memory + share * embeddings
+    held = ~nonzero_rows(embeddings)
     if settings.unseen_memory == "hold":
-        held = (slots.ids != NO_OBJECT) & ~slots.visible
+        held |= (slots.ids != NO_OBJECT) & ~slots.visible
+    if held.any():
         memory = np.where(held[:, None], slots.memory, memory)
     return replace(slots, memory=memory)
 
@@ -231,8 +233,6 @@ def remembered(slots: Slots, embeddings: Floats, settings: MinVisSettings) -> Sl
 def tracks_of(slots: Slots, rows: Indices, logits: list[Floats]) -> list[Track]:
     """What the user sees of the objects in `rows`, by id: one label and one score each, from the running average."""
     chances = softmax(slots.mean_logits[rows])[:, :-1]
-    tracks = [
-        Track(int(slots.ids[row]), int(chance.argmax()), float(chance.max()), mask)
-        for row, chance, mask in zip(rows, chances, logits, strict=True)
-    ]
+    ids, labels, scores = slots.ids[rows].tolist(), chances.argmax(axis=1).tolist(), chances.max(axis=1).tolist()
+    tracks = [Track(*parts) for parts in zip(ids, labels, scores, logits, strict=True)]
     return sorted(tracks, key=lambda track: track.id)

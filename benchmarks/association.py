@@ -1,0 +1,217 @@
+"""What association costs a frame, and whether it stays flat: every preset on a synthetic stream, on one core.
+
+python -m visrt.benchmarks.association --out benchmarks/results/association.json
+
+The stream has 100 queries of 256 channels and 30 objects in view, of which some leave, some are new and some are hidden
+in each frame. "association": everything from queries to tracks, masks of one cell and no mask NMS. "with_masks": masks
+of 120 x 216 cells as they come from the masks engine, made beforehand, and NMS on. "nms": mask NMS alone. Each is
+measured in rounds, as other programs may use the machine: the best round's median says what it costs, the percentiles
+over all rounds what was met. "endless": 10,000 frames of the memory presets, by thousands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from visrt.benchmarks.machine import machine
+from visrt.benchmarks.memory import rss_mb
+from visrt.benchmarks.percentiles import percentiles
+from visrt.runtime.families import family_from_preset
+from visrt.runtime.family import Family, Floats, Queries
+from visrt.runtime.mask_bits import packed
+from visrt.runtime.nms import nms, smoothed_iou
+from visrt.runtime.output import write_atomically
+from visrt.runtime.presets import PRESETS
+
+__all__ = ["StreamSettings", "array_bytes", "disc_masks", "endless", "follower", "frames_of", "measure"]
+
+CELLS = (120, 216)
+FPS = 30.0
+NMS_SCENES = 20
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """A synthetic stream. change: the chance that an object leaves for good in a frame and another comes for it.
+
+    hidden: the chance that an object is not seen in a frame. noise: of an embedding, relative to its length.
+    """
+
+    queries: int = 100
+    objects: int = 30
+    channels: int = 256
+    classes: int = 40
+    change: float = 0.02
+    hidden: float = 0.05
+    noise: float = 0.2
+    seed: int = 0
+
+
+def frames_of(settings: StreamSettings) -> Iterator[Queries]:
+    """The queries of each frame, without end, in an order shuffled anew for each frame."""
+    random = np.random.default_rng(settings.seed)
+    who = _looks(random, settings.objects, settings)
+    while True:
+        new = random.random(settings.objects) < settings.change
+        who[new] = _looks(random, int(new.sum()), settings)
+        seen = random.random(settings.objects) >= settings.hidden
+        embeddings = _looks(random, settings.queries, settings)
+        embeddings[: settings.objects] *= settings.noise
+        embeddings[: settings.objects] += who
+        logits = random.normal(0, 0.5, (settings.queries, settings.classes + 1)).astype(np.float32)
+        logits[:, -1] += 9
+        logits[: settings.objects, 0] += np.where(seen, 16, 0)
+        order = random.permutation(settings.queries)
+        yield Queries(logits, embeddings, np.eye(settings.queries, dtype=np.float32)).take(order)
+
+
+def _looks(random: np.random.Generator, count: int, settings: StreamSettings) -> Floats:
+    """Random embeddings [count, C] of length 8, as long as products of trained ones are decisive."""
+    drawn = random.normal(size=(count, settings.channels)).astype(np.float32)
+    looks: Floats = 8 * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return looks
+
+
+def disc_masks(count: int, cells: tuple[int, int], seed: int = 0) -> Floats:
+    """Mask logits [count, h, w] of discs in random places; some cover each other."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: cells[0], : cells[1]].astype(np.float32)
+    places = random.random((count, 2)) * cells
+    radii = random.uniform(0.05, 0.2, count) * cells[0] + 1
+    logits = [r - np.hypot(rows - y, columns - x) for (y, x), r in zip(places, radii, strict=True)]
+    return np.stack(logits).astype(np.float32)
+
+
+@dataclass
+class Follower:
+    """A stream that is followed, frame by frame; each call for masks gets the first of `masks` [Q, h, w]."""
+
+    family: Family[Any]
+    masks: Floats
+    state: Any
+    frames: int = 0
+
+    def seconds(self, queries: Queries) -> float:
+        """Seconds that the next frame takes."""
+        now_s = self.frames / FPS
+        self.frames += 1
+        started = perf_counter()
+        _, self.state = self.family.associate(queries, self._first, now_s, self.state)
+        return perf_counter() - started
+
+    def _first(self, wanted: Floats) -> Floats:
+        return self.masks[: len(wanted)]
+
+
+def follower(preset: str, masks: Floats, **changes: Any) -> Follower:
+    family = family_from_preset(preset, changes)
+    return Follower(family, masks, family.start())
+
+
+def measure(rounds: int, frames: int, settings: StreamSettings) -> dict[str, Any]:
+    """Milliseconds a frame of every preset, by what is measured."""
+    source = frames_of(settings)
+    stream = [next(source) for _ in range(frames)]
+    one_cell, whole = np.ones((settings.queries, 1, 1), np.float32), disc_masks(settings.queries, CELLS)
+    found: dict[str, Any] = {"association": {}, "with_masks": {}, "nms": {}}
+    for name in PRESETS:
+        alone, complete = follower(name, one_cell, nms_iou=1.0), follower(name, whole)
+        found["association"][name] = _rounds(rounds, alone.seconds, stream)
+        found["with_masks"][name] = _rounds(rounds, complete.seconds, stream)
+    found["canonical_order"] = _rounds(rounds, lambda queries: _seconds(queries.in_canonical_order), stream)
+    for count in (10, 30, 60, 100):
+        inside = [disc_masks(count, CELLS, seed) > 0 for seed in range(NMS_SCENES)]
+        found["nms"][count] = _rounds(rounds, _nms_seconds, inside)
+    return found
+
+
+def _nms_seconds(inside: NDArray[np.bool_]) -> float:
+    return _seconds(lambda: nms(packed(inside), 0.6, smoothed_iou))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = perf_counter()
+    call()
+    return perf_counter() - started
+
+
+def _rounds(rounds: int, seconds_of: Callable[[Any], float], frames: Sequence[Any]) -> dict[str, float]:
+    """Of several rounds over `frames`: the least median of a round, and percentiles over all, in milliseconds."""
+    each = [[seconds_of(frame) for frame in frames] for _ in range(rounds)]
+    best = min(percentiles(durations).p50_ms for durations in each)
+    overall = percentiles([duration for durations in each for duration in durations])
+    return {"best_round_p50_ms": best, **asdict(overall)}
+
+
+def endless(preset: str, thousands: int, settings: StreamSettings) -> list[dict[str, float]]:
+    """By thousand frames of one stream: median milliseconds a frame, ids given so far, bytes of state, RSS."""
+    stream = follower(preset, np.ones((settings.queries, 1, 1), np.float32), nms_iou=1.0)
+    source = frames_of(settings)
+    found = []
+    for _ in range(thousands):
+        durations = [stream.seconds(next(source)) for _ in range(1000)]
+        found.append(
+            {
+                "frames": stream.frames,
+                "p50_ms": percentiles(durations).p50_ms,
+                "ids_given": stream.state.next_id,
+                "state_bytes": array_bytes(stream.state),
+                "rss_mb": rss_mb(),
+            }
+        )
+    return found
+
+
+def array_bytes(value: object) -> int:
+    """Bytes of all arrays a state holds."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if is_dataclass(value):
+        return sum(array_bytes(getattr(value, field.name)) for field in fields(value))
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost of association a frame, and over an endless stream.")
+    parser.add_argument("--out", type=Path, required=True, help="json of the figures")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=100, help="frames a round")
+    parser.add_argument("--thousands", type=int, default=10, help="length of the endless stream")
+    given = parser.parse_args()
+    settings = StreamSettings()
+    with threadpool_limits(1):
+        measured = measure(given.rounds, given.frames, settings)
+        streams = {name: endless(name, given.thousands, settings) for name in ("minvis", "memory", "ctvis")}
+    report = {
+        "settings": {**asdict(settings), "cells": CELLS, "rounds": given.rounds, "frames_a_round": given.frames},
+        "machine": machine(),
+        "load_average": os.getloadavg(),
+        "ms_a_frame": _rounded(measured),
+        "endless": _rounded(streams),
+    }
+    write_atomically(given.out, [json.dumps(report, indent=1).encode() + b"\n"])
+    for what in ("association", "with_masks", "nms"):
+        print(what, {name: round(figures["best_round_p50_ms"], 3) for name, figures in measured[what].items()})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
