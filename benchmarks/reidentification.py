@@ -90,14 +90,16 @@ def video_embeddings(network: Mask2Former, video: AnnotatedVideo) -> Iterator[Fr
 
 def _covers(masks: NDArray[np.bool_], video: AnnotatedVideo, t: int) -> dict[int, NDArray[np.bool_]]:
     """By visible track, the queries [Q] of `masks` [Q, H, W] that cover it; tracks that none covers are left out."""
+    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    areas = flat.sum(1)
     covers = {}
     for i, track in enumerate(video.tracks):
         rle = track.masks[t]
-        truth = None if rle is None or track.crowd else decode(rle)
-        if truth is None or not truth.any():
+        if rle is None or track.crowd:
             continue
-        overlap = (masks & truth).sum((1, 2))
-        rows = overlap > IOU * (masks | truth).sum((1, 2))
+        truth = decode(rle).ravel().astype(np.float32)
+        overlap = flat @ truth
+        rows = overlap > IOU * (areas + truth.sum() - overlap)
         if rows.any():
             covers[i] = rows
     return covers
