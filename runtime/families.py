@@ -11,6 +11,7 @@ from visrt.runtime.ctvis import CtVis, CtVisSettings
 from visrt.runtime.errors import BundleError, UsageError
 from visrt.runtime.family import Family
 from visrt.runtime.genvis import GenVis, GenVisSettings
+from visrt.runtime.inspro import LITE_KEY_EVERY_FRAMES, InsPro, InsProSettings
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.minvis import MinVis, MinVisSettings
 from visrt.runtime.presets import PRESETS, Preset
@@ -40,8 +41,20 @@ def _genvis(association: Settings) -> GenVis:
     return GenVis(settings)
 
 
+def _inspro(association: Settings) -> InsPro:
+    return InsPro(load_settings(InsProSettings, association, "association"))
+
+
+def _inspro_lite(association: Settings) -> InsPro:
+    return _inspro({"key_every_frames": LITE_KEY_EVERY_FRAMES, **association})
+
+
 FRAME_FAMILIES: dict[str, Callable[[Settings], Family[Any]]] = {"minvis": _minvis, "ctvis": _ctvis}
-CLIP_FAMILIES: dict[str, Callable[[Settings], ClipFamily[Any]]] = {"genvis": _genvis}
+CLIP_FAMILIES: dict[str, Callable[[Settings], ClipFamily[Any]]] = {
+    "genvis": _genvis,
+    "inspro": _inspro,
+    "inspro_lite": _inspro_lite,
+}
 FAMILIES: dict[str, Callable[[Settings], AnyFamily]] = {**FRAME_FAMILIES, **CLIP_FAMILIES}
 
 
@@ -61,7 +74,8 @@ def family_of(manifest: Manifest, changes: Settings | None = None, preset: str |
         family = family_from_preset(preset, changes)
     height, width = manifest.input.height, manifest.input.width
     rows, columns = manifest.input.image_size
-    sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "L": len(manifest.classes) + 1}
+    sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "u": height // 8, "v": width // 8}
+    sizes |= {"K": len(manifest.classes), "L": len(manifest.classes) + 1}
     check_graphs(manifest, family.needs(), sizes, family.states() if isinstance(family, ClipFamily) else {})
     return family
 

@@ -33,6 +33,7 @@ from visrt.runtime.inspro_shown import Shown, nothing_shown, shown_after, sighti
 
 __all__ = [
     "BANK",
+    "LITE_KEY_EVERY_FRAMES",
     "PROPOSALS",
     "QUERIES",
     "FrameAnswer",
@@ -48,11 +49,14 @@ __all__ = [
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+LITE_KEY_EVERY_FRAMES = 10
+"""Of the published lite variant."""
+
 QUERIES, PROPOSALS, BANK = "queries", "proposals", "bank"
 """The states that lie in the bundle: the learned pairs, and the empty bank."""
 
-# K classes without "no object", images of I x J, mask logits of h x w = stride 4 of the network input; N slots, S
-# pixels of all levels of the pyramid, E = T - 1 entries of the bank.
+# K classes without "no object", images of I x J, maps of h x w = stride 4 and u x v = stride 8 of the network input;
+# N slots, S pixels of all levels of the pyramid, E = T - 1 entries of the bank.
 FRAME = GraphNeed(
     inputs={"images": TensorNeed("B I J 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
     outputs={

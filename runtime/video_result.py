@@ -16,6 +16,8 @@ from visrt.runtime.ctvis_video import ctvis_result
 from visrt.runtime.errors import UsageError
 from visrt.runtime.genvis import GenVis
 from visrt.runtime.genvis_video import genvis_result
+from visrt.runtime.inspro import InsPro
+from visrt.runtime.inspro_video import inspro_result
 from visrt.runtime.minvis import MinVis
 from visrt.runtime.minvis_video import minvis_result
 from visrt.runtime.network import Network
@@ -46,6 +48,7 @@ class OfficialRule:
 
 
 OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
+    InsPro: OfficialRule(inspro_result, takes_settings=True),
     MinVis: OfficialRule(minvis_result, takes_settings=False),
     CtVis: OfficialRule(ctvis_result, takes_settings=True),
     GenVis: OfficialRule(genvis_result, takes_settings=True),

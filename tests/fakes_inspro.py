@@ -1,0 +1,185 @@
+"""An InsPro network without an inference library: slot s of a head sees patches of colour s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from fakes import COLOURS, DEFAULTS, ColourEngine, fake_manifest, graph_spec
+
+from visrt.runtime.contract import check_feeds
+from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
+from visrt.runtime.family import Floats
+from visrt.runtime.manifest import GraphSpec, Manifest, StateSpec
+from visrt.runtime.session import Session, SessionSettings
+
+SLOTS, CHANNELS, ENTRIES = 5, 8, 3
+STATES = {
+    "queries": np.linspace(-1, 1, SLOTS * CHANNELS, dtype=np.float32).reshape(SLOTS, CHANNELS),
+    "proposals": np.tile(np.array([0.1, 0.2, 0.7, 0.8], dtype=np.float32), (SLOTS, 1)),
+    "bank": np.zeros((ENTRIES, SLOTS, CHANNELS), dtype=np.float32),
+}
+RENEWED = {"queries": "next_queries", "proposals": "next_proposals", "bank": "object_features"}
+
+
+def inspro_manifest(
+    size: tuple[int, int] = (64, 96),
+    classes: tuple[str, ...] = ("person", "vehicle", "animal"),
+    association: Mapping[str, Any] | None = None,
+    family: str = "inspro",
+) -> Manifest:
+    """The manifest of an InsPro or InsPro-lite bundle that has no files."""
+    plain = fake_manifest(size, SLOTS, classes, CHANNELS, CHANNELS, association)
+    pixels, cells = size[0] * size[1] // 16, (size[0] // 8, size[1] // 8)
+    slots, boxes = ("float32", (SLOTS, CHANNELS)), ("float32", (SLOTS, 4))
+    looking = {
+        "pyramid": ("float32", (pixels, CHANNELS)),
+        "picture_size": ("float32", (2,)),
+        "queries": slots,
+        "proposals": boxes,
+    }
+    seen = {
+        "class_logits": ("float32", (SLOTS, len(classes))),
+        "boxes": boxes,
+        "mask_embeddings": slots,
+        "object_features": slots,
+        "next_proposals": boxes,
+    }
+    past = {"bank": ("float32", (ENTRIES, SLOTS, CHANNELS)), "fill": ("float32", (SLOTS,))}
+    outputs = {
+        "pyramid": ("float32", ("batch", pixels, CHANNELS)),
+        "mask_features": ("float32", ("batch", CHANNELS, *cells)),
+        "picture_sizes": ("float32", ("batch", 2)),
+    }
+    masks = {"mask_embeddings": ("float32", ("masks", CHANNELS)), "mask_features": ("float32", (CHANNELS, *cells))}
+    graphs = {
+        "frame": plain.graphs["frame"].model_copy(update={"outputs": graph_spec({}, outputs).outputs}),
+        "head": graph_spec({**looking, **past}, {**seen, "next_queries": slots}),
+        "masks": graph_spec(masks, {"mask_logits": ("float32", ("masks", size[0] // 4, size[1] // 4))}),
+    }
+    if family == "inspro_lite":
+        graphs["head_lite"] = graph_spec(looking, seen)
+    states = {
+        name: StateSpec(input=name, output=RENEWED[name], dtype="float32", shape=values.shape, device="cpu")
+        for name, values in STATES.items()
+    }
+    return plain.model_copy(update={"family": family, "graphs": graphs, "states": states})
+
+
+@dataclass
+class FrameEngine:
+    """Channel i of the pyramid, stride 4 alone, is above zero where the colour i is; mask features are every other."""
+
+    spec: GraphSpec
+    poisoned: set[int] = field(default_factory=set)
+    seen: int = 0
+    provider: str = "fake"
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        check_feeds(self.spec, feeds)
+        images, sizes = feeds["images"], feeds["valid_sizes"]
+        assert isinstance(images, np.ndarray)
+        assert isinstance(sizes, np.ndarray)
+        looks = ColourEngine(fake_manifest(queries=SLOTS).graphs["frame"], np.random.default_rng(0))
+        maps = np.stack([looks._look(image).mask_features for image in images])
+        pictures = sizes.astype(np.float32)
+        for item in range(len(images)):
+            if self.seen + item in self.poisoned:
+                pictures[item] = np.nan
+        self.seen += len(images)
+        return {
+            "pyramid": HostTensor(maps.reshape(len(maps), CHANNELS, -1).transpose(0, 2, 1).copy()),
+            "mask_features": HostTensor(maps[:, :, ::2, ::2].copy()),
+            "picture_sizes": HostTensor(pictures),
+        }
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class HeadEngine:
+    """A slot is of its class where its colour is anywhere in the frame. All of its state depends on all it saw.
+
+    fed: what it was given, call by call. poisoned: slots, by call, for which it gives NaN; collapsed: whose box it lets
+    collapse.
+    """
+
+    spec: GraphSpec
+    fed: list[dict[str, Array]] = field(default_factory=list)
+    poisoned: dict[int, list[int]] = field(default_factory=dict)
+    collapsed: dict[int, list[int]] = field(default_factory=dict)
+    provider: str = "fake"
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        check_feeds(self.spec, feeds)
+        given = {role: value if isinstance(value, np.ndarray) else value.numpy() for role, value in feeds.items()}
+        assert all(np.isfinite(values).all() for values in given.values())
+        outputs = self._answers(given)
+        for slot in self.poisoned.get(len(self.fed), []):
+            outputs["object_features"][slot, 0] = np.nan
+        for slot in self.collapsed.get(len(self.fed), []):
+            outputs["next_proposals"][slot] = 0.5
+        self.fed.append({role: values for role, values in given.items() if role != "pyramid"})
+        return {role: HostTensor(values) for role, values in outputs.items()}
+
+    def _answers(self, given: Mapping[str, Array]) -> dict[str, Floats]:
+        present = np.zeros(SLOTS, dtype=np.float32)
+        present[: len(COLOURS)] = given["pyramid"].max(axis=0)[: len(COLOURS)] > 0
+        classes = int(self.spec.outputs["class_logits"].shape[1])
+        logits = np.full((SLOTS, classes), -6, dtype=np.float32)
+        logits[np.arange(SLOTS), np.arange(SLOTS) % classes] += 10 * present
+        features = np.tanh(given["queries"] + present[:, None]).astype(np.float32)
+        outputs: dict[str, Floats] = {
+            "class_logits": logits,
+            "boxes": given["proposals"] * given["picture_size"][0],
+            "mask_embeddings": np.eye(SLOTS, CHANNELS, dtype=np.float32),
+            "object_features": features,
+            "next_proposals": given["proposals"] * np.float32(0.99),
+        }
+        if "bank" in given:
+            outputs["next_queries"] = features + given["bank"].sum(axis=0) / np.float32(10)
+        return outputs
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class MasksEngine:
+    """mask_embeddings @ mask_features, each cell twice along each axis."""
+
+    spec: GraphSpec
+    provider: str = "fake"
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        check_feeds(self.spec, feeds)
+        embeddings, features = (
+            value if isinstance(value, np.ndarray) else value.numpy()
+            for value in (feeds["mask_embeddings"], feeds["mask_features"])
+        )
+        logits = np.einsum("md,dhw->mhw", embeddings, features)
+        return {"mask_logits": HostTensor(logits.repeat(2, axis=1).repeat(2, axis=2))}
+
+    def close(self) -> None: ...
+
+
+def inspro_session(
+    settings: SessionSettings = DEFAULTS, size: tuple[int, int] = (64, 96), family: str = "inspro", **association: Any
+) -> Session:
+    manifest = inspro_manifest(size, association=association, family=family)
+    kinds = {"frame": FrameEngine, "head": HeadEngine, "head_lite": HeadEngine, "masks": MasksEngine}
+    engines: dict[str, Engine] = {name: kinds[name](spec) for name, spec in manifest.graphs.items()}
+    return Session(manifest, engines, settings, states=STATES)
+
+
+def head_of(session: Session, name: str = "head") -> HeadEngine:
+    engine = session.network._engines[name]
+    assert isinstance(engine, HeadEngine)
+    return engine
+
+
+def frame_engine_of(session: Session) -> FrameEngine:
+    engine = session.network._engines["frame"]
+    assert isinstance(engine, FrameEngine)
+    return engine
