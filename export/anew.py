@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.export.contract import producer
+from visrt.export.families import read_for
 from visrt.export.frames import Frames
-from visrt.export.graphs import frame_graph
 from visrt.export.reference import reference_on
-from visrt.models.checkpoints import read_checkpoint
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.reference import Reference
@@ -27,7 +26,7 @@ def reference_anew(
     Raises CheckpointError if the bundle of `manifest` was not made from that very file: nothing could be told from
     how far another network's outputs lie from its.
     """
-    checkpoint = read_checkpoint(path)
+    model = read_for(manifest.family, path, manifest.input, manifest.association)
     made = manifest.producer
     given = producer(path).checkpoint_sha256
     if given != made.checkpoint_sha256:
@@ -35,4 +34,4 @@ def reference_anew(
             f"{path}: sha256 {given[:12]}; bundle {manifest.name!r} was exported from {made.checkpoint}, sha256 "
             f"{made.checkpoint_sha256[:12]}: give that file, or export this one"
         )
-    return reference_on(frame_graph(checkpoint, manifest.input), Frames(images, valid_sizes))
+    return reference_on(model, Frames(images, valid_sizes))

@@ -1,4 +1,4 @@
-"""Checkpoint -> bundle: trace the two graphs, check them against torch through the runtime, then put them in place.
+"""Checkpoint -> bundle: trace the graphs, check them against torch through the runtime, then put them in place.
 
 The bundle is built in a folder beside its target and checked there by what will run it. Only a bundle that passes is
 renamed to the target, so a failed export leaves nothing and spoils nothing.
@@ -13,37 +13,34 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
+from torch import nn
 
 from visrt.export.contract import file_spec, graph_spec, producer
+from visrt.export.families import read_for, require_known
+from visrt.export.family import PRECISIONS, InitialState
 from visrt.export.frames import Frames, frames_from_sources, synthetic_frames
-from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
-from visrt.export.half import Island, halved
+from visrt.export.half import Island
 from visrt.export.nodes import NODES, computing_precisions, nodes_json
-from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.export.reference import NOISE, Steadiness, reference_of
 from visrt.export.workplace import Existing, check_target, workplace
-from visrt.models.checkpoints import Checkpoint, read_checkpoint
+from visrt.models.class_names import chosen_classes
+from visrt.runtime.asking import asker_of
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
-from visrt.runtime.errors import CheckpointError, UsageError
-from visrt.runtime.families import FAMILIES, family_of
+from visrt.runtime.bundle_states import state_bytes
+from visrt.runtime.errors import UsageError
+from visrt.runtime.families import FAMILIES
 from visrt.runtime.image import letterbox
 from visrt.runtime.judge import ParityReport, judge
-from visrt.runtime.manifest import InputSpec, Manifest
+from visrt.runtime.manifest import FileSpec, InputSpec, Manifest, StateSpec
 from visrt.runtime.reference import Reference
 from visrt.runtime.verify import closing
 
 __all__ = ["PRECISIONS", "Export", "ExportReport", "export_bundle"]
 
-FAMILIES_OF_FRAMES = ("minvis", "ctvis")
-"""Families whose network looks at one frame at a time: the graphs are the same, what follows them is not."""
-
 SIZE_DIVISOR = 32
 REFERENCE_FRAMES = 3
 CANDIDATES = 6
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 ISLANDS: tuple[tuple[str, ...], ...] = ((), ("backbone",), ("backbone", "sem_seg_head.pixel_decoder"))
 """What an FP16 network keeps in float32, tried in this order until its quality holds. Early layers come first: what is
@@ -54,7 +51,8 @@ lost there is lost for all that follow."""
 class Export:
     """What to export and where to.
 
-    family: how objects are followed, "minvis" or "ctvis"; a network with an instance-embedding head may do either.
+    family: "minvis" or "ctvis", how objects are followed; a network with an instance-embedding head may do either; or
+    "genvis", whose networks are its own.
     height, width: of the network input in pixels, divisible by 32. classes: names in the order of the logits; None
     takes those in the checkpoint. association: settings that differ from the family's defaults. references: pictures
     and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"
@@ -79,16 +77,6 @@ class Export:
     @property
     def input(self) -> InputSpec:
         return InputSpec(height=self.height, width=self.width, source=self.source)
-
-
-@dataclass(frozen=True)
-class Traced:
-    """The graphs by name, and what in them computes in float32 although FP16 was asked for: `kept` by choice, `found`
-    because its values leave FP16's range."""
-
-    models: dict[str, onnx.ModelProto]
-    kept: tuple[str, ...] = ()
-    found: tuple[Island, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,20 +108,19 @@ def export_bundle(
     _check_precision(export)
     check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
     association = _association(export)
-    checkpoint = read_checkpoint(export.checkpoint)
-    classes = _classes(export, checkpoint)
+    model = read_for(export.family, export.checkpoint, export.input, association)
+    classes = chosen_classes(export.classes, model.classes, model.class_count, export.checkpoint)
     frames = _candidates(export)
     on_stage("asking torch on reference frames")
-    graph = frame_graph(checkpoint, export.input)
-    _check_modules(export, graph)
-    reference, steadiness = reference_of(graph, frames, len(frames) if export.references else REFERENCE_FRAMES)
+    _check_modules(export, model.network)
+    reference, steadiness = reference_of(model, frames, len(frames) if export.references else REFERENCE_FRAMES)
     judged_on = Frames(reference.images, reference.valid_sizes)
     with workplace(export.out) as folder:
         for kept in _islands(export):
             on_stage(f"tracing the network to ONNX, {_told(export, kept)}")
-            traced = _traced(graph, checkpoint, export, judged_on, kept)
+            traced = model.traced(export.precision, judged_on, kept)
             on_stage("comparing ONNX Runtime with torch")
-            manifest = _written(folder, export, traced.models, reference, classes, association)
+            manifest = _written(folder, export, model.states, traced.models, reference, classes, association)
             parity = _parity(folder, reference, export.precision)
             on_parity(parity, _told(export, kept))
             if parity.passed:
@@ -144,8 +131,7 @@ def export_bundle(
 
 def _association(export: Export) -> dict[str, Any]:
     """All association settings of the family, those of `export` in the place of its defaults."""
-    if export.family not in FAMILIES_OF_FRAMES:
-        raise UsageError(f"family {export.family!r} cannot be exported; choose one of {', '.join(FAMILIES_OF_FRAMES)}")
+    require_known(export.family)
     return asdict(FAMILIES[export.family](export.association).settings)
 
 
@@ -176,11 +162,11 @@ def _check_precision(export: Export) -> None:
         raise UsageError("modules to keep in fp32 were given for an fp32 bundle; add --precision fp16")
 
 
-def _check_modules(export: Export, graph: FrameGraph) -> None:
-    names = dict(graph.network.named_modules()).keys()
+def _check_modules(export: Export, network: nn.Module) -> None:
+    names = dict(network.named_modules()).keys()
     for name in export.keep_fp32 or ():
         if name not in names or not name:
-            known = ", ".join(name for name, _ in graph.network.named_children())
+            known = ", ".join(name for name, _ in network.named_children())
             raise UsageError(f"module {name!r} is not in the network; expected a name as {known}, or one inside these")
 
 
@@ -193,23 +179,6 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _classes(export: Export, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The class names, one for each of the network's classes."""
-    classes = export.classes if export.classes is not None else checkpoint.classes
-    if classes is None:
-        raise UsageError(
-            f"{export.checkpoint}: holds no class names; name its {checkpoint.settings.classes} classes with --classes"
-        )
-    if len(classes) != checkpoint.settings.classes:
-        raise CheckpointError(
-            f"{export.checkpoint}: the network has {checkpoint.settings.classes} classes but {len(classes)} names were "
-            "given; give the class names of the data set it was trained on"
-        )
-    if len(set(classes)) != len(classes) or not all(classes):
-        raise UsageError(f"class names {', '.join(classes)}: expected names that are not empty and differ")
-    return classes
-
-
 def _candidates(export: Export) -> Frames:
     if export.references:
         return frames_from_sources(export.references, export.input)
@@ -220,29 +189,18 @@ def _candidates(export: Export) -> Frames:
     return Frames(frames.images, np.full_like(frames.valid_sizes, fit.valid))
 
 
-def _traced(graph: FrameGraph, checkpoint: Checkpoint, export: Export, frames: Frames, kept: tuple[str, ...]) -> Traced:
-    """The two graphs in the precision asked for."""
-    found: list[Island] = []
-    if export.precision == "fp16":
-        graph, found = halved(graph, frames, kept)
-    size, dim = (export.height, export.width), checkpoint.settings.mask_dim
-    models = {
-        "frame": onnx_from_frame_graph(graph, *export.input.image_size),
-        "masks": onnx_from_masks_graph(MasksGraph(), dim, *size, PRECISIONS[export.precision]),
-    }
-    return Traced(models, kept, tuple(found))
-
-
 def _written(
     folder: Path,
     export: Export,
-    models: dict[str, onnx.ModelProto],
+    states: Mapping[str, InitialState],
+    models: Mapping[str, onnx.ModelProto],
     reference: Reference,
     classes: tuple[str, ...],
     association: dict[str, Any],
 ) -> Manifest:
     """The manifest, after all files of the bundle were written to `folder`."""
     files = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
+    files |= {f"{name}.npy": state_bytes(state.values) for name, state in states.items()}
     files["reference.npz"] = reference.sampled().to_bytes()
     if export.precision != "fp32":
         files[NODES] = nodes_json({name: computing_precisions(model) for name, model in models.items()})
@@ -253,6 +211,7 @@ def _written(
         classes=classes,
         input=export.input,
         graphs={name: graph_spec(model, specs[f"{name}.onnx"], export.precision) for name, model in models.items()},
+        states={name: _state_spec(state, specs[f"{name}.npy"]) for name, state in states.items()},
         association=association,
         reference=specs["reference.npz"],
         nodes=specs.get(NODES),
@@ -264,9 +223,21 @@ def _written(
     return manifest
 
 
+def _state_spec(state: InitialState, file: FileSpec) -> StateSpec:
+    values = state.values
+    return StateSpec(
+        input=state.input,
+        output=state.output,
+        dtype=values.dtype.name,  # type: ignore[arg-type]
+        shape=values.shape,
+        device="cpu",
+        initial=file,
+    )
+
+
 def _parity(folder: Path, reference: Reference, precision: str) -> ParityReport:
     """The bundle as the runtime opens and runs it, against torch's whole tensors."""
     bundle = open_bundle(folder)
-    family_of(bundle.manifest)
+    ask = asker_of(bundle)
     with closing(open_engines(bundle)) as engines:
-        return judge(engines, reference, precision)
+        return judge(engines, reference, precision, ask=ask)

@@ -25,6 +25,13 @@ MEANINGS = {
     "embeddings": "of each query, compared between frames by cosine",
     "mask_embeddings": "of each query; their product with the mask features is the query's mask",
     "mask_features": "at stride 4",
+    "frame_queries": "of each frame of a clip: what it holds, for the clip graph to gather into instances",
+    "instance_queries": "what the slots of a clip start from: base and what they read from memory",
+    "prototypes": "of each slot, as it passes on to the next clip",
+    "base": "what each slot of the next clip starts from, before it reads",
+    "key": "what each slot of the next clip reads its memory with",
+    "memory_key": "by which this clip is found in each slot's memory",
+    "memory_value": "what each slot reads of this clip",
     "mask_logits": "at stride 4 of the input; above 0 is inside",
 }
 PACKAGES = ("visrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")

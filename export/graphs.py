@@ -1,22 +1,23 @@
 """The two graphs of a per-frame model: what the bundle's runtime calls, as torch modules to be traced.
 
-Both are written so that a trace is right at every batch size: sizes of the image are constants, everything that
-depends on the data is arithmetic.
+Other families share them. Both are written so that a trace is right at every batch size: sizes of the image are
+constants, everything that depends on the data is arithmetic.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from visrt.export.source_resize import SourceResize
 from visrt.models.checkpoints import Checkpoint
+from visrt.runtime.engine import Array
 from visrt.runtime.image import letterbox
 from visrt.runtime.manifest import InputSpec
 
-__all__ = ["FrameGraph", "FrameTensors", "MasksGraph", "frame_graph"]
+__all__ = ["FrameGraph", "FrameTensors", "MasksGraph", "frame_graph", "resize_for"]
 
 
 class FrameTensors(NamedTuple):
@@ -34,9 +35,9 @@ class FrameTensors(NamedTuple):
 class FrameGraph(nn.Module):
     """Raw frames in, queries and mask features out.
 
-    `network` takes normalised RGB [B, 3, H, W] in `precision` and returns an object with the four fields of
-    `FrameTensors`. `pixel_mean` and `pixel_std` are RGB in 0..255 units; pixels are normalised in float32. `resize`
-    takes frames of one size to the network's; without it they come fitted already.
+    `network` takes normalised RGB [B, 3, H, W] in `precision` and returns a named tuple: `FrameTensors`, or another one
+    with `mask_features`. `pixel_mean` and `pixel_std` are RGB in 0..255 units; pixels are normalised in float32.
+    `resize` takes frames of one size to the network's; without it they come fitted already.
     """
 
     pixel_mean: Tensor
@@ -57,16 +58,22 @@ class FrameGraph(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1))
 
-    def forward(self, images: Tensor, valid_sizes: Tensor) -> FrameTensors:
+    def forward(self, images: Tensor, valid_sizes: Tensor) -> Any:
         """`images` uint8 RGB [B, H, W, 3], or of the source's size; `valid_sizes` int32 [B, 2], height and width in
-        the network input that each image fills."""
+        the network input that each image fills. What the network returns, in float32 but for the mask features."""
         outputs = self.network(self.normalised(images, valid_sizes).to(self.precision))
-        return FrameTensors(
-            outputs.class_logits.float(),
-            outputs.embeddings.float(),
-            outputs.mask_embeddings.float(),
-            outputs.mask_features,
-        )
+        kept = outputs._replace(**{role: getattr(outputs, role).float() for role in outputs._fields})
+        return kept._replace(mask_features=outputs.mask_features)
+
+    def answers(self, pixels: Tensor) -> dict[str, Array]:
+        """One frame's outputs by role, without the batch axis, with the mask logits [Q, H/4, W/4] of all queries.
+
+        `pixels` [1, 3, H, W] as `normalised` gives them.
+        """
+        outputs = self.network(pixels)
+        tensors: dict[str, Tensor] = {role: getattr(outputs, role)[0] for role in FrameTensors._fields}
+        tensors["mask_logits"] = MasksGraph()(tensors["mask_embeddings"], tensors["mask_features"])
+        return {role: tensor.numpy() for role, tensor in tensors.items()}
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
         """Network input [B, 3, H, W]. Padding is zero after normalising, as the published models were trained.
@@ -90,11 +97,13 @@ def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
 
 def frame_graph(checkpoint: Checkpoint, spec: InputSpec) -> FrameGraph:
     """The frame graph of `checkpoint` in float32, for the images that `spec` says."""
-    resize = None
-    if spec.source is not None:
-        resize = SourceResize(letterbox(spec.source, (spec.height, spec.width)))
     settings = checkpoint.settings
-    return FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std, resize=resize).eval()
+    return FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std, resize=resize_for(spec)).eval()
+
+
+def resize_for(spec: InputSpec) -> nn.Module | None:
+    """The resize inside the frame graph, where `spec` says so."""
+    return None if spec.source is None else SourceResize(letterbox(spec.source, (spec.height, spec.width)))
 
 
 class MasksGraph(nn.Module):

@@ -21,7 +21,7 @@ from visrt.export.frames import Frames
 from visrt.export.graphs import FrameGraph
 from visrt.runtime.errors import CheckpointError
 
-__all__ = ["HEADROOM", "Island", "halved", "islands_of"]
+__all__ = ["HEADROOM", "Island", "halved", "halved_network", "islands_of"]
 
 HEADROOM = 4.0
 """Other frames may go so many times further than those at hand."""
@@ -66,14 +66,22 @@ def halved(graph: FrameGraph, frames: Frames, kept: Sequence[str] = ()) -> tuple
     `kept` names modules of the network ("backbone") that stay in float32 as a whole.
     """
     pixels = [_pixels(graph, frames, index) for index in range(len(frames))]
-    network = folded(graph.network, pixels[0])
-    found = [island for island in islands_of(network, pixels) if not _inside(island.module, kept)]
-    half = deepcopy(network).half()
-    for name in (*kept, *(island.module for island in found)):
-        half.set_submodule(name, InFloat32(network.get_submodule(name)))
+    half, found = halved_network(folded(graph.network, pixels[0]), [(one,) for one in pixels], kept)
     whole = FrameGraph(half, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float16, graph.resize)
     whole.pixel_mean, whole.pixel_std = graph.pixel_mean.clone(), graph.pixel_std.clone()
     return whole.eval(), found
+
+
+@torch.no_grad()
+def halved_network(
+    network: nn.Module, batches: Sequence[tuple[Tensor, ...]], kept: Sequence[str] = ()
+) -> tuple[nn.Module, list[Island]]:
+    """A copy of `network` in FP16 but for its islands: those found on `batches` of its inputs, and those `kept`."""
+    found = [island for island in islands_of(network, batches) if not _inside(island.module, kept)]
+    half = deepcopy(network).half()
+    for name in (*kept, *(island.module for island in found)):
+        half.set_submodule(name, InFloat32(network.get_submodule(name)))
+    return half, found
 
 
 def _inside(module: str, parents: Sequence[str]) -> bool:
@@ -81,16 +89,16 @@ def _inside(module: str, parents: Sequence[str]) -> bool:
 
 
 @torch.no_grad()
-def islands_of(network: nn.Module, batches: list[Tensor]) -> list[Island]:
+def islands_of(network: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> list[Island]:
     """The smallest modules that must stay in float32, as values inside come near the end of FP16's range on `batches`
-    [B, 3, H, W] while what they take and give does not.
+    of the network's inputs while what they take and give does not.
 
     Raises CheckpointError if the values that leave the network itself do.
     """
     largest: dict[str, float] = {}
     with _watched(network, largest):
-        for images in batches:
-            network(images)
+        for inputs in batches:
+            network(*inputs)
     wide = {name for name, value in largest.items() if not value * HEADROOM <= FP16_MAX}
     if "" in wide:
         raise CheckpointError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from visrt.models.published import DATASET_CLASSES
 from visrt.runtime.errors import SettingsError, UsageError
 
-__all__ = ["association_from_file", "class_names", "size_from_text"]
+__all__ = ["association_from_file", "class_names", "size_from_text", "with_clip_lengths"]
 
 
 def size_from_text(text: str) -> tuple[int, int]:
@@ -19,6 +20,18 @@ def size_from_text(text: str) -> tuple[int, int]:
     if not found:
         raise UsageError(f"size {text!r} is not understood; expected height x width in pixels, as 192x320")
     return int(found[1]), int(found[2])
+
+
+def with_clip_lengths(association: Mapping[str, Any], text: str | None) -> dict[str, Any]:
+    """Association settings with the frames of clips from "1,3,7", the first for a start; without text as they are."""
+    if text is None:
+        return dict(association)
+    if not re.fullmatch(r"[1-9]\d{0,3}(\s*,\s*[1-9]\d{0,3})*", text.strip()):
+        raise UsageError(f"clip lengths {text!r} are not understood; expected numbers of frames with commas, as 1,3,7")
+    lengths = tuple(int(part) for part in text.split(","))
+    if len(set(lengths)) != len(lengths):
+        raise UsageError(f"clip lengths {text!r}: expected each length once")
+    return {"clip_frames": lengths[0], **association, "clip_lengths": lengths}
 
 
 def class_names(text: str) -> tuple[str, ...]:

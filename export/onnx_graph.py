@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from visrt.export.cleaning import cleaned
 from visrt.runtime.errors import ParityError
 
-__all__ = ["OPSET", "TRACED_WITH", "onnx_from_frame_graph", "onnx_from_masks_graph"]
+__all__ = ["OPSET", "TRACED_WITH", "onnx_from_clip_graph", "onnx_from_frame_graph", "onnx_from_masks_graph"]
 
 OPSET = 18
 """ONNX Runtime's CUDA provider has no kernels for some operators of later opsets (Resize-19, ReduceMax-20)."""
@@ -33,15 +33,35 @@ DOMAINS = ("", "ai.onnx")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
-def onnx_from_frame_graph(module: nn.Module, height: int, width: int) -> onnx.ModelProto:
-    """The `frame` graph of images `height` x `width`, its batch dynamic; outputs named as the fields of `module`'s."""
+QUERIES = ("class_logits", "embeddings", "mask_embeddings", "mask_features")
+
+
+def onnx_from_frame_graph(
+    module: nn.Module, height: int, width: int, outputs: Sequence[str] = QUERIES
+) -> onnx.ModelProto:
+    """The `frame` graph of images `height` x `width`, its batch dynamic; `outputs` names those of `module` in order."""
     images = torch.zeros((TRACED_WITH, height, width, 3), dtype=torch.uint8)
     sizes = torch.tensor([[height, width], [height - 1, width - 2]], dtype=torch.int32)
     return _exported(
         module,
         {"images": images, "valid_sizes": sizes},
         {"images": "batch", "valid_sizes": "batch"},
-        ("class_logits", "embeddings", "mask_embeddings", "mask_features"),
+        dict.fromkeys(outputs, "batch"),
+    )
+
+
+def onnx_from_clip_graph(
+    module: nn.Module, frame_queries: int, instances: int, dim: int, outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """The `clip` graph of a dynamic number of frames with `frame_queries` each; its slots are `instances`."""
+    return _exported(
+        module,
+        {
+            "frame_queries": torch.zeros(TRACED_WITH, frame_queries, dim),
+            "instance_queries": torch.zeros(instances, dim),
+        },
+        {"frame_queries": "frames"},
+        dict.fromkeys(outputs),
     )
 
 
@@ -56,14 +76,14 @@ def onnx_from_masks_graph(
             "mask_features": torch.zeros(dim, height // 4, width // 4, dtype=precision),
         },
         {"mask_embeddings": "masks"},
-        ("mask_logits",),
+        {"mask_logits": "masks"},
     )
 
 
 def _exported(
-    module: nn.Module, examples: dict[str, Tensor], dynamic: dict[str, str], outputs: Sequence[str]
+    module: nn.Module, examples: dict[str, Tensor], dynamic: dict[str, str], outputs: Mapping[str, str | None]
 ) -> onnx.ModelProto:
-    """Trace, clean and check. `dynamic` names the symbol of an input's first axis."""
+    """Trace, clean and check. `dynamic` and `outputs` name the symbol of a tensor's first axis, None if it is fixed."""
     symbols = {symbol: torch.export.Dim(symbol, min=1) for symbol in dynamic.values()}
     shapes = {name: {0: symbols[dynamic[name]]} if name in dynamic else None for name in examples}
     with torch.no_grad(), _quiet_tracer():
@@ -101,7 +121,7 @@ def _quiet_tracer() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check(model: onnx.ModelProto, dynamic: dict[str, str], outputs: Sequence[str]) -> None:
+def _check(model: onnx.ModelProto, dynamic: dict[str, str], outputs: Mapping[str, str | None]) -> None:
     """Raises ParityError when the trace is not the graph that was meant."""
     if model.ByteSize() > PROTOBUF_LIMIT_BYTES:
         raise ParityError(
@@ -110,7 +130,7 @@ def _check(model: onnx.ModelProto, dynamic: dict[str, str], outputs: Sequence[st
     onnx.checker.check_model(model, full_check=True)
     _check_opset(model)
     _check_operators(model)
-    _check_dynamic(model, dynamic, outputs)
+    _check_axes(model, {**dict.fromkeys(value.name for value in model.graph.input), **dynamic, **outputs})
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
@@ -129,16 +149,17 @@ def _check_operators(model: onnx.ModelProto) -> None:
             )
 
 
-def _check_dynamic(model: onnx.ModelProto, dynamic: dict[str, str], outputs: Sequence[str]) -> None:
-    """The first axis of every output, and of every input in `dynamic`, carries a symbol: nothing became static."""
+def _check_axes(model: onnx.ModelProto, symbols: Mapping[str, str | None]) -> None:
+    """The first axis of a tensor carries its symbol, if any, and everything else is fixed: nothing became static."""
     tensors = {value.name: value for value in (*model.graph.input, *model.graph.output)}
-    symbols = dict(dynamic) | {name: next(iter(dynamic.values())) for name in outputs}
     for name, symbol in symbols.items():
         first, *others = tensors[name].type.tensor_type.shape.dim
-        if first.dim_param != symbol or any(axis.WhichOneof("value") != "dim_value" for axis in others):
+        static = others if symbol else (first, *others)
+        if (symbol and first.dim_param != symbol) or any(axis.WhichOneof("value") != "dim_value" for axis in static):
+            expected = f"a dynamic first axis {symbol!r} and static others" if symbol else "static axes"
             raise ParityError(
-                f"{name} was traced as {_shape(tensors[name])}; expected a dynamic first axis {symbol!r} and static"
-                " others: something in the network fixes the batch size or lets a size depend on the data"
+                f"{name} was traced as {_shape(tensors[name])}; expected {expected}: something in the network fixes "
+                "the batch size or lets a size depend on the data"
             )
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from visrt.export.frames import Frames
-from visrt.export.graphs import FrameGraph, FrameTensors, MasksGraph
 from visrt.runtime.agreement import packed_masks
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.parity import BY_QUERY, TOLERANCES, errors_of_items, scale_of
 from visrt.runtime.reference import ROLES, Reference, reference_from_outputs
 
-__all__ = ["NOISE", "Steadiness", "reference_of", "reference_on"]
+__all__ = ["NOISE", "Answering", "Steadiness", "reference_of", "reference_on"]
 
 NOISE = 1e-5
 """Relative noise on the normalised input. It moves mask features about as much as another engine's rounding does."""
@@ -30,6 +30,8 @@ NOISE = 1e-5
 NOISE_DRAWS = 2
 STEADY_SHARE = 0.5
 """A steady query moves by less than this share of the tolerance, so that the rest is left for the engine."""
+
+JUDGED_BY = tuple(role for role in ROLES if role in BY_QUERY)
 
 Expected = dict[str, Array]
 
@@ -43,7 +45,19 @@ class Steadiness:
     queries: int
 
 
-def reference_of(graph: FrameGraph, candidates: Frames, wanted: int) -> tuple[Reference, list[Steadiness]]:
+class Answering(Protocol):
+    """A network in torch that says what a bundle's engines must say."""
+
+    def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
+        """Network input [B, 3, H, W] of `images`, the frame graph's input."""
+        ...
+
+    def answers(self, pixels: Tensor) -> Expected:
+        """All roles of one frame, without the batch axis; `pixels` [1, 3, H, W]."""
+        ...
+
+
+def reference_of(graph: Answering, candidates: Frames, wanted: int) -> tuple[Reference, list[Steadiness]]:
     """Torch's outputs on `wanted` frames of `candidates`, and how steady each of them is.
 
     Takes the first frames without a query that moves; if there are too few, then those where the fewest move. Raises
@@ -57,7 +71,7 @@ def reference_of(graph: FrameGraph, candidates: Frames, wanted: int) -> tuple[Re
     steadiest = sorted(looked, key=lambda outcome: outcome[1].moved)[:wanted]
     kept = sorted(steadiest, key=lambda outcome: outcome[1].index)
     frames = candidates.take([frame.index for _, frame in kept])
-    stacked = {role: np.stack([expected[role] for expected, _ in kept]) for role in ROLES}
+    stacked = {role: np.stack([expected[role] for expected, _ in kept]) for role in kept[0][0]}
     steadiness = [frame for _, frame in kept]
     reference = Reference(
         images=frames.images,
@@ -69,7 +83,7 @@ def reference_of(graph: FrameGraph, candidates: Frames, wanted: int) -> tuple[Re
     return reference, steadiness
 
 
-def reference_on(graph: FrameGraph, frames: Frames) -> Reference:
+def reference_on(graph: Answering, frames: Frames) -> Reference:
     """Torch's outputs on each of `frames`, steady or not, with maps sampled; whole outputs are held one at a time."""
     steadiness: list[Steadiness] = []
 
@@ -88,27 +102,20 @@ def _moved_share(steadiness: list[Steadiness]) -> float:
 
 
 @torch.no_grad()
-def _examined(graph: FrameGraph, frames: Frames, index: int) -> tuple[Expected, Steadiness]:
+def _examined(graph: Answering, frames: Frames, index: int) -> tuple[Expected, Steadiness]:
     """What torch computes on frame `index`, and how that moves under noise."""
     images = torch.from_numpy(frames.images[index : index + 1])
     pixels = graph.normalised(images, torch.from_numpy(frames.valid_sizes[index : index + 1]))
-    expected = _arrays(graph.network(pixels))
+    expected = graph.answers(pixels)
     _refuse_nonfinite(expected)
     random = torch.Generator().manual_seed(index)
     moved = np.zeros(len(expected["class_logits"]), dtype=bool)
     for _ in range(NOISE_DRAWS):
-        noisy = _arrays(graph.network(pixels * (1 + NOISE * torch.randn(pixels.shape, generator=random))))
-        for role in BY_QUERY:
+        noisy = graph.answers(pixels * (1 + NOISE * torch.randn(pixels.shape, generator=random)))
+        for role in JUDGED_BY:
             errors = errors_of_items(role, noisy[role][None], expected[role][None])
             moved |= errors > STEADY_SHARE * TOLERANCES[role] * scale_of(expected[role])
     return expected, Steadiness(index, int(moved.sum()), len(moved))
-
-
-def _arrays(outputs: FrameTensors) -> Expected:
-    """One frame's outputs by role, without the batch axis, with the mask logits [Q, H/4, W/4] of all queries."""
-    tensors: dict[str, Tensor] = {role: getattr(outputs, role)[0] for role in FrameTensors._fields}
-    tensors["mask_logits"] = MasksGraph()(tensors["mask_embeddings"], tensors["mask_features"])
-    return {role: tensor.numpy() for role, tensor in tensors.items()}
 
 
 def _refuse_nonfinite(outputs: Expected) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.runtime.asking import asker_of
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine_outputs import outputs_of
 from visrt.runtime.errors import UsageError
 from visrt.runtime.judge import precision_of
 from visrt.runtime.manifest import Manifest
@@ -33,7 +33,8 @@ def reference_against(
     """
     _refuse_another(expected.manifest, judged)
     with closing(open_engines(expected, "cpu", EngineOptions(threads))) as engines:
-        outputs = (outputs_of(engines, images[t : t + 1], valid_sizes[t : t + 1]) for t in range(len(images)))
+        ask = asker_of(expected)
+        outputs = (ask(engines, images[t : t + 1], valid_sizes[t : t + 1]) for t in range(len(images)))
         frames = ({role: array[0] for role, array in one.items()} for one in outputs)
         reference = reference_from_outputs(images, valid_sizes, frames)
     return replace(reference, moved_share=stored_reference(expected).moved_share)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from visrt.runtime.agreement import Agreement, Floors, FrameAnswer, agreement
 from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import Outputs, answers_of, outputs_of
+from visrt.runtime.engine_outputs import Ask, Outputs, answers_of, outputs_of
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.parity import TOLERANCES, Errors, TensorParity, errors_of_items, tensor_parity, worst_of
-from visrt.runtime.reference import ROLES, Reference
+from visrt.runtime.reference import Reference
 
 __all__ = ["BATCHES", "GATES", "BatchParity", "Gate", "ParityReport", "gate_of", "judge", "precision_of"]
 
@@ -138,22 +138,23 @@ def judge(
     precision: str = "fp32",
     batches: tuple[int, ...] = BATCHES,
     floors: Mapping[str, float] | None = None,
+    ask: Ask = outputs_of,
 ) -> ParityReport:
-    """The judgement on `engines`, by graph, at each of `batches`, against `reference`.
+    """The judgement on `engines`, by graph, at each of `batches`, against `reference`; `ask` as the family is asked.
 
     An engine that fails while it runs is a fault of that batch; what the other batches gave is told all the same.
     """
     gate = gate_of(precision, floors)
     if reference.masks is None and {"iou_mean", "iou_min"} & (floors or {}).keys():
         raise UsageError("a floor for the IoU of masks was given, but the reference keeps no masks; export it again")
-    return ParityReport(precision, gate, tuple(_judged(engines, reference, gate, batch) for batch in batches))
+    return ParityReport(precision, gate, tuple(_judged(engines, reference, gate, batch, ask) for batch in batches))
 
 
-def _judged(engines: Mapping[str, Engine], reference: Reference, gate: Gate, batch: int) -> BatchParity:
+def _judged(engines: Mapping[str, Engine], reference: Reference, gate: Gate, batch: int, ask: Ask) -> BatchParity:
     seen = _Seen()
     try:
         for frames in _calls(len(reference), batch):
-            seen.add(reference, frames, outputs_of(engines, reference.images[frames], reference.valid_sizes[frames]))
+            seen.add(reference, frames, ask(engines, reference.images[frames], reference.valid_sizes[frames]))
     except EngineError as error:
         return BatchParity(batch, faults=(f"it fails while it runs: {error}",))
     rows = tuple(
@@ -186,7 +187,7 @@ class _Seen:
     def add(self, reference: Reference, frames: Indices, outputs: Outputs) -> None:
         """What one call gave of `frames`."""
         self.frames += frames.tolist()
-        for role in ROLES:
+        for role in reference.expected:
             given, expected = reference.picked(role, outputs[role]), reference.expected[role][frames]
             self.errors.setdefault(role, []).append(errors_of_items(role, given, expected))
             if given.shape != expected.shape:

@@ -24,10 +24,14 @@ __all__ = [
     "Errors",
     "TensorParity",
     "errors_of_items",
+    "kind_of",
     "scale_of",
     "tensor_parity",
     "worst_of",
 ]
+
+CLIP_STATE = ("base", "key", "memory_key", "memory_value")
+"""What a clip graph hands on to the next clip."""
 
 TOLERANCES = {
     "class_logits": 2e-4,
@@ -35,13 +39,15 @@ TOLERANCES = {
     "mask_embeddings": 2e-4,
     "mask_features": 2e-4,
     "mask_logits": 1e-3,
+    "frame_queries": 2e-4,
+    **dict.fromkeys(CLIP_STATE, 2e-4),
 }
 """Largest error of a float32 engine, relative to the larger of 1 and the largest expected value of the tensor."""
 
 REPORTED = float("inf")
 """The tolerance of a tensor whose errors are told but not judged; NaN and infinity fail all the same."""
 
-BY_QUERY = ("class_logits", "embeddings", "mask_embeddings", "mask_logits")
+BY_QUERY = ("class_logits", "embeddings", "mask_embeddings", "mask_logits", "frame_queries", *CLIP_STATE)
 """Roles whose second axis are the queries."""
 
 BEYOND_SHARE = 0.02
@@ -83,9 +89,9 @@ def tensor_parity(
 ) -> TensorParity:
     """The row of `role`, whose items are off by `errors`; a role that has no tolerance is only reported."""
     relative = errors / scale_of(reference.expected[role])
-    tolerance = tolerances.get(role, REPORTED)
+    tolerance = tolerances.get(kind_of(role), REPORTED)
     return TensorParity(
-        graph="masks" if role == "mask_logits" else "frame",
+        graph=_graph_of(role, reference),
         role=role,
         batch=batch,
         max_abs=float(errors.max()),
@@ -93,7 +99,7 @@ def tensor_parity(
         tolerance=tolerance,
         items=len(errors),
         beyond=int((relative > tolerance).sum()),
-        allowed=int(_beyond_share(reference) * len(errors)) if role in BY_QUERY else 0,
+        allowed=int(_beyond_share(reference) * len(errors)) if kind_of(role) in BY_QUERY else 0,
     )
 
 
@@ -102,11 +108,24 @@ def errors_of_items(role: str, given: Array, expected: Array) -> Errors:
 
     `given` and `expected` [T, ...]; where the shapes differ, every item is infinitely wrong.
     """
-    axes = 2 if role in BY_QUERY else 1
+    axes = 2 if kind_of(role) in BY_QUERY else 1
     if given.shape != expected.shape:
         return np.full(int(np.prod(expected.shape[:axes])), np.inf)
     errors = np.abs(given.astype(np.float64) - expected).reshape(*expected.shape[:axes], -1).max(axis=-1).ravel()
     return np.where(np.isfinite(errors), errors, np.inf)
+
+
+def kind_of(role: str) -> str:
+    """What a role is, whatever the length of the clip it was made from: "class_logits" of "class_logits@3"."""
+    return role.partition("@")[0]
+
+
+def _graph_of(role: str, reference: Reference) -> str:
+    """The graph that gives a role. Where there are frame queries, what is said of slots comes from the clip graph."""
+    if kind_of(role) == "mask_logits":
+        return "masks"
+    of_clip = "frame_queries" in reference.expected and kind_of(role) not in ("frame_queries", "mask_features")
+    return "clip" if of_clip else "frame"
 
 
 def scale_of(expected: Array) -> float:

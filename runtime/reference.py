@@ -22,7 +22,8 @@ from visrt.runtime.family import Queries
 __all__ = ["MAPS", "ROLES", "Reference", "reference_from_bytes", "reference_from_outputs"]
 
 ROLES = ("class_logits", "embeddings", "mask_embeddings", "mask_features", "mask_logits")
-"""What is compared, in the order it is computed. `mask_logits` are those of all queries of a frame."""
+"""What is compared of every bundle, in the order it is computed. `mask_logits` are those of all queries of a frame.
+Families that say more of a frame have further roles."""
 
 MAPS = ("mask_features", "mask_logits")
 
@@ -102,10 +103,10 @@ def reference_from_outputs(
     """A reference from the whole `outputs` of each frame, by role and without batch axis; held one at a time."""
     kept: list[Reference] = []
     for t, whole in enumerate(outputs):
-        expected = {role: whole[role][None].astype(np.float32) for role in ROLES}
+        expected = {role: values[None].astype(np.float32) for role, values in whole.items()}
         masks = packed_masks(expected["mask_logits"])
         kept.append(Reference(images[t : t + 1], valid_sizes[t : t + 1], expected, masks=masks).sampled())
-    stacked = {role: np.concatenate([one.expected[role] for one in kept]) for role in ROLES}
+    stacked = {role: np.concatenate([one.expected[role] for one in kept]) for role in kept[0].expected}
     bits = [one.masks for one in kept if one.masks is not None]
     return Reference(images, valid_sizes, stacked, kept[0].places, masks=np.concatenate(bits))
 
@@ -120,11 +121,13 @@ def reference_from_bytes(data: bytes, where: str) -> Reference:
     missing = [name for name in (*INPUTS, MOVED, *ROLES) if name not in arrays]
     if missing:
         raise BundleError(f"{where}: holds no {', '.join(missing)}; export the bundle again")
-    frames = {len(arrays[name]) for name in (*INPUTS, *ROLES)}
+    others = (*INPUTS, MOVED, MASKS)
+    roles = [name for name in arrays if name not in others and not name.endswith(PLACES)]
+    frames = {len(arrays[name]) for name in (*INPUTS, *roles)}
     if len(frames) != 1 or 0 in frames:
         raise BundleError(f"{where}: its arrays have {sorted(frames)} frames; expected one number, 1 or more")
     places = {name.removesuffix(PLACES): at for name, at in arrays.items() if name.endswith(PLACES)}
-    expected = {role: arrays[role] for role in ROLES}
+    expected = {role: arrays[role] for role in roles}
     masks = _masks(arrays, where)
     return Reference(arrays["images"], arrays["valid_sizes"], expected, places, float(arrays[MOVED]), masks)
 

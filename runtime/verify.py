@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from visrt.runtime.asking import asker_of
 from visrt.runtime.available import ABSENCE
 from visrt.runtime.backends import BACKENDS, EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -161,7 +162,8 @@ def _judged(bundle: Bundle, reference: Reference, name: str, settings: VerifySet
     with closing(open_engines(bundle, name, options)) as engines:
         provider = engines["frame"].provider
         precision = precision_of(bundle.manifest)
-        return judge(engines, reference, precision, settings.batches, settings.floors), provider
+        ask = asker_of(bundle)
+        return judge(engines, reference, precision, settings.batches, settings.floors, ask), provider
 
 
 @contextmanager

@@ -23,29 +23,32 @@ def genvis_manifest(
     size: tuple[int, int] = (64, 96),
     classes: tuple[str, ...] = ("person", "vehicle", "animal"),
     association: Mapping[str, Any] | None = None,
+    queries: int = QUERIES,
+    count: int = SLOTS,
+    channels: int = CHANNELS,
 ) -> Manifest:
-    """The manifest of a GenVIS bundle that has no files."""
-    plain = fake_manifest(size, QUERIES, classes, CHANNELS, CHANNELS, association)
+    """The manifest of a GenVIS bundle of `count` slots that has no files."""
+    plain = fake_manifest(size, queries, classes, channels, channels, association)
     frame = plain.graphs["frame"]
-    slots = ("float32", (SLOTS, CHANNELS))
+    slots = ("float32", (count, channels))
     outputs = ("mask_embeddings", "prototypes", "base", "key", "memory_key", "memory_value")
     graphs = {
         "frame": frame.model_copy(
             update={
                 "outputs": {
-                    **graph_spec({}, {"frame_queries": ("float32", ("batch", QUERIES, CHANNELS))}).outputs,
+                    **graph_spec({}, {"frame_queries": ("float32", ("batch", queries, channels))}).outputs,
                     "mask_features": frame.outputs["mask_features"],
                 }
             }
         ),
         "clip": graph_spec(
-            {"frame_queries": ("float32", ("frames", QUERIES, CHANNELS)), "instance_queries": slots},
-            {"class_logits": ("float32", (SLOTS, len(classes) + 1)), **dict.fromkeys(outputs, slots)},
+            {"frame_queries": ("float32", ("frames", queries, channels)), "instance_queries": slots},
+            {"class_logits": ("float32", (count, len(classes) + 1)), **dict.fromkeys(outputs, slots)},
         ),
         "masks": plain.graphs["masks"],
     }
     state = StateSpec(
-        input="instance_queries", output="base", dtype="float32", shape=(SLOTS, CHANNELS), device="cpu", initial=None
+        input="instance_queries", output="base", dtype="float32", shape=(count, channels), device="cpu", initial=None
     )
     return plain.model_copy(update={"family": "genvis", "graphs": graphs, "states": {"base": state}})
 

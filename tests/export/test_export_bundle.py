@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
-import visrt.export.bundle
+import visrt.export.per_frame
 from visrt.cli import app
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.mask2former import NetworkSettings
@@ -93,7 +93,7 @@ class TestWithoutTracing:
     @pytest.fixture(autouse=True)
     def _traced_before(self, published_kind: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
         model = onnx.load(published_kind.folder / "frame.onnx")
-        monkeypatch.setattr(visrt.export.bundle, "onnx_from_frame_graph", lambda *_: model)
+        monkeypatch.setattr(visrt.export.per_frame, "onnx_from_frame_graph", lambda *_: model)
         self.model = model
 
     def spoil(self) -> None:
@@ -267,7 +267,7 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     model = onnx.load(published_kind.folder / "frame.onnx")
-    monkeypatch.setattr(visrt.export.bundle, "onnx_from_frame_graph", lambda *_: model)
+    monkeypatch.setattr(visrt.export.per_frame, "onnx_from_frame_graph", lambda *_: model)
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         export_bundle(replace(published_kind.wanted, out=tmp_path / "bundle"))

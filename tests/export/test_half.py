@@ -103,7 +103,7 @@ def test_what_leaves_the_range_of_fp16_is_found_and_stays_in_float32() -> None:
 @torch.no_grad()
 def test_a_tame_network_needs_no_island() -> None:
     graph = graph_of(LIGHT)
-    assert islands_of(graph.network, [torch.randn(1, 3, HEIGHT, WIDTH)]) == []
+    assert islands_of(graph.network, [(torch.randn(1, 3, HEIGHT, WIDTH),)]) == []
 
 
 def test_a_module_that_is_kept_stays_in_float32_as_a_whole() -> None:

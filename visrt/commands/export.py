@@ -20,10 +20,11 @@ __all__ = ["Precision", "export"]
 
 
 class Family(str, Enum):
-    """How objects are followed from frame to frame; the graphs are the same."""
+    """How objects are followed from frame to frame; the graphs of minvis and ctvis are the same."""
 
     minvis = "minvis"
     ctvis = "ctvis"
+    genvis = "genvis"
 
 
 class Precision(str, Enum):
@@ -34,19 +35,37 @@ class Precision(str, Enum):
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A published .pth or .pkl, or the .safetensors of `visrt train`.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A published .pth or .pkl, a Hugging Face folder, or the .safetensors of `visrt train` or `convert`."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Network input in pixels, divisible by 32: 192x320.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle; the folder's name by default.")] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Class names in order: a json file with a list, names with commas, ytvis2019, ytvis2021, ovis."
+            help="Class names in order: a json file with a list or with annotations, names with commas, coco, "
+            "ytvis2019, ytvis2021, ovis."
         ),
     ] = None,
     family: Annotated[
-        Family, typer.Option(help="How objects are followed: slots as in MinVIS, a memory bank as in CTVIS.")
+        Family,
+        typer.Option(
+            help="How objects are followed: slots as in MinVIS, a memory bank as in CTVIS; or a network of the GenVIS "
+            "kind."
+        ),
     ] = Family.minvis,
+    clip_lengths: Annotated[
+        str | None,
+        typer.Option(
+            "--clip-lengths",
+            metavar="T,...",
+            help="Of genvis: frames of the clips it may be given, the usual number first; 1 is online. 1 by default.",
+        ),
+    ] = None,
     association: Annotated[
         Path | None, typer.Option(help="Association settings (json) other than the defaults.")
     ] = None,
@@ -84,7 +103,7 @@ def export(
 
     from visrt.console import report_console
     from visrt.export.bundle import Export, export_bundle
-    from visrt.export.names import association_from_file, class_names, size_from_text
+    from visrt.export.names import association_from_file, class_names, size_from_text, with_clip_lengths
 
     _check_engine(engine, target)
     height, width = size_from_text(size)
@@ -95,7 +114,7 @@ def export(
         width=width,
         name=name,
         classes=class_names(classes) if classes is not None else None,
-        association=association_from_file(association) if association is not None else {},
+        association=with_clip_lengths(association_from_file(association) if association else {}, clip_lengths),
         references=tuple(reference or ()),
         overwrite=overwrite,
         precision=precision.value,

@@ -1,0 +1,34 @@
+"""From a family's name to how its checkpoints are exported. A new family is one file beside this one and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from visrt.export.family import Exportable
+from visrt.export.genvis import read_genvis
+from visrt.export.per_frame import read_per_frame
+from visrt.runtime.errors import UsageError
+from visrt.runtime.manifest import InputSpec
+
+__all__ = ["FAMILIES", "read_for", "require_known"]
+
+FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable]] = {
+    "minvis": read_per_frame,
+    "ctvis": read_per_frame,
+    "genvis": read_genvis,
+}
+"""Each takes the checkpoint, the images that the frame graph will be given, and all association settings."""
+
+
+def require_known(family: str) -> None:
+    """Raises UsageError for a family that cannot be exported."""
+    if family not in FAMILIES:
+        raise UsageError(f"family {family!r} cannot be exported; choose one of {', '.join(FAMILIES)}")
+
+
+def read_for(family: str, checkpoint: Path, spec: InputSpec, association: Mapping[str, Any]) -> Exportable:
+    """The checkpoint as `family` exports it. Raises UsageError for an unknown family."""
+    require_known(family)
+    return FAMILIES[family](checkpoint, spec, association)

@@ -1,0 +1,170 @@
+"""Export of GenVIS: graphs `frame`, `clip` and `masks`, and what the first clip of a video starts from.
+
+The memory read is no graph: its size grows with the video, and softmax over inner products without scaling wants
+float32. The clip graph takes what was read as part of its input, and hands on in float32 what the next one needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from visrt.export.family import PRECISIONS, InitialState, Traced
+from visrt.export.frames import Frames
+from visrt.export.graphs import FrameGraph, MasksGraph, resize_for
+from visrt.export.half import Island, halved, halved_network
+from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_frame_graph, onnx_from_masks_graph
+from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, VitaModule
+from visrt.models.genvis_checkpoints import GenVisCheckpoint, read_genvis_checkpoint
+from visrt.runtime.engine import Array
+from visrt.runtime.genvis import BASE
+from visrt.runtime.genvis_outputs import asked_lengths, roles_of_clip
+from visrt.runtime.manifest import InputSpec
+
+__all__ = ["ClipGraph", "ClipTensors", "GenVisExport", "read_genvis"]
+
+VIDEO_PART = "vita_module."
+
+
+class ClipTensors(NamedTuple):
+    """Outputs of the `clip` graph, float32, of S slots.
+
+    class_logits [S, K + 1], mask_embeddings [S, D], prototypes [S, C]; for the next clip, base and key [S, C]; what is
+    remembered of this one, memory_key and memory_value [S, C].
+    """
+
+    class_logits: Tensor
+    mask_embeddings: Tensor
+    prototypes: Tensor
+    base: Tensor
+    key: Tensor
+    memory_key: Tensor
+    memory_value: Tensor
+
+
+class ClipGraph(nn.Module):
+    """Frame queries of a clip and what its slots start from in, its slots and what they hand on out."""
+
+    def __init__(self, vita: VitaModule, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.vita = vita
+        self.precision = precision
+
+    def forward(self, frame_queries: Tensor, instance_queries: Tensor) -> ClipTensors:
+        """`frame_queries` [T, Q, C] and `instance_queries` [S, C], float32."""
+        vita = self.vita
+        outputs = vita(frame_queries[None].to(self.precision), instance_queries[None].to(self.precision))
+        prototypes = outputs.prototypes[0].float()
+        start, (memory_key, memory_value) = vita.next_start(prototypes), vita.memory_entry(prototypes)
+        return ClipTensors(
+            outputs.class_logits[0].float(),
+            outputs.mask_embeddings[0].float(),
+            prototypes,
+            start.base,
+            start.key,
+            memory_key,
+            memory_value,
+        )
+
+
+@dataclass(frozen=True)
+class GenVisExport:
+    """A GenVIS network; clip_lengths: of clips it will be used for."""
+
+    checkpoint: GenVisCheckpoint
+    graph: FrameGraph
+    spec: InputSpec
+    clip_lengths: tuple[int, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.checkpoint.classes
+
+    @property
+    def class_count(self) -> int:
+        return self.checkpoint.settings.classes
+
+    @property
+    def network(self) -> nn.Module:
+        return self.graph.network
+
+    @property
+    def states(self) -> Mapping[str, InitialState]:
+        return {BASE: InitialState("instance_queries", BASE, self._base().numpy())}
+
+    def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
+        return self.graph.normalised(images, valid_sizes)
+
+    @torch.no_grad()
+    def answers(self, pixels: Tensor) -> dict[str, Array]:
+        """As `runtime.genvis_outputs` asks engines."""
+        frame: FrameQueries = self.network(pixels)
+        clip, base = ClipGraph(self._vita()), self._base()
+        roles: dict[str, Array] = {"frame_queries": frame.frame_queries[0].numpy()}
+        for length in asked_lengths(self.clip_lengths):
+            outputs = clip(frame.frame_queries.expand(length, -1, -1), base)
+            if length == 1:
+                masks = MasksGraph()(outputs.mask_embeddings, frame.mask_features[0])
+            roles |= roles_of_clip({name: value.numpy() for name, value in outputs._asdict().items()}, length)
+        return {**roles, "mask_features": frame.mask_features[0].numpy(), "mask_logits": masks.numpy()}
+
+    def traced(self, precision: str, frames: Frames, kept: Sequence[str]) -> Traced:
+        graph, clip, found = self.graph, ClipGraph(self._vita()), list[Island]()
+        if precision == "fp16":
+            graph, of_frame = halved(graph, frames, [name for name in kept if not name.startswith(VIDEO_PART)])
+            clip, of_clip = self._halved_clip(frames, kept)
+            found = [*of_frame, *of_clip]
+        settings = self.checkpoint.settings
+        sizes = settings.frame.queries, settings.instances, settings.frame.hidden_dim
+        models = {
+            "frame": onnx_from_frame_graph(graph, *self.spec.image_size, FrameQueries._fields),
+            "clip": onnx_from_clip_graph(clip, *sizes, ClipTensors._fields),
+            "masks": onnx_from_masks_graph(
+                MasksGraph(), settings.frame.mask_dim, self.spec.height, self.spec.width, PRECISIONS[precision]
+            ),
+        }
+        return Traced(models, tuple(kept), tuple(found))
+
+    @torch.no_grad()
+    def _halved_clip(self, frames: Frames, kept: Sequence[str]) -> tuple[ClipGraph, list[Island]]:
+        """The clip graph in FP16, with what the memory is made of in float32."""
+        pixels = [
+            self.normalised(torch.from_numpy(frames.images[t : t + 1]), torch.from_numpy(frames.valid_sizes[t : t + 1]))
+            for t in range(len(frames))
+        ]
+        start = self._base()[None]
+        batches = [(self.network(one).frame_queries[None], start) for one in pixels]
+        inside = [name.removeprefix(VIDEO_PART) for name in kept if name.startswith(VIDEO_PART)]
+        vita = self._vita()
+        half, found = halved_network(vita, batches, inside)
+        assert isinstance(half, VitaModule)
+        for name in STATE_MODULES:
+            half.set_submodule(name, vita.get_submodule(name))
+        named = [Island(VIDEO_PART + island.module, island.largest) for island in found]
+        return ClipGraph(half, torch.float16), [one for one in named if _last(one.module) not in STATE_MODULES]
+
+    def _vita(self) -> VitaModule:
+        assert isinstance(self.network, GenVis)
+        return self.network.vita_module
+
+    @torch.no_grad()
+    def _base(self) -> Tensor:
+        assert isinstance(self.network, GenVis)
+        return self.network.first_start().base
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def read_genvis(path: Path, spec: InputSpec, association: Mapping[str, Any]) -> GenVisExport:
+    """`association`: all settings of the family."""
+    checkpoint = read_genvis_checkpoint(path)
+    settings = checkpoint.settings.frame
+    graph = FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std, resize=resize_for(spec)).eval()
+    return GenVisExport(checkpoint, graph, spec, tuple(association["clip_lengths"]))

@@ -1,0 +1,134 @@
+"""A GenVIS checkpoint becomes a bundle of three graphs and a first state, and runs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from genvis_bundles import LENGTHS, SETTINGS, exported_genvis, wanted_genvis
+from networks import HEIGHT, PUBLISHED_KIND, WIDTH, saved
+
+from visrt.export.anew import reference_anew
+from visrt.export.bundle import ExportReport, export_bundle
+from visrt.export.frames import synthetic_frames
+from visrt.models.genvis_checkpoints import read_genvis_checkpoint
+from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.build import build_engine, build_request
+from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.errors import BundleError, CheckpointError, UsageError
+from visrt.runtime.judge import judge
+from visrt.runtime.session import Session
+from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
+from visrt.runtime.verify import closing, verify
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    return exported_genvis(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRt:
+    pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed; pip install -r tests/requirements-rtx.txt"
+    )
+    return load_tensorrt("tensorrt-rtx")
+
+
+def test_genvis_a_bundle_holds_three_graphs_and_what_the_first_clip_starts_from(report: ExportReport) -> None:
+    bundle = open_bundle(report.folder)
+    assert set(bundle.manifest.graphs) == {"frame", "clip", "masks"}
+    network = read_genvis_checkpoint(report.folder.parent / "model.safetensors").network()
+    with torch.no_grad():
+        expected = network.first_start().base.numpy()
+    assert np.array_equal(initial_states(bundle)["base"], expected)
+    assert bundle.manifest.graphs["clip"].inputs["frame_queries"].shape == ("frames", 10, 32)
+    assert bundle.manifest.graphs["clip"].macs > 0  # type: ignore[operator]
+
+
+def test_genvis_parity_covers_every_output_at_every_clip_length(report: ExportReport) -> None:
+    rows = {(row.graph, row.role) for row in report.parity.tensors}
+    seen = {"class_logits", "embeddings", "mask_embeddings"}
+    state = {"base", "key", "memory_key", "memory_value"}
+    clip = seen | state | {f"{role}@{length}" for role in seen for length in LENGTHS if length > 1}
+    expected = {("frame", "frame_queries"), ("frame", "mask_features"), ("masks", "mask_logits")}
+    assert rows == expected | {("clip", role) for role in clip}
+    assert report.parity.passed
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_genvis_clips_of_any_length_give_what_torch_gives(report: ExportReport, length: int) -> None:
+    network = read_genvis_checkpoint(report.folder.parent / "model.safetensors").network()
+    random = np.random.default_rng(length)
+    queries = random.standard_normal((length, 10, 32)).astype(np.float32)
+    start = random.standard_normal((SETTINGS.instances, 32)).astype(np.float32)
+    with torch.no_grad():
+        expected = network.clips(torch.from_numpy(queries)[None], torch.from_numpy(start)[None])
+    with closing(open_engines(open_bundle(report.folder), "cpu", EngineOptions(1))) as engines:
+        given = engines["clip"]({"frame_queries": queries, "instance_queries": start})
+    np.testing.assert_allclose(given["class_logits"].numpy(), expected.class_logits[0], atol=1e-4)
+    np.testing.assert_allclose(given["prototypes"].numpy(), expected.prototypes[0], atol=1e-4)
+
+
+def test_genvis_a_session_runs_the_bundle_and_gives_ids_that_stay(report: ExportReport) -> None:
+    frames = list(synthetic_frames(4, 90, 120).images)
+    with Session.open(report.folder, threads=1) as session:
+        results = [result for frame in frames for result in session.step(frame)] + session.flush()
+        assert [result.index for result in results] == [0, 1, 2, 3]
+        assert results[0].objects
+        with pytest.raises(UsageError, match="clip_frames is 2, but the bundle was exported for clips of 1, 3"):
+            Session.open(report.folder, threads=1, association={"clip_frames": 2})
+    with Session.open(report.folder, threads=1, association={"clip_frames": 1}) as online:
+        assert [len(online.step(frame)) for frame in frames] == [1] * 4
+
+
+def test_genvis_verify_judges_the_bundle_and_a_checkpoint_run_anew_agrees(report: ExportReport) -> None:
+    assert verify(report.folder, threads=1).passed
+    frames = synthetic_frames(1, HEIGHT, WIDTH, seed=5)
+    anew = reference_anew(
+        report.folder.parent / "model.safetensors", report.manifest, frames.images, frames.valid_sizes
+    )
+    assert anew.expected["frame_queries"].shape == (1, 10, 32)
+    with closing(open_engines(open_bundle(report.folder), "cpu", EngineOptions(1))) as engines:
+        from visrt.runtime.asking import asker_of
+
+        assert judge(engines, anew, batches=(1,), ask=asker_of(open_bundle(report.folder))).passed
+
+
+def test_genvis_a_state_file_that_was_altered_is_refused(report: ExportReport, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(report.folder, folder)
+    path = folder / "base.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(BundleError, match=r"base\.npy: sha256 differs"):
+        open_bundle(folder)
+
+
+def test_genvis_checkpoints_go_to_their_own_family_only(report: ExportReport, tmp_path: Path) -> None:
+    wanted = wanted_genvis(tmp_path)
+    minvis = replace(wanted, family="minvis", association={})
+    with pytest.raises(CheckpointError, match="this is a GenVIS checkpoint"):
+        export_bundle(minvis)
+    plain = saved(PUBLISHED_KIND, tmp_path / "plain.safetensors")
+    with pytest.raises(CheckpointError, match="expected a GenVIS network"):
+        export_bundle(replace(wanted, checkpoint=plain))
+
+
+def test_rtx_genvis_compiles_all_graphs_in_fp16_without_a_warning(
+    rtx: TensorRt, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The frame graph for batches, the clip graph for clips of one to three frames."""
+    half = exported_genvis(tmp_path_factory, "fp16")
+    assert half.parity.passed
+    bundle = open_bundle(half.folder)
+    profiles = {"frame": {"batch": (1, 3, 3)}, "clip": {"frames": (1, 3, 3)}, "masks": {"masks": (1, 7, 7)}}
+    for name, profile in profiles.items():
+        built = build_engine(rtx, build_request(bundle, name, profile, ("8.6", "8.9", "12.0")))
+        assert len(built.data) > 10_000
+        assert not built.warnings
+        assert "fp16" in {kind.split()[-1] for kind in built.precision if not kind.startswith("tensor ")}
