@@ -47,7 +47,7 @@ SCENARIOS: dict[str, tuple[StreamSettings, tuple[int, ...]]] = {
     "look-alikes": (StreamSettings(likeness=0.95), GAPS_FRAMES),
     "look-alikes that cross": (StreamSettings(likeness=0.95, meetings="plan", before_frames=24, after_frames=24), (0,)),
     "noise": (
-        StreamSettings(likeness=0.5, noise=0.5, missed=0.15, duplicates=0.6, false_alarms=2.0, before_frames=24),
+        StreamSettings(likeness=0.5, noise=0.5, missed=0.15, false_alarms=2.0, before_frames=24),
         (5,),
     ),
 }

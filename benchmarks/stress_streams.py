@@ -4,9 +4,10 @@ An object is a slowly turning direction, its appearance, and an ellipse on its w
 another its embedding is half the other's, nearly hidden it is out of sight. One of the queries finds it, now and then
 another takes over; the idle ones are background. All depends on a seed only; queries come in a new order every frame.
 
-The defaults resemble what the shipped network shows on pseudo-videos of held-out pictures: embeddings of an object in
-successive frames are alike by 0.97, those of two objects by 0.36 on average; in one frame of ten another query takes
-over, after a short absence in every second case; every third object has a second query.
+The defaults resemble what the shipped network shows on pseudo-videos of held-out pictures. Embeddings of an object in
+successive frames are alike by 0.97, those of two objects by 0.42. In one frame of ten another query takes over; after
+an absence, in one of three. In every second frame an object has a second query, less sure and alike by 0.78, which
+stays for four frames or five.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class StreamSettings:
     that belong to the query that found it. noise: length of what is added to an embedding of length 1. length: of
     embeddings in the end.
     handover: probability that another query finds the object than in the frame before; handover_after_gap: than before
-    it was out of sight. duplicates: that an object has a second query. missed: that its score is too low to tell.
-    false_alarms: a frame, on average; each is there for one frame only.
+    it was out of sight. second_starts: that an object without a second query gets one; second_stays: that one with has
+    it in the next frame too. aspect: length of what is peculiar to a second query. missed: that an object's score is
+    too low to tell. false_alarms: a frame, on average; each is there for one frame only.
     """
 
     objects: int = 8
@@ -57,14 +59,16 @@ class StreamSettings:
     likeness: float = 0.0
     meetings: Literal["plan", "chance"] = "chance"
     drift: float = 0.08
-    kinship: float = 0.3
+    kinship: float = 0.35
     place: float = 0.1
     trace: float = 0.1
     noise: float = 0.15
     length: float = 3.0
     handover: float = 0.1
-    handover_after_gap: float = 0.5
-    duplicates: float = 0.3
+    handover_after_gap: float = 0.35
+    second_starts: float = 0.18
+    second_stays: float = 0.78
+    aspect: float = 0.55
     missed: float = 0.02
     false_alarms: float = 0.1
     queries: int = 50
@@ -138,25 +142,38 @@ class _Found:
 
 
 @dataclass(frozen=True)
+class _Seats:
+    """The query that finds each object [N], and its second one [N], NOBODY where it has none."""
+
+    first: Rows
+    second: Rows
+
+
+@dataclass(frozen=True)
 class _Scene:
     """What a stream is made of. traces [Q, C]: of each query, what it says by itself. common [C]: of all objects.
-    waves [12, C]: of places.
+    aspects [N, C]: of their second queries. waves [12, C]: of places.
     """
 
     settings: StreamSettings
     objects: _Objects
     traces: Vectors
     common: Vectors
+    aspects: Vectors
     waves: Vectors
 
 
 def make_stream(settings: StreamSettings, seed: int) -> list[StreamFrame]:
     rng = np.random.default_rng(seed)
-    traces = _directions((settings.queries, settings.channels), rng)
-    common = _directions((settings.channels,), rng)
-    waves = rng.normal(size=(4 * len(TURNS), settings.channels))
-    scene = _Scene(settings, _objects(settings, rng), traces, common, waves)
-    seats = rng.permutation(settings.queries)[: settings.objects]
+    scene = _Scene(
+        settings,
+        _objects(settings, rng),
+        traces=_directions((settings.queries, settings.channels), rng),
+        common=_directions((settings.channels,), rng),
+        aspects=_directions((settings.objects, settings.channels), rng),
+        waves=rng.normal(size=(4 * len(TURNS), settings.channels)),
+    )
+    seats = _Seats(rng.permutation(settings.queries)[: settings.objects], np.full(settings.objects, NOBODY))
     stream = []
     seen_before = np.ones(settings.objects, dtype=bool)
     for t in range(settings.frames):
@@ -210,31 +227,34 @@ def _sight(objects: _Objects, t: int) -> _Sight:
 
 
 def _handed_over(
-    seats: Rows,
+    seats: _Seats,
     present: NDArray[np.bool_],
     seen_before: NDArray[np.bool_],
     settings: StreamSettings,
     rng: np.random.Generator,
-) -> Rows:
-    """The query [N] that finds each object: mostly the one before. One that takes over was idle."""
+) -> _Seats:
+    """Who finds the objects now: mostly the same queries as before. One that takes over was idle."""
+    first, second = seats.first.copy(), seats.second.copy()
+    stays = rng.random(len(second)) < np.where(second == NOBODY, settings.second_starts, settings.second_stays)
+    second[~(stays & present)] = NOBODY
     chance = np.where(seen_before, settings.handover, settings.handover_after_gap)
-    moves = np.flatnonzero(present & (rng.random(len(seats)) < chance))
-    idle = np.setdiff1d(np.arange(settings.queries), seats)
-    seats = seats.copy()
-    seats[moves] = rng.permutation(idle)[: len(moves)]
-    return seats
+    moves = np.flatnonzero(present & (rng.random(len(first)) < chance))
+    starts = np.flatnonzero(stays & present & (second == NOBODY))
+    idle = rng.permutation(np.setdiff1d(np.arange(settings.queries), np.concatenate([first, second])))
+    first[moves], second[starts] = idle[: len(moves)], idle[len(moves) : len(moves) + len(starts)]
+    return _Seats(first, second)
 
 
-def _frame(scene: _Scene, sight: _Sight, seats: Rows, t: int, rng: np.random.Generator) -> StreamFrame:
+def _frame(scene: _Scene, sight: _Sight, seats: _Seats, t: int, rng: np.random.Generator) -> StreamFrame:
     settings = scene.settings
     seen = np.flatnonzero(sight.present)
-    again = seen[rng.random(len(seen)) < settings.duplicates]
-    idle = rng.permutation(np.setdiff1d(np.arange(settings.queries), seats[seen]))
-    alarms = int(min(rng.poisson(settings.false_alarms), len(idle) - len(again)))
-    second, false, rest = np.split(idle, [len(again), len(again) + alarms])
+    twice = np.flatnonzero(seats.second != NOBODY)
+    busy = np.concatenate([seats.first[seen], seats.second[twice]])
+    idle = rng.permutation(np.setdiff1d(np.arange(settings.queries), busy))
+    false, rest = np.split(idle, [min(int(rng.poisson(settings.false_alarms)), len(idle))])
     found = [
-        _of_objects(scene, sight, seen, seats[seen], t, rng),
-        _weaker(_of_objects(scene, sight, again, second, t, rng), rng),
+        _of_objects(scene, sight, seen, seats.first[seen], t, rng),
+        _less_sure(scene, _of_objects(scene, sight, twice, seats.second[twice], t, rng), rng),
         _of_nothing(scene, false, rng),
         _background(scene, rest, rng),
     ]
@@ -257,9 +277,11 @@ def _of_objects(scene: _Scene, sight: _Sight, owners: Rows, seats: Rows, t: int,
     return _Found(logits, looks + np.sqrt(settings.trace) * scene.traces[seats], sight.masks[owners], owners)
 
 
-def _weaker(found: _Found, rng: np.random.Generator) -> _Found:
-    """Second queries are less sure than the first."""
-    return replace(found, logits=found.logits * rng.uniform(0.4, 0.9, (len(found.owners), 1)))
+def _less_sure(scene: _Scene, found: _Found, rng: np.random.Generator) -> _Found:
+    """What second queries say: less surely, and each in its own way."""
+    embeddings = found.embeddings + scene.settings.aspect * scene.aspects[found.owners]
+    logits = found.logits * rng.uniform(0.1, 0.7, (len(found.owners), 1))
+    return replace(found, logits=logits, embeddings=embeddings)
 
 
 def _of_nothing(scene: _Scene, seats: Rows, rng: np.random.Generator) -> _Found:
