@@ -101,7 +101,7 @@ def test_golden_minvis_and_ctvis_exported_graphs_give_the_official_outputs(
     fit_officially(monkeypatch, golden)
 
     with on_onnx_runtime(path, golden) as session:
-        frames = session.network.run_frames(golden["frames_rgb"])
+        frames = session.network.run_frames(list(golden["frames_rgb"]))
         masks = [session.network.run_masks(frame.queries.mask_embeddings, frame) for frame in frames]
 
     embeddings = golden["pred_embeds"] if "pred_embeds" in golden else golden["pred_embds"]
