@@ -118,7 +118,7 @@ def test_inspro_another_aspect_is_another_picture_and_another_size_is_not() -> N
     session = inspro_session()
     frames = [moving(0), moving(0, (256, 384)), moving(0, (128, 128)), moving(0, (128, 128))]
     results = run(session, frames)
-    assert ids(results) == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert ids(results) == [[0, 1], [0, 1], [2], [2]]
     assert session.events.restarts == 1
     assert np.array_equal(head_of(session).fed[2]["queries"], STATES["queries"])
 
