@@ -118,13 +118,13 @@ class MinVis:
         self, queries: Queries, masks_of: MasksOf, now_s: float, state: MinVisState
     ) -> tuple[list[Track], MinVisState]:
         """The objects visible at `now_s` seconds, by id, and the state after this frame."""
-        queries = queries.in_canonical_order()
-        if state.slots is None:
-            slots, order = empty_slots(queries), np.arange(len(queries))
-        else:
-            slots, order = state.slots, match_to_slots(state.slots.memory, queries.embeddings)
-        queries = queries.take(order)
         scores = queries.scores()
+        canonical = queries.canonical_order(scores)
+        if state.slots is None:
+            slots, order = empty_slots(queries.take(canonical)), np.arange(len(queries))
+        else:
+            slots, order = state.slots, match_to_slots(state.slots.memory, queries.embeddings[canonical])
+        queries, scores = queries.take(canonical[order]), scores[canonical[order]]
         slots = without_lost(slots, queries, scores, now_s, self.settings)
         rows, logits = visible_rows(slots, queries, scores, order, masks_of, self.settings)
         slots, next_id = with_newborns(slots, rows, scores, order, state.next_id)
@@ -182,8 +182,8 @@ def visible_rows(
         return rows, []
     logits = masks_of(queries.mask_embeddings[rows])
     masks = logits > 0
-    known_scores = np.where(has_object, softmax(slots.mean_logits)[:, :-1].max(axis=1), scores)
-    importance = np.lexsort((order[rows], -known_scores[rows], ~has_object[rows], ~slots.visible[rows]))
+    known_scores = np.where(has_object[rows], softmax(slots.mean_logits[rows])[:, :-1].max(axis=1), scores[rows])
+    importance = np.lexsort((order[rows], -known_scores, ~has_object[rows], ~slots.visible[rows]))
     importance = importance[np.any(masks[importance], axis=(1, 2))]
     if settings.nms_iou < 1:
         importance = importance[mask_nms(masks[importance], settings.nms_iou)]
