@@ -164,25 +164,27 @@ class CtVis:
 
 def candidates_of(queries: Queries, masks_of: MasksOf, now_s: float, settings: CtVisSettings) -> Candidates:
     """The candidates among `queries`, less those whose mask a better one covers. Unusable queries take no part."""
+    found, scores = best_queries(queries, settings)
+    logits = masks_of(found.mask_embeddings) if len(found) else np.zeros((0, 1, 1), dtype=np.float32)
+    bits = packed(logits > 0) if settings.compares_masks else np.zeros((len(found), 0), dtype=np.uint64)
+    masks = list(logits)
+    if settings.nms_iou < 1:
+        places = np.array(nms(bits, settings.nms_iou, smoothed_iou), dtype=np.intp)
+        found, scores, bits, masks = found.take(places), scores[places], bits[places], [masks[at] for at in places]
+    detections = Detections(now_s, found.embeddings, found.class_logits, bits)
+    return Candidates(found, scores, masks, (logits.shape[1], logits.shape[2]), detections)
+
+
+def best_queries(queries: Queries, settings: CtVisSettings) -> tuple[Queries, Floats]:
+    """The queries above the score to be candidates, best first, and their scores."""
     scores = queries.scores()
-    rows = best_rows(queries, scores, settings)
-    logits = masks_of(queries.mask_embeddings[rows]) if len(rows) else np.zeros((0, 1, 1), dtype=np.float32)
-    bits = packed(logits > 0) if settings.compares_masks else np.zeros((len(rows), 0), dtype=np.uint64)
-    places = nms(bits, settings.nms_iou, smoothed_iou) if settings.nms_iou < 1 else list(range(len(rows)))
-    found = queries.take(rows[places])
-    detections = Detections(now_s, found.embeddings, found.class_logits, bits[places])
-    cells = (logits.shape[1], logits.shape[2])
-    return Candidates(found, scores[rows[places]], [logits[place] for place in places], cells, detections)
-
-
-def best_rows(queries: Queries, scores: Floats, settings: CtVisSettings) -> Indices:
-    """The queries that are candidates by their `scores` [Q], best first."""
     order = queries.canonical_order(scores)
-    order = order[queries.usable()[order]]
     rows = order[scores[order] > settings.keep_score]
+    rows = rows[queries.take(rows).usable()]
     if not len(rows) and settings.without_candidates == "take_best":
-        rows = order[:1]
-    return rows[: settings.max_objects]
+        rows = order[queries.take(order).usable()][:1]
+    rows = rows[: settings.max_objects]
+    return queries.take(rows), scores[rows]
 
 
 def remembered(state: CtVisState, found: Candidates, settings: CtVisSettings) -> tuple[Memory, tuple[int, int]]:

@@ -41,8 +41,10 @@ class Queries:
 
     def scores(self) -> Floats:
         """The probability [Q] of each query's best class."""
-        best: Floats = softmax(self.class_logits)[:, :-1].max(axis=1)
-        return best
+        best = self.class_logits[:, :-1].max(axis=1)
+        top = np.maximum(best, self.class_logits[:, -1])
+        chances: Floats = np.exp(best - top) / np.exp(self.class_logits - top[:, None]).sum(axis=1)
+        return chances
 
     def take(self, order: NDArray[np.intp]) -> Queries:
         return Queries(self.class_logits[order], self.embeddings[order], self.mask_embeddings[order])
