@@ -64,6 +64,8 @@ class Gpu:
     def __init__(self, device: int = 0) -> None:
         """Opens GPU number `device`; EngineError if there is no such GPU, no driver or no pycuda."""
         self._cuda = _pycuda()
+        # Looked for now: an engine that dies with its last reference, at the end of the process too, cannot import.
+        self._driver = _driver_api()
         self._owner = threading.current_thread()
         self.index = device
         try:
@@ -204,14 +206,12 @@ class Gpu:
         finds it destroyed. pycuda cannot take it off, cuda-bindings can; without these the context is kept to the end
         of the process.
         """
-        try:
-            from cuda.bindings import driver
-        except ImportError:
+        if self._driver is None:
             _KEPT.append(self._context)
             return
         with suppress(self._cuda.Error):
             self._context.detach()
-            driver.cuCtxPopCurrent()
+            self._driver.cuCtxPopCurrent()
 
     def _drop_stream(self) -> None:
         """pycuda destroys a stream with its last reference."""
@@ -237,6 +237,15 @@ def _pycuda() -> Any:
             "or use --engine cpu"
         ) from None
     return pycuda.driver
+
+
+def _driver_api() -> Any | None:
+    """The driver API of cuda-bindings, None where that is not installed."""
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        return None
+    return driver
 
 
 def _line(error: Exception) -> str:
