@@ -52,7 +52,7 @@ class Export:
     """What to export and where to.
 
     family: "minvis" or "ctvis", how objects are followed; a network with an instance-embedding head may do either; or
-    "genvis", whose networks are its own.
+    "genvis", "inspro" or "inspro_lite", whose networks are their own.
     height, width: of the network input in pixels, divisible by 32. classes: names in the order of the logits; None
     takes those in the checkpoint. association: settings that differ from the family's defaults. references: pictures
     and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"

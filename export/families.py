@@ -8,6 +8,7 @@ from typing import Any
 
 from visrt.export.family import Exportable
 from visrt.export.genvis import read_genvis
+from visrt.export.inspro import read_inspro, read_inspro_lite
 from visrt.export.per_frame import read_per_frame
 from visrt.runtime.errors import UsageError
 from visrt.runtime.manifest import InputSpec
@@ -18,6 +19,8 @@ FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable]] 
     "minvis": read_per_frame,
     "ctvis": read_per_frame,
     "genvis": read_genvis,
+    "inspro": read_inspro,
+    "inspro_lite": read_inspro_lite,
 }
 """Each takes the checkpoint, the images that the frame graph will be given, and all association settings."""
 

@@ -54,6 +54,8 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, dict):
         return {key: _cast(item, dtype) for key, item in value.items()}
+    if hasattr(value, "_fields"):
+        return type(value)(*(_cast(item, dtype) for item in value))
     if isinstance(value, list | tuple):
         return type(value)(_cast(item, dtype) for item in value)
     return value

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from visrt.export.cleaning import cleaned
 from visrt.runtime.errors import ParityError
 
-__all__ = ["OPSET", "TRACED_WITH", "onnx_from_clip_graph", "onnx_from_frame_graph", "onnx_from_masks_graph"]
+__all__ = [
+    "OPSET",
+    "TRACED_WITH",
+    "onnx_from_clip_graph",
+    "onnx_from_frame_graph",
+    "onnx_from_masks_graph",
+    "onnx_from_module",
+]
 
 OPSET = 18
 """ONNX Runtime's CUDA provider has no kernels for some operators of later opsets (Resize-19, ReduceMax-20)."""
@@ -42,7 +49,7 @@ def onnx_from_frame_graph(
     """The `frame` graph of images `height` x `width`, its batch dynamic; `outputs` names those of `module` in order."""
     images = torch.zeros((TRACED_WITH, height, width, 3), dtype=torch.uint8)
     sizes = torch.tensor([[height, width], [height - 1, width - 2]], dtype=torch.int32)
-    return _exported(
+    return onnx_from_module(
         module,
         {"images": images, "valid_sizes": sizes},
         {"images": "batch", "valid_sizes": "batch"},
@@ -54,7 +61,7 @@ def onnx_from_clip_graph(
     module: nn.Module, frame_queries: int, instances: int, dim: int, outputs: Sequence[str]
 ) -> onnx.ModelProto:
     """The `clip` graph of a dynamic number of frames with `frame_queries` each; its slots are `instances`."""
-    return _exported(
+    return onnx_from_module(
         module,
         {
             "frame_queries": torch.zeros(TRACED_WITH, frame_queries, dim),
@@ -69,7 +76,7 @@ def onnx_from_masks_graph(
     module: nn.Module, dim: int, height: int, width: int, precision: torch.dtype = torch.float32
 ) -> onnx.ModelProto:
     """The `masks` graph for frames of `height` x `width` and `dim` channels, with a dynamic number of masks."""
-    return _exported(
+    return onnx_from_module(
         module,
         {
             "mask_embeddings": torch.zeros(TRACED_WITH, dim, dtype=precision),
@@ -80,10 +87,13 @@ def onnx_from_masks_graph(
     )
 
 
-def _exported(
+def onnx_from_module(
     module: nn.Module, examples: dict[str, Tensor], dynamic: dict[str, str], outputs: Mapping[str, str | None]
 ) -> onnx.ModelProto:
-    """Trace, clean and check. `dynamic` and `outputs` name the symbol of a tensor's first axis, None if it is fixed."""
+    """The graph of `module` with inputs like `examples`: traced, cleaned and checked.
+
+    `dynamic` and `outputs` name the symbol of a tensor's first axis, None if it is fixed.
+    """
     symbols = {symbol: torch.export.Dim(symbol, min=1) for symbol in dynamic.values()}
     shapes = {name: {0: symbols[dynamic[name]]} if name in dynamic else None for name in examples}
     with torch.no_grad(), _quiet_tracer():

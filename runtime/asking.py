@@ -11,6 +11,8 @@ from visrt.runtime.engine_outputs import Ask, outputs_of
 from visrt.runtime.families import family_of
 from visrt.runtime.genvis import BASE, GenVis
 from visrt.runtime.genvis_outputs import genvis_asker
+from visrt.runtime.inspro import InsPro, first_step
+from visrt.runtime.inspro_outputs import inspro_asker
 
 __all__ = ["asker_of"]
 
@@ -19,7 +21,12 @@ def _genvis(bundle: Bundle, family: GenVis) -> Ask:
     return genvis_asker(initial_states(bundle)[BASE], family.settings.clip_lengths)
 
 
-ASKERS: dict[type[Any], Callable[[Bundle, Any], Ask]] = {GenVis: _genvis}
+def _inspro(bundle: Bundle, _: InsPro) -> Ask:
+    spec = bundle.manifest.input
+    return inspro_asker(first_step(initial_states(bundle)).pairs, (spec.height, spec.width))
+
+
+ASKERS: dict[type[Any], Callable[[Bundle, Any], Ask]] = {GenVis: _genvis, InsPro: _inspro}
 
 
 def asker_of(bundle: Bundle) -> Ask:

@@ -33,6 +33,9 @@ __all__ = [
 CLIP_STATE = ("base", "key", "memory_key", "memory_value")
 """What a clip graph hands on to the next clip."""
 
+PAIRS = ("boxes", "next_queries", "next_proposals")
+"""What a head says of query-proposal pairs beside class, embedding and mask."""
+
 TOLERANCES = {
     "class_logits": 2e-4,
     "embeddings": 2e-4,
@@ -40,14 +43,14 @@ TOLERANCES = {
     "mask_features": 2e-4,
     "mask_logits": 1e-3,
     "frame_queries": 2e-4,
-    **dict.fromkeys(CLIP_STATE, 2e-4),
+    **dict.fromkeys((*CLIP_STATE, *PAIRS), 2e-4),
 }
 """Largest error of a float32 engine, relative to the larger of 1 and the largest expected value of the tensor."""
 
 REPORTED = float("inf")
 """The tolerance of a tensor whose errors are told but not judged; NaN and infinity fail all the same."""
 
-BY_QUERY = ("class_logits", "embeddings", "mask_embeddings", "mask_logits", "frame_queries", *CLIP_STATE)
+BY_QUERY = ("class_logits", "embeddings", "mask_embeddings", "mask_logits", "frame_queries", *CLIP_STATE, *PAIRS)
 """Roles whose second axis are the queries."""
 
 BEYOND_SHARE = 0.02
@@ -121,11 +124,16 @@ def kind_of(role: str) -> str:
 
 
 def _graph_of(role: str, reference: Reference) -> str:
-    """The graph that gives a role. Where there are frame queries, what is said of slots comes from the clip graph."""
-    if kind_of(role) == "mask_logits":
+    """The graph that gives a role. Where there are frame queries, what is said of slots comes from the clip graph;
+    where there are proposals, from a head."""
+    kind, _, which = role.partition("@")
+    if kind == "mask_logits":
         return "masks"
-    of_clip = "frame_queries" in reference.expected and kind_of(role) not in ("frame_queries", "mask_features")
-    return "clip" if of_clip else "frame"
+    if kind in ("frame_queries", "mask_features"):
+        return "frame"
+    if "next_proposals" in reference.expected:
+        return "head_lite" if which == "lite" else "head"
+    return "clip" if "frame_queries" in reference.expected else "frame"
 
 
 def scale_of(expected: Array) -> float:

@@ -25,6 +25,8 @@ class Family(str, Enum):
     minvis = "minvis"
     ctvis = "ctvis"
     genvis = "genvis"
+    inspro = "inspro"
+    inspro_lite = "inspro_lite"
 
 
 class Precision(str, Enum):
@@ -55,7 +57,7 @@ def export(
         Family,
         typer.Option(
             help="How objects are followed: slots as in MinVIS, a memory bank as in CTVIS; or a network of the GenVIS "
-            "kind."
+            "or InsPro kind."
         ),
     ] = Family.minvis,
     clip_lengths: Annotated[

@@ -1,0 +1,142 @@
+"""An InsPro checkpoint becomes a bundle of three graphs, or four, and its learned pairs; it builds and runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from inspro_bundles import SETTINGS, WITHOUT_LITE, exported_inspro, saved_inspro, wanted_inspro
+from networks import HEIGHT, WIDTH
+
+from visrt.export.bundle import ExportReport, export_bundle
+from visrt.export.frames import synthetic_frames
+from visrt.models.inspro_checkpoints import read_inspro_checkpoint
+from visrt.runtime.build import Profile, build_engine, build_request
+from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.errors import CheckpointError
+from visrt.runtime.session import Session
+from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
+from visrt.runtime.verify import verify
+
+BUILDS: list[tuple[str, Profile]] = [
+    ("frame", {"batch": (1, 2, 4)}),
+    ("head", {}),
+    ("head_lite", {}),
+    ("masks", {"masks": (1, 10, 100)}),
+]
+TARGETS = ("8.6", "8.9", "12.0")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    return exported_inspro(tmp_path_factory, "inspro_lite")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    return exported_inspro(tmp_path_factory, "inspro", "fp16")
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRt:
+    pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed; pip install -r tests/requirements-rtx.txt"
+    )
+    return load_tensorrt("tensorrt-rtx")
+
+
+def test_inspro_a_lite_bundle_holds_four_graphs_and_the_learned_pairs(report: ExportReport) -> None:
+    bundle = open_bundle(report.folder)
+    manifest = bundle.manifest
+    assert set(manifest.graphs) == {"frame", "head", "head_lite", "masks"}
+    network = read_inspro_checkpoint(report.folder.parent / "model.safetensors").network()
+    queries, proposals = (part.detach().numpy() for part in network.first_pairs())
+    states = initial_states(bundle)
+    assert np.array_equal(states["queries"], queries)
+    assert np.array_equal(states["proposals"], proposals)
+    assert states["bank"].shape == (3, 6, 32)
+    assert manifest.association["key_every_frames"] == 10
+    heads = [manifest.graphs[name].macs for name in ("head", "head_lite")]
+    assert all(macs for macs in heads)
+
+
+def test_inspro_parity_covers_every_output_twice_in_a_row_and_the_lite_head(report: ExportReport) -> None:
+    seen = {"class_logits", "embeddings", "mask_embeddings", "boxes", "next_proposals"}
+    rows = {(row.graph, row.role) for row in report.parity.tensors}
+    expected = {("frame", "mask_features"), ("masks", "mask_logits")}
+    expected |= {("head", role + again) for role in (*seen, "next_queries") for again in ("", "@2")}
+    expected |= {("head_lite", role + "@lite") for role in seen}
+    assert rows == expected
+    assert all(row.tolerance <= 1e-3 and not row.beyond for row in report.parity.tensors)
+
+
+def test_inspro_no_graph_holds_what_tensorrt_cannot_compile(report: ExportReport) -> None:
+    for graph in report.manifest.graphs.values():
+        operators = {node.op_type for node in onnx.load(report.folder / graph.file.file).graph.node}
+        assert not operators & {"RoiAlign", "GridSample", "NonZero", "ScatterND", "GatherND"}
+
+
+def test_inspro_heads_have_no_axis_that_depends_on_the_data(report: ExportReport) -> None:
+    for name in ("head", "head_lite"):
+        graph = report.manifest.graphs[name]
+        tensors = [*graph.inputs.values(), *graph.outputs.values()]
+        assert all(isinstance(size, int) for tensor in tensors for size in tensor.shape)
+
+
+@pytest.mark.parametrize("key_every_frames", [1, 3])
+def test_inspro_a_bundle_runs_and_slots_keep_their_ids(report: ExportReport, key_every_frames: int) -> None:
+    images = synthetic_frames(4, HEIGHT, WIDTH).images
+    with Session.open(report.folder, threads=1, association={"key_every_frames": key_every_frames}) as session:
+        results = [result for image in images for result in session.step(image)]
+        told = session.times.ms_a_frame()
+    assert [result.index for result in results] == [0, 1, 2, 3]
+    assert session.events.dropped_slots == session.events.bad_frames == 0
+    assert all({found.id for found in result.objects} <= set(range(6)) for result in results)
+    assert ("head_lite_engine" in told) == (key_every_frames > 1)
+
+
+def test_inspro_a_bundle_is_verified_without_torch(report: ExportReport) -> None:
+    assert verify(report.folder).passed
+
+
+def test_inspro_fp16_keeps_what_travels_in_fp32_and_passes(half: ExportReport) -> None:
+    assert half.parity.passed
+    graphs = half.manifest.graphs
+    assert set(graphs) == {"frame", "head", "masks"}
+    assert graphs["frame"].outputs["pyramid"].dtype == graphs["head"].inputs["pyramid"].dtype == "float16"
+    others = [spec for role, spec in graphs["head"].inputs.items() if role != "pyramid"]
+    assert all(spec.dtype == "float32" for spec in (*others, *graphs["head"].outputs.values()))
+
+
+def test_inspro_without_a_lite_head_there_is_no_lite_bundle(tmp_path: Path) -> None:
+    wanted = wanted_inspro(tmp_path, "inspro_lite")
+    saved_inspro(wanted.checkpoint, WITHOUT_LITE)
+    with pytest.raises(CheckpointError, match="holds no lite head; export it with --family inspro"):
+        export_bundle(wanted)
+
+
+def test_inspro_a_network_of_boxes_alone_is_not_exported(tmp_path: Path) -> None:
+    wanted = wanted_inspro(tmp_path, "inspro")
+    saved_inspro(wanted.checkpoint, replace(SETTINGS, outputs="boxes"))
+    with pytest.raises(CheckpointError, match="gives boxes alone"):
+        export_bundle(wanted)
+
+
+@pytest.mark.parametrize(("name", "profile"), BUILDS)
+def test_rtx_compiles_inspro_in_fp32(rtx: TensorRt, report: ExportReport, name: str, profile: Profile) -> None:
+    built = build_engine(rtx, build_request(open_bundle(report.folder), name, profile, TARGETS))
+    assert len(built.data) > 10_000
+    assert not built.warnings
+
+
+@pytest.mark.parametrize(("name", "profile"), [build for build in BUILDS if build[0] != "head_lite"])
+def test_rtx_compiles_inspro_in_fp16(rtx: TensorRt, half: ExportReport, name: str, profile: Profile) -> None:
+    """The masks graph computes in float32: places in pixels are too large for halves, and its work is little."""
+    built = build_engine(rtx, build_request(open_bundle(half.folder), name, profile, TARGETS))
+    assert not built.warnings
+    precisions = {kind.split()[-1] for kind in built.precision if not kind.startswith("tensor ")}
+    assert ("fp16" in precisions) == (name != "masks")
