@@ -80,6 +80,9 @@ def greedy_pairs(similarity: Floats, floor: float, weights: NDArray[np.floating 
     """
     columns = np.full(len(similarity), NOBODY, dtype=np.intp)
     rows, allowed = np.nonzero(_finite(similarity) > floor)
+    if len(set(rows.tolist())) == len(set(allowed.tolist())) == len(rows):  # no contest, as in most frames
+        columns[rows] = allowed
+        return columns
     best_first = np.lexsort((allowed, -similarity[rows, allowed] * weights[allowed], rows))
     partners: dict[int, int] = {}
     taken: set[int] = set()

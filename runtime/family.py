@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +71,7 @@ class Queries:
         return rows
 
 
-@dataclass(frozen=True)
-class Track:
+class Track(NamedTuple):
     """One visible object of one frame: mask_logits [h, w] at stride 4."""
 
     id: int
