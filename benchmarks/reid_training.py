@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from math import isnan
 from pathlib import Path
 from statistics import mean, stdev
@@ -205,7 +206,7 @@ def _report(given: argparse.Namespace, settings: TrainSettings, runs: Mapping[st
     figures = {arm: [json.loads((folder / FIGURES).read_text()) for folder in runs[arm]] for arm in runs}
     return {
         "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
-        "machine": machine(),
+        "machine": {**machine(), "torch": version("torch")},
         "cpu_s": {arm: [json.loads((folder / "cpu_s.json").read_text()) for folder in runs[arm]] for arm in ARMS},
         "seeds": given.seeds,
         "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
