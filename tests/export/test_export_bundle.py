@@ -163,10 +163,14 @@ class TestWithoutTracing:
         assert manifest.family == "ctvis"
         assert manifest.association == asdict(CtVisSettings(nms_iou=0.5))
 
-    def test_a_family_with_other_graphs_is_refused(self, published_kind: Exported, tmp_path: Path) -> None:
-        wanted = replace(published_kind.wanted, out=tmp_path / "bundle", family="inspro")
-        with pytest.raises(UsageError, match="family 'inspro' cannot be exported; choose one of minvis, ctvis"):
+    def test_an_unknown_family_and_a_checkpoint_of_another_are_refused(
+        self, published_kind: Exported, tmp_path: Path
+    ) -> None:
+        wanted = replace(published_kind.wanted, out=tmp_path / "bundle", family="maskformer")
+        with pytest.raises(UsageError, match="family 'maskformer' cannot be exported; choose one of minvis, ctvis"):
             export_bundle(wanted)
+        with pytest.raises(CheckpointError, match="expected an InsPro one"):
+            export_bundle(replace(wanted, family="inspro"))
 
     def test_pictures_of_the_user_are_fitted_and_checked_on(self, published_kind: Exported, tmp_path: Path) -> None:
         gradient = np.add.outer(np.arange(40), np.arange(90)).astype(np.uint8)
