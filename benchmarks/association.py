@@ -40,7 +40,8 @@ __all__ = ["StreamSettings", "array_bytes", "disc_masks", "endless", "follower",
 
 CELLS = (120, 216)
 FPS = 30.0
-NMS_SCENES = 20
+NMS_SCENES = 10
+NMS_MASKS = (10, 30, 60, 100)
 
 
 @dataclass(frozen=True)
@@ -121,21 +122,36 @@ def follower(preset: str, masks: Floats, **changes: Any) -> Follower:
     return Follower(family, masks, family.start())
 
 
-def measure(rounds: int, frames: int, settings: StreamSettings) -> dict[str, Any]:
-    """Milliseconds a frame of every preset, by what is measured."""
+@dataclass(frozen=True)
+class Task:
+    """Something timed: what it belongs to and its name; how many CPU seconds it takes for each of `frames`."""
+
+    what: str
+    name: str
+    seconds: Callable[[Any], float]
+    frames: Sequence[Any]
+
+
+def measure(rounds: int, frames: int, settings: StreamSettings) -> dict[str, dict[str, Any]]:
+    """Milliseconds a frame by what is measured. All take turns, so that each meets the machine's quiet moments."""
+    tasks = tasks_of(frames, settings)
+    found: dict[str, dict[str, Any]] = {task.what: {} for task in tasks}
+    durations = [[[task.seconds(frame) for frame in task.frames] for task in tasks] for _ in range(rounds)]
+    for at, task in enumerate(tasks):
+        found[task.what][task.name] = _told([one_round[at] for one_round in durations])
+    return found
+
+
+def tasks_of(frames: int, settings: StreamSettings) -> list[Task]:
     source = frames_of(settings)
     stream = [next(source) for _ in range(frames)]
     one_cell, whole = np.ones((settings.queries, 1, 1), np.float32), disc_masks(settings.queries, CELLS)
-    found: dict[str, Any] = {"association": {}, "with_masks": {}, "nms": {}}
-    for name in PRESETS:
-        alone, complete = follower(name, one_cell, nms_iou=1.0), follower(name, whole)
-        found["association"][name] = _rounds(rounds, alone.seconds, stream)
-        found["with_masks"][name] = _rounds(rounds, complete.seconds, stream)
-    found["canonical_order"] = _rounds(rounds, lambda queries: _seconds(queries.in_canonical_order), stream)
-    for count in (10, 30, 60, 100):
-        inside = [disc_masks(count, CELLS, seed) > 0 for seed in range(NMS_SCENES)]
-        found["nms"][count] = _rounds(rounds, _nms_seconds, inside)
-    return found
+    alone = [Task("association", name, follower(name, one_cell, nms_iou=1.0).seconds, stream) for name in PRESETS]
+    complete = [Task("with_masks", name, follower(name, whole).seconds, stream) for name in PRESETS]
+    order = Task("canonical_order", "all", lambda queries: _seconds(queries.in_canonical_order), stream)
+    scenes = {count: [disc_masks(count, CELLS, seed) > 0 for seed in range(NMS_SCENES)] for count in NMS_MASKS}
+    suppression = [Task("nms", str(count), _nms_seconds, inside) for count, inside in scenes.items()]
+    return [*alone, *complete, order, *suppression]
 
 
 def _nms_seconds(inside: NDArray[np.bool_]) -> float:
@@ -148,11 +164,10 @@ def _seconds(call: Callable[[], Any]) -> float:
     return thread_time() - started
 
 
-def _rounds(rounds: int, seconds_of: Callable[[Any], float], frames: Sequence[Any]) -> dict[str, float]:
-    """Of several rounds over `frames`: the least median of a round, and percentiles over all, in milliseconds."""
-    each = [[seconds_of(frame) for frame in frames] for _ in range(rounds)]
-    best = min(percentiles(durations).p50_ms for durations in each)
-    overall = percentiles([duration for durations in each for duration in durations])
+def _told(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Of several rounds of durations: the least median of a round, and percentiles over all, in milliseconds."""
+    best = min(percentiles(durations).p50_ms for durations in rounds)
+    overall = percentiles([duration for durations in rounds for duration in durations])
     return {"best_round_p50_ms": best, **asdict(overall)}
 
 
@@ -187,8 +202,8 @@ def array_bytes(value: object) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of association a frame, and over an endless stream.")
     parser.add_argument("--out", type=Path, required=True, help="json of the figures")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--frames", type=int, default=30, help="frames a round")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=20, help="frames a round")
     parser.add_argument("--thousands", type=int, default=10, help="length of the endless stream")
     given = parser.parse_args()
     settings = StreamSettings()
