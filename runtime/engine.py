@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,3 +76,11 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class AnswersLater(Protocol):
+    """An engine whose calls return before it has computed: its tensors wait when they are read."""
+
+    @property
+    def answers_later(self) -> Literal[True]: ...

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.engine import AnswersLater, Array, Engine, Tensor
 from visrt.runtime.errors import NumericalError, UsageError
 from visrt.runtime.family import Floats, Queries
 from visrt.runtime.image import RESIZERS, Frame, Letterbox, image_for
@@ -34,10 +35,16 @@ class FrameInputs:
     def __getitem__(self, part: slice) -> FrameInputs:
         return FrameInputs(self.images[part], self.fits[part])
 
+    @staticmethod
+    def joined(parts: Sequence[FrameInputs]) -> FrameInputs:
+        """One after the other, one part at the least; a part alone is not copied."""
+        full = [part for part in parts if part.fits] or parts[:1]
+        if len(full) == 1:
+            return full[0]
+        return FrameInputs(np.concatenate([part.images for part in full]), sum((part.fits for part in full), ()))
+
     def followed_by(self, later: FrameInputs) -> FrameInputs:
-        if not self.fits:
-            return later
-        return FrameInputs(np.concatenate([self.images, later.images]), self.fits + later.fits)
+        return FrameInputs.joined([self, later])
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,10 @@ class FrameOutputs:
 
 @dataclass(frozen=True)
 class StartedFrames:
-    """Frames of one call of the frame engine, whose outputs may not be there yet."""
+    """Frames of one call of the frame engine; `outputs` waits until the engine has answered."""
 
     fits: Sequence[Letterbox]
-    outputs: Mapping[str, Tensor]
+    outputs: Callable[[], Mapping[str, Tensor]]
 
     def __len__(self) -> int:
         return len(self.fits)
@@ -76,7 +83,8 @@ class StartedFrames:
 class Network:
     """Runs the graphs of one bundle and measures them with `watch`.
 
-    states: the bundle's initial state tensors by name, which streams start from.
+    states: the bundle's initial state tensors by name, which streams start from. in_flight: with 2, a frame engine
+    that would make its caller wait is called in a thread of its own.
     """
 
     def __init__(
@@ -86,8 +94,11 @@ class Network:
         watch: Stopwatch,
         resize: str | None = None,
         states: Mapping[str, Floats] | None = None,
+        in_flight: int = 1,
     ) -> None:
         self._engines = engines
+        waits = in_flight > 1 and not isinstance(engines["frame"], AnswersLater)
+        self._beside = ThreadPoolExecutor(1, "visrt-frame-engine") if waits else None
         self.states = states or {}
         if resize is not None and spec.source is not None:
             raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
@@ -102,21 +113,28 @@ class Network:
     def prepare(self, frames: Sequence[Frame]) -> FrameInputs:
         """`frames` resized and padded for the frame engine."""
         with self._watch.stage("preprocess"):
-            images = np.empty((len(frames), *self._spec.image_size, 3), dtype=np.uint8)
-            fits = [image_for(frame, self._spec, self._resize, out) for frame, out in zip(frames, images, strict=True)]
-            return FrameInputs(images, tuple(fits))
+            return self.inputs(frames)
+
+    def inputs(self, frames: Sequence[Frame]) -> FrameInputs:
+        """As `prepare`, from any thread and not measured."""
+        images = np.empty((len(frames), *self._spec.image_size, 3), dtype=np.uint8)
+        fits = [image_for(frame, self._spec, self._resize, out) for frame, out in zip(frames, images, strict=True)]
+        return FrameInputs(images, tuple(fits))
 
     def start(self, inputs: FrameInputs) -> StartedFrames:
-        """Hands frames to the frame engine; one that runs on a GPU goes on while the host does something else."""
+        """Hands frames to the frame engine, which with two in flight goes on while the host does something else."""
         with self._watch.stage("frame_engine"):
             valid_sizes = np.array([fit.valid for fit in inputs.fits], dtype=np.int32)
             feeds = {"images": inputs.images, "valid_sizes": valid_sizes}
-            return StartedFrames(inputs.fits, self._engines["frame"](feeds))
+            if self._beside is not None:
+                return StartedFrames(inputs.fits, self._beside.submit(self._engines["frame"], feeds).result)
+            outputs = self._engines["frame"](feeds)
+            return StartedFrames(inputs.fits, lambda: outputs)
 
     def finish(self, started: StartedFrames) -> list[FrameOutputs]:
         """Outputs for each of the frames that were started, once they are there."""
         with self._watch.stage("frame_engine"):
-            return _split(started.outputs, started.fits)
+            return _split(started.outputs(), started.fits)
 
     def run(self, graph: str, feeds: Mapping[str, Floats | Tensor]) -> dict[str, Floats]:
         """Outputs by role of one call of `graph`, on the host."""
@@ -134,6 +152,8 @@ class Network:
             return logits
 
     def close(self) -> None:
+        if self._beside is not None:
+            self._beside.shutdown()
         for engine in self._engines.values():
             engine.close()
 

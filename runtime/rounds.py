@@ -1,0 +1,67 @@
+"""Calls of the frame engine, each for frames of one or several streams; one may be in flight while the host works."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from visrt.runtime.network import FrameInputs, FrameOutputs, Network, StartedFrames
+from visrt.runtime.results import FrameResult
+from visrt.runtime.stream import Clips, Stream
+
+__all__ = ["Answered", "Rounds", "Started"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """Clips of streams, one after the other, that share one call of the frame engine."""
+
+    frames: StartedFrames
+    clips: Sequence[tuple[Stream, Clips]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the frame engine said of the clips of one stream; of the same call are `call_frames` frames in all."""
+
+    stream: Stream
+    clips: Clips
+    outputs: Sequence[FrameOutputs]
+    call_frames: int
+
+    def results(self) -> list[FrameResult]:
+        """Results of these clips: the state of the stream goes on, so that this is asked once and in order."""
+        return self.stream.results(self.outputs, self.clips)
+
+
+class Rounds:
+    """Calls that were started and not yet finished, in order."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._started: deque[Started] = deque()
+
+    def __len__(self) -> int:
+        return len(self._started)
+
+    def start(self, clips: Sequence[tuple[Stream, Clips]]) -> None:
+        """Hands the clips of all these streams to the frame engine in one call; nothing happens if there are none."""
+        full = [(stream, one) for stream, one in clips if len(one)]
+        if full:
+            inputs = FrameInputs.joined([one.inputs for _, one in full])
+            self._started.append(Started(self._network.start(inputs), full))
+
+    def finish(self, leave: int) -> Iterator[Answered]:
+        """What the engine said, stream by stream in the order of the calls, until `leave` calls are in flight."""
+        while len(self._started) > leave:
+            started = self._started.popleft()
+            outputs = self._network.finish(started.frames)
+            at = 0
+            for stream, clips in started.clips:
+                yield Answered(stream, clips, outputs[at : at + len(clips)], len(outputs))
+                at += len(clips)
+
+    def forget(self) -> None:
+        """Drops what is in flight."""
+        self._started.clear()
