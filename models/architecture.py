@@ -54,7 +54,10 @@ VITA_WEIGHTS = {
 OTHER_FAMILIES = (
     (r"model\.pixel_level_module\.", "a file of a Hugging Face Mask2Former (give the folder, with its config.json)"),
     (r"(tracker|refiner)\.", "a DVIS checkpoint"),
-    (r"genvis_|vita_module\.pre_", "a GenVIS checkpoint"),
+    (
+        r"genvis_|vita_module\.pre_",
+        "a GenVIS checkpoint (export it with --family genvis, convert it with --kind genvis)",
+    ),
     (r"vita_module\.", "a VITA checkpoint"),
     (r"(head\.)?head_series\.|(.*\.)?controller\.|init_proposal_", "an InsPro or Sparse R-CNN checkpoint"),
     (r"roi_heads\.|proposal_generator\.", "a detectron2 R-CNN checkpoint"),

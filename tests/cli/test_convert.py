@@ -17,6 +17,8 @@ from written_clips import write_clip
 
 from visrt.cli import app
 from visrt.models.checkpoints import read_checkpoint
+from visrt.models.genvis import GenVis, GenVisNetworkSettings
+from visrt.models.genvis_checkpoints import read_genvis_checkpoint
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.bundle import open_bundle
@@ -96,6 +98,24 @@ def test_ctvis_keeps_its_instance_embeddings(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert read_checkpoint(tmp_path / "ctvis.safetensors").settings.reid_dim == 32
     assert "instance embeddings of 32" in done.stdout
+    assert "--family ctvis --size" in done.stdout
+
+
+def test_genvis_is_converted_by_its_kind_and_the_way_there_is_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    frame = NetworkSettings(classes=3, **TINY)
+    network = GenVis(GenVisNetworkSettings(frame, instances=5, heads=4, encoder_layers=1, decoder_layers=1)).eval()
+    torch.save({"model": network.state_dict()}, tmp_path / "genvis.pth")
+    arguments = ("convert", tmp_path / "genvis.pth", "--classes", ",".join(NAMES), "--out", tmp_path / "g.safetensors")
+    refused = run(*arguments)
+    assert refused.exit_code == 5
+    assert "convert it with --kind genvis" in refused.stderr
+    done = run(*arguments, "--kind", "genvis")
+    assert done.exit_code == 0, done.stderr
+    found = read_genvis_checkpoint(tmp_path / "g.safetensors")
+    assert (found.classes, found.settings.instances) == (NAMES, 5)
+    assert all(torch.equal(found.weights[key], value) for key, value in network.state_dict().items())
+    assert "--family genvis --size" in done.stdout
 
 
 def test_names_come_from_a_list_or_from_annotations(official: Path, tmp_path: Path) -> None:

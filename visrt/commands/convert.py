@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,19 @@ if TYPE_CHECKING:
 __all__ = ["convert"]
 
 
+class Kind(str, Enum):
+    """Kinds of networks that are published as checkpoints."""
+
+    per_frame = "per-frame"
+    genvis = "genvis"
+
+
 def convert(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="Published .pth or .pkl of MinVIS, CTVIS or Mask2Former, or a Hugging Face folder."),
+        typer.Argument(
+            help="Published .pth or .pkl of MinVIS, CTVIS, Mask2Former or GenVIS, or a Hugging Face folder."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     classes: Annotated[
@@ -26,6 +36,9 @@ def convert(
             "names with commas, coco, ytvis2019, ytvis2021, ovis."
         ),
     ] = None,
+    kind: Annotated[
+        Kind, typer.Option(help="What was published: a network of single frames, or one of the GenVIS kind.")
+    ] = Kind.per_frame,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at OUT.")] = False,
 ) -> None:
     """Convert a published checkpoint to safetensors that hold the architecture and the class names too.
@@ -40,10 +53,11 @@ def convert(
     if out.exists() and not (overwrite and out.is_file()):
         hint = "choose another file or add --overwrite" if out.is_file() else "is no file; choose another name"
         raise OutputError(f"{out}: exists already; {hint}")
-    converted = convert_checkpoint(checkpoint, out, None if classes is None else class_names(classes))
+    converted = convert_checkpoint(checkpoint, out, None if classes is None else class_names(classes), kind.value)
     console = report_console()
     console.print(f"{out}: {_told(converted)}")
-    console.print(f"export it with `visrt export {out} --size HxW --out BUNDLE`", markup=False)
+    family = "" if converted.family == "minvis" else f" --family {converted.family}"
+    console.print(f"export it with `visrt export {out}{family} --size HxW --out BUNDLE`", markup=False)
 
 
 def _told(converted: Converted) -> str:
