@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from visrt.runtime.network import FrameInputs, FrameOutputs, Network, StartedFrames
 from visrt.runtime.results import FrameResult
@@ -23,12 +24,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Answered:
-    """What the frame engine said of the clips of one stream; of the same call are `call_frames` frames in all."""
+    """What the frame engine said of the clips of one stream."""
 
     stream: Stream
     clips: Clips
     outputs: Sequence[FrameOutputs]
-    call_frames: int
 
     def results(self) -> list[FrameResult]:
         """Results of these clips: the state of the stream goes on, so that this is asked once and in order."""
@@ -42,9 +42,6 @@ class Rounds:
         self._network = network
         self._started: deque[Started] = deque()
 
-    def __len__(self) -> int:
-        return len(self._started)
-
     def start(self, clips: Sequence[tuple[Stream, Clips]]) -> None:
         """Hands the clips of all these streams to the frame engine in one call; nothing happens if there are none."""
         full = [(stream, one) for stream, one in clips if len(one)]
@@ -52,15 +49,16 @@ class Rounds:
             inputs = FrameInputs.joined([one.inputs for _, one in full])
             self._started.append(Started(self._network.start(inputs), full))
 
-    def finish(self, leave: int) -> Iterator[Answered]:
-        """What the engine said, stream by stream in the order of the calls, until `leave` calls are in flight."""
+    def finish(self, leave: int) -> Iterator[list[Answered]]:
+        """What the engine said to each call, in order, until `leave` calls are in flight."""
         while len(self._started) > leave:
             started = self._started.popleft()
             outputs = self._network.finish(started.frames)
-            at = 0
-            for stream, clips in started.clips:
-                yield Answered(stream, clips, outputs[at : at + len(clips)], len(outputs))
-                at += len(clips)
+            ends = list(accumulate(len(clips) for _, clips in started.clips))
+            yield [
+                Answered(stream, clips, outputs[end - len(clips) : end])
+                for (stream, clips), end in zip(started.clips, ends, strict=True)
+            ]
 
     def forget(self) -> None:
         """Drops what is in flight."""

@@ -149,7 +149,7 @@ class Session:
     def _finish(self, leave: int) -> list[FrameResult]:
         """Results of the frames that were started, in order, until `leave` calls of the engine are in flight."""
         results: list[FrameResult] = []
-        for answered in self._rounds.finish(leave):
+        for [answered] in self._rounds.finish(leave):
             results += answered.results()
             self.last_times = self._watch.take(len(answered.clips))
             self.times = self.times.plus(self.last_times)

@@ -98,6 +98,11 @@ class Stream:
         self.events = SessionEvents()
 
     @property
+    def clip_frames(self) -> int:
+        """Frames that are followed together, so that a result may come so many frames later."""
+        return self._follower.clip_frames
+
+    @property
     def state(self) -> Any:
         return self._follower.state
 

@@ -15,37 +15,54 @@ __all__ = ["FrameReader", "ResultWriter"]
 
 POLL_S = 0.1
 HANG_S = 2.0
+LIVE_POLL_S = 0.001
 AHEAD_FRAMES = 3
 """Frames a queue holds: enough to smooth a slow frame, few enough to keep memory flat."""
 
+LIVE_AHEAD_FRAMES = 1
+"""Of a live source only the newest frame waits: a longer queue would show the past."""
+
+
+def unheard() -> None:
+    """What is called where nobody waits for news."""
+
 
 class FrameReader:
-    """Reads a source in a thread of its own. A file waits for its reader; a live source drops its oldest frame.
+    """Reads a source in a thread of its own. A file waits for its reader; of a live source the newest frame is kept.
 
     dropped: frames of a live source that came faster than they were taken. decode_s: time spent inside the source.
+    ended: the source has no more frames, and all were taken. `news` is called when there is something to take.
     """
 
-    def __init__(self, source: Source, stopped: Callable[[], bool]) -> None:
+    def __init__(self, source: Source, stopped: Callable[[], bool], news: Callable[[], None] = unheard) -> None:
         self.dropped = 0
         self.decode_s = 0.0
-        self._source, self._stopped = source, stopped
-        self._frames: queue.Queue[VideoFrame | BaseException | None] = queue.Queue(AHEAD_FRAMES)
+        self.ended = False
+        self._source, self._stopped, self._news = source, stopped, news
+        ahead = LIVE_AHEAD_FRAMES if source.info.live else AHEAD_FRAMES
+        self._frames: queue.Queue[VideoFrame | BaseException | None] = queue.Queue(ahead)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="visrt-reader", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[VideoFrame]:
         """Frames until the source ends or `stopped()`, which is asked also while a camera keeps silent."""
-        while not self._stopped():
-            try:
-                item = self._frames.get(timeout=POLL_S)
-            except queue.Empty:
-                continue
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while not self._stopped() and not self.ended:
+            frame = self.take(POLL_S)
+            if frame is not None:
+                yield frame
+
+    def take(self, timeout_s: float = 0.0) -> VideoFrame | None:
+        """The next frame; None if there is none within `timeout_s`, or no more. Raises what ended the source."""
+        try:
+            item = self._frames.get(timeout=timeout_s) if timeout_s else self._frames.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            self.ended = True
+            raise item
+        self.ended = item is None
+        return item
 
     def close(self) -> None:
         """Lets go of the source; of one that hangs in a read (a camera that was unplugged) without waiting for it."""
@@ -68,11 +85,14 @@ class FrameReader:
             self._put(error)
 
     def _put(self, item: VideoFrame | BaseException | None) -> None:
+        """Waits for room; a frame of a live source makes its own, as the last one of a source does not."""
+        makes_room = self._source.info.live and isinstance(item, VideoFrame)
         while not self._closing.is_set():
             try:
-                return self._frames.put(item, timeout=POLL_S if not self._source.info.live else 0.001)
+                self._frames.put(item, timeout=LIVE_POLL_S if makes_room else POLL_S)
+                return self._news()
             except queue.Full:
-                if self._source.info.live:
+                if makes_room:
                     self._drop_oldest()
 
     def _drop_oldest(self) -> None:
@@ -86,16 +106,22 @@ class FrameReader:
 class ResultWriter:
     """Feeds sinks, one after the other, in a thread of its own. Its first error stops it and meets the next `write`.
 
-    write_s: time spent inside the sinks.
+    write_s: time spent inside the sinks. room: results that a `write` never waits for, beside those it may have to.
+    `news` is called when a result was written.
     """
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    def __init__(self, sinks: Sequence[Sink], news: Callable[[], None] = unheard, room: int = 0) -> None:
         self.write_s = 0.0
-        self._sinks = sinks
+        self._sinks, self._news = sinks, news
         self._error: BaseException | None = None
-        self._results: queue.Queue[tuple[FrameResult, Image] | None] = queue.Queue(AHEAD_FRAMES)
+        self._results: queue.Queue[tuple[FrameResult, Image] | None] = queue.Queue(AHEAD_FRAMES + room)
         self._thread = threading.Thread(target=self._run, name="visrt-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def behind(self) -> bool:
+        """Whether so many results wait for the sinks that it is better to make no more of them."""
+        return self._results.qsize() >= AHEAD_FRAMES
 
     def write(self, result: FrameResult, image: Image) -> None:
         """Hands a result over, waiting while the sinks are behind."""
@@ -116,6 +142,7 @@ class ResultWriter:
                 started = perf_counter()
                 self._guard(lambda item=item: self._write_all(*item))  # type: ignore[misc]
                 self.write_s += perf_counter() - started
+            self._news()
 
     def _write_all(self, result: FrameResult, image: Image) -> None:
         for sink in self._sinks:

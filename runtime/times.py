@@ -26,10 +26,18 @@ class StageTimes:
         seconds = {stage: self.seconds[stage] + other.seconds[stage] for stage in STAGES}
         return StageTimes(self.frames + other.frames, seconds)
 
+    def part(self, frames: int) -> StageTimes:
+        """The share of `frames` of them: all take the same."""
+        share = frames / max(self.frames, 1)
+        return StageTimes(frames, {stage: share * seconds for stage, seconds in self.seconds.items()})
+
+    def told(self) -> dict[str, float]:
+        """Seconds by stage, without the stages that only other families have."""
+        return {stage: seconds for stage, seconds in self.seconds.items() if seconds or stage not in SOMETIMES}
+
     def ms_a_frame(self) -> dict[str, float]:
         """Mean milliseconds a frame by stage; zero before the first frame."""
-        told = {stage: seconds for stage, seconds in self.seconds.items() if seconds or stage not in SOMETIMES}
-        return {stage: 1e3 * seconds / max(self.frames, 1) for stage, seconds in told.items()}
+        return {stage: 1e3 * seconds / max(self.frames, 1) for stage, seconds in self.told().items()}
 
 
 class Stopwatch:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_sources import FakeSource, ListSink
 from written_clips import red_square, write_clip
 
 from visrt.runtime.errors import NumericalError, OutputError, SourceError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import SessionEvents
-from visrt.runtime.source import Image, SourceInfo, SourceReport, VideoFrame
+from visrt.runtime.source import Image, VideoFrame
 from visrt.runtime.threads import FrameReader, ResultWriter
 from visrt.runtime.times import StageTimes
 from visrt.runtime.tracking import SourceOutcome, track_source
@@ -48,43 +49,6 @@ class FakeTracker:
     def flush(self) -> list[FrameResult]:
         rest, self.waiting = self.waiting, []
         return rest
-
-
-class FakeSource:
-    """`frames` frames whose pixels say their number; `live` ones come as fast as they can."""
-
-    def __init__(self, frames: int, live: bool = False, then: Exception | None = None) -> None:
-        self.info = SourceInfo("fake", "camera" if live else "file", live=live)
-        self.report = SourceReport()
-        self.frames, self.then, self.closed = frames, then, False
-
-    def __iter__(self) -> Iterator[VideoFrame]:
-        for index in range(self.frames):
-            self.report = replace(self.report, decoded=index + 1)
-            yield VideoFrame(index, index / 10, np.full((4, 4, 3), index % 256, np.uint8))
-        if self.then:
-            raise self.then
-        self.report = replace(self.report, end="complete")
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class ListSink:
-    """Keeps what it was given; fails at the write number `fails_at`."""
-
-    def __init__(self, fails_at: int | None = None, pause_s: float = 0) -> None:
-        self.got: list[tuple[int, int]] = []
-        self.fails_at, self.pause_s, self.closed = fails_at, pause_s, False
-
-    def write(self, result: FrameResult, image: Image) -> None:
-        if len(self.got) == self.fails_at:
-            raise OutputError("disk full")
-        time.sleep(self.pause_s)
-        self.got.append((result.index, int(image[0, 0, 0])))
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def never() -> bool:
