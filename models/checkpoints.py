@@ -29,6 +29,7 @@ from visrt.runtime.settings import load_settings
 __all__ = [
     "Checkpoint",
     "class_names_of",
+    "fill",
     "fitted_network",
     "load_checkpoint",
     "load_weights",
@@ -127,10 +128,14 @@ def load_weights(network: Mask2Former, path: Path | str) -> list[str]:
     own = network.state_dict()
     kept = [key for key in CLASSIFIER if key in weights and weights[key].shape != own[key].shape]
     kept += [key for key in own if key.startswith(PREDICTOR + "reid_embed.") and key not in weights]
-    weights.update({key: own[key] for key in kept})
-    _check_fit(network, weights, checkpoint.path)
-    network.load_state_dict({**weights, **_position_indices(network)})
+    fill(network, {**weights, **{key: own[key] for key in kept}}, checkpoint.path)
     return kept
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy `weights`, from the file at `path`, into `network`. Raises CheckpointError listing what does not fit."""
+    _check_fit(network, weights, path)
+    network.load_state_dict({**weights, **_position_indices(network)})
 
 
 def save_checkpoint(

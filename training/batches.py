@@ -79,6 +79,8 @@ def clip_loader(
         # A forked worker inherits OpenCV's thread pool without its threads and waits for them for ever.
         multiprocessing_context="spawn" if settings.data.workers else None,
         prefetch_factor=4 if settings.data.workers else None,
+        # Without one of its own it draws from the generator of the loss points, and a resumed run would draw once more.
+        generator=torch.Generator(),
     )
 
 

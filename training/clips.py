@@ -50,6 +50,7 @@ class ClipSettings(PoolSettings):
     min_visible: float = 0.08
     max_objects: int = 24
     video_span_frames: int = 20
+    returning: float = 0.0
     pad_rgb: tuple[int, int, int] = (124, 116, 104)
     camera: CameraSettings = field(default_factory=CameraSettings)
     paste: PasteSettings = field(default_factory=PasteSettings)
@@ -80,7 +81,15 @@ class ClipDataset:
         if not 0 <= index < self._length:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, index])
-        return make_clip(self.pool, clip_times(self.settings.frames, rng), self.settings, rng)
+        return make_clip(self.pool, _times(self.settings, rng), self.settings, rng)
+
+
+def _times(settings: ClipSettings, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Times of the frames of a clip, 0 to 1."""
+    times = clip_times(settings.frames, rng)
+    # Asked for first, so that clips without returns are what they were before there was such a setting.
+    returns = settings.returning > 0 and rng.random() < settings.returning
+    return 1 - np.abs(2 * times - 1) if returns else times
 
 
 def collate(clips: Sequence[Clip]) -> list[Clip]:
@@ -89,7 +98,7 @@ def collate(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def make_clip(pool: Pool, times: NDArray[np.float64], settings: ClipSettings, rng: np.random.Generator) -> Clip:
-    """A clip of a random scene of `pool`, at `times` (0 to 1, ascending)."""
+    """A clip of a random scene of `pool`, at `times` (0 to 1)."""
     filmed = _filmed(pool.draw_base(rng), times, settings, rng)
     pictures = [pool.picture(frame) for frame in filmed]
     scene = _scene(pool, filmed[0], pictures, settings, rng)

@@ -1,50 +1,197 @@
-"""Losses of GenVIS on one clip: class of every slot, masks of the objects that are visible in it."""
+"""Losses of GenVIS over the clips of a video: classes and masks of slots after every layer, and similarity.
+
+As the release means it: its weights, each decoder layer with an assignment of its own. (One state of the released code
+names the similarity loss otherwise than its weight, by which it counts once with 1 instead of once a clip with 0.5.)
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from visrt.training.genvis_targets import ClipTargets, Held
-from visrt.training.losses import dice_loss
-from visrt.training.points import at_points, uncertain_points
+from visrt.training.genvis_settings import GenVisTraining
+from visrt.training.genvis_targets import (
+    ClipTargets,
+    Held,
+    assigned_anew,
+    assigned_unified,
+    clip_cost,
+    nothing_held,
+    video_targets,
+)
+from visrt.training.genvis_video import ClipPrediction, VideoOutputs
+from visrt.training.learner import Mean
+from visrt.training.losses import LossSettings, dice_loss
+from visrt.training.points import at_points, random_points, uncertain_points
+from visrt.training.targets import FrameTargets, Matches, match_layers
 
-__all__ = ["class_loss", "loss_points", "mask_losses"]
+__all__ = ["class_loss", "mask_losses", "similarity_loss", "video_losses", "wanted_classes"]
+
+ASSIGNMENTS = {"unified": assigned_unified, "each_clip": assigned_anew}
 
 
-def class_loss(class_logits: Tensor, targets: ClipTargets, held: Held, no_object_weight: float) -> Tensor:
-    """Cross-entropy over `class_logits` [S, K + 1]: a slot whose object is not in the clip learns "no object"."""
-    no_object = class_logits.shape[1] - 1
-    wanted = torch.full(class_logits.shape[:1], no_object, dtype=torch.int64, device=class_logits.device)
-    wanted[held.slots[targets.visible]] = targets.labels[targets.visible]
-    weight = torch.ones(no_object + 1, device=class_logits.device)
-    weight[no_object] = no_object_weight
-    return F.cross_entropy(class_logits.float(), wanted, weight)
-
-
-def mask_losses(mask_logits: Tensor, targets: ClipTargets, held: Held, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of mask BCE and dice over the M visible objects, each over the points of all T frames of the clip.
-
-    `mask_logits` [S, T, h, w]; `points` [M * T, P, 2], (x, y) in 0..1, object by object.
+@dataclass(frozen=True)
+class Stream:
+    """One video as one layer of the frame decoder shows it: its targets clip by clip, its mask features [F, D, h, w]
+    clip by clip, and for each frame the queries of that layer that found an object, by its id.
     """
-    chosen = mask_logits[held.slots[targets.visible]].float()
+
+    clips: list[ClipTargets]
+    mask_features: Sequence[Tensor]
+    matches: list[Matches]
+
+
+def video_losses(
+    outputs: VideoOutputs, targets: list[FrameTargets], settings: LossSettings, video: GenVisTraining, mean: Mean
+) -> dict[str, Tensor]:
+    """Weighted losses by name, summed over clips and layers; `targets` of B * F frames."""
+    streams = _streams(outputs, targets, settings, video)
+    zero = outputs.mask_features.sum() * 0
+    losses = dict.fromkeys(("class", "mask", "dice"), zero)
+    held = [
+        [nothing_held(len(one.clips[0].labels), zero.device) for one in streams] for _ in outputs.clips[0].class_logits
+    ]
+    similar = zero
+    for number, clip in enumerate(outputs.clips):
+        seen = [one.clips[number] for one in streams]
+        count = mean(sum(int(targets.visible.sum()) for targets in seen))
+        for layer in range(len(held)):
+            held[layer], told = _layer_losses(clip, layer, number, streams, held[layer], settings, video)
+            losses = {
+                "class": losses["class"] + settings.class_weight * told[0],
+                "mask": losses["mask"] + settings.mask_weight * told[1] / count,
+                "dice": losses["dice"] + settings.dice_weight * told[2] / count,
+            }
+        if video.similarity_weight:
+            similar = similar + video.similarity_weight * _similarity(clip, number, streams, held[-1], video)
+    return losses | ({"similarity": similar} if video.similarity_weight else {})
+
+
+def _streams(
+    outputs: VideoOutputs, targets: list[FrameTargets], settings: LossSettings, video: GenVisTraining
+) -> list[Stream]:
+    frames = outputs.mask_features.shape[1]
+    videos = [targets[i : i + frames] for i in range(0, len(targets), frames)]
+    clips = [video_targets(one, video.clip_frames) for one in videos]
+    features = [one.split(video.clip_frames) for one in outputs.mask_features]
+    streams = []
+    for layer in _found(outputs, targets, settings, video):
+        for b in range(len(videos)):
+            streams.append(Stream(clips[b], features[b], layer[b * frames : (b + 1) * frames]))
+    return streams
+
+
+def _found(
+    outputs: VideoOutputs, targets: list[FrameTargets], settings: LossSettings, video: GenVisTraining
+) -> list[list[Matches]]:
+    """For each frame layer and frame the queries that found objects, by id; only the similarity loss asks for them."""
+    if not video.similarity_weight:
+        return [[] for _ in outputs.frame_layers]
+    matches = match_layers(outputs.frame_layers, outputs.frame_mask_features, targets, settings.match)
+    return [
+        [Matches(pairs.queries, target.ids[pairs.objects]) for pairs, target in zip(layer, targets, strict=True)]
+        for layer in matches
+    ]
+
+
+def _layer_losses(
+    clip: ClipPrediction,
+    layer: int,
+    number: int,
+    streams: list[Stream],
+    held: list[Held],
+    settings: LossSettings,
+    video: GenVisTraining,
+) -> tuple[list[Held], tuple[Tensor, Tensor, Tensor]]:
+    """What slots hold after clip `number` in the opinion of `layer`, by stream, and class, BCE and dice losses."""
+    logits, embeddings = clip.class_logits[layer], clip.mask_embeddings[layer]
+    assign = ASSIGNMENTS[video.assignment]
+    after, chosen, wanted, classes = [], [], [], []
+    for n, stream in enumerate(streams):
+        targets, features = stream.clips[number], stream.mask_features[number]
+        with torch.no_grad():
+            points = random_points(1, settings.match.points, features.device)
+            masks = _masks(embeddings[n], features)
+            cost = clip_cost(logits[n], masks, targets, points, settings.match)
+            after.append(assign(cost, targets.visible, held[n]))
+        classes.append(wanted_classes(logits[n], targets, after[n]))
+        chosen.append(_masks(embeddings[n, after[n].slots[targets.visible]], features))
+        wanted.append(targets.masks[targets.visible])
+    label = class_loss(logits, torch.stack(classes), settings.no_object_weight)
+    return after, (label, *_sampled_mask_losses(torch.cat(chosen), torch.cat(wanted), settings))
+
+
+def _masks(embeddings: Tensor, features: Tensor) -> Tensor:
+    """Mask logits [S, T, h, w] of `embeddings` [S, D] over `features` [T, D, h, w]."""
+    return torch.einsum("sd,tdhw->sthw", embeddings, features)
+
+
+def wanted_classes(class_logits: Tensor, targets: ClipTargets, held: Held) -> Tensor:
+    """What slots with `class_logits` [S, K + 1] should be, [S]: "no object" where their object is not in the clip."""
+    wanted = torch.full(class_logits.shape[:1], class_logits.shape[1] - 1, dtype=torch.int64, device=held.slots.device)
+    wanted[held.slots[targets.visible]] = targets.labels[targets.visible]
+    return wanted
+
+
+def class_loss(class_logits: Tensor, wanted: Tensor, no_object_weight: float) -> Tensor:
+    """Cross-entropy over `class_logits` [N, S, K + 1]; `wanted` [N, S]."""
+    weight = torch.ones(class_logits.shape[-1], device=class_logits.device)
+    weight[-1] = no_object_weight
+    return F.cross_entropy(class_logits.float().flatten(0, 1), wanted.flatten(), weight)
+
+
+def _sampled_mask_losses(chosen: Tensor, wanted: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
     if not len(chosen):
-        zero = mask_logits.sum() * 0
-        return zero, zero
-    frames = chosen.shape[1]
-    sampled = at_points(chosen.flatten(0, 1)[:, None], points)[:, 0].unflatten(0, (-1, frames)).flatten(1)
+        return chosen.sum(), chosen.sum()
     with torch.no_grad():
-        masks = targets.masks[targets.visible].flatten(0, 1)
-        truth = at_points(masks[:, None], points)[:, 0].unflatten(0, (-1, frames)).flatten(1)
+        points = uncertain_points(
+            chosen.float().flatten(0, 1), settings.points, settings.oversample, settings.importance
+        )
+    return mask_losses(chosen, wanted, points)
+
+
+def mask_losses(chosen: Tensor, wanted: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of mask BCE and dice over M objects, each over the points of all T frames of its clip.
+
+    Logits `chosen` [M, T, h, w], masks `wanted` [M, T, H, W]; `points` [M * T, P, 2], (x, y) in 0..1.
+    """
+    frames = chosen.shape[1]
+    sampled, truth = (
+        at_points(masks.float().flatten(0, 1)[:, None], points)[:, 0].unflatten(0, (-1, frames)).flatten(1)
+        for masks in (chosen, wanted)
+    )
     bce = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none").mean(1).sum()
     return bce, dice_loss(sampled.sigmoid(), truth).sum()
 
 
-@torch.no_grad()
-def loss_points(
-    mask_logits: Tensor, targets: ClipTargets, held: Held, points: int, oversample: float, importance: float
+def _similarity(
+    clip: ClipPrediction, number: int, streams: list[Stream], held: list[Held], video: GenVisTraining
 ) -> Tensor:
-    """Points [M * T, points, 2] for `mask_losses`, most of them where the slots are unsure of their masks."""
-    chosen = mask_logits[held.slots[targets.visible]].float()
-    return uncertain_points(chosen.flatten(0, 1), points, oversample, importance)
+    """The similarity loss of clip `number`: frame queries that found an object, and slots that hold it."""
+    first = number * video.clip_frames
+    groups = []
+    for n, stream in enumerate(streams):
+        frames = stream.matches[first : first + video.clip_frames]
+        visible = stream.clips[number].visible
+        embeddings = [clip.frame_embeddings[n, t, pairs.queries] for t, pairs in enumerate(frames)]
+        ids = torch.cat([*(pairs.objects for pairs in frames), visible.nonzero()[:, 0]])
+        groups.append((torch.cat([*embeddings, clip.slot_embeddings[n, held[n].slots[visible]]]), ids))
+    return similarity_loss(groups)
+
+
+def similarity_loss(groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Mean cross-entropy over the pairs within each group: are two embeddings, by inner product, of one object?
+
+    A group is embeddings [M, E] with the id [M] of the object of each.
+    """
+    losses = []
+    for embeddings, ids in groups:
+        products = embeddings.float() @ embeddings.float().T
+        same = (ids[:, None] == ids[None]).float()
+        losses.append(F.binary_cross_entropy_with_logits(products, same, reduction="none").flatten())
+    joined = torch.cat(losses)
+    return joined.sum() / max(len(joined), 1)

@@ -6,6 +6,7 @@ a newcomer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,9 +14,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from visrt.training.points import at_points
-from visrt.training.targets import MatchSettings, pairwise_bce, pairwise_dice
+from visrt.training.targets import FrameTargets, MatchSettings, pairwise_bce, pairwise_dice
 
-__all__ = ["ClipTargets", "Held", "assigned_anew", "assigned_unified", "clip_cost", "nothing_held"]
+__all__ = ["ClipTargets", "Held", "assigned_anew", "assigned_unified", "clip_cost", "nothing_held", "video_targets"]
 
 FORBIDDEN = 1e6
 """Cost of a pair that must not be."""
@@ -42,6 +43,18 @@ class Held:
 
     slots: Tensor
     seen: Tensor
+
+
+def video_targets(frames: Sequence[FrameTargets], clip_frames: int) -> list[ClipTargets]:
+    """The objects of a video's `frames`, ids 0 to N - 1, in each of its clips of `clip_frames` frames."""
+    count = max((int(frame.ids.max()) + 1 for frame in frames if len(frame.ids)), default=0)
+    device = frames[0].labels.device
+    labels = torch.zeros(count, dtype=torch.int64, device=device)
+    masks = torch.zeros(count, len(frames), *frames[0].masks.shape[1:], device=device)
+    for t, frame in enumerate(frames):
+        labels[frame.ids] = frame.labels
+        masks[frame.ids, t] = frame.masks
+    return [ClipTargets(labels, clip, clip.flatten(1).any(1)) for clip in masks.split(clip_frames, dim=1)]
 
 
 def nothing_held(objects: int, device: torch.device | None = None) -> Held:

@@ -17,22 +17,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from visrt.models.checkpoints import load_weights, save_checkpoint
-from visrt.models.efficientnet import imagenet_weights
-from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.settings import settings_from_file
-from visrt.training.batches import Batch, clip_loader, training_clips, validation_clips
-from visrt.training.losses import association_losses, frame_losses
+from visrt.training.batches import Batch, clip_loader, training_clips
+from visrt.training.learner import Trained
+from visrt.training.learners import learner_of
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.plot import plot_run
-from visrt.training.quality import clip_quality
-from visrt.training.settings import TrainSettings, check_settings
-from visrt.training.targets import Matches
+from visrt.training.settings import TrainSettings
 
 __all__ = ["train"]
 
@@ -62,7 +58,7 @@ class Run:
     """A run under way: network, optimiser, average, step."""
 
     def __init__(self, settings: TrainSettings, folder: Path) -> None:
-        check_settings(settings)
+        self.learner = learner_of(settings)
         set_seed(settings.seed)
         self.settings = settings
         self.folder = folder
@@ -71,7 +67,7 @@ class Run:
         _keep_settings(settings, folder / "settings.json")
         self.accelerator = Accelerator(mixed_precision=settings.optim.mixed_precision)
         self.clips = training_clips(settings, self.accelerator.num_processes)
-        network = initial_network(settings)
+        network = self.learner.start()
         optimizer = optimizer_for(network, settings.optim)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         # Not prepared by accelerate, which would step it once a process.
@@ -100,7 +96,7 @@ class Run:
         started = time.perf_counter()
         self.network.train()
         with self.accelerator.autocast():
-            losses = self.losses(batch)
+            losses = self.learner.losses(self.network, batch, self._mean)
         total = sum(losses.values(), start=batch.images.new_zeros(()))
         if not torch.isfinite(total):
             raise NumericalError(
@@ -120,22 +116,11 @@ class Run:
         self._log({**metrics, "grad_norm": float(norm or 0.0), "lr": rate, "step_s": seconds})
         return metrics
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Weighted losses by name; frames of all clips go through the network together."""
-        settings = self.settings.loss
-        layers, mask_features, embeddings = self.network(batch.images)
-        count = torch.tensor(float(batch.mask_count), device=batch.images.device)
-        mask_count = max(float(self.accelerator.reduce(count, reduction="mean")), 1.0)
-        losses, matches = frame_losses(layers, mask_features, batch.targets, settings, mask_count)
-        objects = [Matches(m.queries, t.ids[m.objects]) for m, t in zip(matches, batch.targets, strict=True)]
-        return losses | association_losses(embeddings.unflatten(0, (-1, batch.frames)), objects, settings)
-
     def validate(self) -> None:
         """Quality on the held-out clips, appended to the metrics file."""
         if not self.accelerator.is_main_process:
             return
-        network = self.shipped()
-        quality = clip_quality(network, validation_clips(self.settings), self.accelerator.device)
+        quality = self.learner.quality(self.shipped(), self.accelerator.device)
         self._log({f"quality_{name}": value for name, value in quality.items()})
         plot_run(self.metrics_path, self.folder / "plot.png")
 
@@ -145,53 +130,28 @@ class Run:
         self.accelerator.save_state(str(self.folder / "state"))
         if self.accelerator.is_main_process:
             (self.folder / "state" / "progress.json").write_text(json.dumps({"step": self.step}))
-            save_checkpoint(self.shipped(), self.weights_path, self.clips.classes, {"step": str(self.step)})
+            self.learner.save(self.shipped(), self.weights_path, self.clips.classes, {"step": str(self.step)})
 
-    def shipped(self) -> Mask2Former:
+    def shipped(self) -> nn.Module:
         """The network as it would ship now: the running average if one is kept."""
         averaged = self.settings.optim.ema_decay > 0
         trained = self.average.module if averaged else self.accelerator.unwrap_model(self.network)
-        assert isinstance(trained, TrainedLayers)
+        assert isinstance(trained, Trained)
         return trained.network
 
     def _average(self) -> None:
         if self.settings.optim.ema_decay:
             self.average.update_parameters(self.accelerator.unwrap_model(self.network))
 
+    def _mean(self, count: float) -> float:
+        """The mean of `count` over processes, at least 1."""
+        told = torch.tensor(float(count), device=self.accelerator.device)
+        return max(float(self.accelerator.reduce(told, reduction="mean")), 1.0)
+
     def _log(self, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             with self.metrics_path.open("a") as file:
                 file.write(json.dumps({"step": self.step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
-
-
-class TrainedLayers(nn.Module):
-    """The network as the losses want it: every layer's prediction, mask features, embeddings of the last layer.
-
-    DistributedDataParallel only follows `forward`, hence a module of its own.
-    """
-
-    def __init__(self, network: Mask2Former) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[list[Any], Tensor, Tensor]:
-        layers, mask_features = self.network.layers(images)
-        return layers, mask_features, self.network.embeddings(layers[-1].queries)
-
-
-def initial_network(settings: TrainSettings) -> TrainedLayers:
-    """A fresh network with the weights named by `settings.init`."""
-    network = Mask2Former(settings.network)
-    if settings.init == "imagenet":
-        if settings.network.backbone.kind != "efficientnet_lite0":
-            raise SettingsError(
-                f"init is 'imagenet' but the backbone is {settings.network.backbone.kind}: ImageNet weights come with "
-                "EfficientNet-Lite0 only; give the path of a checkpoint"
-            )
-        network.backbone.load_state_dict(imagenet_weights())
-    elif settings.init:
-        load_weights(network, Path(settings.init))
-    return TrainedLayers(network)
 
 
 def _keep_settings(settings: TrainSettings, path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.models.decoder import mask_logits
@@ -15,7 +18,7 @@ from visrt.models.mask2former import Mask2Former
 from visrt.training.batches import clip_batch
 from visrt.training.clips import Clip
 
-__all__ = ["clip_quality"]
+__all__ = ["Followed", "FramePairs", "clip_quality", "pairs_of", "rates"]
 
 SCORE = 0.5
 IOU = 0.5
@@ -27,20 +30,39 @@ def clip_quality(network: Mask2Former, clips: Iterable[Clip], device: torch.devi
     A query counts if its class score reaches 0.5; a pair is right if the class agrees and the mask IoU exceeds 0.5.
     Linking is MinVIS's: Hungarian on the cosine similarity of all queries of consecutive frames.
     """
-    found = reported = wanted = linked = links = 0
     network.eval()
+    return rates(_linked(network, clip, device) for clip in clips)
+
+
+@dataclass(frozen=True)
+class FramePairs:
+    """One frame: the query that found each object, how many queries count, and how many objects there are."""
+
+    query_of: dict[int, int]
+    reported: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The frames of a clip, and from each to the next, which query goes on as which."""
+
+    frames: list[FramePairs]
+    links: list[dict[int, int]]
+
+
+def rates(clips: Iterable[Followed]) -> dict[str, float]:
+    """Shares over all frames: of the objects found, of the queries right, of the objects linked rightly."""
+    found = reported = wanted = linked = links = 0
     for clip in clips:
-        truth = [(_present(clip, t)) for t in range(len(clip.frames))]
-        queries, embeddings = _frame_pairs(network, clip, truth, device)
-        for frame in queries:
+        for frame in clip.frames:
             reported += frame.reported
             found += len(frame.query_of)
             wanted += frame.wanted
-        for t in range(1, len(queries)):
-            link = _link(embeddings[t - 1], embeddings[t])
-            both = queries[t - 1].query_of.keys() & queries[t].query_of.keys()
+        for before, after, link in zip(clip.frames, clip.frames[1:], clip.links, strict=False):
+            both = before.query_of.keys() & after.query_of.keys()
             links += len(both)
-            linked += sum(link[queries[t - 1].query_of[i]] == queries[t].query_of[i] for i in both)
+            linked += sum(link[before.query_of[i]] == after.query_of[i] for i in both)
     return {
         "recall": found / max(wanted, 1),
         "precision": found / max(reported, 1),
@@ -48,40 +70,35 @@ def clip_quality(network: Mask2Former, clips: Iterable[Clip], device: torch.devi
     }
 
 
-class FramePairs:
-    """Objects of one frame and the queries that found them."""
-
-    def __init__(self, query_of: dict[int, int], reported: int, wanted: int) -> None:
-        self.query_of = query_of
-        self.reported = reported
-        self.wanted = wanted
-
-
-def _present(clip: Clip, t: int) -> NDArray[np.int64]:
-    return np.flatnonzero(clip.masks[:, t].any((1, 2)))
-
-
 @torch.no_grad()
-def _frame_pairs(
-    network: Mask2Former, clip: Clip, truth: list[NDArray[np.int64]], device: torch.device
-) -> tuple[list[FramePairs], torch.Tensor]:
+def _linked(network: Mask2Former, clip: Clip, device: torch.device) -> Followed:
     settings = network.settings
     images = clip_batch([clip], settings.pixel_mean, settings.pixel_std).images.to(device)
     outputs = [network(image[None]) for image in images]
-    pairs = []
-    for t, out in enumerate(outputs):
-        scores, labels = out.class_logits[0].softmax(-1)[:, :-1].max(-1)
-        kept = (scores >= SCORE).nonzero()[:, 0]
-        # Resized as a batch of single-channel maps: interpolate refuses zero channels, not zero batches.
-        logits = mask_logits(out.mask_embeddings[:, kept], out.mask_features).transpose(0, 1)
-        masks = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
-        objects = truth[t]
-        iou = _iou(masks.cpu().numpy(), clip.masks[objects, t])
-        iou[labels[kept].cpu().numpy()[:, None] != clip.labels[objects][None]] = 0
-        rows, columns = linear_sum_assignment(-iou)
-        query_of = {int(objects[c]): int(kept[r]) for r, c in zip(rows, columns, strict=True) if iou[r, c] > IOU}
-        pairs.append(FramePairs(query_of, len(kept), len(objects)))
-    return pairs, torch.stack([out.embeddings[0] for out in outputs]).cpu()
+    pairs = [
+        pairs_of(out.class_logits[0], out.mask_embeddings[0], out.mask_features[0], clip, t)
+        for t, out in enumerate(outputs)
+    ]
+    embeddings = [out.embeddings[0].cpu() for out in outputs]
+    return Followed(pairs, [_link(*both) for both in pairwise(embeddings)])
+
+
+def pairs_of(class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, clip: Clip, t: int) -> FramePairs:
+    """What queries of `class_logits` [Q, K + 1] and `mask_embeddings` [Q, D] found in frame `t` of `clip`.
+
+    `mask_features` [D, h, w].
+    """
+    scores, labels = class_logits.softmax(-1)[:, :-1].max(-1)
+    kept = (scores >= SCORE).nonzero()[:, 0]
+    # Resized as a batch of single-channel maps: interpolate refuses zero channels, not zero batches.
+    logits = mask_logits(mask_embeddings[None, kept], mask_features[None]).transpose(0, 1)
+    masks = F.interpolate(logits, size=clip.frames.shape[1:3], mode="bilinear", align_corners=False)[:, 0] > 0
+    objects = np.flatnonzero(clip.masks[:, t].any((1, 2)))
+    iou = _iou(masks.cpu().numpy(), clip.masks[objects, t])
+    iou[labels[kept].cpu().numpy()[:, None] != clip.labels[objects][None]] = 0
+    rows, columns = linear_sum_assignment(-iou)
+    query_of = {int(objects[c]): int(kept[r]) for r, c in zip(rows, columns, strict=True) if iou[r, c] > IOU}
+    return FramePairs(query_of, len(kept), len(objects))
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -94,7 +111,7 @@ def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
     return iou
 
 
-def _link(before: torch.Tensor, after: torch.Tensor) -> dict[int, int]:
+def _link(before: Tensor, after: Tensor) -> dict[int, int]:
     """Query before -> query after, both [Q, C]."""
     similarity = F.normalize(before, dim=-1) @ F.normalize(after, dim=-1).T
     rows, columns = linear_sum_assignment(-similarity.numpy())

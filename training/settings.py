@@ -8,6 +8,7 @@ from typing import Literal
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import SettingsError
 from visrt.training.clips import ClipSettings
+from visrt.training.genvis_settings import GenVisTraining, check_genvis
 from visrt.training.losses import LossSettings
 from visrt.training.sources import SourceSettings
 
@@ -55,12 +56,16 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One run. init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing."""
+    """One run. init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing.
+
+    genvis: train GenVIS's video part on the frame network from `init`; None = train the frame network.
+    """
 
     network: NetworkSettings
     data: DataSettings
     optim: OptimSettings
     loss: LossSettings = field(default_factory=LossSettings)
+    genvis: GenVisTraining | None = None
     init: str | None = None
     seed: int = 0
     save_every: int = 250
@@ -69,6 +74,9 @@ class TrainSettings:
 
 def check_settings(settings: TrainSettings) -> None:
     """Refuse losses over clips where there is nothing for them to compare. Raises SettingsError."""
+    if settings.genvis is not None:
+        _check_video_part(settings, settings.genvis)
+        return
     loss, frames = settings.loss, settings.data.clips.frames
     contrast = loss.contrast != "off"
     if (contrast or loss.identity_weight) and frames < 2:
@@ -80,4 +88,18 @@ def check_settings(settings: TrainSettings) -> None:
         raise SettingsError(
             "network.reid_dim is 0, but loss.contrast trains the instance-embedding head; "
             "give it a size, 256 as published"
+        )
+
+
+def _check_video_part(settings: TrainSettings, genvis: GenVisTraining) -> None:
+    check_genvis(genvis, settings.network, settings.data.clips.frames, settings.data.clips.max_objects)
+    if settings.init in (None, "", "imagenet"):
+        raise SettingsError(
+            f"init is {settings.init!r}, but under genvis the frame network stays as it is; give the path of a "
+            "checkpoint: Mask2Former, VITA or GenVIS"
+        )
+    if settings.loss.contrast != "off" or settings.loss.identity_weight:
+        raise SettingsError(
+            "loss.contrast and loss.identity_weight train the embeddings of the frame network, which under genvis "
+            "stays as it is; switch them off"
         )

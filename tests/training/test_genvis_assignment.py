@@ -9,7 +9,7 @@ import torch
 from golden import golden_sets, load_golden
 from torch import Tensor
 
-from visrt.training.genvis_losses import class_loss, loss_points, mask_losses
+from visrt.training.genvis_losses import class_loss, mask_losses, similarity_loss, wanted_classes
 from visrt.training.genvis_targets import (
     ClipTargets,
     Held,
@@ -17,8 +17,9 @@ from visrt.training.genvis_targets import (
     assigned_unified,
     clip_cost,
     nothing_held,
+    video_targets,
 )
-from visrt.training.targets import MatchSettings
+from visrt.training.targets import FrameTargets, MatchSettings
 
 SETS = golden_sets("genvis_uvla_*")
 
@@ -53,10 +54,10 @@ def test_golden_genvis_assignment_and_losses_over_the_clips_of_a_video(path: Pat
         assert held.slots.tolist() == golden[name + "assigned_query_per_gt"].tolist()
 
         sampled = torch.from_numpy(golden[name + "loss_points_xy01"])
-        bce, dice = mask_losses(mask_logits, targets, held, sampled)
+        bce, dice = mask_losses(mask_logits[held.slots[visible]], targets.masks[visible], sampled)
         count = int(visible.sum())
         losses = {
-            "ce": class_loss(logits, targets, held, no_object_weight=0.1),
+            "ce": class_loss(logits[None], wanted_classes(logits, targets, held)[None], no_object_weight=0.1),
             "mask": bce / count,
             "dice": dice / count,
         }
@@ -105,23 +106,36 @@ def test_a_cost_that_is_nan_does_not_stop_the_run() -> None:
     assert assigned_unified(cost, seen(1, 1, 0), nothing_held(3)).slots[0] == 2
 
 
-def test_the_slot_of_an_absent_object_learns_no_object_and_no_mask() -> None:
-    masks = torch.rand(4, 2, 8, 8, requires_grad=True)
+def test_the_slot_of_an_absent_object_learns_no_object() -> None:
     targets = ClipTargets(torch.tensor([1, 0]), torch.ones(2, 2, 32, 32), seen(1, 0))
-    held = Held(torch.tensor([3, 0]), seen(1, 1))
-    points = loss_points(masks, targets, held, 20, 3.0, 0.75)
-    assert points.shape == (2, 20, 2)
-    bce, dice = mask_losses(masks, targets, held, points)
-    (bce + dice).backward()
-    assert masks.grad is not None
-    assert masks.grad[3].any()
-    assert not masks.grad[:3].any()
-    logits = torch.zeros(4, 3)
-    logits[3, 1], logits[:3, 2] = 20, 20
-    assert class_loss(logits, targets, held, 0.1) < 1e-3
+    wanted = wanted_classes(torch.zeros(4, 3), targets, Held(torch.tensor([3, 0]), seen(1, 1)))
+    assert wanted.tolist() == [2, 2, 2, 1]
+    logits = torch.zeros(1, 4, 3)
+    logits[0, 3, 1], logits[0, :3, 2] = 20, 20
+    assert class_loss(logits, wanted[None], 0.1) < 1e-3
 
 
-def test_a_clip_without_objects_costs_no_mask_loss() -> None:
-    masks = torch.rand(4, 1, 8, 8)
-    targets = ClipTargets(torch.tensor([1]), torch.zeros(1, 1, 32, 32), seen(0))
-    assert sum(mask_losses(masks, targets, nothing_held(1), torch.zeros(0, 9, 2))) == 0
+def test_the_clips_of_a_video_name_the_same_objects_in_the_same_order() -> None:
+    one, two = torch.zeros(1, 4, 6), torch.zeros(2, 4, 6)
+    one[:, 0], two[0, 1], two[1, 2] = 1, 1, 1
+    frames = [
+        FrameTargets(torch.tensor([7]), one, torch.tensor([2])),
+        FrameTargets(torch.tensor([], dtype=torch.int64), one[:0], torch.tensor([], dtype=torch.int64)),
+        FrameTargets(torch.tensor([5, 7]), two, torch.tensor([0, 2])),
+        FrameTargets(torch.tensor([6]), one, torch.tensor([1])),
+    ]
+    clips = video_targets(frames, 2)
+    assert [clip.labels.tolist() for clip in clips] == [[5, 6, 7]] * 2
+    assert [clip.visible.tolist() for clip in clips] == [[False, False, True], [True, True, True]]
+    assert torch.equal(clips[1].masks[2], torch.stack([two[1], torch.zeros(4, 6)]))
+    assert clips[0].masks.shape == (3, 2, 4, 6)
+    assert [len(clip.labels) for clip in video_targets(frames[1:2] * 2, 1)] == [0, 0]
+
+
+def test_similarity_counts_pairs_within_a_group_only() -> None:
+    alike = torch.tensor([[3.0, 0.0], [3.0, 0.0]])
+    other = torch.tensor([[0.0, 3.0], [0.0, -3.0]])
+    same, different = torch.tensor([4, 4]), torch.tensor([4, 5])
+    assert similarity_loss([(alike, same), (other, different)]) < 1e-3
+    assert similarity_loss([(alike, different)]) > 4
+    assert similarity_loss([(alike[:0], same[:0])]) == 0

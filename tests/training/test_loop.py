@@ -13,7 +13,7 @@ from tiny_sets import coco_values, write_coco
 
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
-from visrt.models.mask2former import NetworkSettings
+from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.clips import ClipSettings
@@ -53,6 +53,12 @@ def tiny_settings(folder: Path, **optim: Any) -> TrainSettings:
         save_every=2,
         validate_every=4,
     )
+
+
+def shipped(run: Run) -> Mask2Former:
+    network = run.shipped()
+    assert isinstance(network, Mask2Former)
+    return network
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -130,7 +136,7 @@ def test_ctvis_training_moves_the_embedding_head_and_is_repeated_from_its_file(t
     settings = contrasting(tmp_path / "data", contrast)
     torch.manual_seed(0)
     run = Run(settings, tmp_path / "run")
-    head = run.shipped().sem_seg_head.predictor.reid_embed
+    head = shipped(run).sem_seg_head.predictor.reid_embed
     assert head is not None
     before = [parameter.clone() for parameter in head.parameters()]
     metrics = run.advance(next(iter(run.batches())))
@@ -143,7 +149,7 @@ def test_ctvis_training_moves_the_embedding_head_and_is_repeated_from_its_file(t
 def test_without_losses_over_frames_the_embedding_head_stays_as_it_was(tmp_path: Path) -> None:
     """MinVIS learns from single frames, and weight decay must not eat what has no gradient."""
     run = Run(contrasting(tmp_path / "data", "off"), tmp_path / "run")
-    head = run.shipped().sem_seg_head.predictor.reid_embed
+    head = shipped(run).sem_seg_head.predictor.reid_embed
     assert head is not None
     before = [parameter.clone() for parameter in head.parameters()]
     run.advance(next(iter(run.batches())))
@@ -171,7 +177,7 @@ def test_imagenet_weights_for_another_backbone_are_refused(tmp_path: Path) -> No
 
 def test_norms_and_embeddings_do_not_decay_and_the_backbone_is_slower(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path / "data")
-    network = Run(settings, tmp_path / "run").shipped()
+    network = shipped(Run(settings, tmp_path / "run"))
     groups = {(g["lr"], g["weight_decay"]): g["params"] for g in optimizer_for(network, settings.optim).param_groups}
     assert {rate for rate, _ in groups} == {1e-4, 1e-5}
     plain = {id(p) for p in groups[1e-4, 0.0]}

@@ -1,0 +1,77 @@
+"""How GenVIS is trained: its video part, what becomes of a video's frames, and the paper's ablations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from visrt.models.genvis import GenVisNetworkSettings
+from visrt.models.mask2former import NetworkSettings
+from visrt.runtime.errors import SettingsError
+
+__all__ = ["GenVisTraining", "check_genvis"]
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class GenVisTraining:
+    """The defaults are the release's, online. The frame part is the run's `network`, from `init`, and stays as it is.
+
+    instances, heads, encoder_layers, decoder_layers, feedforward_dim: of the video part, see GenVisNetworkSettings.
+    clip_frames: a video's frames, data.clips.frames, are cut into clips of so many; 1 is online. streams: each of the
+    last so many layers of the frame decoder gives frame queries, and so a video of its own.
+    memory: a slot reads its "own_slot", or for the paper's ablations (table 5) "all_slots" or "nothing"; set the
+    bundle's memory_read to the same. assignment: "unified" over the clips of a video, or "each_clip" by itself (table
+    4). similarity_weight: of the loss that tells by inner products which frame queries and slots are one object.
+    new_heads: where no checkpoint has a video part, its class and mask heads start as the "frame" part's, which have
+    learned the same for single frames, or "random".
+    """
+
+    instances: Count = 100
+    heads: Count = 8
+    encoder_layers: Count = 6
+    decoder_layers: Count = 3
+    feedforward_dim: Count = 2048
+    clip_frames: Count = 1
+    streams: Count = 3
+    memory: Literal["own_slot", "all_slots", "nothing"] = "own_slot"
+    assignment: Literal["unified", "each_clip"] = "unified"
+    similarity_weight: Annotated[float, Field(ge=0)] = 0.5
+    new_heads: Literal["frame", "random"] = "frame"
+
+    def network(self, frame: NetworkSettings) -> GenVisNetworkSettings:
+        """The whole network on the frame part `frame`."""
+        return GenVisNetworkSettings(
+            frame, self.instances, self.heads, self.encoder_layers, self.decoder_layers, self.feedforward_dim
+        )
+
+
+def check_genvis(settings: GenVisTraining, network: NetworkSettings, frames: int, max_objects: int) -> None:
+    """Refuse what cannot be trained on videos of `frames` frames with up to `max_objects`. Raises SettingsError."""
+    if frames % settings.clip_frames or frames < 2 * settings.clip_frames:
+        raise SettingsError(
+            f"data.clips.frames is {frames} and genvis.clip_frames {settings.clip_frames}; expected a video of two or "
+            f"more whole clips, such as {5 * settings.clip_frames} frames"
+        )
+    if settings.instances < max_objects:
+        raise SettingsError(
+            f"genvis.instances is {settings.instances}, but data.clips.max_objects is {max_objects}: every object of "
+            "a video needs a slot of its own; raise the one or lower the other"
+        )
+    if settings.streams > network.decoder_layers:
+        raise SettingsError(
+            f"genvis.streams is {settings.streams}, but the frame decoder has {network.decoder_layers} layers "
+            "(network.decoder_layers); give at most as many"
+        )
+    if network.hidden_dim % settings.heads:
+        raise SettingsError(
+            f"genvis.heads is {settings.heads}, which does not divide network.hidden_dim, {network.hidden_dim}"
+        )
+    if network.reid_dim:
+        raise SettingsError(
+            f"network.reid_dim is {network.reid_dim}, but in GenVIS slots are objects and nothing is compared; "
+            "set it to 0 (a checkpoint's instance-embedding head is left out)"
+        )

@@ -1,0 +1,126 @@
+"""GenVIS through a whole training video: frame queries of all its frames at once, then clip after clip.
+
+Prototypes and memory pass from clip to clip with their gradients, as released; the frame part has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from visrt.models.decoder import LayerPrediction
+from visrt.models.genvis import GenVis, NextStart, VitaModule, read_memory
+from visrt.training.genvis_settings import GenVisTraining
+from visrt.training.learner import Trained
+
+__all__ = ["ClipPrediction", "TrainedVideo", "VideoOutputs"]
+
+Read = Callable[[Tensor, list[Tensor], list[Tensor]], Tensor]
+
+
+def read_across_slots(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    """Table 5's "global" reading: each slot, with `key` [N, S, C], sees what all slots were; as `read_memory` else."""
+    if not keys:
+        return torch.zeros_like(key)
+    similarity = torch.einsum("nsc,nmc->nsm", key, torch.cat(keys, dim=1))
+    return torch.einsum("nsm,nmc->nsc", similarity.softmax(dim=2), torch.cat(values, dim=1))
+
+
+def read_nothing(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    return torch.zeros_like(key)
+
+
+READS: dict[str, Read] = {"own_slot": read_memory, "all_slots": read_across_slots, "nothing": read_nothing}
+
+
+class ClipPrediction(NamedTuple):
+    """What is said of one clip of T frames, in each of N streams.
+
+    class_logits and mask_embeddings of each decoder layer, [N, S, K + 1] and [N, S, D]; for the similarity loss,
+    frame_embeddings [N, T, Q, E] and slot_embeddings [N, S, E] of the last.
+    """
+
+    class_logits: list[Tensor]
+    mask_embeddings: list[Tensor]
+    frame_embeddings: Tensor
+    slot_embeddings: Tensor
+
+
+class VideoOutputs(NamedTuple):
+    """What is said of B videos of F frames. Streams are L * B, those of a frame layer together.
+
+    clips: in order of time. mask_features [B, F, D, h, w]: of the video part. frame_layers: the frame decoder's last L
+    layers, and frame_mask_features [B * F, D', h, w]: for matching its queries with objects.
+    """
+
+    clips: list[ClipPrediction]
+    mask_features: Tensor
+    frame_layers: list[LayerPrediction]
+    frame_mask_features: Tensor
+
+
+class TrainedVideo(Trained):
+    """The network as the losses want it. Only what they use of the video part is trained."""
+
+    network: GenVis
+
+    def __init__(self, network: GenVis, settings: GenVisTraining) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        network.requires_grad_(False)
+        network.vita_module.requires_grad_(True)
+        for name in _unused(settings):
+            network.vita_module.get_submodule(name).requires_grad_(False)
+
+    def forward(self, images: Tensor, frames: int) -> VideoOutputs:
+        """`images` [B * F, 3, H, W], normalised RGB, of videos of F = `frames` frames."""
+        vita = self.network.vita_module
+        layers, frame_mask_features, fine = self._frame_part(images)
+        queries = torch.stack([layer.queries for layer in layers]).unflatten(1, (-1, frames)).flatten(0, 1)
+        clips = queries.split(self.settings.clip_frames, dim=1)
+        mask_features = vita.vita_mask_features(fine).unflatten(0, (-1, frames))
+        return VideoOutputs(self._clips(clips), mask_features, layers, frame_mask_features)
+
+    @torch.no_grad()
+    def _frame_part(self, images: Tensor) -> tuple[list[LayerPrediction], Tensor, Tensor]:
+        decoder = self.network.sem_seg_head.pixel_decoder
+        fine, levels = decoder.maps(self.network.backbone(images))
+        mask_features = decoder.mask_features(fine)
+        layers = self.network.sem_seg_head.predictor(levels, mask_features)
+        return layers[-self.settings.streams :], mask_features, fine
+
+    def _clips(self, clips: tuple[Tensor, ...]) -> list[ClipPrediction]:
+        """The predictions for `clips`, each [N, T, Q, C]."""
+        vita, read = self.network.vita_module, READS[self.settings.memory]
+        start = NextStart(*(one.expand(len(clips[0]), -1, -1) for one in self.network.first_start()))
+        keys, values = list[Tensor](), list[Tensor]()
+        predictions = []
+        for clip in clips:
+            tokens = vita.encode(clip)
+            outputs = vita.decode(tokens, start.base + read(start.key, keys, values))
+            predictions.append(_prediction(vita, tokens.unflatten(1, clip.shape[1:3]), outputs.layers))
+            start = vita.next_start(outputs.prototypes)
+            for memory, entry in zip((keys, values), vita.memory_entry(outputs.prototypes), strict=True):
+                memory.append(entry)
+        return predictions
+
+
+def _prediction(vita: VitaModule, tokens: Tensor, layers: list[Tensor]) -> ClipPrediction:
+    """What the heads say; `tokens` [N, T, Q, C], the raw output of each decoder layer [N, S, C]."""
+    pairs = [vita.predict(layer) for layer in layers]
+    slots = vita.sim_embed_clip(vita.decoder_norm(layers[-1]))
+    return ClipPrediction([p[0] for p in pairs], [p[1] for p in pairs], vita.sim_embed_frame(tokens), slots)
+
+
+def _unused(settings: GenVisTraining) -> list[str]:
+    """Modules of the video part that no loss reaches."""
+    names = []
+    if settings.memory == "nothing":
+        names += ["pre_memory_embed_k", "pre_memory_embed_v", "pre_query_embed_k"]
+    if not settings.similarity_weight:
+        names += ["sim_embed_frame", "sim_embed_clip"]
+    return names
