@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from visrt.benchmarks.ytvis import Track
 from visrt.runtime.masks import Rle
 
-__all__ = ["AveragePrecision", "average_precision", "track_iou"]
+__all__ = ["IOU_THRESHOLDS", "RECALL_POINTS", "AveragePrecision", "Figures", "average_precision", "track_iou"]
 
 Floats = NDArray[np.float64]
 
@@ -29,8 +29,8 @@ MOST = (1, 10, 100)
 
 
 @dataclass(frozen=True)
-class AveragePrecision:
-    """Figures 0..1, NaN where there is nothing to measure. by_class: AP of each class."""
+class Figures:
+    """AP over all IoU thresholds and at two of them, AR of so many tracks a video and class; 0..1, NaN for nothing."""
 
     ap: float
     ap50: float
@@ -38,8 +38,18 @@ class AveragePrecision:
     ar1: float
     ar10: float
     ar100: float
-    by_size: Mapping[str, float]
-    by_class: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AveragePrecision(Figures):
+    """Means over the classes, and the same by size and by class.
+
+    curves: precision at each IoU threshold and recall point [10][101], mean over classes; empty without any object.
+    """
+
+    by_size: Mapping[str, Figures]
+    by_class: Mapping[str, Figures]
+    curves: tuple[tuple[float, ...], ...]
 
 
 def average_precision(
@@ -47,18 +57,16 @@ def average_precision(
 ) -> AveragePrecision:
     """AP and AR of `predicted` tracks by video against the `annotated` ones."""
     videos = [(list(annotated[v]), list(predicted.get(v, ()))) for v in annotated]
-    pairs = {label: [_pairs(truth, found, label) for truth, found in videos] for label in range(len(classes))}
-    precision = {area: np.stack([_precision(pairs[label], area) for label in pairs]) for area in AREA_RANGES}
-    recall = {most: np.stack([_recall(pairs[label], most) for label in pairs]) for most in MOST}
+    pairs = [[_pairs(truth, found, label) for truth, found in videos] for label in range(len(classes))]
+    measured = {area: [_measured(of_class, area) for of_class in pairs] for area in AREA_RANGES}
+    every = measured["all"]
+    known = [one.precision for one in every if not np.isnan(one.precision).any()]
+    curves = np.mean(known, axis=0).tolist() if known else []
     return AveragePrecision(
-        ap=_mean(precision["all"]),
-        ap50=_mean(precision["all"][:, 0]),
-        ap75=_mean(precision["all"][:, 5]),
-        ar1=_mean(recall[1]),
-        ar10=_mean(recall[10]),
-        ar100=_mean(recall[100]),
-        by_size={area: _mean(precision[area]) for area in AREA_RANGES if area != "all"},
-        by_class={name: _mean(precision["all"][label]) for label, name in enumerate(classes)},
+        **vars(_figures(every)),
+        by_size={area: _figures(of_area) for area, of_area in measured.items() if area != "all"},
+        by_class={name: _figures([one]) for name, one in zip(classes, every, strict=True)},
+        curves=tuple(map(tuple, curves)),
     )
 
 
@@ -84,8 +92,13 @@ def _present(tracks: Sequence[Track], t: int) -> tuple[list[int], Floats]:
     there = [i for i, track in enumerate(tracks) if track.masks[t] is not None]
     areas = np.zeros(len(tracks))
     if there:
-        areas[there] = coco_mask.area([tracks[i].masks[t] for i in there])
+        areas[there] = _areas([tracks[i].masks[t] for i in there])
     return there, areas
+
+
+def _areas(masks: Sequence[Rle | None]) -> Floats:
+    """Pixels of each mask [N], one by one: pycocotools overflows on a list of more than 255."""
+    return np.array([coco_mask.area(mask) for mask in masks], dtype=np.float64)
 
 
 def _intersections(mine: Sequence[Rle | None], theirs: Sequence[Rle | None], a: Floats, b: Floats) -> Floats:
@@ -120,7 +133,7 @@ def _pairs(truth: Sequence[Track], found: Sequence[Track], label: int) -> _Pairs
 
 def _mean_area(track: Track) -> float:
     """Mean over the frames with a pixel: the official rule leaves out frames whose mask is there but empty."""
-    areas = coco_mask.area([mask for mask in track.masks if mask is not None])
+    areas = _areas([mask for mask in track.masks if mask is not None])
     shown = areas[areas > 0]
     return float(shown.mean()) if len(shown) else 0.0
 
@@ -135,12 +148,15 @@ class _Outcome:
     objects: int
 
 
-def _outcome(pairs: _Pairs, area: str, most: int) -> _Outcome:
-    """COCO's greedy matching: best score first, each takes the best free object; counted before ignored ones."""
+def _outcome(pairs: _Pairs, area: str) -> _Outcome:
+    """COCO's greedy matching: best score first, each takes the best free object; counted before ignored ones.
+
+    What a track is matched to depends on better ones alone, so that the first few are those of a shorter list.
+    """
     low, high = AREA_RANGES[area]
     ignored_truth = pairs.crowd | (pairs.true_area < low) | (pairs.true_area > high)
     order = np.argsort(ignored_truth, kind="stable")
-    iou, crowd, left_out = pairs.iou[:most][:, order], pairs.crowd[order], ignored_truth[order]
+    iou, crowd, left_out = pairs.iou[:, order], pairs.crowd[order], ignored_truth[order]
     count = len(iou)
     matched = np.zeros((len(IOU_THRESHOLDS), count), dtype=bool)
     ignored = np.zeros_like(matched)
@@ -151,9 +167,9 @@ def _outcome(pairs: _Pairs, area: str, most: int) -> _Outcome:
             if best is not None:
                 free[best] = False
                 matched[k, d], ignored[k, d] = True, left_out[best]
-    outside = (pairs.found_area[:most] < low) | (pairs.found_area[:most] > high)
+    outside = (pairs.found_area < low) | (pairs.found_area > high)
     ignored |= ~matched & outside
-    return _Outcome(pairs.scores[:most], matched, ignored, int((~ignored_truth).sum()))
+    return _Outcome(pairs.scores, matched, ignored, int((~ignored_truth).sum()))
 
 
 def _best(iou: Floats, free: NDArray[np.bool_], left_out: NDArray[np.bool_], threshold: float) -> int | None:
@@ -165,25 +181,51 @@ def _best(iou: Floats, free: NDArray[np.bool_], left_out: NDArray[np.bool_], thr
     return None
 
 
-def _gathered(pairs: Sequence[_Pairs], area: str, most: int) -> _Outcome:
-    """All videos as one list, best score first."""
-    outcomes = [_outcome(one, area, most) for one in pairs]
-    scores = np.concatenate([one.scores for one in outcomes])
+@dataclass(frozen=True)
+class _Measured:
+    """One class and size: precision [10, 101] over IoU thresholds and recall points, recall [10] by `MOST`."""
+
+    precision: Floats
+    recall: Mapping[int, Floats]
+
+
+def _measured(pairs: Sequence[_Pairs], area: str) -> _Measured:
+    outcomes = [_outcome(one, area) for one in pairs]
+    gathered = {most: _gathered(outcomes, most) for most in MOST}
+    return _Measured(_precision(gathered[MOST[-1]]), {most: _recall(gathered[most]) for most in MOST})
+
+
+def _figures(measured: Sequence[_Measured]) -> Figures:
+    """Means over classes."""
+    precision = np.stack([one.precision for one in measured])
+    recall = {most: np.stack([one.recall[most] for one in measured]) for most in MOST}
+    return Figures(
+        ap=_mean(precision),
+        ap50=_mean(precision[:, 0]),
+        ap75=_mean(precision[:, 5]),
+        ar1=_mean(recall[1]),
+        ar10=_mean(recall[10]),
+        ar100=_mean(recall[100]),
+    )
+
+
+def _gathered(outcomes: Sequence[_Outcome], most: int) -> _Outcome:
+    """All videos as one list, best score first, at most so many tracks of each."""
+    scores = np.concatenate([one.scores[:most] for one in outcomes])
     order = np.argsort(-scores, kind="mergesort")
-    matched = np.concatenate([one.matched for one in outcomes], axis=1)[:, order]
-    ignored = np.concatenate([one.ignored for one in outcomes], axis=1)[:, order]
+    matched = np.concatenate([one.matched[:, :most] for one in outcomes], axis=1)[:, order]
+    ignored = np.concatenate([one.ignored[:, :most] for one in outcomes], axis=1)[:, order]
     return _Outcome(scores[order], matched, ignored, sum(one.objects for one in outcomes))
 
 
-def _precision(pairs: Sequence[_Pairs], area: str) -> Floats:
-    """Mean interpolated precision at each IoU threshold [10]; NaN without objects of this class and size."""
-    outcome = _gathered(pairs, area, MOST[-1])
+def _precision(outcome: _Outcome) -> Floats:
+    """Interpolated precision [10, 101]; NaN without objects of this class and size."""
     if not outcome.objects:
-        return np.full(len(IOU_THRESHOLDS), np.nan)
-    return np.array([_interpolated(outcome, k) for k in range(len(IOU_THRESHOLDS))])
+        return np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS)), np.nan)
+    return np.stack([_interpolated(outcome, k) for k in range(len(IOU_THRESHOLDS))])
 
 
-def _interpolated(outcome: _Outcome, k: int) -> float:
+def _interpolated(outcome: _Outcome, k: int) -> Floats:
     counted = ~outcome.ignored[k]
     right = np.cumsum(outcome.matched[k] & counted)
     wrong = np.cumsum(~outcome.matched[k] & counted)
@@ -192,12 +234,11 @@ def _interpolated(outcome: _Outcome, k: int) -> float:
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     places = np.searchsorted(recall, RECALL_POINTS, side="left")
     reached = places < len(precision)
-    return float(np.where(reached, np.append(precision, 0.0)[places], 0.0).mean())
+    return np.where(reached, np.append(precision, 0.0)[places], 0.0)
 
 
-def _recall(pairs: Sequence[_Pairs], most: int) -> Floats:
-    """Recall at each IoU threshold [10] with at most `most` tracks of a video."""
-    outcome = _gathered(pairs, "all", most)
+def _recall(outcome: _Outcome) -> Floats:
+    """Recall at each IoU threshold [10]; NaN without objects."""
     if not outcome.objects:
         return np.full(len(IOU_THRESHOLDS), np.nan)
     recall: Floats = (outcome.matched & ~outcome.ignored).sum(axis=1) / outcome.objects

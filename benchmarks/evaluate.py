@@ -9,7 +9,7 @@ from functools import partial
 from time import perf_counter
 
 from visrt.benchmarks.ap import AveragePrecision, average_precision
-from visrt.benchmarks.identity import Follower, IdentityCounts, follow, total
+from visrt.benchmarks.identity import IdentityCounts, follow, total
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import read_image
@@ -20,10 +20,12 @@ from visrt.runtime.video_result import official_result
 
 __all__ = [
     "Evaluation",
+    "Reported",
     "VideoEvaluation",
     "evaluate_official",
     "evaluate_results",
     "evaluate_session",
+    "picture_of",
     "pictures_of",
     "tracks_of",
 ]
@@ -39,12 +41,21 @@ class VideoEvaluation:
 
 
 @dataclass(frozen=True)
+class Reported:
+    """What was reported of one video: whole tracks, and the objects of each frame."""
+
+    tracks: Sequence[Track]
+    frames: Sequence[Sequence[TrackedObject]]
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """All videos: AP and AR of whole tracks, identity counts, and each video by itself."""
+    """All videos: AP and AR of whole tracks, identity counts, each video by itself, and by its id what was reported."""
 
     precision: AveragePrecision
     counts: IdentityCounts
     videos: tuple[VideoEvaluation, ...]
+    reported: Mapping[int, Reported]
 
     @property
     def fps(self) -> float:
@@ -60,13 +71,13 @@ def evaluate_session(
     on_video: Callable[[VideoEvaluation], None] = lambda _: None,
 ) -> Evaluation:
     """Run `session` over every video as a stream of `fps` frames a second; its output is causal."""
-    predicted: dict[int, list[Track]] = {}
+    reported: dict[int, Reported] = {}
     videos = []
     for video in annotated.videos:
-        evaluation, predicted[video.id] = _streamed(session, video, fps)
-        videos.append(evaluation)
-        on_video(evaluation)
-    return _evaluation(annotated, predicted, videos)
+        reported[video.id], seconds = _streamed(session, video, fps)
+        videos.append(VideoEvaluation(video.name, follow(video, reported[video.id].frames), seconds))
+        on_video(videos[-1])
+    return _evaluation(annotated, reported, videos)
 
 
 def evaluate_official(
@@ -82,22 +93,28 @@ def evaluate_official(
 
 
 def pictures_of(video: AnnotatedVideo) -> Iterator[Image]:
-    """The pictures in order; masks of another size than the annotated ones would overlap with nothing."""
-    for path in video.pictures:
-        picture = read_image(path, VideoSettings().max_pixels)
-        if picture.shape[:2] != video.size:
-            found, told = (f"{height} x {width}" for height, width in (picture.shape[:2], video.size))
-            raise DataError(f"{path}: {found} pixels (height x width), its annotations say {told}; they must agree")
-        yield picture
+    """The pictures in order."""
+    return (picture_of(video, t) for t in range(len(video.pictures)))
+
+
+def picture_of(video: AnnotatedVideo, t: int) -> Image:
+    """Picture `t`; masks of another size than the annotated ones would overlap with nothing."""
+    path = video.pictures[t]
+    picture = read_image(path, VideoSettings().max_pixels)
+    if picture.shape[:2] != video.size:
+        found, told = (f"{height} x {width}" for height, width in (picture.shape[:2], video.size))
+        raise DataError(f"{path}: {found} pixels (height x width), its annotations say {told}; they must agree")
+    return picture
 
 
 def evaluate_results(annotated: AnnotatedSet, predicted: Mapping[int, Sequence[Track]]) -> Evaluation:
     """Evaluate tracks from a file; ids are the tracks' places in it."""
-    videos = [
-        VideoEvaluation(video.name, follow(video, _frames_of(predicted.get(video.id, ()), len(video.pictures))), 0.0)
-        for video in annotated.videos
-    ]
-    return _evaluation(annotated, predicted, videos)
+    reported = {}
+    for video in annotated.videos:
+        tracks = predicted.get(video.id, ())
+        reported[video.id] = Reported(tracks, _frames_of(tracks, len(video.pictures)))
+    videos = [VideoEvaluation(v.name, follow(v, reported[v.id].frames), 0.0) for v in annotated.videos]
+    return _evaluation(annotated, reported, videos)
 
 
 def tracks_of(results: Sequence[FrameResult], frames: int) -> list[Track]:
@@ -118,9 +135,9 @@ def _track(objects: Mapping[int, TrackedObject], frames: int) -> Track:
     return Track(max(weights, key=lambda label: weights[label]), masks, score)
 
 
-def _streamed(session: Session, video: AnnotatedVideo, fps: float) -> tuple[VideoEvaluation, list[Track]]:
+def _streamed(session: Session, video: AnnotatedVideo, fps: float) -> tuple[Reported, float]:
+    """What the session reports, and the seconds it takes with the pictures read."""
     session.reset()
-    follower = Follower(video)
     results: list[FrameResult] = []
     started = perf_counter()
     for t, picture in enumerate(pictures_of(video)):
@@ -128,9 +145,8 @@ def _streamed(session: Session, video: AnnotatedVideo, fps: float) -> tuple[Vide
     results += session.flush()
     seconds = perf_counter() - started
     objects = {result.index: result.objects for result in results}
-    for t in range(len(video.pictures)):
-        follower.add(t, objects.get(t, ()))
-    return VideoEvaluation(video.name, follower.counts, seconds), tracks_of(results, len(video.pictures))
+    frames = len(video.pictures)
+    return Reported(tracks_of(results, frames), [objects.get(t, ()) for t in range(frames)]), seconds
 
 
 def _frames_of(tracks: Sequence[Track], frames: int) -> list[list[TrackedObject]]:
@@ -145,8 +161,9 @@ def _frames_of(tracks: Sequence[Track], frames: int) -> list[list[TrackedObject]
 
 
 def _evaluation(
-    annotated: AnnotatedSet, predicted: Mapping[int, Sequence[Track]], videos: Sequence[VideoEvaluation]
+    annotated: AnnotatedSet, reported: Mapping[int, Reported], videos: Sequence[VideoEvaluation]
 ) -> Evaluation:
     truth = {video.id: video.tracks for video in annotated.videos}
+    predicted = {number: one.tracks for number, one in reported.items()}
     precision = average_precision(truth, predicted, annotated.classes)
-    return Evaluation(precision, total([video.counts for video in videos]), tuple(videos))
+    return Evaluation(precision, total([video.counts for video in videos]), tuple(videos), reported)

@@ -2,32 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from visrt.benchmarks.evaluate import Evaluation
 from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.machine import machine
+from visrt.benchmarks.ytvis import AnnotatedSet, Track
+from visrt.runtime.output import write_atomically
 
-__all__ = ["evaluation_report"]
+if TYPE_CHECKING:
+    from visrt.benchmarks.scores import Scores
+
+__all__ = ["evaluation_report", "rates", "remarks", "without_nan", "write_report"]
 
 
-def evaluation_report(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures over all and by video, the counts behind them, AP and AR; null where there was nothing to measure.
+def evaluation_report(
+    annotated: AnnotatedSet, scores: Mapping[str, Scores], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The figures of the first of `scores` and, under the name of its rule, of each other; with machine and settings.
 
-    fps includes reading and decoding the pictures; 0 where no bundle ran as a stream.
+    null where there was nothing to measure. fps includes reading and decoding the pictures; 0 where no bundle ran as a
+    stream.
     """
+    first, *others = scores
     report = {
         "settings": dict(settings),
         "machine": machine(),
-        "figures": {**rates(evaluation.counts), "fps": evaluation.fps},
-        "precision": asdict(evaluation.precision),
-        "counts": asdict(evaluation.counts),
-        "videos": [{**asdict(video), "figures": rates(video.counts)} for video in evaluation.videos],
+        "remarks": remarks(annotated, scores[first].evaluation),
+        **_figures(annotated, scores[first]),
+        **{rule: _figures(annotated, scores[rule]) for rule in others},
     }
     return {key: without_nan(value) for key, value in report.items()}
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """`report` as json."""
+    write_atomically(path, [json.dumps(report, indent=1, allow_nan=False).encode() + b"\n"])
+
+
+def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
+    """What a reader of the figures must know: videos without a report, nothing annotated, reports given twice."""
+    silent = [video.name for video in annotated.videos if not evaluation.reported[video.id].tracks]
+    tracks = [track for video in annotated.videos for track in video.tracks if not track.crowd]
+    twice = sum(_repeated(one.tracks) for one in evaluation.reported.values())
+    found = [
+        (not tracks, "no object is annotated, so recall, AP and HOTA cannot be measured"),
+        (bool(silent), f"nothing is reported of {len(silent)} of {len(annotated.videos)} videos: {_some(silent)}"),
+        (bool(twice), f"{twice} tracks are reported twice, with the same masks, class and score"),
+    ]
+    return [text for told, text in found if told]
+
+
+def _repeated(tracks: Sequence[Track]) -> int:
+    keys = [(t.label, t.score, tuple(mask and mask["counts"] for mask in t.masks)) for t in tracks]
+    return len(keys) - len(set(keys))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _figures(annotated: AnnotatedSet, scores: Scores) -> dict[str, Any]:
+    evaluation = scores.evaluation
+    by_video = [scores.by_video[video.id] for video in annotated.videos]
+    return {
+        "figures": {**rates(evaluation.counts), "fps": evaluation.fps},
+        "precision": asdict(evaluation.precision),
+        "tracking": {**asdict(scores.tracking), "by_class": {n: asdict(one) for n, one in scores.by_class.items()}},
+        "counts": asdict(evaluation.counts),
+        "videos": [
+            {**asdict(video), "figures": rates(video.counts), "tracking": asdict(tracking)}
+            for video, tracking in zip(evaluation.videos, by_video, strict=True)
+        ],
+    }
 
 
 def rates(counts: IdentityCounts) -> dict[str, float]:

@@ -86,13 +86,14 @@ def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
     values = _json(path)
     if not isinstance(values, list):
         raise DataError(f"{path}: holds a {type(values).__name__}; expected a list of tracks")
+    _refuse_doubled_ids(path, values)
     shapes = {video.id: (len(video.pictures), video.size) for video in annotated.videos}
     predicted: dict[int, list[Track]] = {video: [] for video in shapes}
     for i, value in enumerate(values):
         where = f"{path}: [{i}]"
         entry = _object(value, where)
-        video = _known(entry, "video_id", shapes, where)
-        label = annotated.label_of[_known(entry, "category_id", annotated.label_of, where)]
+        video = _known(entry, "video_id", shapes, where, ANOTHER_SET)
+        label = annotated.label_of[_known(entry, "category_id", annotated.label_of, where, ANOTHER_SET)]
         masks = _masks(entry, where, *shapes[video])
         if label is not None:
             predicted[video].append(Track(label, masks, _score(entry, where)))
@@ -205,10 +206,14 @@ def _crowd(annotation: dict[str, Any], where: str) -> bool:
     return bool(crowd)
 
 
-def _known(value: dict[str, Any], key: str, known: Mapping[int, Any], where: str) -> int:
+ANOTHER_SET = "the annotations'; these are results of another set, or of another version of it: "
+
+
+def _known(value: dict[str, Any], key: str, known: Mapping[int, Any], where: str, whose: str = "the file's: ") -> int:
     number = _int(value, key, where)
     if number not in known:
-        raise DataError(f"{where}.{key}: {number} is none of the file's ({', '.join(map(str, list(known)[:10]))} ...)")
+        some = ", ".join(map(str, list(known)[:10])) + (", ..." if len(known) > 10 else "")
+        raise DataError(f"{where}.{key}: {number} is none of {whose}{some}")
     return number
 
 
@@ -230,6 +235,16 @@ def _objects(values: dict[str, Any], key: str, path: Path) -> list[dict[str, Any
         if first.setdefault(number, i) != i:
             raise DataError(f"{path}: {key}[{i}].id: {number} is the id of {key}[{first[number]}] too; ids must differ")
     return found
+
+
+def _refuse_doubled_ids(path: Path, entries: list[Any]) -> None:
+    """Tracks of results need no id; where they have one, each has its own."""
+    first: dict[int, int] = {}
+    for i, entry in enumerate(entries):
+        if isinstance(entry, dict) and "id" in entry:
+            number = _int(entry, "id", f"{path}: [{i}]")
+            if first.setdefault(number, i) != i:
+                raise DataError(f"{path}: [{i}].id: {number} is the id of [{first[number]}] too; ids must differ")
 
 
 def _some(key: str) -> str:

@@ -76,6 +76,12 @@ class LazyGroup(TyperGroup):
         except VisrtError as error:
             say(str(error))
             raise typer.Exit(error.exit_code) from None
+        except ModuleNotFoundError as error:
+            missing = _missing(str(ctx.invoked_subcommand), error)
+            if missing is error:
+                raise
+            say(str(missing))
+            raise typer.Exit(VisrtError.exit_code) from None
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
@@ -90,12 +96,14 @@ def main() -> None:
 
 
 def load(name: str) -> Any:
-    """The command of verb `name`, its module imported now."""
+    """The command of verb `name`, or the group of its own verbs, its module imported now."""
     verb = VERBS[name]
     try:
         function = getattr(import_module(verb.module), verb.function)
     except ModuleNotFoundError as error:
         raise _missing(name, error) from None
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
     single = typer.Typer(add_completion=False)
     single.command(name)(function)
     return typer.main.get_command(single)

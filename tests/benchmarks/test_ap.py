@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +13,11 @@ from annotated_sets import SIZE, box_rle, moving_box
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
+from trackeval_files import CLASSES, by_trackeval
 
 from visrt.benchmarks.ap import average_precision, track_iou
 from visrt.benchmarks.ytvis import Track
 
-CLASSES = ("dog", "car")
 FRAMES = 4
 
 
@@ -47,9 +44,10 @@ def test_perfect_tracks_have_an_average_precision_of_one() -> None:
     truth = {1: [track(0, 2, 2), track(1, 30, 20)], 2: [track(0, 10, 5)]}
     result = average_precision(truth, truth, CLASSES)
     assert (result.ap, result.ap50, result.ar1, result.ar10) == pytest.approx((1, 1, 1, 1))
-    assert result.by_class == pytest.approx({"dog": 1, "car": 1})
-    assert result.by_size["small"] == pytest.approx(1)
-    assert math.isnan(result.by_size["large"])
+    assert {name: figures.ar1 for name, figures in result.by_class.items()} == pytest.approx({"dog": 1, "car": 1})
+    assert result.by_size["small"].ap75 == pytest.approx(1)
+    assert math.isnan(result.by_size["large"].ap)
+    assert np.asarray(result.curves) == pytest.approx(np.ones((10, 101)))
 
 
 def test_nothing_found_is_zero_and_nothing_wanted_is_not_a_number() -> None:
@@ -91,6 +89,14 @@ def test_a_track_takes_the_object_it_fits_best_and_leaves_the_other_free() -> No
     # At 0.5 the first track fits both objects; the second one only the object on the left.
     found = {1: [track(0, 6, 2, 0.9), track(0, 0, 2, 0.8)]}
     assert average_precision(truth, found, CLASSES).ap50 == pytest.approx(1)
+
+
+def test_tracks_of_many_frames_and_frames_of_many_tracks_are_measured() -> None:
+    """More than 255 masks at once, which pycocotools' area of a list cannot take."""
+    long = Track(0, tuple(box_rle(t % 40, 2, 8, 8) for t in range(300)))
+    assert average_precision({1: [long]}, {1: [long]}, CLASSES).ap == pytest.approx(1)
+    many = [Track(0, (box_rle(3 * (i % 20), 3 * (i // 20), 3, 3),)) for i in range(300)]
+    assert average_precision({1: many}, {1: many}, CLASSES).ar100 == pytest.approx(1 / 3)
 
 
 def test_ar1_counts_one_track_a_video_and_class() -> None:
@@ -210,7 +216,9 @@ def toy_tracks(rows: Sequence[Row], crowds: int) -> dict[int, list[Track]]:
 def test_it_gives_the_official_evaluator_s_numbers_with_crowds_sizes_and_empty_masks() -> None:
     got = average_precision(toy_tracks(TOY_TRUTH, crowds=2), toy_tracks(TOY_FOUND, crowds=0), CLASSES)
     figures = {name: getattr(got, name) for name in OFFICIAL.keys() - got.by_size.keys()}
-    assert {**figures, **got.by_size} == pytest.approx(OFFICIAL, abs=1e-9)
+    assert {**figures, **{size: of_size.ap for size, of_size in got.by_size.items()}} == pytest.approx(
+        OFFICIAL, abs=1e-9
+    )
 
 
 def test_a_mask_without_a_pixel_makes_no_object_smaller() -> None:
@@ -219,85 +227,59 @@ def test_a_mask_without_a_pixel_makes_no_object_smaller() -> None:
     result = average_precision(
         {1: [Track(0, (large, nothing, nothing))]}, {1: [Track(0, (large, None, None))]}, CLASSES
     )
-    assert result.by_size["large"] == pytest.approx(1)
-    assert math.isnan(result.by_size["small"])
+    assert result.by_size["large"].ap == pytest.approx(1)
+    assert math.isnan(result.by_size["small"].ap)
+
+
+AREAS = {"small": [0.0, 128.0**2], "medium": [128.0**2, 256.0**2], "large": [256.0**2, 1e10]}
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_average_precision_equals_trackeval_where_there_are_no_crowds(seed: int, tmp_path: Path) -> None:
+def test_every_figure_equals_trackeval_s_where_there_are_no_crowds(seed: int, tmp_path: Path) -> None:
     pytest.importorskip("trackeval", reason="trackeval is not installed: pip install 'visrt[eval]'")
-    sets = {video: random_tracks(10 * seed + video, 6, 4) for video in (1, 2, 3)}
-    truth, found = {v: t for v, (t, _) in sets.items()}, {v: f for v, (_, f) in sets.items()}
+    truth, found = _sets(seed)
     ours = average_precision(truth, found, CLASSES)
     theirs = _by_trackeval(tmp_path, truth, found)
-    assert [ours.by_class[name] for name in CLASSES] == pytest.approx(
-        [theirs[name]["AP_all"] for name in CLASSES], abs=1e-6
-    )
-    mean = {figure: np.mean([theirs[name][figure] for name in CLASSES], axis=0) for figure in ("AP_all", "AR_all")}
-    assert (ours.ap, ours.ar100) == pytest.approx((mean["AP_all"], mean["AR_all"]), abs=1e-6)
+    for name in CLASSES:
+        assert vars(ours.by_class[name]) == pytest.approx(theirs[name, "all"], abs=1e-6)
+    means = _means([theirs[name, "all"] for name in CLASSES])
+    assert {figure: getattr(ours, figure) for figure in means} == pytest.approx(means, abs=1e-6)
+    for size in AREAS:
+        expected = _means([theirs[name, size] for name in CLASSES])
+        assert vars(ours.by_size[size]) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def _sets(seed: int) -> tuple[dict[int, list[Track]], dict[int, list[Track]]]:
+    """Annotated and predicted tracks of three videos; the last seed is the toy set, which has objects of each size."""
+    if seed == 3:
+        return toy_tracks(TOY_TRUTH, crowds=0), toy_tracks(TOY_FOUND, crowds=0)
+    sets = {video: random_tracks(10 * seed + video, 6, 4) for video in (1, 2, 3)}
+    return {v: t for v, (t, _) in sets.items()}, {v: f for v, (_, f) in sets.items()}
+
+
+def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Over the classes that have an object."""
+    known = {name: [one[name] for one in figures if not math.isnan(one[name])] for name in figures[0]}
+    return {name: float(np.mean(values)) if values else math.nan for name, values in known.items()}
 
 
 def _by_trackeval(
     folder: Path, truth: dict[int, list[Track]], found: dict[int, list[Track]]
-) -> dict[str, dict[str, float]]:
-    """Figures of each class by trackeval's TrackMAP, each its mean over the IoU thresholds."""
-    import trackeval
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Figures of each class and size by trackeval's TrackMAP."""
+    by_most = {most: by_trackeval(folder, truth, found, AREAS, most) for most in (1, 10, 100)}
 
-    names = {v: [f"v{v}/{t:05d}.jpg" for t in range(FRAMES)] for v in truth}
-    values = {
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
-        "videos": [{"id": v, "height": SIZE[0], "width": SIZE[1], "file_names": names[v]} for v in truth],
-        "annotations": [
-            {"id": 100 * v + i, "video_id": v, "category_id": t.label + 1, "iscrowd": 0, **_entry(t)}
-            for v, tracks in truth.items()
-            for i, t in enumerate(tracks)
-        ],
-    }
-    results = [
-        {"video_id": v, "category_id": t.label + 1, "score": t.score, "segmentations": list(t.masks)}
-        for v, tracks in found.items()
-        for t in tracks
-    ]
-    for path, content in (
-        ("gt/youtube_vis_train/gt.json", values),
-        ("found/youtube_vis_train/ours/data/r.json", results),
-    ):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(json.dumps(content))
-    with contextlib.redirect_stdout(io.StringIO()):
-        data = trackeval.datasets.YouTubeVIS(
-            {
-                "GT_FOLDER": f"{folder}/gt/",
-                "TRACKERS_FOLDER": f"{folder}/found/",
-                "SPLIT_TO_EVAL": "train",
-                "PRINT_CONFIG": False,
-            }
-        )
-        quiet = {"PRINT_RESULTS": False, "PRINT_CONFIG": False, "TIME_PROGRESS": False, "OUTPUT_SUMMARY": False}
-        evaluator = trackeval.Evaluator(
-            {**quiet, "OUTPUT_DETAILED": False, "PLOT_CURVES": False, "OUTPUT_EMPTY_CLASSES": False}
-        )
-        metric = trackeval.metrics.TrackMAP({"USE_AREA_RANGES": True, "USE_TIME_RANGES": False, "MAX_DETECTIONS": 100})
-        output, _ = evaluator.evaluate([data], [metric])
-    combined = output["YouTubeVIS"]["ours"]["COMBINED_SEQ"]
-    return {name: {key: float(np.mean(v)) for key, v in combined[name]["TrackMAP"].items()} for name in CLASSES}
+    def mean(most: int, name: str, key: str, at: slice) -> float:
+        value = float(np.mean(by_most[most][name]["TrackMAP"][key][at]))
+        return math.nan if value < 0 else value
 
-
-def _entry(one: Track) -> dict[str, Any]:
-    """Uncompressed masks, the form of annotations that trackeval reads."""
-    masks: list[dict[str, Any] | None] = []
-    for mask in one.masks:
-        if mask is None:
-            masks.append(None)
-            continue
-        pixels = coco_mask.decode({**mask, "counts": mask["counts"].encode()}).flatten(order="F")
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], pixels, [2]))))
-        lengths = np.diff(np.concatenate(([0], edges)))
-        masks.append({"size": mask["size"], "counts": [int(n) for n in lengths]})
     return {
-        "segmentations": masks,
-        "areas": [None if m is None else int(coco_mask.area({**m, "counts": m["counts"].encode()})) for m in one.masks],
-        "bboxes": [None if m is None else [0, 0, 1, 1] for m in one.masks],
-        "height": SIZE[0],
-        "width": SIZE[1],
+        (name, area): {
+            "ap": mean(100, name, f"AP_{area}", slice(None)),
+            "ap50": mean(100, name, f"AP_{area}", slice(0, 1)),
+            "ap75": mean(100, name, f"AP_{area}", slice(5, 6)),
+            **{f"ar{most}": mean(most, name, f"AR_{area}", slice(None)) for most in by_most},
+        }
+        for name in CLASSES
+        for area in ("all", *AREAS)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_eval_of_a_bundle_prints_and_writes_its_figures(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "o.json").read_text())
     assert figures["counts"]["wanted"] == 2 * FRAMES - 1
     assert figures["figures"]["recall"] == pytest.approx(FRAMES / (2 * FRAMES - 1)), "it sees the red one only"
-    assert figures["precision"]["by_size"]["large"] is None, "json knows no NaN"
+    assert figures["precision"]["by_size"]["large"]["ap"] is None, "json knows no NaN"
     assert {"cpu", "cores", "numpy", "onnxruntime", "visrt"} <= figures["machine"].keys()
     assert (figures["settings"]["bundle"], figures["settings"]["results"]) == (str(bundle), None)
     assert figures["settings"]["frame_sha256"] == open_bundle(bundle).manifest.graphs["frame"].file.sha256
@@ -133,12 +134,7 @@ def test_eval_of_a_bundle_prints_and_writes_its_figures(tmp_path: Path) -> None:
 
 def test_eval_of_a_results_file_measures_it(tmp_path: Path) -> None:
     values = set_values(videos=2)
-    folder = write_set(tmp_path / "data", values)
-    results = [
-        {**{k: a[k] for k in ("video_id", "category_id", "segmentations")}, "score": 0.9} for a in values["annotations"]
-    ]
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    ended = visrt("eval", "--results", tmp_path / "results.json", "--data", folder, "--json", tmp_path / "o.json")
+    ended = of_results(tmp_path, values, results_of(values))
     assert ended.exit_code == 0, ended.stderr
     assert json.loads((tmp_path / "o.json").read_text())["precision"]["ap"] == pytest.approx(1)
 
@@ -204,6 +200,115 @@ def test_association_settings_of_a_file_take_the_place_of_the_bundle_s(tmp_path:
     ended = visrt(*common, "--association", tmp_path / "deaf.json")
     assert ended.exit_code == 2
     assert "birth_scroe" in ended.stderr
+
+
+def test_both_rules_stand_side_by_side_in_tables_json_and_report(tmp_path: Path) -> None:
+    data = coloured_set(tmp_path / "data")
+    report = tmp_path / "report"
+    common = ("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", data, "--classes", data / "map.json")
+    ended = visrt(*common, "--rule", "both", "--report", report)
+    assert ended.exit_code == 0, ended.stderr
+    assert all(heading in ended.stdout for heading in ("causal: video", "official: video", "HOTA", "IDF1", "rule"))
+    told = json.loads((report / "figures.json").read_text())
+    assert told["settings"]["rule"] == "both"
+    red, green = (told["tracking"]["by_class"][name] for name in ("person", "vehicle"))
+    assert red["id_switches"] == 0
+    assert green["hota"] == 0, "it sees the red one only"
+    assert red["hota"] > 0.5
+    assert told["official"]["precision"]["by_class"]["person"]["ap50"] == pytest.approx(1)
+    sheets = [report / "precision_recall.png", report / "hota.png", report / "worst" / "01_one.png"]
+    assert all(np.std(np.asarray(cv2.imread(str(sheet)))) > 5 for sheet in sheets)
+    again = visrt(*common, "--report", report)
+    assert again.exit_code == 4
+    assert "give --report an empty or a new folder" in again.stderr
+
+
+def of_results(folder: Path, values: dict[str, Any], results: list[dict[str, Any]]) -> Result:
+    """`visrt eval` of `results` on the set `values`; o.json holds the figures."""
+    data = write_set(folder / "data", values)
+    (folder / "results.json").write_text(json.dumps(results))
+    return visrt("eval", "--results", folder / "results.json", "--data", data, "--json", folder / "o.json")
+
+
+def results_of(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is annotated, as if it had been found."""
+    keys = ("video_id", "category_id", "segmentations")
+    return [{**{key: a[key] for key in keys}, "score": 0.9} for a in values["annotations"]]
+
+
+def test_videos_without_results_and_tracks_given_twice_are_told(tmp_path: Path) -> None:
+    values = set_values(videos=3)
+    found = results_of(values)[:2]
+    ended = of_results(tmp_path, values, [*found, found[0]])
+    assert ended.exit_code == 0, ended.stderr
+    assert "nothing is reported of 2 of 3 videos: video2, video3" in ended.stderr
+    assert "1 tracks are reported twice" in ended.stderr
+    assert len(json.loads((tmp_path / "o.json").read_text())["remarks"]) == 2
+
+
+def test_without_annotated_objects_nothing_is_measured_and_that_is_told(tmp_path: Path) -> None:
+    values = set_values()
+    found = results_of(values)
+    ended = of_results(tmp_path, {**values, "annotations": []}, found)
+    assert ended.exit_code == 0, ended.stderr
+    assert "no object is annotated" in ended.stderr
+    told = json.loads((tmp_path / "o.json").read_text())
+    assert (told["precision"]["ap"], told["tracking"]["hota"], told["counts"]["spurious"]) == (None, None, 6)
+
+
+def test_an_empty_results_file_scores_zero(tmp_path: Path) -> None:
+    assert of_results(tmp_path, set_values(), []).exit_code == 0
+    told = json.loads((tmp_path / "o.json").read_text())
+    assert (told["precision"]["ap"], told["tracking"]["hota"], told["figures"]["recall"]) == (0, 0, 0)
+
+
+def test_videos_of_one_frame_are_measured(tmp_path: Path) -> None:
+    values = set_values(videos=2, frames=1)
+    assert of_results(tmp_path, values, results_of(values)).exit_code == 0
+    told = json.loads((tmp_path / "o.json").read_text())
+    assert (told["precision"]["ap"], told["tracking"]["hota"], told["tracking"]["idf1"]) == pytest.approx((1, 1, 1))
+
+
+def test_three_hundred_objects_in_a_frame_are_measured(tmp_path: Path) -> None:
+    values = set_values(frames=2)
+    boxes = [[box_rle(3 * (i % 20), 3 * (i // 20), 3, 3)] * 2 for i in range(300)]
+    values["annotations"] = [
+        {"id": i, "video_id": 1, "category_id": 2, "segmentations": boxes[i]} for i in range(len(boxes))
+    ]
+    assert of_results(tmp_path, values, results_of(values)).exit_code == 0
+    told = json.loads((tmp_path / "o.json").read_text())
+    assert told["counts"]["found"] == 600
+    assert told["tracking"]["hota"] == pytest.approx(1)
+    assert told["precision"]["ar100"] == pytest.approx(1 / 3), "a hundred of a video and class count"
+
+
+def test_results_of_another_set_are_refused(tmp_path: Path) -> None:
+    ended = of_results(tmp_path, set_values(), results_of(set_values(videos=3)))
+    assert ended.exit_code == 2
+    assert "results.json: [2].video_id: 2 is none of the annotations'; these are results of another set" in ended.stderr
+    assert not (tmp_path / "o.json").exists()
+
+
+def test_an_absent_backend_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    data = coloured_set(tmp_path / "data")
+    common = ("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", data, "--classes", data / "map.json")
+    ended = visrt(*common, "--engine", "cuda")
+    assert ended.exit_code == 5
+    assert "CUDAExecutionProvider" in ended.stderr
+
+
+def test_without_trackeval_the_extra_that_brings_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "visrt.benchmarks.hota", raising=False)
+    monkeypatch.delitem(sys.modules, "visrt.benchmarks.scores", raising=False)
+    monkeypatch.delitem(sys.modules, "visrt.benchmarks.eval_folder", raising=False)
+    monkeypatch.delitem(sys.modules, "visrt.benchmarks.eval_plots", raising=False)
+    monkeypatch.setitem(sys.modules, "trackeval.metrics", None)
+    ended = visrt("eval", "--data", tmp_path, "--results", tmp_path / "r.json")
+    assert ended.exit_code == 1
+    assert "eval needs trackeval, which is not installed; run `pip install 'visrt[eval]'`" in ended.stderr
 
 
 def test_eval_wants_a_bundle_or_a_results_file(tmp_path: Path) -> None:

@@ -138,6 +138,15 @@ def test_a_broken_results_file_is_refused_with_the_json_path_of_the_fault(name: 
         load_results(path, annotated)
 
 
+def test_two_results_of_one_id_are_refused(tmp_path: Path) -> None:
+    annotated = load_annotations(write_set(tmp_path, set_values()))
+    one = {"id": 4, "video_id": 1, "category_id": 2, "score": 0.5, "segmentations": moving_box(2, 4, 20, 16, 3)}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([one, {**one, "id": 5}, one]))
+    with pytest.raises(DataError, match=r"\[2\]\.id: 4 is the id of \[0\] too; ids must differ"):
+        load_results(path, annotated)
+
+
 def test_files_that_are_missing_or_no_json_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         load_annotations(tmp_path)
