@@ -125,6 +125,26 @@ def test_one_bad_source_does_not_stop_the_others_and_the_gravest_code_is_given(
     assert track(bundle, tmp_path / "usage", tmp_path / "missing.mp4").exit_code == 2
 
 
+def test_sources_together_give_what_they_give_one_by_one(bundle: Path, clip: Path, tmp_path: Path) -> None:
+    short = write_clip(tmp_path / "short.mp4", 5)
+    (tmp_path / "text.mp4").write_text("no video")
+    sources = (clip, tmp_path / "text.mp4", short)
+
+    together = track(bundle, tmp_path / "together", *sources, "--streams", "3")
+    in_turn = track(bundle, tmp_path / "in_turn", *sources)
+
+    assert together.exit_code == in_turn.exit_code == 4
+    assert "it is text" in together.stderr
+    assert together.stdout.count("FPS, everything included") == 2
+    for name, frames in (("street", 20), ("short", 5)):
+        folder = tmp_path / "together" / name
+        assert names(folder) == FILES
+        for file in ("results.jsonl", "results.json"):
+            assert (folder / file).read_bytes() == (tmp_path / "in_turn" / name / file).read_bytes()
+        assert summary(folder)["frames"]["processed"] == frames
+        assert summary(folder)["made_by"]["streams"] == 3
+
+
 def test_sources_of_one_name_get_folders_of_their_own(bundle: Path, clip: Path, tmp_path: Path) -> None:
     assert track(bundle, tmp_path, clip, clip, "--no-overlay", "--limit", "2").exit_code == 0
     assert names(tmp_path) == {"street", "street-2"}

@@ -43,6 +43,9 @@ def track(
     in_flight: Annotated[
         int, typer.Option(min=1, max=2, help="2 lets a GPU and the host work at a time; results come a frame later.")
     ] = 1,
+    streams: Annotated[
+        int, typer.Option(min=1, help="Sources followed at a time; they share calls of the network.")
+    ] = 1,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the overlay video.")] = True,
     overlay_coding: Annotated[
         Coding, typer.Option(help="Preset of the overlay's encoder: the slower, the smaller the file.")
@@ -81,6 +84,7 @@ def track(
         engine=engine,
         threads=threads,
         in_flight=in_flight,
+        streams=streams,
         overlay=VideoCoding(preset=overlay_coding.value) if overlay else None,
         limit=limit,
         existing="replace" if overwrite else "refuse",
