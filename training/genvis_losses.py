@@ -19,6 +19,7 @@ from visrt.training.genvis_targets import (
     Held,
     assigned_anew,
     assigned_unified,
+    at_points_of_frames,
     clip_cost,
     nothing_held,
     video_targets,
@@ -35,13 +36,26 @@ ASSIGNMENTS = {"unified": assigned_unified, "each_clip": assigned_anew}
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One video as one layer of the frame decoder shows it: its targets clip by clip, its mask features [F, D, h, w]
-    clip by clip, and for each frame the queries of that layer that found an object, by its id.
+class Seen:
+    """A clip of T frames as the matching sees it. targets: its objects. features [T, D, h, w]: for masks of slots.
+
+    At P random points of each frame, shared by all slots, layers and streams: sampled_features [D, T * P], from which
+    mask logits are made (sampling and the inner product commute), and sampled_masks [N, T * P].
     """
 
-    clips: list[ClipTargets]
-    mask_features: Sequence[Tensor]
+    targets: ClipTargets
+    features: Tensor
+    sampled_features: Tensor
+    sampled_masks: Tensor
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One video as one layer of the frame decoder shows it: its clips, and for each frame the queries of that layer
+    that found an object, by its id.
+    """
+
+    clips: list[Seen]
     matches: list[Matches]
 
 
@@ -52,15 +66,14 @@ def video_losses(
     streams = _streams(outputs, targets, settings, video)
     zero = outputs.mask_features.sum() * 0
     losses = dict.fromkeys(("class", "mask", "dice"), zero)
-    held = [
-        [nothing_held(len(one.clips[0].labels), zero.device) for one in streams] for _ in outputs.clips[0].class_logits
-    ]
+    objects = [len(stream.clips[0].targets.labels) for stream in streams]
+    held = [[nothing_held(count, zero.device) for count in objects] for _ in outputs.clips[0].class_logits]
     similar = zero
     for number, clip in enumerate(outputs.clips):
-        seen = [one.clips[number] for one in streams]
-        count = mean(sum(int(targets.visible.sum()) for targets in seen))
+        clips = [stream.clips[number] for stream in streams]
+        count = mean(sum(int(seen.targets.visible.sum()) for seen in clips))
         for layer in range(len(held)):
-            held[layer], told = _layer_losses(clip, layer, number, streams, held[layer], settings, video)
+            held[layer], told = _layer_losses(clip, layer, clips, held[layer], settings, video)
             losses = {
                 "class": losses["class"] + settings.class_weight * told[0],
                 "mask": losses["mask"] + settings.mask_weight * told[1] / count,
@@ -75,14 +88,23 @@ def _streams(
     outputs: VideoOutputs, targets: list[FrameTargets], settings: LossSettings, video: GenVisTraining
 ) -> list[Stream]:
     frames = outputs.mask_features.shape[1]
-    videos = [targets[i : i + frames] for i in range(0, len(targets), frames)]
-    clips = [video_targets(one, video.clip_frames) for one in videos]
-    features = [one.split(video.clip_frames) for one in outputs.mask_features]
-    streams = []
-    for layer in _found(outputs, targets, settings, video):
-        for b in range(len(videos)):
-            streams.append(Stream(clips[b], features[b], layer[b * frames : (b + 1) * frames]))
-    return streams
+    videos = []
+    for b, features in enumerate(outputs.mask_features):
+        objects = video_targets(targets[b * frames : (b + 1) * frames], video.clip_frames)
+        pairs = zip(objects, features.split(video.clip_frames), strict=True)
+        videos.append([_seen(of_clip, maps, settings.match.points) for of_clip, maps in pairs])
+    return [
+        Stream(clips, layer[b * frames : (b + 1) * frames])
+        for layer in _found(outputs, targets, settings, video)
+        for b, clips in enumerate(videos)
+    ]
+
+
+@torch.no_grad()
+def _seen(targets: ClipTargets, features: Tensor, points: int) -> Seen:
+    places = random_points(1, points, features.device)
+    sampled = at_points_of_frames(features.float().transpose(0, 1), places)
+    return Seen(targets, features, sampled, at_points_of_frames(targets.masks, places))
 
 
 def _found(
@@ -101,33 +123,26 @@ def _found(
 def _layer_losses(
     clip: ClipPrediction,
     layer: int,
-    number: int,
-    streams: list[Stream],
+    clips: list[Seen],
     held: list[Held],
     settings: LossSettings,
     video: GenVisTraining,
 ) -> tuple[list[Held], tuple[Tensor, Tensor, Tensor]]:
-    """What slots hold after clip `number` in the opinion of `layer`, by stream, and class, BCE and dice losses."""
+    """What slots hold after a clip in the opinion of `layer`, by stream, and class, BCE and dice losses."""
     logits, embeddings = clip.class_logits[layer], clip.mask_embeddings[layer]
     assign = ASSIGNMENTS[video.assignment]
     after, chosen, wanted, classes = [], [], [], []
-    for n, stream in enumerate(streams):
-        targets, features = stream.clips[number], stream.mask_features[number]
-        with torch.no_grad():
-            points = random_points(1, settings.match.points, features.device)
-            masks = _masks(embeddings[n], features)
-            cost = clip_cost(logits[n], masks, targets, points, settings.match)
-            after.append(assign(cost, targets.visible, held[n]))
-        classes.append(wanted_classes(logits[n], targets, after[n]))
-        chosen.append(_masks(embeddings[n, after[n].slots[targets.visible]], features))
-        wanted.append(targets.masks[targets.visible])
+    for n, seen in enumerate(clips):
+        targets, visible = seen.targets, seen.targets.visible
+        sampled = embeddings[n].detach().float() @ seen.sampled_features
+        cost = clip_cost(logits[n], sampled, targets.labels, seen.sampled_masks, settings.match)
+        now = assign(cost, visible, held[n])
+        classes.append(wanted_classes(logits[n], targets, now))
+        chosen.append(torch.einsum("sd,tdhw->sthw", embeddings[n, now.slots[visible]], seen.features))
+        wanted.append(targets.masks[visible])
+        after.append(now)
     label = class_loss(logits, torch.stack(classes), settings.no_object_weight)
     return after, (label, *_sampled_mask_losses(torch.cat(chosen), torch.cat(wanted), settings))
-
-
-def _masks(embeddings: Tensor, features: Tensor) -> Tensor:
-    """Mask logits [S, T, h, w] of `embeddings` [S, D] over `features` [T, D, h, w]."""
-    return torch.einsum("sd,tdhw->sthw", embeddings, features)
 
 
 def wanted_classes(class_logits: Tensor, targets: ClipTargets, held: Held) -> Tensor:
@@ -176,7 +191,7 @@ def _similarity(
     groups = []
     for n, stream in enumerate(streams):
         frames = stream.matches[first : first + video.clip_frames]
-        visible = stream.clips[number].visible
+        visible = stream.clips[number].targets.visible
         embeddings = [clip.frame_embeddings[n, t, pairs.queries] for t, pairs in enumerate(frames)]
         ids = torch.cat([*(pairs.objects for pairs in frames), visible.nonzero()[:, 0]])
         groups.append((torch.cat([*embeddings, clip.slot_embeddings[n, held[n].slots[visible]]]), ids))

@@ -16,7 +16,16 @@ from torch import Tensor
 from visrt.training.points import at_points
 from visrt.training.targets import FrameTargets, MatchSettings, pairwise_bce, pairwise_dice
 
-__all__ = ["ClipTargets", "Held", "assigned_anew", "assigned_unified", "clip_cost", "nothing_held", "video_targets"]
+__all__ = [
+    "ClipTargets",
+    "Held",
+    "assigned_anew",
+    "assigned_unified",
+    "at_points_of_frames",
+    "clip_cost",
+    "nothing_held",
+    "video_targets",
+]
 
 FORBIDDEN = 1e6
 """Cost of a pair that must not be."""
@@ -64,25 +73,21 @@ def nothing_held(objects: int, device: torch.device | None = None) -> Held:
 
 
 @torch.no_grad()
-def clip_cost(
-    class_logits: Tensor, mask_logits: Tensor, targets: ClipTargets, points: Tensor, settings: MatchSettings
-) -> Tensor:
-    """Cost [S, N] of every pair of a slot, `class_logits` [S, K + 1] and `mask_logits` [S, T, h, w], and an object.
+def clip_cost(class_logits: Tensor, sampled: Tensor, labels: Tensor, wanted: Tensor, settings: MatchSettings) -> Tensor:
+    """Cost [S, N] of every pair of a slot, with `class_logits` [S, K + 1], and an object of `labels` [N].
 
-    `points` [1, P, 2], (x, y) in 0..1, are shared by all masks and frames.
+    At the same points of the frames of a clip: mask logits of slots `sampled` [S, P], masks of objects `wanted` [N, P].
     """
-    logits = _at_points_of_frames(mask_logits.float(), points)
-    wanted = _at_points_of_frames(targets.masks, points)
     return (
-        settings.class_cost * -class_logits.float().softmax(-1)[:, targets.labels]
-        + settings.mask_cost * pairwise_bce(logits, wanted)
-        + settings.dice_cost * pairwise_dice(logits, wanted)
+        settings.class_cost * -class_logits.float().softmax(-1)[:, labels]
+        + settings.mask_cost * pairwise_bce(sampled, wanted)
+        + settings.dice_cost * pairwise_dice(sampled, wanted)
     )
 
 
-def _at_points_of_frames(masks: Tensor, points: Tensor) -> Tensor:
-    """Values [M, T * P] of `masks` [M, T, h, w] at `points` [1, P, 2] of every frame."""
-    return at_points(masks.transpose(0, 1), points.expand(masks.shape[1], -1, -1)).transpose(0, 1).flatten(1)
+def at_points_of_frames(maps: Tensor, points: Tensor) -> Tensor:
+    """Values [M, T * P] of `maps` [M, T, h, w] at `points` [1, P, 2], (x, y) in 0..1, of every frame."""
+    return at_points(maps.transpose(0, 1), points.expand(maps.shape[1], -1, -1)).transpose(0, 1).flatten(1)
 
 
 def assigned_unified(cost: Tensor, visible: Tensor, held: Held) -> Held:

@@ -15,6 +15,7 @@ from visrt.training.genvis_targets import (
     Held,
     assigned_anew,
     assigned_unified,
+    at_points_of_frames,
     clip_cost,
     nothing_held,
     video_targets,
@@ -50,11 +51,13 @@ def test_golden_genvis_assignment_and_losses_over_the_clips_of_a_video(path: Pat
         assert (visible & ~held.seen).tolist() == golden[name + "new_inst"].tolist()
 
         points = torch.from_numpy(golden[name + "match_points_xy01"])
-        held = assigned_unified(clip_cost(logits, mask_logits, targets, points, MatchSettings()), visible, held)
+        sampled = at_points_of_frames(mask_logits, points), at_points_of_frames(targets.masks, points)
+        cost = clip_cost(logits, sampled[0], labels, sampled[1], MatchSettings())
+        held = assigned_unified(cost, visible, held)
         assert held.slots.tolist() == golden[name + "assigned_query_per_gt"].tolist()
 
-        sampled = torch.from_numpy(golden[name + "loss_points_xy01"])
-        bce, dice = mask_losses(mask_logits[held.slots[visible]], targets.masks[visible], sampled)
+        of_losses = torch.from_numpy(golden[name + "loss_points_xy01"])
+        bce, dice = mask_losses(mask_logits[held.slots[visible]], targets.masks[visible], of_losses)
         count = int(visible.sum())
         losses = {
             "ce": class_loss(logits[None], wanted_classes(logits, targets, held)[None], no_object_weight=0.1),
