@@ -108,11 +108,14 @@ class Head(nn.Module):
         )
 
     def forward(self, pyramid: PyramidRows, queries: Tensor, boxes: Tensor) -> list[StageOutputs]:
-        """Each stage's outputs, from `queries` [B, N, C] and `boxes` [B, N, 4] in pixels."""
+        """Each stage's outputs, from `queries` [B, N, C] and `boxes` [B, N, 4] in pixels.
+
+        As in Sparse R-CNN a stage learns nothing through the boxes of the one before; the first boxes do learn.
+        """
         outputs: list[StageOutputs] = []
         for stage in self.head_series:
             outputs.append(stage(pyramid, queries, boxes))
-            queries, boxes = outputs[-1].object_features, outputs[-1].boxes
+            queries, boxes = outputs[-1].object_features, outputs[-1].boxes.detach()
         return outputs
 
 

@@ -84,9 +84,11 @@ class InteractionStage(nn.Module):
         _init(self)
 
     def forward(self, pyramid: PyramidRows, queries: Tensor, boxes: Tensor) -> StageOutputs:
-        """The stage for `queries` [B, N, C] with `boxes` [B, N, 4] in pixels; nothing is learned through the boxes."""
-        boxes = boxes.detach().float()
-        return self.predict(self.look(self.attend(queries), roi_align(pyramid, boxes, self.outside)), boxes)
+        """The stage for `queries` [B, N, C] with `boxes` [B, N, 4] in pixels; where they look is not learned through
+        what they see, but from where they are moved."""
+        boxes = boxes.float()
+        features = roi_align(pyramid, boxes.detach(), self.outside)
+        return self.predict(self.look(self.attend(queries), features), boxes)
 
     def attend(self, queries: Tensor) -> Tensor:
         """Queries [B, N, C] after they exchanged."""

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Subset
 
 from visrt.runtime.errors import SettingsError
 from visrt.training.clips import Clip, ClipDataset
-from visrt.training.settings import DataSettings, TrainSettings
+from visrt.training.run_settings import RunSettings
+from visrt.training.settings import DataSettings
 from visrt.training.targets import FrameTargets
 
 __all__ = ["Batch", "clip_batch", "clip_loader", "training_clips", "validation_clips"]
@@ -51,7 +52,7 @@ def _frame_targets(clip: Clip, t: int) -> FrameTargets:
     return FrameTargets(torch.from_numpy(clip.labels)[ids], masks[ids].float(), ids)
 
 
-def training_clips(settings: TrainSettings, processes: int) -> ClipDataset:
+def training_clips(settings: RunSettings, processes: int) -> ClipDataset:
     """All clips of a run. Raises SettingsError if the data has another number of classes than the network."""
     length = settings.optim.steps * settings.optim.batch * processes
     dataset = ClipDataset(settings.data.sources, settings.data.clips, length, settings.seed)
@@ -64,7 +65,7 @@ def training_clips(settings: TrainSettings, processes: int) -> ClipDataset:
 
 
 def clip_loader(
-    dataset: ClipDataset, settings: TrainSettings, done_steps: int, process: int, processes: int
+    dataset: ClipDataset, settings: RunSettings, done_steps: int, process: int, processes: int
 ) -> DataLoader[Any]:
     """The batches from step `done_steps` on for one of `processes`; clip i is the same in every run of this seed."""
     batch, steps = settings.optim.batch, settings.optim.steps
@@ -84,7 +85,7 @@ def clip_loader(
     )
 
 
-def validation_clips(settings: TrainSettings) -> list[Clip]:
+def validation_clips(settings: RunSettings) -> list[Clip]:
     """The same held-out clips at every call."""
     return _held_out_clips(settings.data, settings.seed)
 

@@ -37,7 +37,8 @@ class InsProLossSettings:
     are pushed away, the dedup_boxes that overlap it most; on ImageNet-VID 0.15 was best.
 
     alpha, gamma: of the focal losses. matching: one for all stages by the "last" one, or each stage its "own", as in
-    Sparse R-CNN; the paper does not say.
+    Sparse R-CNN; the paper does not say. mask_stages: whether masks are learned at the "last" stage or at "every" one;
+    it does not say that either.
     """
 
     label: float = 2.0
@@ -51,6 +52,7 @@ class InsProLossSettings:
     alpha: float = 0.25
     gamma: float = 2.0
     matching: Literal["last", "own"] = "last"
+    mask_stages: Literal["last", "every"] = "last"
     costs: BoxCosts = field(default_factory=BoxCosts)
 
 
@@ -69,13 +71,19 @@ class FramePrediction:
 
 
 def clip_losses(
-    frames: Sequence[FramePrediction], targets: Sequence[BoxTargets], settings: InsProLossSettings
+    frames: Sequence[FramePrediction],
+    targets: Sequence[BoxTargets],
+    settings: InsProLossSettings,
+    learned_from: int = 0,
 ) -> dict[str, Tensor]:
-    """Weighted losses by name: summed over stages, normalised by the objects of a frame, the mean of the frames."""
+    """Weighted losses by name: summed over stages, normalised by the objects of a frame, the mean of the frames.
+
+    Frames before `learned_from` say which query holds which object, and are not learned.
+    """
     matches = matches_of_clip(frames, targets, settings)
     told = [
         _frame_losses(frame, target, pairs, settings)
-        for frame, target, pairs in zip(frames, targets, matches, strict=True)
+        for frame, target, pairs in list(zip(frames, targets, matches, strict=True))[learned_from:]
     ]
     return {name: torch.stack([losses[name] for losses in told]).mean() for name in told[0]}
 
@@ -83,17 +91,19 @@ def clip_losses(
 def matches_of_clip(
     frames: Sequence[FramePrediction], targets: Sequence[BoxTargets], settings: InsProLossSettings
 ) -> list[list[Matches]]:
-    """Matches [frame][stage]; an object keeps its query from frame to frame."""
-    stages = len(frames[0].stages)
-    held: list[Held] = [{} for _ in range(stages)]
+    """Matches [frame][stage]; an object keeps its query from frame to frame.
+
+    Stages are counted from the last one back, so that the lite head's only stage goes on with what the last one held.
+    """
+    held: dict[int, Held] = {}
     matches = []
     for frame, target in zip(frames, targets, strict=True):
-        deciding = range(stages) if settings.matching == "own" else (stages - 1,)
+        stages = len(frame.stages)
         found: dict[int, Matches] = {}
-        for i in deciding:
-            cost = pairwise_costs(frame.stages[i], target, settings.costs)
-            found[i], held[i] = consistent_matches(cost, target.ids, held[i])
-        matches.append([found.get(i, found[stages - 1]) for i in range(stages)])
+        for back in range(stages) if settings.matching == "own" else (0,):
+            cost = pairwise_costs(frame.stages[-1 - back], target, settings.costs)
+            found[back], held[back] = consistent_matches(cost, target.ids, held.get(back, {}))
+        matches.append([found.get(stages - 1 - i, found[0]) for i in range(stages)])
     return matches
 
 

@@ -22,18 +22,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from visrt.runtime.errors import NumericalError, SettingsError
-from visrt.runtime.settings import settings_from_file
 from visrt.training.batches import Batch, clip_loader, training_clips
 from visrt.training.learner import Trained
 from visrt.training.learners import learner_of
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.plot import plot_run
-from visrt.training.settings import TrainSettings
+from visrt.training.run_settings import RunSettings, run_settings_from_file
 
 __all__ = ["train"]
 
 
-def train(settings: TrainSettings, folder: Path, progress: Progress | None = None) -> Path:
+def train(settings: RunSettings, folder: Path, progress: Progress | None = None) -> Path:
     """Run `settings` in `folder`, from its last saved state if there is one; the path of model.safetensors.
 
     Raises SettingsError if the folder holds a run of other settings, NumericalError if the loss diverges.
@@ -57,7 +56,7 @@ def train(settings: TrainSettings, folder: Path, progress: Progress | None = Non
 class Run:
     """A run under way: network, optimiser, average, step."""
 
-    def __init__(self, settings: TrainSettings, folder: Path) -> None:
+    def __init__(self, settings: RunSettings, folder: Path) -> None:
         self.learner = learner_of(settings)
         set_seed(settings.seed)
         self.settings = settings
@@ -154,14 +153,14 @@ class Run:
                 file.write(json.dumps({"step": self.step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
 
 
-def _keep_settings(settings: TrainSettings, path: Path) -> None:
+def _keep_settings(settings: RunSettings, path: Path) -> None:
     """Write the settings once; a folder that holds a run of other settings is refused (steps may be extended)."""
-    if path.exists() and _without_steps(settings_from_file(TrainSettings, path)) != _without_steps(settings):
+    if path.exists() and _without_steps(run_settings_from_file(path)) != _without_steps(settings):
         raise SettingsError(f"{path.parent} holds a run of other settings; choose another --out or repeat its settings")
     path.write_text(json.dumps(asdict(settings), indent=1) + "\n")
 
 
-def _without_steps(settings: TrainSettings) -> TrainSettings:
+def _without_steps(settings: RunSettings) -> RunSettings:
     return replace(settings, optim=replace(settings.optim, steps=0, cooldown=0.0))
 
 

@@ -12,7 +12,9 @@ from visrt.training.settings import OptimSettings
 
 __all__ = ["optimizer_for", "scheduler_for"]
 
-UNDECAYED = (nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+UNDECAYED = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.Embedding)
+PYRAMID = "backbone.fpn_"
+"""InsPro keeps the convolutions of its pyramid beside the backbone, by detectron2's layout; they start anew."""
 
 
 def optimizer_for(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
@@ -23,7 +25,8 @@ def optimizer_for(model: nn.Module, settings: OptimSettings) -> torch.optim.Adam
             if not parameter.requires_grad:
                 continue
             path = f"{module_name}.{name}".removeprefix("network.")
-            rate = settings.lr * (settings.backbone_factor if path.startswith("backbone.") else 1.0)
+            pretrained = path.startswith("backbone.") and not path.startswith(PYRAMID)
+            rate = settings.lr * (settings.backbone_factor if pretrained else 1.0)
             plain = isinstance(module, UNDECAYED) or "relative_position_bias_table" in name or name == "level_embed"
             groups.setdefault((rate, 0.0 if plain else settings.weight_decay), []).append(parameter)
     return torch.optim.AdamW(

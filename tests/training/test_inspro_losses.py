@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,24 @@ def test_stages_may_match_on_their_own_and_stay_consistent() -> None:
     shared = matches_of_clip(frames, targets, InsProLossSettings())
     assert [pairs(found, targets[0]) for found in own[1]] == [{0: 0, 1: 1}, {0: 5, 1: 4}]
     assert [pairs(found, targets[0]) for found in shared[1]] == [{0: 5, 1: 4}] * 2
+
+
+@pytest.mark.parametrize("matching", ["last", "own"])
+def test_the_lite_head_goes_on_with_the_queries_of_the_last_stage(matching: Any) -> None:
+    """Its one stage would choose others."""
+    truth = target([0, 1], [scattered()[0].tolist(), scattered()[1].tolist()])
+    key, lite = prediction(stage(scattered(1)), stage(scattered())), prediction(stage(scattered().flip(0)))
+    found = matches_of_clip([key, lite], [truth] * 2, InsProLossSettings(matching=matching))
+    assert pairs(found[1][0], truth) == {0: 0, 1: 1}
+
+
+def test_frames_before_the_learned_ones_cost_nothing_but_decide_the_queries() -> None:
+    truth = target([0, 1], [scattered()[0].tolist(), scattered()[1].tolist()])
+    key, lite = prediction(stage(scattered())), prediction(stage(scattered().flip(0)))
+    losses = clip_losses([key, lite], [truth] * 2, InsProLossSettings(), learned_from=1)
+    torch.stack(list(losses.values())).sum().backward()
+    assert key.stages[0].boxes.grad is None
+    assert losses["l1"] > clip_losses([lite], [truth], InsProLossSettings())["l1"]
 
 
 def test_focal_loss_is_its_formula_and_cross_entropy_without_focus() -> None:

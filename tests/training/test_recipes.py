@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.settings import settings_from_file
 from visrt.training.cutouts import DISTRACTOR
-from visrt.training.settings import TrainSettings, check_settings
+from visrt.training.inspro_settings import InsProTrainSettings
+from visrt.training.learners import learner_of
+from visrt.training.run_settings import run_settings_from_file
+from visrt.training.settings import TrainSettings
 
 RECIPES = Path(__file__).parent.parent.parent / "training" / "recipes"
 RUNS = sorted(path for path in RECIPES.glob("*/*.json") if "network" in json.loads(path.read_text()))
@@ -18,8 +22,8 @@ RUNS = sorted(path for path in RECIPES.glob("*/*.json") if "network" in json.loa
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_recipe_is_a_run_that_can_start(path: Path) -> None:
-    settings = settings_from_file(TrainSettings, path)
-    check_settings(settings)
+    settings = run_settings_from_file(path)
+    learner_of(settings)
     assert len(settings.data.clips.classes) == settings.network.classes
     for source in settings.data.sources:
         mapped = Path(source.class_map) if source.class_map else None
@@ -59,3 +63,19 @@ def test_pseudo_videos_of_a_fraction_differ_from_the_full_run_in_their_sources_o
     assert part == full
     assert source["scene"] == "frame"
     assert source["label_fraction"] == 0.05
+
+
+def test_inspro_is_trained_with_the_published_values() -> None:
+    settings = settings_from_file(InsProTrainSettings, RECIPES / "inspro" / "youtube_vis_2019.json")
+    assert settings.network == INSPRO_R50
+    optim, loss = settings.optim, settings.loss
+    assert (optim.steps, optim.batch, optim.lr, optim.weight_decay) == (32000, 1, 2.5e-5, 1e-4)
+    assert [fraction * optim.steps for fraction in optim.decay_at] == [24000, 28000]
+    assert settings.data.clips.frames == 3
+    assert (loss.label, loss.l1, loss.giou, loss.dice, loss.mask, loss.dedup) == (2.0, 5.0, 2.0, 5.0, 5.0, 1.0)
+
+
+def test_the_lite_head_is_trained_on_three_key_frames_and_two_others() -> None:
+    settings = settings_from_file(InsProTrainSettings, RECIPES / "inspro" / "youtube_vis_2019_lite.json")
+    assert settings.network == INSPRO_R50_LITE
+    assert (settings.phase, settings.key_frames, settings.data.clips.frames) == ("lite", 3, 5)

@@ -20,11 +20,10 @@ def train(
     """Train a network on annotated images or videos, or resume an interrupted run."""
     from dataclasses import replace
 
-    from visrt.runtime.settings import settings_from_file
     from visrt.training.loop import train as run_training
-    from visrt.training.settings import TrainSettings
+    from visrt.training.run_settings import run_settings_from_file
 
-    chosen = settings_from_file(TrainSettings, settings)
+    chosen = run_settings_from_file(settings)
     if steps is not None:
         chosen = replace(chosen, optim=replace(chosen.optim, steps=steps))
     weights = run_training(chosen, out)

@@ -1,0 +1,97 @@
+"""Everything an InsPro or InsPro-lite training run depends on, and which of it contradicts itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from visrt.models.inspro import InsProSettings
+from visrt.runtime.errors import SettingsError
+from visrt.training.inspro_losses import InsProLossSettings
+from visrt.training.settings import DataSettings, OptimSettings
+
+__all__ = ["InsProTrainSettings", "check_inspro_settings"]
+
+SIZE_DIVISOR = 32
+
+
+@dataclass(frozen=True)
+class InsProTrainSettings:
+    """One run.
+
+    phase: "pairs" trains the network of InsPro; "lite" then trains the head for the frames between key frames and
+    nothing else, on clips whose first `key_frames` frames are key frames. propagation: pairs travel through the clip;
+    "off" starts each frame from the learned pairs, which makes an image network of it, to begin from as the paper
+    begins from COCO, or to compare with.
+    init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing. init_takes: all of that checkpoint, which is
+    then an InsPro one, or its "backbone" alone, which may be any visrt can read.
+    """
+
+    family: Literal["inspro"]
+    network: InsProSettings
+    data: DataSettings
+    optim: OptimSettings
+    loss: InsProLossSettings = field(default_factory=InsProLossSettings)
+    phase: Literal["pairs", "lite"] = "pairs"
+    propagation: Literal["on", "off"] = "on"
+    key_frames: Annotated[int, Field(ge=1)] = 3
+    init: str | None = None
+    init_takes: Literal["network", "backbone"] = "network"
+    seed: int = 0
+    save_every: int = 250
+    validate_every: int = 250
+
+
+def check_inspro_settings(settings: InsProTrainSettings) -> None:
+    """Refuse what contradicts itself. Raises SettingsError."""
+    _check_clips(settings)
+    if settings.phase == "lite":
+        _check_lite(settings)
+    elif settings.network.lite_stages:
+        raise SettingsError(
+            f"network.lite_stages is {settings.network.lite_stages}, but phase is 'pairs', in which the lite head "
+            "learns nothing; leave it at 0, or begin phase 'lite' from this phase's checkpoint"
+        )
+
+
+def _check_clips(settings: InsProTrainSettings) -> None:
+    clips, network = settings.data.clips, settings.network
+    if settings.phase == "pairs" and settings.propagation == "on" and clips.frames < 2:
+        raise SettingsError(
+            f"data.clips.frames is {clips.frames}, but propagation is 'on', which is learned from frame to frame; give "
+            "clips of 3 frames as published, or switch propagation off"
+        )
+    if clips.height_px % SIZE_DIVISOR or clips.width_px % SIZE_DIVISOR:
+        raise SettingsError(
+            f"data.clips is {clips.height_px} x {clips.width_px} pixels; both must be divisible by {SIZE_DIVISOR}, as "
+            "the pyramid's levels are"
+        )
+    if network.queries < clips.max_objects:
+        raise SettingsError(
+            f"network.queries is {network.queries}, but a clip may hold data.clips.max_objects = {clips.max_objects} "
+            "objects, each of which keeps its query; give as many queries at least"
+        )
+    if clips.camera.letterbox:
+        raise SettingsError(
+            f"data.clips.camera.letterbox is {clips.camera.letterbox}, but boxes are parts of the picture, and a clip "
+            "does not tell what of a padded frame is picture; set it to 0"
+        )
+
+
+def _check_lite(settings: InsProTrainSettings) -> None:
+    if not settings.network.lite_stages:
+        raise SettingsError("phase is 'lite', but network.lite_stages is 0; give the lite head a stage, as published")
+    if settings.data.clips.frames <= settings.key_frames:
+        raise SettingsError(
+            f"data.clips.frames is {settings.data.clips.frames} and key_frames {settings.key_frames}: no frame is left "
+            "for the lite head; published are 5, of which 3 are key frames"
+        )
+    if settings.propagation == "off":
+        raise SettingsError("propagation is 'off', but the lite head moves boxes that travel; switch it on")
+    if settings.init in (None, "", "imagenet") or settings.init_takes != "network":
+        raise SettingsError(
+            f"init is {settings.init!r} and init_takes {settings.init_takes!r}, but in phase 'lite' all else stays as "
+            "it is; give the checkpoint of phase 'pairs', and take the network"
+        )
