@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -97,8 +98,8 @@ class Network:
         in_flight: int = 1,
     ) -> None:
         self._engines = engines
-        waits = in_flight > 1 and not isinstance(engines["frame"], AnswersLater)
-        self._beside = ThreadPoolExecutor(1, "visrt-frame-engine") if waits else None
+        self._later = isinstance(engines.get("frame"), AnswersLater)
+        self._beside = ThreadPoolExecutor(1, "visrt-frame-engine") if in_flight > 1 and not self._later else None
         self.states = states or {}
         if resize is not None and spec.source is not None:
             raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
@@ -123,7 +124,7 @@ class Network:
 
     def start(self, inputs: FrameInputs) -> StartedFrames:
         """Hands frames to the frame engine, which with two in flight goes on while the host does something else."""
-        with self._watch.stage("frame_engine"):
+        with self._watch.stage("copy_in" if self._later else "frame_engine"):
             valid_sizes = np.array([fit.valid for fit in inputs.fits], dtype=np.int32)
             feeds = {"images": inputs.images, "valid_sizes": valid_sizes}
             if self._beside is not None:
@@ -134,7 +135,11 @@ class Network:
     def finish(self, started: StartedFrames) -> list[FrameOutputs]:
         """Outputs for each of the frames that were started, once they are there."""
         with self._watch.stage("frame_engine"):
-            return _split(started.outputs(), started.fits)
+            outputs = started.outputs()
+            if self._later:
+                _smallest(outputs).numpy()  # waits for the whole call
+        with self._watch.stage("copy_out"):
+            return _split(outputs, started.fits)
 
     def run(self, graph: str, feeds: Mapping[str, Floats | Tensor]) -> dict[str, Floats]:
         """Outputs by role of one call of `graph`, on the host."""
@@ -167,9 +172,19 @@ def refuse_nonfinite(role: str, values: Array) -> None:
         )
 
 
+def _smallest(outputs: Mapping[str, Tensor]) -> Tensor:
+    """The smallest output that the host needs."""
+    return min((outputs[role] for role in _needed(outputs)), key=lambda tensor: prod(tensor.shape))
+
+
+def _needed(outputs: Mapping[str, Tensor]) -> list[str]:
+    """The roles that the host needs; the others stay where they are."""
+    return [role for role in outputs if role not in (MASK_FEATURES, *KEPT)]
+
+
 def _split(outputs: Mapping[str, Tensor], fits: Sequence[Letterbox]) -> list[FrameOutputs]:
     """The batch, frame by frame: small tensors on the host, large ones where they are."""
-    host = {role: _floats(outputs[role].numpy()) for role in outputs if role not in (MASK_FEATURES, *KEPT)}
+    host = {role: _floats(outputs[role].numpy()) for role in _needed(outputs)}
     kept = {role: outputs[role] for role in KEPT if role in outputs}
     return [
         FrameOutputs(

@@ -9,10 +9,23 @@ from time import perf_counter
 
 __all__ = ["SOMETIMES", "STAGES", "StageTimes", "Stopwatch"]
 
-SOMETIMES = ("clip_engine", "head_engine", "head_lite_engine")
-"""Stages that only some families have; told where they took time."""
+SOMETIMES = ("copy_in", "clip_engine", "head_engine", "head_lite_engine")
+"""Stages that only some families or engines have; told where they took time.
 
-STAGES = ("preprocess", "frame_engine", *SOMETIMES, "association", "mask_engine", "masks")
+copy_in: of an engine that answers later, the copy to page-locked memory and the enqueuing of the call.
+"""
+
+STAGES = (
+    "preprocess",
+    "copy_in",
+    "frame_engine",
+    "copy_out",
+    *SOMETIMES[1:],
+    "association",
+    "mask_engine",
+    "masks",
+)
+"""frame_engine: until it has answered. copy_out: what the host needs of its outputs. masks: resizing and RLE."""
 
 
 @dataclass(frozen=True)
