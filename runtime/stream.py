@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -23,6 +24,8 @@ from visrt.runtime.times import Stopwatch
 __all__ = ["Clips", "SessionEvents", "SessionSettings", "Stream", "check_frames", "check_times"]
 
 Times = Sequence[float | None]
+
+LOGGER = logging.getLogger("visrt.stream")
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,19 @@ class Stream:
             if not last.fit.like(fit):
                 self.events = replace(self.events, restarts=self.events.restarts + 1)
                 self._follower.restart()
+                self._tell_restart(last.fit, fit)
         assert self._resize is not None
         return self._resize
+
+    def _tell_restart(self, before: Letterbox, now: Letterbox) -> None:
+        old, new = (f"{height}x{width}" for height, width in (before.source, now.source))
+        LOGGER.warning(
+            "after %d frames pictures are %s in place of %s (height x width): objects and what is remembered of them "
+            "are dropped, their ids are not given again",
+            self.events.frames,
+            new,
+            old,
+        )
 
     def _now(self, index: int, time_s: float | None) -> float:
         """Seconds of this frame; time never runs backwards, as ages are measured with it."""

@@ -161,7 +161,9 @@ def test_genvis_no_more_objects_than_the_cap_are_shown() -> None:
     assert len(run(genvis_session(max_objects=3), [frame])[0].objects) == 3
 
 
-def test_genvis_another_aspect_in_mid_clip_closes_the_clip_and_starts_new_objects() -> None:
+def test_genvis_another_aspect_in_mid_clip_closes_the_clip_and_starts_new_objects(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     session = genvis_session(**THREE)
     wide, tall = [moving(t) for t in range(4)], [moving(t, (192, 180)) for t in range(3)]
     results = run(session, wide + tall)
@@ -169,6 +171,8 @@ def test_genvis_another_aspect_in_mid_clip_closes_the_clip_and_starts_new_object
     assert np.array_equal(clip_engine(session).starts[2], BASE)
     assert ids(results) == [[0, 1]] * 4 + [[2, 3]] * 3
     assert session.events == SessionEvents(frames=7, size_changes=1, restarts=1)
+    [told] = caplog.messages
+    assert told.startswith("after 4 frames pictures are 192x180 in place of 128x192 (height x width): objects and")
 
 
 def test_genvis_another_size_of_the_same_aspect_goes_on_in_its_clip() -> None:
