@@ -56,10 +56,10 @@ class Session:
         """
         self.manifest = manifest
         self.settings = settings
-        self._watch = Stopwatch()
+        self.watch = Stopwatch()
         self.family = family_of(manifest, association, preset)
-        self.network = Network(engines, manifest.input, self._watch, settings.resize, states, settings.in_flight)
-        self._stream = Stream(self.family, self.network, settings, self._watch)
+        self.network = Network(engines, manifest.input, self.watch, settings.resize, states, settings.in_flight)
+        self._stream = Stream(self.family, self.network, settings, self.watch)
         self._rounds = Rounds(self.network)
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
         self._blas = ThreadpoolController()
@@ -116,7 +116,7 @@ class Session:
         """Starts a new stream: frames, ids, events and times begin again."""
         self._rounds.forget()
         self._stream.reset()
-        self._watch.take(0)
+        self.watch.take(0)
         self.times = StageTimes()
         self.last_times = StageTimes()
 
@@ -151,7 +151,7 @@ class Session:
         results: list[FrameResult] = []
         for [answered] in self._rounds.finish(leave):
             results += answered.results()
-            self.last_times = self._watch.take(len(answered.clips))
+            self.last_times = self.watch.take(len(answered.clips))
             self.times = self.times.plus(self.last_times)
         return results
 
