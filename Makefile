@@ -16,7 +16,7 @@ demo: $(RUNTIME)/ready
 	@echo "watch out/demo/overlay.mp4"
 
 test: $(DEV)/ready
-	$(DEV)/$(BIN)/python -m pytest -q
+	$(DEV)/$(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # Full-size networks through the exporter and TensorRT-RTX's builder: about ten minutes on two cores.
 test-full: $(DEV)/ready
