@@ -26,7 +26,8 @@ class InsProTrainSettings:
     "off" starts each frame from the learned pairs, which makes an image network of it, to begin from as the paper
     begins from COCO, or to compare with.
     init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing. init_takes: all of that checkpoint, which is
-    then an InsPro one, or its "backbone" alone, which may be any visrt can read.
+    then an InsPro one, or its "backbone" alone, which may be any visrt can read. first_boxes: where proposals begin if
+    no checkpoint brings them: the whole "picture", as in Sparse R-CNN, or a "grid" over it, which helps short runs.
     """
 
     family: Literal["inspro"]
@@ -39,6 +40,7 @@ class InsProTrainSettings:
     key_frames: Annotated[int, Field(ge=1)] = 3
     init: str | None = None
     init_takes: Literal["network", "backbone"] = "network"
+    first_boxes: Literal["picture", "grid"] = "picture"
     seed: int = 0
     save_every: int = 250
     validate_every: int = 250

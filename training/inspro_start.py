@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from visrt.models.checkpoints import read_weights
@@ -29,6 +31,8 @@ def first_network(settings: InsProTrainSettings) -> InsPro:
     Raises SettingsError or CheckpointError where they do not fit.
     """
     network = InsPro(settings.network)
+    if settings.first_boxes == "grid":
+        _spread_boxes(network)
     if settings.init == "imagenet":
         _take_imagenet(network)
     elif settings.init and settings.init_takes == "backbone":
@@ -36,6 +40,18 @@ def first_network(settings: InsProTrainSettings) -> InsPro:
     elif settings.init:
         _take_network(network, Path(settings.init))
     return network
+
+
+@torch.no_grad()
+def _spread_boxes(network: InsPro) -> None:
+    """Proposals twice as large as the cells of a grid of about square cells in a picture of 16:9, one in each."""
+    count = network.settings.queries
+    rows = max(1, round(math.sqrt(count * 9 / 16)))
+    columns = math.ceil(count / rows)
+    places = torch.arange(count)
+    centres = torch.stack(((places % columns + 0.5) / columns, (places // columns + 0.5) / rows), dim=-1)
+    sizes = torch.tensor([2 / columns, 2 / rows]).expand(count, 2)
+    network.init_proposal_boxes.weight.copy_(torch.cat((centres, sizes), dim=-1))
 
 
 def _take_imagenet(network: InsPro) -> None:

@@ -268,3 +268,13 @@ def test_an_unknown_family_is_refused_and_names_the_known(tmp_path: Path) -> Non
     path.write_text(json.dumps({"family": "inspro", "stages": 6}))
     with pytest.raises(SettingsError, match=r"settings\.json: .*unknown setting 'stages'|setting .* is missing"):
         run_settings_from_file(path)
+
+
+def test_a_grid_of_boxes_covers_the_picture_and_gives_way_to_a_checkpoint(pictures: Path, tmp_path: Path) -> None:
+    settings = settings_on(pictures, replace(NETWORK, queries=24), first_boxes="grid")
+    centres = first_network(settings).init_proposal_boxes.weight[:, :2]
+    cells = {(int(x * 4), int(y * 4)) for x, y in centres.tolist()}
+    assert len(cells) == 16
+    first = saved_network(tmp_path)
+    boxes = first_network(settings_on(pictures, first_boxes="grid", init=str(first))).init_proposal_boxes.weight
+    assert torch.equal(boxes, read_inspro_checkpoint(first).weights["init_proposal_boxes.weight"])
