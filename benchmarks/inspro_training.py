@@ -1,0 +1,219 @@
+"""InsPro trained with pairs that travel against the same network whose frames start anew: who keeps its slot?
+
+python -m visrt.benchmarks.inspro_training --settings training/recipes/inspro/small.json --out runs/inspro_training
+
+Both arms start from the settings' `init` and see the same clips. Each is then run both ways on held-out pseudo-videos:
+pairs travelling, and every frame from the learned pairs. A third arm, of the first seed alone, leaves out the loss that
+keeps free boxes apart; how they lie is measured on held-out clips and drawn in --picture. Runs are resumed if
+interrupted; when all are there their figures are put together in --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from math import isnan
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from visrt.benchmarks.evaluate import Evaluation, evaluate_official, evaluate_session
+from visrt.benchmarks.inspro_free_boxes import draw_free_boxes, free_boxes
+from visrt.benchmarks.machine import machine
+from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
+from visrt.export.bundle import Export, export_bundle
+from visrt.models.inspro_checkpoints import read_inspro_checkpoint
+from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.clip_family import Tensors
+from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.errors import SettingsError
+from visrt.runtime.inspro import PROPOSALS, QUERIES
+from visrt.runtime.output import write_atomically
+from visrt.runtime.session import Session
+from visrt.runtime.settings import settings_from_file
+from visrt.training.inspro_settings import InsProTrainSettings
+from visrt.training.loop import train
+from visrt.training.pseudo_videos import write_pseudo_videos
+
+__all__ = ["ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
+
+ARMS = ("alone", "travelling")
+CROWDING = "without_dedup"
+"""As "travelling", but for the loss that keeps free boxes apart."""
+
+WAYS = ("anew", "travelling")
+START = "start"
+SHOWN = {"birth_score": 0.3, "keep_score": 0.2}
+"""Focal scores of a network trained for minutes are low."""
+
+FPS = 24.0
+VALIDATION_SEED = 79
+FIGURES = "figures.json"
+
+
+class ForgetfulHead:
+    """An engine for "head" that starts every frame from the learned pairs, without a past."""
+
+    def __init__(self, engine: Engine, states: Tensors) -> None:
+        self._engine = engine
+        self._learned = {"queries": states[QUERIES], "proposals": states[PROPOSALS]}
+
+    @property
+    def provider(self) -> str:
+        return self._engine.provider
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        fill = np.zeros(len(self._learned["queries"]), dtype=np.float32)
+        return self._engine({**feeds, **self._learned, "fill": fill})
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def arm_settings(settings: InsProTrainSettings, arm: str, seed: int) -> InsProTrainSettings:
+    """`settings` for one run; all arms see the same clips."""
+    if settings.phase != "pairs" or settings.propagation != "on" or not settings.init:
+        raise SettingsError("the settings need phase 'pairs', propagation 'on', and init, where all arms start")
+    settings = replace(settings, seed=seed)
+    if arm == "alone":
+        return replace(settings, propagation="off")
+    return replace(settings, loss=replace(settings.loss, dedup=0.0)) if arm == CROWDING else settings
+
+
+def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """By figure: the value of each run, mean and spread; a share of nothing is None and counts in no mean."""
+    table = {}
+    for name in runs[0]:
+        known = [run[name] for run in runs if not isnan(run[name])]
+        table[name] = {
+            "seeds": [None if isnan(run[name]) else run[name] for run in runs],
+            "mean": mean(known) if known else None,
+            "stdev": stdev(known) if len(known) > 1 else None,
+        }
+    return table
+
+
+def main() -> None:
+    given = _arguments()
+    settings = settings_from_file(InsProTrainSettings, given.settings)
+    given.out.mkdir(parents=True, exist_ok=True)
+    annotated = _videos(given, settings)
+    wanted = [(arm, seed) for seed in given.seeds for arm in ARMS]
+    wanted.insert(len(ARMS), (CROWDING, given.seeds[0]))
+    _measure(Path(arm_settings(settings, "travelling", 0).init or ""), given.out / START, annotated, settings)
+    for arm, seed in wanted:
+        if given.arm in (None, arm) and given.seed in (None, seed):
+            folder = given.out / f"{arm}-{seed}"
+            _measure(_trained(arm_settings(settings, arm, seed), folder), folder, annotated, settings)
+    folders = {arm: [given.out / f"{a}-{seed}" for a, seed in wanted if a == arm] for arm in (*ARMS, CROWDING)}
+    folders[START] = [given.out / START]
+    waiting = [str(one) for each in folders.values() for one in each if not (one / FIGURES).exists()]
+    if waiting:
+        print(f"still to come: {', '.join(waiting)}")
+        return
+    told = {arm: [json.loads((folder / FIGURES).read_text()) for folder in each] for arm, each in folders.items()}
+    write_atomically(
+        given.json, [json.dumps(_report(given, settings, told), indent=1, allow_nan=False).encode() + b"\n"]
+    )
+    weights = {arm: folders[arm][0] / "model.safetensors" for arm in (CROWDING, "travelling")}
+    draw_free_boxes(
+        {arm: read_inspro_checkpoint(path).network() for arm, path in weights.items()}, settings, given.picture
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", type=Path, required=True, help="json of a run of phase 'pairs'")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/inspro_training.json"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/inspro_deduplication.png"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--videos", type=int, default=30, help="held-out pseudo-videos")
+    parser.add_argument("--frames", type=int, default=16, help="frames of each")
+    parser.add_argument("--arm", choices=(*ARMS, CROWDING), help="this arm alone")
+    parser.add_argument("--seed", type=int, help="this seed alone")
+    return parser.parse_args()
+
+
+def _videos(given: argparse.Namespace, settings: InsProTrainSettings) -> AnnotatedSet:
+    """Held-out pseudo-videos of the training size, written once."""
+    folder, clips = given.out / "validation", settings.data.clips
+    if not (folder / "instances.json").exists():
+        held_out = replace(clips, part="held_out", frames=given.frames)
+        write_pseudo_videos(settings.data.sources, held_out, folder, given.videos, VALIDATION_SEED)
+    return load_annotations(folder, clips.classes)
+
+
+def _trained(settings: InsProTrainSettings, folder: Path) -> Path:
+    """The weights of the run in `folder`; the processor time it took is kept in cpu_s.json, over interruptions too."""
+    kept = folder / "cpu_s.json"
+    if (folder / FIGURES).exists():
+        return folder / "model.safetensors"
+    before = json.loads(kept.read_text()) if kept.exists() else 0.0
+    started = time.process_time()
+    try:
+        return train(settings, folder)
+    finally:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(before + time.process_time() - started))
+
+
+def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: InsProTrainSettings) -> None:
+    """Write the figures of `weights` run both ways to `folder`, unless they are there."""
+    if (folder / FIGURES).exists():
+        return
+    clips, bundle = settings.data.clips, folder / "bundle"
+    folder.mkdir(parents=True, exist_ok=True)
+    export_bundle(Export(weights, bundle, clips.height_px, clips.width_px, family="inspro", overwrite=True))
+    figures = {
+        f"free boxes: {k}": v for k, v in free_boxes(read_inspro_checkpoint(weights).network(), settings).items()
+    }
+    for way in WAYS:
+        with _session(open_bundle(bundle), way) as session:
+            told = _told(evaluate_session(session, annotated, FPS))
+            told["AP50_of_whole_videos"] = evaluate_official(session, annotated).precision.ap50
+        figures |= {f"{way}: {name}": value for name, value in told.items()}
+    write_atomically(folder / FIGURES, [json.dumps(figures, indent=1).encode() + b"\n"])
+
+
+def _session(bundle: Bundle, way: str) -> Session:
+    engines, states = dict(open_engines(bundle, options=EngineOptions(threads=1))), initial_states(bundle)
+    if way == "anew":
+        engines["head"] = ForgetfulHead(engines["head"], states)
+    return Session(bundle.manifest, engines, association=SHOWN, states=states)
+
+
+def _told(evaluation: Evaluation) -> dict[str, float]:
+    c = evaluation.counts
+    counted = {"found": c.found, "switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
+    rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
+    return {**counted, **rates, "duplicates_a_frame": c.duplicates_a_frame, "AP50": evaluation.precision.ap50}
+
+
+def _report(
+    given: argparse.Namespace, settings: InsProTrainSettings, told: Mapping[str, Sequence[Mapping[str, float]]]
+) -> dict[str, Any]:
+    runs = sorted(given.out.glob("*/cpu_s.json"))
+    return {
+        "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
+        "machine": {**machine(), "torch": version("torch")},
+        "cpu_s": {path.parent.name: round(json.loads(path.read_text())) for path in runs},
+        "seeds": given.seeds,
+        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
+        "association": SHOWN,
+        "paper": "YouTube-VIS 2019, AP: 24.0 without propagation, 36.3 with it, 37.4 with all else",
+        "settings": asdict(settings),
+        "figures": {arm: over_seeds(each) for arm, each in told.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Claims about the measurement of InsPro: what an arm changes, what forgetting means, what figures of boxes say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from visrt.benchmarks import inspro_free_boxes
+from visrt.benchmarks.inspro_free_boxes import LaidBoxes, free_boxes
+from visrt.benchmarks.inspro_lite import bound_by_macs, in_turns
+from visrt.benchmarks.inspro_training import CROWDING, ForgetfulHead, arm_settings, over_seeds
+from visrt.models.inspro import InsPro
+from visrt.runtime.engine import Array, HostTensor, Tensor
+from visrt.runtime.errors import SettingsError
+from visrt.runtime.settings import settings_from_file
+from visrt.training.inspro_settings import InsProTrainSettings
+
+RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "inspro" / "small.json"
+SETTINGS = settings_from_file(InsProTrainSettings, RECIPE)
+
+
+class Echo:
+    """An engine whose outputs are its inputs."""
+
+    provider = "Echo"
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        return {role: HostTensor(np.asarray(array)) for role, array in feeds.items()}
+
+    def close(self) -> None:
+        pass
+
+
+def test_arms_differ_from_the_settings_in_one_thing() -> None:
+    assert arm_settings(SETTINGS, "travelling", 2) == replace(SETTINGS, seed=2)
+    assert arm_settings(SETTINGS, "alone", 2) == replace(SETTINGS, seed=2, propagation="off")
+    crowding = arm_settings(SETTINGS, CROWDING, 2)
+    assert crowding.loss == replace(SETTINGS.loss, dedup=0.0)
+    assert replace(crowding, loss=SETTINGS.loss) == replace(SETTINGS, seed=2)
+
+
+@pytest.mark.parametrize("change", [{"propagation": "off"}, {"phase": "lite"}, {"init": None}])
+def test_settings_that_have_no_two_arms_are_refused(change: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="where all arms start"):
+        arm_settings(replace(SETTINGS, **change), "alone", 0)  # type: ignore[arg-type]
+
+
+def test_a_forgetful_head_sees_the_learned_pairs_in_every_frame() -> None:
+    states = {"queries": np.ones((4, 3)), "proposals": np.full((4, 4), 2.0), "bank": np.zeros((5, 4, 3))}
+    given = {"queries": np.zeros((4, 3)), "proposals": np.zeros((4, 4)), "bank": np.ones((5, 4, 3))}
+    outputs = ForgetfulHead(Echo(), states)({**given, "fill": np.full(4, 5.0), "pyramid": np.ones(2)})
+    seen = {role: tensor.numpy() for role, tensor in outputs.items()}
+    assert (seen["queries"] == 1).all()
+    assert (seen["proposals"] == 2).all()
+    assert (seen["fill"] == 0).all()
+    assert (seen["pyramid"] == 1).all()
+
+
+def test_a_share_of_nothing_counts_in_no_mean() -> None:
+    told = over_seeds([{"rate": 0.5}, {"rate": nan}, {"rate": 0.7}])["rate"]
+    assert told["seeds"] == [0.5, None, 0.7]
+    assert told["mean"] == pytest.approx(0.6)
+    assert over_seeds([{"rate": nan}])["rate"] == {"seeds": [None], "mean": None, "stdev": None}
+
+
+def test_boxes_that_spread_are_farther_and_overlap_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, objects = np.zeros((64, 96, 3), np.uint8), torch.tensor([[20.0, 10, 50, 50]])
+    shifts = torch.tensor([[0.0, 0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [-1, 0, -1, 0], [0, -1, 0, -1], [1, 1, 1, 1]])
+    told = []
+    for step in (1.0, 15.0):
+        laid = LaidBoxes(frame, objects, objects, objects + step * shifts + step)
+        monkeypatch.setattr(inspro_free_boxes, "laid_boxes", lambda *_, laid=laid: [laid])
+        told.append(free_boxes(InsPro.__new__(InsPro), SETTINGS))
+    crowded, spread = told
+    assert crowded["covering_an_object"] == 6 > spread["covering_an_object"]
+    assert spread["nearest_centres_diagonals"] == pytest.approx(15 * crowded["nearest_centres_diagonals"], rel=1e-4)
+    assert spread["largest_iou"] < crowded["largest_iou"]
+    assert spread["iou_between_them"] < crowded["iou_between_them"]
+
+
+def test_the_bound_is_one_for_key_frames_alone_and_ends_at_the_backbone() -> None:
+    macs = {"frame": 80, "head": 20, "head_lite": 0, "masks": 5}
+    assert bound_by_macs(macs, 1) == 1
+    assert bound_by_macs(macs, 10) == pytest.approx(100 / 82)
+
+
+def test_calls_take_turns_and_the_first_round_is_warm_up() -> None:
+    order: list[str] = []
+    taken = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, 2)  # type: ignore[misc]
+    assert order == ["a", "b"] * 3
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 2, "b": 2}
