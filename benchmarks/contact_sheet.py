@@ -23,7 +23,7 @@ __all__ = ["annotated_row", "reported_row", "sample_frames", "sheet", "write_she
 
 TILE_PX = 480
 """Width of a frame on a sheet."""
-CAPTION_PX = 22
+CAPTION_PX = 28
 INK, GROUND = (32, 32, 32), (255, 255, 255)
 
 Frames = Sequence[Sequence[TrackedObject]]

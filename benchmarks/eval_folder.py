@@ -12,27 +12,15 @@ from visrt.benchmarks.eval_plots import plot_hota, plot_precision_recall
 from visrt.benchmarks.report import write_report
 from visrt.benchmarks.scores import Scores, worst_videos
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
-from visrt.runtime.errors import OutputError
 from visrt.runtime.output import cannot_write
 from visrt.runtime.source import Image
 
-__all__ = ["fresh_folder", "write_folder"]
+__all__ = ["write_folder"]
 
 WORST = 5
 """Videos drawn."""
 FRAMES = 5
 """Frames of each of them."""
-
-
-def fresh_folder(folder: Path) -> None:
-    """Makes `folder`, or takes an empty one; said before hours of work, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = next(folder.iterdir(), None)
-    except OSError as error:
-        raise cannot_write(folder, error) from None
-    if taken is not None:
-        raise OutputError(f"{folder}: already holds {taken.name}; give --report an empty or a new folder")
 
 
 def write_folder(

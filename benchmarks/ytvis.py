@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visrt.benchmarks.json_faults import an_object, known_id, objects_in, read_json, short, whole_number
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle, checked_rle
 
-__all__ = ["AnnotatedSet", "AnnotatedVideo", "Track", "load_annotations", "load_class_map", "load_results"]
+__all__ = [
+    "ANNOTATIONS",
+    "PICTURES",
+    "AnnotatedSet",
+    "AnnotatedVideo",
+    "Track",
+    "categories_in",
+    "crowd_of",
+    "load_annotations",
+    "load_class_map",
+    "load_results",
+    "picture_at",
+    "read_annotations",
+]
 
 ANNOTATIONS = "instances.json"
 PICTURES = "JPEGImages"
+ANOTHER_SET = "the annotations'; these are results of another set, or of another version of it: "
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class AnnotatedSet:
 
 def load_class_map(path: Path) -> dict[str, str | None]:
     """{"dog": "animal", "chair": null, ...}: category of the data -> class of the bundle, null to leave it out."""
-    values = _json(path)
+    values = read_json(path)
     if not isinstance(values, dict) or not all(v is None or isinstance(v, str) for v in values.values()):
         raise DataError(f"{path}: expected one json object of names to names, or to null to leave a category out")
     return values
@@ -63,16 +77,25 @@ def load_annotations(
     Labels index `classes` (default: the file's own). `mapped`, where given, names a class or None for each category
     of the file: a name both happen to share is no promise that they mean the same. Raises DataError.
     """
-    path = folder / ANNOTATIONS
-    values = _object(_json(path), f"{path}")
-    categories = _categories(path, values)
+    return read_annotations(folder / ANNOTATIONS, folder / PICTURES, classes, mapped)
+
+
+def read_annotations(
+    path: Path,
+    pictures: Path,
+    classes: Sequence[str] | None = None,
+    mapped: Mapping[str, str | None] | None = None,
+) -> AnnotatedSet:
+    """As `load_annotations`, from the file `path` with its pictures below the folder `pictures`."""
+    values = an_object(read_json(path), f"{path}")
+    categories = categories_in(path, values)
     names = tuple(classes) if classes is not None else tuple(categories.values())
     label_of = _labels(path, categories, names, mapped)
-    videos = _objects(values, "videos", path)
+    videos = objects_in(values, "videos", path)
     shapes = {video["id"]: _shape(video, f"{path}: videos[{i}]") for i, video in enumerate(videos)}
     tracks = _tracks(path, values, shapes, label_of)
     return AnnotatedSet(
-        tuple(_video(folder, video, shapes, tracks, f"{path}: videos[{i}]") for i, video in enumerate(videos)),
+        tuple(_video(pictures, video, shapes, tracks, f"{path}: videos[{i}]") for i, video in enumerate(videos)),
         names,
         label_of,
     )
@@ -83,7 +106,7 @@ def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
 
     Category ids are those of the annotations. Raises DataError.
     """
-    values = _json(path)
+    values = read_json(path)
     if not isinstance(values, list):
         raise DataError(f"{path}: holds a {type(values).__name__}; expected a list of tracks")
     _refuse_doubled_ids(path, values)
@@ -91,9 +114,9 @@ def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
     predicted: dict[int, list[Track]] = {video: [] for video in shapes}
     for i, value in enumerate(values):
         where = f"{path}: [{i}]"
-        entry = _object(value, where)
-        video = _known(entry, "video_id", shapes, where, ANOTHER_SET)
-        label = annotated.label_of[_known(entry, "category_id", annotated.label_of, where, ANOTHER_SET)]
+        entry = an_object(value, where)
+        video = known_id(entry, "video_id", shapes, where, ANOTHER_SET)
+        label = annotated.label_of[known_id(entry, "category_id", annotated.label_of, where, ANOTHER_SET)]
         masks = _masks(entry, where, *shapes[video])
         if label is not None:
             predicted[video].append(Track(label, masks, _score(entry, where)))
@@ -108,11 +131,11 @@ def _tracks(
 ) -> dict[int, list[Track]]:
     """The annotated tracks by video id; what is left out is checked all the same."""
     tracks: dict[int, list[Track]] = {}
-    for i, annotation in enumerate(_objects(values, "annotations", path)):
+    for i, annotation in enumerate(objects_in(values, "annotations", path)):
         where = f"{path}: annotations[{i}]"
-        video = _known(annotation, "video_id", shapes, where)
-        label = label_of[_known(annotation, "category_id", label_of, where)]
-        masks, crowd = _masks(annotation, where, *shapes[video]), _crowd(annotation, where)
+        video = known_id(annotation, "video_id", shapes, where)
+        label = label_of[known_id(annotation, "category_id", label_of, where)]
+        masks, crowd = _masks(annotation, where, *shapes[video]), crowd_of(annotation, where)
         if label is not None:
             tracks.setdefault(video, []).append(Track(label, masks, crowd=crowd))
     return tracks
@@ -125,20 +148,25 @@ def _video(
     tracks: Mapping[int, list[Track]],
     where: str,
 ) -> AnnotatedVideo:
-    pictures = tuple(folder / PICTURES / name for name in video["file_names"])
-    for t, (name, picture) in enumerate(zip(video["file_names"], pictures, strict=True)):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{where}.file_names[{t}]: {name} leads out of {PICTURES}; expected a path within it")
-        if not picture.is_file():
-            raise DataError(f"{where}.file_names[{t}]: there is no picture {picture}")
+    names = video["file_names"]
+    pictures = tuple(picture_at(folder, name, f"{where}.file_names[{t}]") for t, name in enumerate(names))
     number = video["id"]
-    title = Path(video["file_names"][0]).parent.name or str(number)
+    title = Path(names[0]).parent.name or str(number)
     return AnnotatedVideo(number, title, pictures, shapes[number][1], tuple(tracks.get(number, ())))
+
+
+def picture_at(folder: Path, name: str, where: str) -> Path:
+    """The picture `name` below `folder`, which is there and does not lead out of it; `where` is its json path."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"{where}: {name} leads out of {folder.name}; expected a path within it")
+    if not (folder / name).is_file():
+        raise DataError(f"{where}: there is no picture {folder / name}")
+    return folder / name
 
 
 def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
     """Number of frames, and their size (height, width)."""
-    sides = _int(video, "height", where), _int(video, "width", where)
+    sides = whole_number(video, "height", where), whole_number(video, "width", where)
     if 0 in sides:
         raise DataError(f"{where}: {sides[0]} x {sides[1]} pixels; expected a height and a width of at least 1")
     names = video.get("file_names")
@@ -149,9 +177,10 @@ def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
     return len(names), sides
 
 
-def _categories(path: Path, values: dict[str, Any]) -> dict[int, str]:
+def categories_in(path: Path, values: dict[str, Any]) -> dict[int, str]:
+    """Names by id, each name once."""
     categories: dict[int, str] = {}
-    for i, category in enumerate(_objects(values, "categories", path)):
+    for i, category in enumerate(objects_in(values, "categories", path)):
         name = category.get("name")
         if not isinstance(name, str) or name in categories.values():
             raise DataError(f"{path}: categories[{i}].name: expected a text no other category has; found {name!r}")
@@ -195,46 +224,16 @@ def _score(entry: dict[str, Any], where: str) -> float:
     score = entry.get("score")
     # A bound, not isfinite: that cannot take a whole number beyond the range of a float. NaN is below no bound.
     if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < 1e300:
-        raise DataError(f"{where}.score: expected a finite number; found {_short(score)}")
+        raise DataError(f"{where}.score: expected a finite number; found {short(score)}")
     return float(score)
 
 
-def _crowd(annotation: dict[str, Any], where: str) -> bool:
+def crowd_of(annotation: dict[str, Any], where: str) -> bool:
+    """Whether its members are not told apart; no, where nothing is said."""
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise DataError(f"{where}.iscrowd: expected 0 or 1; found {_short(crowd)}")
+        raise DataError(f"{where}.iscrowd: expected 0 or 1; found {short(crowd)}")
     return bool(crowd)
-
-
-ANOTHER_SET = "the annotations'; these are results of another set, or of another version of it: "
-
-
-def _known(value: dict[str, Any], key: str, known: Mapping[int, Any], where: str, whose: str = "the file's: ") -> int:
-    number = _int(value, key, where)
-    if number not in known:
-        some = ", ".join(map(str, list(known)[:10])) + (", ..." if len(known) > 10 else "")
-        raise DataError(f"{where}.{key}: {number} is none of {whose}{some}")
-    return number
-
-
-def _int(value: dict[str, Any], key: str, where: str) -> int:
-    number = value.get(key)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise DataError(f"{where}.{key}: expected a whole number of zero or more; found {number!r}")
-    return number
-
-
-def _objects(values: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
-    """The objects of a list, each with an id of its own. Only annotations may be none."""
-    found = values.get(key)
-    if not isinstance(found, list) or (not found and key != "annotations"):
-        raise DataError(f"{path}: {key}: expected a list{_some(key)}; found {_short(found)}")
-    first: dict[int, int] = {}
-    for i, value in enumerate(found):
-        number = _int(_object(value, f"{path}: {key}[{i}]"), "id", f"{path}: {key}[{i}]")
-        if first.setdefault(number, i) != i:
-            raise DataError(f"{path}: {key}[{i}].id: {number} is the id of {key}[{first[number]}] too; ids must differ")
-    return found
 
 
 def _refuse_doubled_ids(path: Path, entries: list[Any]) -> None:
@@ -242,32 +241,6 @@ def _refuse_doubled_ids(path: Path, entries: list[Any]) -> None:
     first: dict[int, int] = {}
     for i, entry in enumerate(entries):
         if isinstance(entry, dict) and "id" in entry:
-            number = _int(entry, "id", f"{path}: [{i}]")
+            number = whole_number(entry, "id", f"{path}: [{i}]")
             if first.setdefault(number, i) != i:
                 raise DataError(f"{path}: [{i}].id: {number} is the id of [{first[number]}] too; ids must differ")
-
-
-def _some(key: str) -> str:
-    return "" if key == "annotations" else " of at least one"
-
-
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**20 else "a number beyond all measure"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object; found {type(value).__name__}")
-    return value
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; give a folder with {ANNOTATIONS} and {PICTURES}/, or a json file"
-        ) from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as json ({error})") from None

@@ -44,7 +44,10 @@ def test_the_python_of_the_readme_runs_as_it_stands() -> None:
 def test_the_commands_of_the_readme_exist_with_their_options(command: str) -> None:
     _, verb, *arguments = shlex.split(command)
     assert verb in VERBS
-    known = {option for parameter in load(verb).params for option in (*parameter.opts, *parameter.secondary_opts)}
+    found = load(verb)
+    if hasattr(found, "commands"):
+        found = found.commands[arguments[0]]
+    known = {option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)}
     options = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
     assert options <= known
 

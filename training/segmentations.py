@@ -11,6 +11,9 @@ from visrt.runtime.masks import Rle, checked_rle
 
 __all__ = ["area_px", "box_px", "rle_of"]
 
+FAR = 10
+"""Corners may lie outside the picture, by so many times its longer side."""
+
 
 def rle_of(segmentation: object, where: str, size: tuple[int, int]) -> Rle:
     """`segmentation`, an RLE or a list of polygons, as compressed RLE of `size` (height, width).
@@ -25,6 +28,7 @@ def rle_of(segmentation: object, where: str, size: tuple[int, int]) -> Rle:
 def _rle_from_polygons(polygons: Sequence[Sequence[float]], where: str, size: tuple[int, int]) -> Rle:
     """Union of polygons x0, y0, x1, y1, ... in pixels."""
     for i, polygon in enumerate(polygons):
+        _refuse_wild(polygon, f"{where}[{i}]", FAR * max(size))
         if len(polygon) < 6 or len(polygon) % 2:
             told = f"{len(polygon)} numbers; expected x and y of at least three corners"
             raise DataError(f"{where}[{i}]: a polygon of {told}")
@@ -32,6 +36,15 @@ def _rle_from_polygons(polygons: Sequence[Sequence[float]], where: str, size: tu
         raise DataError(f"{where}: an empty list; expected at least one polygon, or an RLE")
     rle = coco_mask.merge(coco_mask.frPyObjects([list(p) for p in polygons], *size))
     return {"size": list(size), "counts": rle["counts"].decode("ascii")}
+
+
+def _refuse_wild(polygon: object, where: str, farthest: int) -> None:
+    """pycocotools walks along every edge: a corner at 1e30 would take all memory, and NaN has no place."""
+    if not isinstance(polygon, list):
+        raise DataError(f"{where}: expected a list of numbers, x and y in turn; found {type(polygon).__name__}")
+    for k, value in enumerate(polygon):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= farthest:
+            raise DataError(f"{where}[{k}]: expected a number of at most {farthest} pixels; found {str(value)[:30]!r}")
 
 
 def area_px(rle: Rle) -> int:

@@ -39,6 +39,7 @@ VERBS = {
     "build": Verb("visrt.commands.build", "build", "Build a bundle's TensorRT engines."),
     "verify": Verb("visrt.commands.verify", "verify", "Check a bundle's engines against what torch computed."),
     "eval": Verb("visrt.commands.eval", "evaluate", "Measure a bundle on annotated videos."),
+    "data": Verb("visrt.commands.data", "data", "Check, convert and draw annotated sets."),
 }
 
 EXTRAS = {

@@ -69,7 +69,8 @@ def evaluate(
     Of causal output a track's label is the one with the largest sum of scores, its score the mean over its frames.
     Where not every object is annotated, recall and id switches mean something, AP and spurious objects do not.
     """
-    from visrt.benchmarks.eval_folder import fresh_folder
+    from visrt.benchmarks.new_folder import new_folder
+    from visrt.benchmarks.scores import score
     from visrt.benchmarks.ytvis import load_class_map
     from visrt.runtime.errors import UsageError
 
@@ -80,7 +81,7 @@ def evaluate(
             "--results are measured as they are: --association, --preset, --threads and --rule go with --bundle"
         )
     if report is not None:
-        fresh_folder(report)
+        new_folder(report, "--report")
     mapped = load_class_map(classes) if classes else None
     if bundle is not None:
         run = BundleRun(bundle, association_in(association, preset), engine, threads, fps, rule)
@@ -88,9 +89,11 @@ def evaluate(
     else:
         assert results is not None
         measured = _of_results(results, data, mapped)
+    scores = {rule: score(measured.annotated, evaluation) for rule, evaluation in measured.evaluations.items()}
     given = {"data": data, "bundle": bundle, "results": results, "classes": classes, "association": association}
     settings = {name: None if path is None else str(path) for name, path in given.items()}
-    _tell(measured, {**settings, **measured.made, "annotations": annotations.value}, json, report)
+    settings = {**settings, **measured.made, "annotations": annotations.value}
+    _tell(measured.annotated, scores, settings, json, report)
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,17 @@ class Measured:
     """What was evaluated on what, by rule, and how it was made."""
 
     annotated: AnnotatedSet
-    scores: dict[str, Scores]
+    evaluations: dict[str, Evaluation]
     made: dict[str, Any]
 
 
-def _tell(measured: Measured, settings: dict[str, Any], json: Path | None, folder: Path | None) -> None:
+def _tell(
+    annotated: AnnotatedSet,
+    scores: dict[str, Scores],
+    settings: dict[str, Any],
+    json: Path | None,
+    folder: Path | None,
+) -> None:
     """Tables on stdout, remarks on stderr, and what is to be written."""
     from visrt.benchmarks.eval_folder import write_folder
     from visrt.benchmarks.report import evaluation_report, write_report
@@ -110,25 +119,23 @@ def _tell(measured: Measured, settings: dict[str, Any], json: Path | None, folde
     from visrt.console import report_console, say
 
     note = PARTIAL_NOTE if settings["annotations"] == Coverage.partial.value else None
-    for table in eval_tables(measured.annotated, measured.scores, note):
+    for table in eval_tables(annotated, scores, note):
         report_console().print(table)
-    report = evaluation_report(measured.annotated, measured.scores, settings)
+    report = evaluation_report(annotated, scores, settings)
     for remark in report["remarks"]:
         say(remark)
     if json is not None:
         write_report(json, report)
     if folder is not None:
-        write_folder(folder, measured.annotated, measured.scores, report)
+        write_folder(folder, annotated, scores, report)
 
 
 def _of_results(results: Path, data: Path, mapped: dict[str, str | None] | None) -> Measured:
     from visrt.benchmarks.evaluate import evaluate_results
-    from visrt.benchmarks.scores import score
     from visrt.benchmarks.ytvis import load_annotations, load_results
 
     annotated = load_annotations(data, None if mapped is None else _targets(mapped), mapped)
-    evaluation = evaluate_results(annotated, load_results(results, annotated))
-    return Measured(annotated, {"results": score(annotated, evaluation)}, {})
+    return Measured(annotated, {"results": evaluate_results(annotated, load_results(results, annotated))}, {})
 
 
 def _targets(mapped: dict[str, str | None]) -> list[str]:
@@ -148,7 +155,6 @@ class BundleRun:
 
 
 def _of_bundle(run: BundleRun, data: Path, mapped: dict[str, str | None] | None) -> Measured:
-    from visrt.benchmarks.scores import score
     from visrt.benchmarks.ytvis import load_annotations
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.session import Session
@@ -161,8 +167,7 @@ def _of_bundle(run: BundleRun, data: Path, mapped: dict[str, str | None] | None)
         if run.rule is not Rule.causal:
             _refuse_unused(run, session)
         rules = (Rule.causal, Rule.official) if run.rule is Rule.both else (run.rule,)
-        scores = {rule.value: score(annotated, _by_rule(rule, session, annotated, run.fps)) for rule in rules}
-    return Measured(annotated, scores, made)
+        return Measured(annotated, {rule.value: _by_rule(rule, session, annotated, run.fps) for rule in rules}, made)
 
 
 def _by_rule(rule: Rule, session: Session, annotated: AnnotatedSet, fps: float) -> Evaluation:

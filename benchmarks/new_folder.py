@@ -1,0 +1,21 @@
+"""A folder for results that is new or empty, so that nothing already written is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visrt.runtime.errors import OutputError
+from visrt.runtime.output import cannot_write
+
+__all__ = ["new_folder"]
+
+
+def new_folder(folder: Path, option: str) -> None:
+    """Makes `folder`, or takes an empty one; said before hours of work, not after. `option` is what gave it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = next(folder.iterdir(), None)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    if taken is not None:
+        raise OutputError(f"{folder}: already holds {taken.name}; give {option} an empty or a new folder")

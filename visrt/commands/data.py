@@ -1,0 +1,157 @@
+"""`visrt data`: check, convert and draw annotated sets."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from visrt.benchmarks.set_check import SetSurvey
+    from visrt.benchmarks.set_formats import ReadSet
+
+__all__ = ["check", "convert", "data", "draw"]
+
+data = typer.Typer(add_completion=False, no_args_is_help=True, help="Check, convert and draw annotated sets.")
+
+
+class Format(str, Enum):
+    """Of an annotated set."""
+
+    youtube_vis = "youtube-vis"
+    coco = "coco"
+    davis = "davis"
+    mots = "mots"
+
+
+class Look(str, Enum):
+    """How far a picture is read: its head tells its size; a torn one shows when it is decoded."""
+
+    headers = "headers"
+    decode = "decode"
+
+
+class Placing(str, Enum):
+    """How pictures come into a new set."""
+
+    copy = "copy"
+    link = "link"
+
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the set.")]
+From = Annotated[Format | None, typer.Option("--from", help="Its format; by its files if not given.")]
+Annotations = Annotated[Path | None, typer.Option(help="Its json file, or folder of masks, if not in its usual place.")]
+Images = Annotated[Path | None, typer.Option(help="Its folder of pictures, if not in its usual place.")]
+NAMES_HELP = (
+    'Classes, where the format knows none. davis: {"VIDEO": {"1": "dog"}}; mots: {"1": "car", "2": "pedestrian"}. '
+    "names.json in the folder if there is one."
+)
+Names = Annotated[Path | None, typer.Option(help=NAMES_HELP)]
+
+
+@data.command()
+def check(
+    folder: Folder,
+    format: From = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    names: Names = None,
+    pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
+) -> None:
+    """Read a set strictly, count what it holds and name what looks wrong. Faults end with exit code 2."""
+    from visrt.benchmarks.set_check import decoded_size, refuse_faults, size_of, survey
+    from visrt.console import report_console, say
+
+    read = _read(folder, format, annotations, images, names)
+    found = survey(read.annotated, decoded_size if pictures is Look.decode else size_of)
+    report_console().print(_summary(read, found))
+    report_console().print(_classes(found))
+    for oddity in found.oddities:
+        say(oddity)
+    refuse_faults(found)
+
+
+@data.command()
+def convert(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Empty or new folder for the converted set.")],
+    format: From = None,
+    to: Annotated[Format, typer.Option(help="The format to write.")] = Format.youtube_vis,
+    annotations: Annotations = None,
+    images: Images = None,
+    names: Names = None,
+    pictures: Annotated[Placing, typer.Option(help="Copy the pictures, or link to them.")] = Placing.copy,
+) -> None:
+    """Write a set in another format, by default the one that `visrt eval` and `visrt train` read; tell what is lost."""
+    from visrt.benchmarks.new_folder import new_folder
+    from visrt.benchmarks.set_formats import SetPlaces, read_set
+    from visrt.benchmarks.set_writer import Pictures, write_set
+    from visrt.console import report_console, say
+
+    read = _read(folder, format, annotations, images, names)
+    new_folder(out, "--out")
+    for remark in write_set(read.annotated, out, to.value, Pictures(pictures.value)):
+        say(remark)
+    again = read_set(SetPlaces(out), to.value).annotated
+    told = f"{len(again.videos)} videos, {sum(len(v.tracks) for v in again.videos)} objects, read again without a fault"
+    report_console().print(f"{out}: {to.value}, {told}")
+
+
+@data.command()
+def draw(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Picture (png) to write.")],
+    format: From = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    names: Names = None,
+    videos: Annotated[int, typer.Option(min=1, max=60, help="Videos, or photos, drawn at random.")] = 6,
+    frames: Annotated[int, typer.Option(min=1, max=20, help="Frames of each video; photos in a row.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Another number, another sample.")] = 0,
+) -> None:
+    """Draw a sample of a set with its masks, ids and classes as one contact sheet."""
+    from visrt.benchmarks.contact_sheet import write_sheet
+    from visrt.benchmarks.set_sheet import sample_sheet
+    from visrt.console import report_console
+
+    read = _read(folder, format, annotations, images, names)
+    picture = sample_sheet(read.annotated, videos, frames, seed)
+    write_sheet(out, picture)
+    report_console().print(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
+
+
+def _read(
+    folder: Path, format: Format | None, annotations: Path | None, images: Path | None, names: Path | None
+) -> ReadSet:
+    """The set, what was left out of it told."""
+    from visrt.benchmarks.set_formats import SetPlaces, read_set
+    from visrt.console import say
+
+    read = read_set(SetPlaces(folder, annotations, images, names), format.value if format else None)
+    for remark in read.remarks:
+        say(remark)
+    return read
+
+
+def _summary(read: ReadSet, found: SetSurvey) -> Table:
+    from rich.table import Table
+
+    sizes = ", ".join(f"{height} x {width} ({count})" for (height, width), count in list(found.sizes.items())[:4])
+    more = ", ..." if len(found.sizes) > 4 else ""
+    table = Table("format", "videos", "frames", "height x width (videos)")
+    table.add_row(read.format, str(found.videos), str(found.frames), sizes + more)
+    return table
+
+
+def _classes(found: SetSurvey) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("class", "objects", "in videos", "masks", "crowds")
+    for name, count in found.classes.items():
+        table.add_row(escape(name), *map(str, (count.objects, count.videos, count.masks, count.crowds)))
+    return table
