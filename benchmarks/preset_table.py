@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -96,7 +96,7 @@ def preset_table(
         for name, contender in contenders.items():
             progress(f"{title}: {name}")
             session = Session(bundle.manifest, engines, association=contender.changes, preset=contender.preset)
-            evaluations[name] = evaluate_session(session, annotated, fps)
+            evaluations[name] = replace(evaluate_session(session, annotated, fps), reported={})
             times[name] = association_us(bundle, engines, contender, annotated.videos[:TIMED_VIDEOS], fps)
         found[title] = {name: _figures(name, evaluations, contenders) for name in contenders}
         for name, us in times.items():

@@ -95,6 +95,19 @@ def test_crowds_come_back_from_coco_as_they_went(tmp_path: Path) -> None:
     assert told(read_set(SetPlaces(tmp_path / "out")).annotated) == told(annotated)
 
 
+def test_training_reads_what_is_written(tmp_path: Path) -> None:
+    from visrt.training.annotations import coco, youtube_vis
+
+    annotated = apart(tmp_path / "set")
+    for name in ("youtube-vis", "coco"):
+        set_writer.write_set(annotated, tmp_path / name, name, Pictures.link)
+    videos = youtube_vis(tmp_path / "youtube-vis" / "instances.json", tmp_path / "youtube-vis" / "JPEGImages")
+    photos = coco(tmp_path / "coco" / "instances.json", tmp_path / "coco" / "images")
+    assert videos.classes == photos.classes == ("dog", "car")
+    shown = [len(frame.objects) for video in videos.videos for frame in video.frames]
+    assert shown == [len(photo.frames[0].objects) for photo in photos.videos] == [2, 2, 2, 2, 1, 2]
+
+
 def test_videos_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
     values = set_values(videos=2)
     for video, part in zip(values["videos"], ("a", "b"), strict=True):

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visrt.benchmarks.evaluate import evaluate_results
-from visrt.benchmarks.ytvis import load_annotations, load_class_map, load_results
+from visrt.benchmarks.scores import Scores, score
+from visrt.benchmarks.ytvis import AnnotatedSet, Track, load_annotations, load_class_map, load_results
 from visrt.runtime.errors import DataError
 
 
@@ -197,6 +198,10 @@ def refusal(measure: Callable[[], object]) -> str | None:
     return None
 
 
+def scores_of(annotated: AnnotatedSet, predicted: dict[int, list[Track]]) -> Scores:
+    return score(annotated, evaluate_results(annotated, predicted))
+
+
 @given(st.data())
 def test_junk_anywhere_in_annotations_is_refused_by_name_or_measured(data: st.DataObject) -> None:
     good = set_values()
@@ -204,7 +209,7 @@ def test_junk_anywhere_in_annotations_is_refused_by_name_or_measured(data: st.Da
         folder = write_set(Path(name), good)
         broken = with_junk(good, data.draw(st.sampled_from(places(good))), data.draw(JUNK))
         (folder / "instances.json").write_text(json.dumps(broken))
-        told = refusal(lambda: evaluate_results(load_annotations(folder), {}))
+        told = refusal(lambda: scores_of(load_annotations(folder), {}))
         assert told is None or "instances.json: " in told
 
 
@@ -215,5 +220,5 @@ def test_junk_anywhere_in_results_is_refused_by_name_or_measured(data: st.DataOb
         annotated = load_annotations(write_set(Path(name), set_values()))
         path = Path(name) / "results.json"
         path.write_text(json.dumps(with_junk(good, data.draw(st.sampled_from(places(good))), data.draw(JUNK))))
-        told = refusal(lambda: evaluate_results(annotated, load_results(path, annotated)))
+        told = refusal(lambda: scores_of(annotated, load_results(path, annotated)))
         assert told is None or "results.json: [0]" in told

@@ -21,9 +21,7 @@ WHOLE = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 FOLLOWED = ("HOTA", "DetA", "AssA", "IDF1", "id switches")
 PARTIAL_NOTE = "AP, HOTA, DetA and IDF1 not meaningful: partial annotation"
 
-HOTA_NOTE = (
-    "HOTA and IDF1 count every reported track alike; official rules report a fixed number, however low its score"
-)
+HOTA_NOTE = "HOTA and IDF1 count every reported track alike; official rules report a fixed number, whatever the score"
 
 
 def eval_tables(annotated: AnnotatedSet, scores: Mapping[str, Scores], note: str | None) -> Iterator[Table]:
