@@ -15,12 +15,17 @@ from visrt.export.contract import file_spec, graph_spec
 from visrt.export.nodes import NODES, nodes_json
 from visrt.runtime.bundle import MANIFEST, Bundle
 from visrt.runtime.errors import UsageError
+from visrt.runtime.families import family_of
 from visrt.runtime.manifest import Manifest, Producer
 
-__all__ = ["refuse_int8", "write_calibrated"]
+__all__ = ["refuse_family", "refuse_int8", "write_calibrated"]
 
 GRAPH = "frame"
-"""The graph that is quantised. The masks graph has no constant weight."""
+"""The graph that is quantised. The masks graph has no constant weight; GenVIS's clip graph is small, and what it hands
+on to the next clip is not to be rounded."""
+
+FAMILIES = ("minvis", "ctvis", "genvis")
+"""Those whose queries have a class "no object", by which agreement is judged."""
 
 PACKAGES = ("visrt", "onnx", "onnxruntime", "numpy")
 
@@ -32,6 +37,16 @@ def refuse_int8(bundle: Bundle) -> None:
         raise UsageError(
             f"{bundle.folder}: is int8 already ({', '.join(f'{n} {p}' for n, p in precisions.items())}); expected the "
             "fp32 or fp16 bundle it was made from"
+        )
+
+
+def refuse_family(bundle: Bundle) -> None:
+    """Raises UsageError for a bundle of a family that is not calibrated, BundleError for one that does not fit its."""
+    family_of(bundle.manifest)
+    if bundle.manifest.family not in FAMILIES:
+        raise UsageError(
+            f"{bundle.folder}: is of family {bundle.manifest.family!r}; INT8 is for bundles of {', '.join(FAMILIES)}, "
+            "whose agreement is judged query by query; keep it in fp16"
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-from visrt.calibration.bundle import refuse_int8, write_calibrated
+from visrt.calibration.bundle import refuse_family, refuse_int8, write_calibrated
 from visrt.calibration.frames import CalibrationFrames, FrameChoice, choose_frames, read_frames
 from visrt.calibration.judging import Judge, agreement_of_clips, opinion_of
 from visrt.calibration.layers import Layer, layers_of, precision_by_node
@@ -24,12 +24,13 @@ from visrt.calibration.report import CalibrationReport, write_report
 from visrt.calibration.tensors import with_node_names
 from visrt.export.workplace import Existing, check_target, workplace
 from visrt.runtime.agreement import Agreement, Floors
+from visrt.runtime.asking import asker_of
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import DataError, ParityError
-from visrt.runtime.families import frame_family_of
 from visrt.runtime.judge import GATES
 from visrt.runtime.ort import CpuEngine
+from visrt.runtime.verify import closing
 
 __all__ = ["INT8_FLOORS", "Calibration", "calibrate_bundle"]
 
@@ -84,19 +85,16 @@ def calibrate_bundle(
     check_target(wanted.out, wanted.existing)
     bundle = open_bundle(wanted.bundle)
     refuse_int8(bundle)
-    frame_family_of(bundle.manifest)
+    refuse_family(bundle)
     choice = choose_frames(wanted.sources, wanted.frames, lambda name: progress(f"looking at {name}", 0, 0))
     frames = read_frames(choice, bundle.manifest.input)
     measured = _measured(bundle, frames, progress)
     on_hazards(hazards(measured.ranges))
     refuse_overflow(measured.ranges, str(wanted.bundle))
-    masks = CpuEngine(bundle.manifest.graphs["masks"], bundle.graph("masks"))
-    try:
-        judge = _judge(bundle, masks, frames)
+    with closing(_others(bundle)) as others:
+        judge = _judge(bundle, others, frames)
         ranking = _ranked(judge, measured, progress)
         found = chosen(judge, measured.model, ranking, measured.limits, wanted.floors, on_trial)
-    finally:
-        masks.close()
     with workplace(wanted.out) as folder:
         _write_graphs(folder, bundle, measured, found.layers)
         agreement = _judged_as_written(folder, judge, wanted.floors)
@@ -119,9 +117,16 @@ def _measured(bundle: Bundle, frames: CalibrationFrames, progress: Progress) -> 
     return _Measured(model, ranges, layers, limits)
 
 
-def _judge(bundle: Bundle, masks: Engine, frames: CalibrationFrames) -> Judge:
-    graph = bundle.manifest.graphs["frame"]
-    return Judge(graph, masks, frames.clips, opinion_of(graph, bundle.graph("frame"), masks, frames.clips))
+def _others(bundle: Bundle) -> dict[str, Engine]:
+    """Engines of all graphs but the one that is quantised."""
+    graphs = bundle.manifest.graphs
+    return {name: CpuEngine(graph, bundle.graph(name)) for name, graph in graphs.items() if name != "frame"}
+
+
+def _judge(bundle: Bundle, others: dict[str, Engine], frames: CalibrationFrames) -> Judge:
+    graph, ask = bundle.manifest.graphs["frame"], asker_of(bundle)
+    expected = opinion_of(graph, bundle.graph("frame"), others, ask, frames.clips)
+    return Judge(graph, others, ask, frames.clips, expected)
 
 
 def _ranked(judge: Judge, measured: _Measured, progress: Progress) -> tuple[RankedLayer, ...]:
@@ -144,13 +149,9 @@ def _write_graphs(folder: Path, bundle: Bundle, measured: _Measured, layers: tup
 def _judged_as_written(folder: Path, judge: Judge, floors: Floors) -> Agreement:
     """The agreement of the bundle in `folder`, opened as the runtime opens it."""
     bundle = open_bundle(folder)
-    frame_family_of(bundle.manifest)
-    graphs = bundle.manifest.graphs
-    masks = CpuEngine(graphs["masks"], bundle.graph("masks"))
-    try:
-        given = opinion_of(graphs["frame"], bundle.graph("frame"), masks, judge.clips)
-    finally:
-        masks.close()
+    graph, ask = bundle.manifest.graphs["frame"], asker_of(bundle)
+    with closing(_others(bundle)) as others:
+        given = opinion_of(graph, bundle.graph("frame"), others, ask, judge.clips)
     agreement = agreement_of_clips(judge.expected.clips, given.clips)
     if missed := floors.missed(agreement):
         raise ParityError(f"the bundle as written has {', '.join(missed)}, though its graph held; do not deploy it")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from visrt.export.frames import Frames
-from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement, answers
-from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement
+from visrt.runtime.engine import Array, Engine
+from visrt.runtime.engine_outputs import Ask, answers_of
 from visrt.runtime.manifest import GraphSpec
 
 __all__ = ["Harm", "Judge", "Opinion", "agreement_of_clips", "opinion_of"]
@@ -46,29 +46,16 @@ class Harm:
         return (self.masks + self.classes + self.features) / 3
 
 
-class _Watched:
-    """The frame engine, and the mask features it said last."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.provider = engine.provider
-        self.mask_features: Array = np.zeros(0)
-
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
-        outputs = self._engine(feeds)
-        self.mask_features = outputs["mask_features"].numpy()
-        return outputs
-
-    def close(self) -> None:
-        self._engine.close()
-
-
 @dataclass(frozen=True)
 class Judge:
-    """Runs frame graphs with the bundle's own masks graph `masks`, and compares them with `expected`, of `clips`."""
+    """Runs frame graphs with the bundle's other graphs as they are, and compares them with `expected`, of `clips`.
+
+    ask: how the engines of the bundle's family are asked; one that looks at clips sees each frame as a clip of its own.
+    """
 
     graph: GraphSpec
-    masks: Engine
+    others: Mapping[str, Engine]
+    ask: Ask
     clips: tuple[Frames, ...]
     expected: Opinion
 
@@ -81,7 +68,7 @@ class Judge:
         return _harm(self.expected, self._opinion(model))
 
     def _opinion(self, model: onnx.ModelProto) -> Opinion:
-        return opinion_of(self.graph, model.SerializeToString(), self.masks, self.clips)
+        return opinion_of(self.graph, model.SerializeToString(), self.others, self.ask, self.clips)
 
     def of_first_frames(self, count: int) -> Judge:
         """A cheaper judge: the first frame of each of the first `count` clips."""
@@ -90,19 +77,24 @@ class Judge:
         return replace(self, clips=clips, expected=Opinion(expected, self.expected.mask_features[:count]))
 
 
-def opinion_of(graph: GraphSpec, model: bytes, masks: Engine, clips: Sequence[Frames]) -> Opinion:
-    """What the frame graph `model` and `masks` say of `clips`, on the CPU."""
+def opinion_of(
+    graph: GraphSpec, model: bytes, others: Mapping[str, Engine], ask: Ask, clips: Sequence[Frames]
+) -> Opinion:
+    """What the frame graph `model` and the `others` say of `clips`, frame by frame, on the CPU."""
     from visrt.runtime.ort import CpuEngine
 
-    frame = _Watched(CpuEngine(graph, model))
-    engines: dict[str, Any] = {"frame": frame, "masks": masks}
+    frame = CpuEngine(graph, model)
     said: list[Answers] = []
     features: list[Array] = []
     try:
         for clip in clips:
-            first = answers(engines, clip.images[:1], clip.valid_sizes[:1])
-            features.append(frame.mask_features[0].astype(np.float32))
-            said.append(first + answers(engines, clip.images[1:], clip.valid_sizes[1:]))
+            answers: Answers = []
+            for t in range(len(clip)):
+                outputs = ask({**others, "frame": frame}, clip.images[t : t + 1], clip.valid_sizes[t : t + 1])
+                answers += answers_of(outputs)
+                if t == 0:
+                    features.append(outputs["mask_features"][0].astype(np.float32))
+            said.append(answers)
     finally:
         frame.close()
     return Opinion(tuple(said), np.stack(features))

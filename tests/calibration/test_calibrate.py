@@ -10,15 +10,18 @@ import numpy as np
 import onnx
 import pytest
 from bundles import write_bundle
+from fakes_genvis import genvis_manifest
+from fakes_inspro import inspro_manifest
 from numpy.typing import NDArray
 from written_clips import write_clip
 
+from visrt.calibration.bundle import refuse_family
 from visrt.calibration.calibrate import INT8_FLOORS, Calibration, calibrate_bundle
 from visrt.calibration.layers import layers_of
 from visrt.commands.calibrate import floors_from
 from visrt.export.workplace import Existing
 from visrt.runtime.agreement import Floors
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.errors import OutputError, ParityError, UsageError
 from visrt.runtime.session import Session
 
@@ -117,6 +120,11 @@ class TestRefusals:
         calibrate_bundle(wanted(bundle, clip))
         with pytest.raises(UsageError, match="int8 already"):
             calibrate_bundle(Calibration(bundle.parent / "int8", bundle.parent / "again", (clip,)))
+
+    def test_a_family_whose_queries_have_no_class_no_object_is_not_calibrated(self, tmp_path: Path) -> None:
+        refuse_family(Bundle(tmp_path, genvis_manifest()))
+        with pytest.raises(UsageError, match="family 'inspro'; INT8 is for bundles of minvis, ctvis, genvis"):
+            refuse_family(Bundle(tmp_path, inspro_manifest()))
 
     def test_a_bundle_is_replaced_only_on_request(self, bundle: Path, clip: str) -> None:
         with pytest.raises(OutputError, match="--overwrite"):

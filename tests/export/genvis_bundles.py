@@ -16,7 +16,8 @@ from visrt.models.genvis_checkpoints import save_genvis_checkpoint
 __all__ = ["LENGTHS", "SETTINGS", "exported_genvis", "wanted_genvis"]
 
 SETTINGS = GenVisNetworkSettings(
-    frame=replace(PUBLISHED_KIND, decoder_layers=2),
+    # The light pixel decoder: tracing takes time by the node, and the deformable one is traced for MinVIS.
+    frame=replace(PUBLISHED_KIND, pixel_decoder="fpn", decoder_layers=1),
     instances=7,
     heads=4,
     encoder_layers=2,

@@ -11,11 +11,15 @@ import pytest
 import torch
 from genvis_bundles import LENGTHS, SETTINGS, exported_genvis, wanted_genvis
 from networks import HEIGHT, PUBLISHED_KIND, WIDTH, saved
+from written_clips import write_clip
 
+from visrt.calibration.calibrate import Calibration, calibrate_bundle
+from visrt.calibration.layers import layers_of
 from visrt.export.anew import reference_anew
 from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.models.genvis_checkpoints import read_genvis_checkpoint
+from visrt.runtime.agreement import Floors
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.build import build_engine, build_request
 from visrt.runtime.bundle import open_bundle
@@ -107,6 +111,25 @@ def test_genvis_a_state_file_that_was_altered_is_refused(report: ExportReport, t
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(BundleError, match=r"base\.npy: sha256 differs"):
         open_bundle(folder)
+
+
+def test_genvis_int8_quantises_the_frame_graph_and_leaves_the_clip_graph_as_it_is(
+    report: ExportReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two layers alone, as the ranking runs the network once a layer."""
+    monkeypatch.setattr("visrt.calibration.calibrate.layers_of", lambda *given: layers_of(*given)[:2])
+    pictures = synthetic_frames(8, HEIGHT, WIDTH, seed=3).images
+    write_clip(tmp_path / "clip.mp4", frames=8, picture=lambda t: pictures[t])
+    floors = Floors(iou_mean=0.5, top_class=0.5, assignment=0.0)
+    found = calibrate_bundle(
+        Calibration(report.folder, tmp_path / "int8", (str(tmp_path / "clip.mp4"),), frames=4, floors=floors)
+    )
+    assert found.quantised
+    graphs = open_bundle(tmp_path / "int8").manifest.graphs
+    assert graphs["frame"].precision == "int8"
+    assert graphs["clip"] == report.manifest.graphs["clip"]
+    with Session.open(tmp_path / "int8", threads=1, association={"clip_frames": 1}) as session:
+        assert session.step(pictures[0])[0].objects
 
 
 def test_genvis_checkpoints_go_to_their_own_family_only(report: ExportReport, tmp_path: Path) -> None:
