@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from PIL import ExifTags
 from pycocotools import mask as coco_mask
 
 from visrt.benchmarks.json_faults import read_json, short
+from visrt.benchmarks.picture_size import opened, size_of
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import images_in
@@ -34,7 +34,6 @@ __all__ = [
     "numbers_of",
     "read_davis",
     "rle_of_mask",
-    "size_of",
     "without_overlap",
     "write_masks",
 ]
@@ -43,8 +42,6 @@ MASKS = "Annotations"
 PICTURES = "JPEGImages"
 SIZES = ("480p", "1080p", "Full-Resolution")
 """Folders between those two and the videos, in the sets as they are given out."""
-QUARTER_TURNS = (5, 6, 7, 8)
-"""EXIF orientations in which width and height change places."""
 VOID = 255
 MANY = 254
 ONE_CLASS = "object"
@@ -129,27 +126,14 @@ def crowd_of_each_class(masks: tuple[Rle | None, ...], classes: int) -> list[Tra
     return [Track(label, masks, crowd=True) for label in range(classes)]
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of the picture held upright, from the head of the file."""
-    try:
-        with PIL.Image.open(path) as picture:
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable image ({error}); replace or remove it") from None
-
-
 def _objects_in(path: Path, picture: Path, size: tuple[int, int]) -> dict[int, Rle]:
     """The mask of each number in the png at `path`, which is as large as its picture."""
     for other in (path, picture):
         found = size_of(other)
         if found != size:
             raise DataError(f"{other}: {found[0]} x {found[1]} pixels, its video's first picture {size[0]} x {size[1]}")
-    try:
-        with PIL.Image.open(path) as opened:
-            numbers = numbers_of(opened)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable image ({error}); replace or remove it") from None
+    with opened(path) as png:
+        numbers = numbers_of(png)
     return {int(number): rle_of_mask(numbers == number) for number in np.unique(numbers) if number}
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrt.benchmarks.davis import crowd_of_each_class, crowded, rle_of_mask, size_of, without_overlap
+from visrt.benchmarks.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
+from visrt.benchmarks.picture_size import size_of
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import images_in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,21 @@ def test_a_torn_picture_shows_when_it_is_decoded(tmp_path: Path) -> None:
     ended = data("check", folder, "--pictures", "decode")
     assert ended.exit_code == 2
     assert "00002.png: not a readable image" in ended.stderr
+
+
+@pytest.mark.parametrize("look", ["headers", "decode"])
+@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_a_giant_picture_is_refused_before_it_is_decoded(side: int, look: str, tmp_path: Path) -> None:
+    folder = write_set(tmp_path, set_values())
+    path = folder / "JPEGImages/video1/00001.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    ended = data("check", folder, "--pictures", look)
+    assert ended.exit_code == 2
+    assert "00001.png: " in ended.stderr
+    assert str(2**26) in ended.stderr
 
 
 def test_a_picture_held_upright_by_its_exif_has_the_size_the_evaluation_sees(tmp_path: Path) -> None:

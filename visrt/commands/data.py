@@ -63,7 +63,8 @@ def check(
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
     """Read a set strictly, count what it holds and name what looks wrong. Faults end with exit code 2."""
-    from visrt.benchmarks.set_check import decoded_size, refuse_faults, size_of, survey
+    from visrt.benchmarks.picture_size import size_of
+    from visrt.benchmarks.set_check import decoded_size, refuse_faults, survey
     from visrt.console import report_console, say
 
     read = _read(folder, format, annotations, images, names)
