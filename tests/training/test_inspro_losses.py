@@ -130,7 +130,7 @@ def test_stages_may_match_on_their_own_and_stay_consistent() -> None:
     frames = [prediction(stage(first), stage(last))] * 2
     targets = [target([0, 1], [scattered()[0].tolist(), scattered()[1].tolist()])] * 2
     own = matches_of_clip(frames, targets, InsProLossSettings(matching="own"))
-    shared = matches_of_clip(frames, targets, InsProLossSettings())
+    shared = matches_of_clip(frames, targets, InsProLossSettings(matching="last"))
     assert [pairs(found, targets[0]) for found in own[1]] == [{0: 0, 1: 1}, {0: 5, 1: 4}]
     assert [pairs(found, targets[0]) for found in shared[1]] == [{0: 5, 1: 4}] * 2
 
