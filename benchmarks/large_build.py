@@ -23,18 +23,25 @@ from visrt.runtime.errors import VisrtError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
 
-__all__ = ["built", "main"]
+__all__ = ["built", "built_from", "main"]
 
 PROFILES: dict[str, Profile] = {"frame": {"batch": (1, 1, 1)}, "masks": {"masks": (1, 10, 50)}}
 
 
 def built(library: TensorRt, graphs: FullSize, name: str, targets: tuple[str, ...]) -> dict[str, Any]:
     """What the builder made of graph `name`, or why it refused."""
+    return built_from(library, graphs, name, PROFILES[name], targets)
+
+
+def built_from(
+    library: TensorRt, graphs: FullSize, name: str, profile: Profile, targets: tuple[str, ...]
+) -> dict[str, Any]:
+    """The same for a `profile` of sizes."""
     model = graphs.models[name]
     told: dict[str, Any] = {"graph": name, "nodes": len(model.graph.node), "onnx_mb": round(model.ByteSize() / 1e6, 1)}
     start = time.perf_counter()
     try:
-        engine = build_engine(library, graphs.request(name, PROFILES[name], targets))
+        engine = build_engine(library, graphs.request(name, profile, targets))
     except VisrtError as error:
         return {**told, "refused": str(error)}
     seconds = round(time.perf_counter() - start, 1)

@@ -1,0 +1,125 @@
+"""The published GenVIS at full size with random weights: exported with its parity, and built by TensorRT-RTX in FP16.
+
+    python -m visrt.benchmarks.genvis_export --network r50 --size 480x864 --clip-lengths 1,3 --out log.json
+
+Random weights: whether graphs agree with torch and build hangs on operators and shapes, not on what was learnt. They
+are judged on one synthetic frame, which `visrt export` would choose from several.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import torch
+from PIL import Image
+
+from visrt.benchmarks.large_build import built_from
+from visrt.benchmarks.large_graphs import FullSize
+from visrt.benchmarks.machine import machine
+from visrt.export.bundle import Export, ExportReport, export_bundle
+from visrt.export.frames import Frames, synthetic_frames
+from visrt.export.genvis import read_genvis
+from visrt.export.names import size_from_text, with_clip_lengths
+from visrt.export.nodes import computing_precisions
+from visrt.models.genvis import GenVis
+from visrt.models.genvis_checkpoints import save_genvis_checkpoint
+from visrt.models.published import DATASET_CLASSES, PUBLISHED, genvis
+from visrt.runtime.build import Profile
+from visrt.runtime.manifest import InputSpec
+from visrt.runtime.output import write_atomically
+from visrt.runtime.tensorrt_library import load_tensorrt
+
+__all__ = ["exported", "half_graphs", "main"]
+
+SEED = 5
+
+
+def exported(checkpoint: Path, folder: Path, size: tuple[int, int], association: dict[str, Any]) -> ExportReport:
+    """The FP32 bundle in `folder`; raises ParityError if it does not agree with torch."""
+    height, width = size
+    picture = folder / "frame.png"
+    Image.fromarray(synthetic_frames(1, height, width, seed=SEED).images[0]).save(picture)
+    wanted = Export(
+        checkpoint,
+        folder / "bundle",
+        height,
+        width,
+        family="genvis",
+        association=association,
+        references=(picture,),
+    )
+    return export_bundle(wanted, on_stage=lambda stage: print(stage, flush=True))
+
+
+def half_graphs(checkpoint: Path, size: tuple[int, int], association: dict[str, Any]) -> FullSize:
+    """The FP16 graphs."""
+    model = read_genvis(checkpoint, InputSpec(height=size[0], width=size[1]), association)
+    frames: Frames = synthetic_frames(1, *size, seed=SEED)
+    models: dict[str, onnx.ModelProto] = dict(model.traced("fp16", frames, ()).models)
+    return FullSize("fp16", models, {name: computing_precisions(one) for name, one in models.items()})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _arguments(arguments)
+    size = size_from_text(given.size)
+    association = with_clip_lengths({}, given.clip_lengths)
+    asked = {"network": given.network, "size": given.size, "clip_lengths": association["clip_lengths"]}
+    with TemporaryDirectory() as name:
+        checkpoint = Path(name) / "model.safetensors"
+        torch.manual_seed(0)
+        network = GenVis(genvis(PUBLISHED[given.network])).eval()
+        save_genvis_checkpoint(network, checkpoint, DATASET_CLASSES["ytvis2019"])
+        start = time.process_time()
+        report = exported(checkpoint, Path(name), size, association)
+        told = _parity(report) | {"cpu_s": round(time.process_time() - start)}
+        print(json.dumps(told, indent=1), flush=True)
+        engines = [] if given.skip_builds else _builds(checkpoint, size, association, tuple(given.target))
+    whole = {"machine": machine(), **asked, "export": told, "targets": given.target, "fp16_engines": engines}
+    write_atomically(given.out, [json.dumps(whole, indent=1, default=dict).encode(), b"\n"])
+    print(json.dumps(engines, indent=1, default=dict))
+
+
+def _parity(report: ExportReport) -> dict[str, Any]:
+    rows = [asdict(row) for row in report.parity.tensors]
+    graphs = {
+        name: {"macs": g.macs, "onnx_mb": round(g.file.bytes / 1e6, 1)} for name, g in report.manifest.graphs.items()
+    }
+    return {"passed": report.parity.passed, "graphs": graphs, "parity": rows}
+
+
+def _builds(
+    checkpoint: Path, size: tuple[int, int], association: dict[str, Any], targets: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """What TensorRT-RTX made of the FP16 graphs: the clip graph for clips up to the longest."""
+    longest = max(association["clip_lengths"])
+    profiles: dict[str, Profile] = {
+        "frame": {"batch": (1, 1, longest)},
+        "clip": {"frames": (1, association["clip_frames"], longest)},
+        "masks": {"masks": (1, 10, 50)},
+    }
+    library = load_tensorrt("tensorrt-rtx")
+    graphs = half_graphs(checkpoint, size, association)
+    return [built_from(library, graphs, name, profiles[name], targets) for name in graphs.models]
+
+
+def _arguments(arguments: Sequence[str] | None) -> Namespace:
+    parser = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--network", choices=list(PUBLISHED), default="r50")
+    parser.add_argument("--size", default="480x864")
+    parser.add_argument("--clip-lengths", default="1,3")
+    parser.add_argument("--target", nargs="+", default=["8.6", "8.9", "12.0"])
+    parser.add_argument("--skip-builds", action="store_true", help="export only")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
