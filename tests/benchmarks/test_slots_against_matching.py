@@ -1,4 +1,4 @@
-"""The comparison of GenVIS's slots with MinVIS's matching: the same thresholds for both, nothing averaged over nothing."""
+"""GenVIS's slots against MinVIS's matching: the same thresholds for both, nothing averaged over nothing."""
 
 from __future__ import annotations
 
