@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import ParityError
 
-__all__ = ["Counts", "count"]
+__all__ = ["Counts", "Moved", "count", "moved"]
 
 WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8)
 QUANTISED = ("QuantizeLinear", "DequantizeLinear")
@@ -37,6 +37,35 @@ class Counts:
     macs: int
     parameters: int
     by_operator: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bytes that one frame or mask moves, every dynamic axis at one.
+
+    least: weights, inputs and outputs once each: no engine moves less, unless they stay in its caches. unfused: what
+    every node reads and writes, if nothing is fused and nothing stays in a cache.
+    """
+
+    least: int
+    unfused: int
+
+
+def moved(model: ModelProto) -> Moved:
+    """Bytes of `model`; tensors whose shape depends on the data are left out."""
+    types = _types(model)
+    sizes = {name: _bytes(kind) for name, kind in types.items()}
+    ends = [value.name for value in (*model.graph.input, *model.graph.output)]
+    weights = [weight.name for weight in model.graph.initializer]
+    nodes = [name for node in _nodes(model.graph) for name in (*node.input, *node.output)]
+    least, unfused = (sum(sizes.get(name, 0) for name in names) for names in ({*weights, *ends}, nodes))
+    return Moved(least, unfused)
+
+
+def _bytes(kind: TypeProto) -> int:
+    sizes = _sizes(kind)
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type).itemsize
+    return 0 if sizes is None else math.prod(sizes) * itemsize
 
 
 def count(model: ModelProto) -> Counts:
@@ -121,13 +150,18 @@ def _shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     onnx's own inference over a whole graph loses shapes that were computed from shapes, as a traced dynamic batch makes
     them. Node by node, with the values of small integer tensors at hand, nothing is lost.
     """
+    return {name: sizes for name, kind in _types(model).items() if (sizes := _sizes(kind)) is not None}
+
+
+def _types(model: ModelProto) -> dict[str, TypeProto]:
+    """The types of all tensors by name, as far as they can be known."""
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     types = {weight.name: _type(weight.data_type, weight.dims) for weight in model.graph.initializer}
     types |= {value.name: _fixed(value) for value in model.graph.input if value.name not in types}
     values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if _is_small(item)}
     for node in model.graph.node:
         _infer(node, opsets, types, values)
-    return {name: sizes for name, kind in types.items() if (sizes := _sizes(kind)) is not None}
+    return types
 
 
 def _infer(node: NodeProto, opsets: Mapping[str, int], types: dict[str, TypeProto], values: dict[str, Array]) -> None:

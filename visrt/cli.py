@@ -38,6 +38,7 @@ VERBS = {
     ),
     "build": Verb("visrt.commands.build", "build", "Build a bundle's TensorRT engines."),
     "verify": Verb("visrt.commands.verify", "verify", "Check a bundle's engines against what torch computed."),
+    "bench": Verb("visrt.commands.bench", "bench", "Measure how fast bundles are, and where the time goes."),
     "eval": Verb("visrt.commands.eval", "evaluate", "Measure a bundle on annotated videos."),
     "data": Verb("visrt.commands.data", "data", "Check, convert and draw annotated sets."),
 }

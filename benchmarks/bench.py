@@ -1,0 +1,172 @@
+"""All of `visrt bench`: what is measured, in which order, and the figures as lines of json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from visrt.benchmarks.host_work import HostFigures, cases_of, figures_of_case, host_work
+from visrt.benchmarks.interleaved import METHOD, Figures, interleave
+from visrt.benchmarks.lengths import LengthFigures, over_length
+from visrt.benchmarks.machine import machine
+from visrt.benchmarks.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
+from visrt.benchmarks.subjects import BundleSubject, Subject
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.errors import UsageError
+from visrt.runtime.video import open_source
+
+__all__ = ["BenchReport", "BenchSettings", "bench", "report_lines"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What `visrt bench` measures. Empty parts, and a length of 0, are left out.
+
+    frames: of the clip, in a round. engines, peers: by name. checkpoint: the weights of the peers in PyTorch. streams:
+    numbers of streams; live_fps: rate of live sources, 0 for none. length: frames of the endless stream. objects,
+    queries, heights: of scenes for the work around the engines. roofline: calls to time for it, 0 for none.
+    """
+
+    clip: Path
+    frames: int = 60
+    rounds: int = 5
+    threads: int | None = None
+    engines: tuple[str, ...] = ("cpu",)
+    peers: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    streams: tuple[int, ...] = ()
+    live_fps: float = 0.0
+    length: int = 0
+    objects: tuple[int, ...] = ()
+    queries: tuple[int, ...] = ()
+    heights: tuple[int, ...] = ()
+    roofline: int = 0
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and not {"eager", "compile"} & set(self.peers):
+            raise UsageError("--checkpoint gives the weights of a peer in PyTorch: add --peer eager or --peer compile")
+        if min((*self.streams, *self.objects, *self.queries, *self.heights, self.frames, self.rounds), default=1) < 1:
+            raise UsageError("numbers of streams, objects, queries, pixels, frames and rounds are 1 or more")
+
+
+@dataclass
+class BenchReport:
+    """What was measured; by bundle and engine where that makes a difference. left_out: what was not, and why."""
+
+    settings: BenchSettings
+    made_on: dict[str, str] = field(default_factory=machine)
+    at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    subjects: list[Figures] = field(default_factory=list)
+    streams: dict[str, list[StreamFigures]] = field(default_factory=dict)
+    live: dict[str, list[LiveFigures]] = field(default_factory=dict)
+    length: dict[str, LengthFigures] = field(default_factory=dict)
+    host: list[HostFigures] = field(default_factory=list)
+    roofline: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda line: None) -> BenchReport:
+    """Measures all that `settings` ask for; what cannot be measured here is told in the report, with its reason."""
+    open_source(settings.clip).close()
+    report = BenchReport(settings)
+    pairs = [(bundle, engine) for bundle in bundles for engine in settings.engines]
+    report.subjects = interleave([*_subjects(pairs, settings), *_peers(bundles[0], settings)], settings.rounds, say)
+    for bundle, engine in pairs:
+        name = f"{bundle.manifest.name} on {engine}"
+        _streams(report, name, bundle, engine, say)
+        if settings.length:
+            report.length[name] = over_length(
+                bundle, engine, settings.clip, settings.length, threads=settings.threads, say=say
+            )
+    if settings.roofline:
+        _roofline(report, pairs, say)
+    if cases := cases_of(settings.objects, settings.queries, settings.heights):
+        say(f"the work around the engines, {len(cases)} scenes")
+        report.host = host_work(cases, settings.rounds)
+    return report
+
+
+def _subjects(pairs: Sequence[tuple[Bundle, str]], settings: BenchSettings) -> list[Subject]:
+    return [BundleSubject(bundle, engine, settings.clip, settings.frames, settings.threads) for bundle, engine in pairs]
+
+
+def _peers(bundle: Bundle, settings: BenchSettings) -> list[Subject]:
+    """The peers, on the first bundle's input; torch is imported only for them."""
+    if not settings.peers:
+        return []
+    from visrt.benchmarks.peers import peer_of
+
+    return [
+        peer_of(peer, bundle, settings.checkpoint, settings.clip, settings.frames, settings.threads)
+        for peer in settings.peers
+    ]
+
+
+def _streams(report: BenchReport, name: str, bundle: Bundle, engine: str, say: Say) -> None:
+    settings = report.settings
+    if not settings.streams:
+        return
+    of_clip = bundle, engine, settings.clip, settings.streams
+    rounds = min(settings.rounds, 3)
+    report.streams[name] = streams_at_once(*of_clip, settings.frames, rounds, settings.threads, say)
+    if settings.live_fps:
+        say(f"{name}: live sources of {settings.live_fps:g} frames a second")
+        report.live[name] = live_streams(*of_clip, settings.frames, settings.live_fps, settings.threads)
+
+
+def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say) -> None:
+    try:
+        from visrt.benchmarks.roofline import machine_peak, reached
+    except ModuleNotFoundError as error:
+        report.left_out.append(f"roofline: {error.name} is not installed; pip install 'visrt[train]'")
+        return
+    settings = report.settings
+    say("the machine's peak")
+    peak = machine_peak(settings.threads)
+    for bundle, engine in pairs:
+        name = f"{bundle.manifest.name} on {engine}"
+        if engine != "cpu":
+            report.left_out.append(f"roofline of {name}: the machine's peak is measured on the CPU only")
+        elif "mask_embeddings" not in bundle.manifest.graphs["frame"].outputs:
+            report.left_out.append(f"roofline of {name}: its family looks at clips; minvis and ctvis are counted")
+        else:
+            graphs = reached(bundle, peak, settings.threads, settings.roofline)
+            report.roofline[name] = {"peak": peak, "graphs": graphs}
+
+
+def report_lines(report: BenchReport) -> Iterator[str]:
+    """One line of json a figure, each with its kind; the first says where, when and how it was measured."""
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(report.settings).items()}
+    yield _line("run", at=report.at, machine=report.made_on, settings=settings, method=METHOD)
+    for figures in report.subjects:
+        yield _line("subject", **asdict(figures))
+    for name, streams in report.streams.items():
+        yield from (_line("streams", subject=name, **asdict(found)) for found in streams)
+    for name, live in report.live.items():
+        yield from (_line("live", subject=name, **asdict(one), dropped_share=one.dropped_share) for one in live)
+    for name, length in report.length.items():
+        yield _line("length", subject=name, **asdict(length))
+    for name, found in report.roofline.items():
+        for graph in found["graphs"]:
+            values = {**asdict(graph), "fraction": graph.fraction}
+            yield _line("roofline", subject=name, peak=asdict(found["peak"]), **values)
+    yield from (_line("host", **figures_of_case(one)) for one in report.host)
+    yield from (_line("left out", reason=reason) for reason in report.left_out)
+
+
+def _line(kind: str, **values: Any) -> str:
+    return json.dumps({"kind": kind, **_rounded(values)}, allow_nan=False)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

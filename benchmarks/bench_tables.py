@@ -1,0 +1,147 @@
+"""What `visrt bench` found, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.markup import escape
+from rich.table import Table
+
+from visrt.benchmarks.bench import BenchReport
+from visrt.benchmarks.interleaved import Figures, Spread
+from visrt.benchmarks.percentiles import Percentiles
+from visrt.benchmarks.subjects import STAGE_NAMES
+
+__all__ = ["tables"]
+
+
+def tables(report: BenchReport) -> Iterator[Table]:
+    """Those that hold something, in the order they are read."""
+    yield speed_table(report)
+    yield from (stage_table(figures) for figures in report.subjects)
+    if report.streams:
+        yield streams_table(report)
+    if report.live:
+        yield live_table(report)
+    if report.length:
+        yield length_table(report)
+    if report.host:
+        yield host_table(report)
+    if report.roofline:
+        yield roofline_table(report)
+
+
+def speed_table(report: BenchReport) -> Table:
+    columns = ("FPS of everything", "FPS of the engines", "CPU-ms a frame", "p50 ms", "p95 ms", "p99 ms")
+    table = Table("", *columns, "objects a frame", "opened in", "first frame", title="Speed: median (least to most)")
+    for found in report.subjects:
+        frame = found.frame
+        table.add_row(
+            escape(found.name),
+            *map(_spread, (found.fps, found.engines_fps, found.cpu_ms)),
+            *(f"{ms:.1f}" for ms in (frame.p50_ms, frame.p95_ms, frame.p99_ms)),
+            f"{found.objects:.1f}",
+            f"{found.opening.open_s:.2f} s",
+            f"{1e3 * found.opening.first_frame_s:.0f} ms",
+        )
+    return table
+
+
+def stage_table(figures: Figures) -> Table:
+    """Milliseconds a frame by stage."""
+    table = Table("stage", "mean", "share", "p50", "p95", "p99", title=f"{escape(figures.name)}: ms a frame")
+    for stage, found in figures.stages.items():
+        table.add_row(STAGE_NAMES[stage], *_stage_row(found, figures.frame.mean_ms))
+    table.add_section()
+    table.add_row("frame", *_stage_row(figures.frame, figures.frame.mean_ms))
+    return table
+
+
+def _stage_row(found: Percentiles, whole_ms: float) -> tuple[str, ...]:
+    share = f"{found.mean_ms / whole_ms:.1%}"
+    return f"{found.mean_ms:.2f}", share, f"{found.p50_ms:.2f}", f"{found.p95_ms:.2f}", f"{found.p99_ms:.2f}"
+
+
+def streams_table(report: BenchReport) -> Table:
+    columns = ("streams", "FPS of all", "of one, least to most", "cores", "CPU-ms a frame", "latency p50 ms", "p95")
+    table = Table("", *columns, "lost", title="Streams through one set of engines, from files")
+    for name, figures in report.streams.items():
+        for found in figures:
+            table.add_row(
+                escape(name),
+                str(found.streams),
+                _spread(found.fps),
+                f"{found.slowest_fps:.1f} to {found.fastest_fps:.1f}",
+                f"{found.cores:.2f}",
+                f"{found.cpu_ms:.1f}",
+                f"{found.latency.p50_ms:.0f}",
+                f"{found.latency.p95_ms:.0f}",
+                str(found.lost),
+            )
+    return table
+
+
+def live_table(report: BenchReport) -> Table:
+    table = Table("", "streams", "frames a second each", "shown", "dropped", title="Live sources, newest frame")
+    for name, figures in report.live.items():
+        for found in figures:
+            dropped = f"{found.dropped} ({found.dropped_share:.0%})"
+            table.add_row(escape(name), str(found.streams), f"{found.fps:g}", str(found.processed), dropped)
+    return table
+
+
+def length_table(report: BenchReport) -> Table:
+    columns = ("frames", "RSS MB, first to last", "a 10,000 frames", "GPU MB", "ms a frame", "a 10,000 frames")
+    table = Table("", *columns, title="Length: memory and time over one stream")
+    for name, found in report.length.items():
+        first, last = found.points[0], found.points[-1]
+        table.add_row(
+            escape(name),
+            str(last.frames),
+            f"{first.rss_mb:.1f} to {last.rss_mb:.1f}",
+            f"{found.rss_mb_per_10k:+.2f} MB",
+            "-" if last.gpu_mb is None else f"{first.gpu_mb} to {last.gpu_mb}",
+            f"{first.ms:.1f} to {last.ms:.1f}",
+            f"{found.ms_per_10k:+.2f} ms",
+        )
+    return table
+
+
+def host_table(report: BenchReport) -> Table:
+    items = list(report.host[0].ms)
+    columns = ("objects", "queries", "video", *(STAGE_NAMES[item] for item in items), "sum")
+    table = Table(*columns, title="Around the engines: CPU-ms a frame")
+    varied = report.host[0].case.varied
+    for found in report.host:
+        case = found.case
+        if case.varied != varied:
+            table.add_section()
+            varied = case.varied
+        size = f"{case.size[1]}x{case.size[0]}"
+        row = (f"{found.ms[item]:.2f}" for item in items)
+        table.add_row(str(case.scene.objects), str(case.scene.queries), size, *row, f"{found.total_ms:.2f}")
+    return table
+
+
+def roofline_table(report: BenchReport) -> Table:
+    columns = ("graph", "million MACs", "MB at least", "MB unfused", "best ms", "measured ms", "reached")
+    table = Table("", *columns, title="Roofline: the least the machine could take, and what is reached")
+    for name, found in report.roofline.items():
+        for graph in found["graphs"]:
+            table.add_row(
+                escape(name),
+                graph.graph,
+                f"{graph.macs / 1e6:.0f}",
+                f"{graph.least_bytes / 1e6:.1f}",
+                f"{graph.unfused_bytes / 1e6:.1f}",
+                f"{max(graph.macs_ms, graph.bytes_ms):.2f}",
+                f"{graph.measured_ms:.2f}",
+                f"{graph.fraction:.0%}",
+            )
+        peak = found["peak"]
+        table.caption = f"measured peak: {peak.macs / 1e9:.1f} billion MACs and {peak.bytes / 1e9:.1f} GB a second"
+    return table
+
+
+def _spread(found: Spread) -> str:
+    return f"{found.median:.1f} ({found.least:.1f} to {found.most:.1f})"

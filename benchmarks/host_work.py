@@ -1,0 +1,155 @@
+"""What a frame costs around the engines, item by item: by objects in sight, by queries, by the size of the video.
+
+python -m visrt.benchmarks.host_work --out benchmarks/results/bench_host_work.json
+
+The network is a script, so that everything else has its full work: each object has a mask in every frame. CPU time,
+of this thread for what it does itself, of the whole process for decoding, in short rounds that take turns: the median
+frame of the best round, so that other programs on the machine disturb the caches at the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time, thread_time
+from typing import Any
+
+import cv2
+import numpy as np
+
+from visrt.benchmarks.machine import machine
+from visrt.benchmarks.percentiles import by_stage
+from visrt.benchmarks.scripted import Scene, scripted_session
+from visrt.runtime.journal import Journal
+from visrt.runtime.output import write_atomically
+from visrt.runtime.session import Session
+from visrt.runtime.source import Image
+from visrt.runtime.video import read_video
+
+__all__ = ["ITEMS", "HostCase", "HostFigures", "cases_of", "decode_cpu_ms", "host_work"]
+
+ITEMS = ("preprocess", "copy_out", "association", "masks", "output")
+"""Stages of the host; scripted engines stand outside."""
+
+
+@dataclass(frozen=True)
+class HostCase:
+    """One scene in a video of `size`, height and width. varied: what is compared with what in its row of cases."""
+
+    varied: str
+    scene: Scene
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class HostFigures:
+    """CPU milliseconds a frame by item, and their sum; decoding is not among them."""
+
+    case: HostCase
+    ms: dict[str, float]
+
+    @property
+    def total_ms(self) -> float:
+        return sum(self.ms.values())
+
+
+def cases_of(objects: Sequence[int], queries: Sequence[int], heights: Sequence[int]) -> list[HostCase]:
+    """One row by objects, one by queries, one by height of the 16:9 video; what is not varied is 10, 100 and 720."""
+    at_720 = (720, 1280)
+    return [
+        *(HostCase("objects", Scene(count, max(100, count)), at_720) for count in objects),
+        *(HostCase("queries", Scene(10, count), at_720) for count in queries),
+        *(HostCase("height", Scene(10), (height, round(height * 16 / 9))) for height in heights),
+    ]
+
+
+def host_work(cases: Sequence[HostCase], rounds: int = 5, frames: int = 8) -> list[HostFigures]:
+    """The figures of each case: `rounds` rounds of `frames` frames after one that warms up."""
+    with TemporaryDirectory() as folder:
+        runs = [_Run(case, Path(folder) / f"{at}.jsonl") for at, case in enumerate(cases)]
+        found = [[run.ms_of_round(frames) for run in runs] for _ in range(rounds + 1)][1:]
+        for run in runs:
+            run.close()
+    best = [min((one[at] for one in found), key=lambda ms: sum(ms.values())) for at in range(len(cases))]
+    return [HostFigures(case, ms) for case, ms in zip(cases, best, strict=True)]
+
+
+def decode_cpu_ms(clip: Path, frames: int) -> float:
+    """CPU milliseconds, of all threads of the decoder, for a frame of `clip` as RGB."""
+    start, count = process_time(), 0
+    for count, _ in enumerate(read_video(clip), start=1):
+        if count == frames:
+            break
+    return 1e3 * (process_time() - start) / max(count, 1)
+
+
+class _Run:
+    """A scene that goes on from round to round."""
+
+    def __init__(self, case: HostCase, journal: Path) -> None:
+        self._session: Session = scripted_session(case.scene)
+        self._session.watch.clock = thread_time
+        self._journal = Journal(journal, self._session.manifest.classes)
+        self._images = _pictures(case.size)
+
+    def ms_of_round(self, frames: int) -> dict[str, float]:
+        stages: list[dict[str, float]] = []
+        for _ in range(frames):
+            image = next(self._images)
+            [result] = self._session.step(image)
+            start = thread_time()
+            self._journal.write(result, image)
+            spent = {**self._session.last_times.seconds, "output": thread_time() - start}
+            stages.append({item: spent[item] for item in ITEMS})
+        return {item: found.p50_ms for item, found in by_stage(stages).items()}
+
+    def close(self) -> None:
+        self._journal.close()
+        self._session.close()
+
+
+def _pictures(size: tuple[int, int]) -> Iterator[Image]:
+    """Smooth pictures [H, W, 3] that differ from each other, without end."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 255, (4, 9, 16, 3), dtype=np.uint8)
+    pictures = [np.asarray(cv2.resize(one, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8) for one in coarse]
+    while True:
+        yield from pictures
+
+
+def figures_of_case(found: HostFigures) -> dict[str, Any]:
+    """As plain values."""
+    case = found.case
+    return {
+        "varied": case.varied,
+        **asdict(case.scene),
+        "size": list(case.size),
+        "ms": {item: round(ms, 3) for item, ms in found.ms.items()},
+        "total_ms": round(found.total_ms, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a frame costs around the engines.")
+    parser.add_argument("--out", type=Path, required=True, help="json of the figures")
+    parser.add_argument("--clip", type=Path, help="a clip of 1280x720, to measure its decoding")
+    parser.add_argument("--rounds", type=int, default=8)
+    given = parser.parse_args()
+    found = host_work(cases_of((1, 10, 30, 100), (100, 200), (360, 720, 1080)), given.rounds)
+    report = {
+        "command": "python -m visrt.benchmarks.host_work",
+        "machine": machine(),
+        "decode_ms_720p": round(decode_cpu_ms(given.clip, 60), 3) if given.clip else None,
+        "cases": [figures_of_case(one) for one in found],
+    }
+    write_atomically(given.out, [json.dumps(report, indent=1).encode() + b"\n"])
+    for one in found:
+        print(json.dumps(figures_of_case(one)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Does it stay as it is on an endless stream? Time a frame and memory, over a clip that is looped, with slopes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+
+import numpy as np
+
+from visrt.benchmarks.gpu_memory import gpu_memory_mb
+from visrt.benchmarks.memory import looped, rss_mb
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.journal import Journal
+from visrt.runtime.session import Session
+
+__all__ = ["LengthFigures", "LengthPoint", "over_length", "slope"]
+
+SETTLED = 0.2
+"""The slope leaves out this share of the points at the start, while caches and pools fill."""
+
+
+@dataclass(frozen=True)
+class LengthPoint:
+    """After `frames` frames: memory in MB (10^6 bytes), and means over the frames since the point before."""
+
+    frames: int
+    rss_mb: float
+    gpu_mb: int | None
+    ms: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
+class LengthFigures:
+    """The points, and what grows in 10,000 frames by the line through the settled ones."""
+
+    points: Sequence[LengthPoint]
+    rss_mb_per_10k: float
+    gpu_mb_per_10k: float | None
+    ms_per_10k: float
+    cpu_ms_per_10k: float
+
+
+def over_length(
+    bundle: Bundle,
+    engine: str,
+    clip: Path,
+    frames: int,
+    points: int = 40,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> LengthFigures:
+    """`frames` frames of the looped clip as one stream, from its decoder to its journal, looked at `points` times."""
+    every = max(1, frames // points)
+    found: list[LengthPoint] = []
+    with TemporaryDirectory() as folder, Session.open(bundle, engine, threads=threads) as session:
+        journal = Journal(Path(folder) / "results.jsonl", session.manifest.classes)
+        start, cpu = perf_counter(), process_time()
+        for frame in itertools.islice(looped(clip), frames):
+            for result in session.step(frame.image, frame.time_s):
+                journal.write(result, frame.image)
+            if (frame.index + 1) % every == 0:
+                now, cpu_now = perf_counter(), process_time()
+                ms, cpu_ms = 1e3 * (now - start) / every, 1e3 * (cpu_now - cpu) / every
+                found.append(LengthPoint(frame.index + 1, rss_mb(), gpu_memory_mb(), ms, cpu_ms))
+                say(f"{frame.index + 1} of {frames} frames, {found[-1].rss_mb:.0f} MB")
+                start, cpu = perf_counter(), process_time()
+        journal.close()
+    return _with_slopes(found)
+
+
+def slope(frames: Sequence[float], values: Sequence[float]) -> float:
+    """What `values` grow in 10,000 frames: least squares over the settled points; 0 where there are fewer than two."""
+    first = int(SETTLED * len(frames))
+    x, y = np.asarray(frames[first:], np.float64), np.asarray(values[first:], np.float64)
+    return float(np.polyfit(x, y, 1)[0]) * 1e4 if len(x) > 1 else 0.0
+
+
+def _with_slopes(points: Sequence[LengthPoint]) -> LengthFigures:
+    frames = [point.frames for point in points]
+    gpu = [float(point.gpu_mb) for point in points if point.gpu_mb is not None]
+    return LengthFigures(
+        points,
+        slope(frames, [point.rss_mb for point in points]),
+        slope(frames, gpu) if len(gpu) == len(frames) else None,
+        slope(frames, [point.ms for point in points]),
+        slope(frames, [point.cpu_ms for point in points]),
+    )

@@ -1,0 +1,203 @@
+"""What visrt is compared with: the network in PyTorch, compiled, or in ONNX Runtime, post-processed as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+import torch
+
+from visrt.benchmarks.official_order import KeptFrame, video_answer
+from visrt.benchmarks.subjects import Opening, Round
+from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
+from visrt.models.checkpoints import read_checkpoint
+from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.engine import Array
+from visrt.runtime.errors import UsageError
+from visrt.runtime.family import Floats
+from visrt.runtime.image import Letterbox, image_for, pillow_bilinear
+from visrt.runtime.manifest import InputSpec
+from visrt.runtime.video import read_video
+
+__all__ = ["PEERS", "Network", "PeerSubject", "compiled", "eager", "peer_of"]
+
+Network = Callable[[Array, Array], KeptFrame]
+"""What it says of one frame: images uint8 RGB [1, H, W, 3], valid_sizes int32 [1, 2]."""
+
+
+@dataclass
+class PeerSubject:
+    """The first `frames` frames of `clip` as one video: the network frame by frame, then the result of the whole.
+
+    make: the network, built when the subject is opened. Post-processing is told as a frame's share of the video's.
+    """
+
+    name: str
+    make: Callable[[], Network]
+    spec: InputSpec
+    clip: Path
+    frames: int
+    threads: int | None = None
+    _network: Network = field(init=False)
+
+    def open(self) -> Opening:
+        start = perf_counter()
+        with self._threads():
+            self._network = self.make()
+            middle = perf_counter()
+            for frame in islice(read_video(self.clip), 1):
+                self._seen(frame.image)
+        return Opening(middle - start, perf_counter() - middle)
+
+    def round(self) -> Round:
+        stages: list[dict[str, float]] = []
+        kept: list[KeptFrame] = []
+        with self._threads():
+            start, cpu = perf_counter(), process_time()
+            before = start
+            for frame in islice(read_video(self.clip), self.frames):
+                decoded = perf_counter()
+                seen, fit, prepare_s = self._seen(frame.image)
+                kept.append(seen)
+                now = perf_counter()
+                stages.append(
+                    {"decode": decoded - before, "preprocess": prepare_s, "frame_engine": now - decoded - prepare_s}
+                )
+                before = now
+            answer = video_answer(kept, fit)
+            end, cpu_end = perf_counter(), process_time()
+        shared = {"post": (end - before) / len(stages)}
+        objects = int(answer.masks.any(dim=-1).any(dim=-1).sum())
+        return Round([{**frame_stages, **shared} for frame_stages in stages], end - start, cpu_end - cpu, objects)
+
+    def close(self) -> None:
+        del self._network
+
+    def _seen(self, image: Array) -> tuple[KeptFrame, Letterbox, float]:
+        start = perf_counter()
+        images = np.empty((1, *self.spec.image_size, 3), dtype=np.uint8)
+        fit = image_for(image, self.spec, pillow_bilinear, images[0])
+        valid_sizes = np.array([fit.valid], dtype=np.int32)
+        prepared = perf_counter()
+        return self._network(images, valid_sizes), fit, prepared - start
+
+    def _threads(self) -> AbstractContextManager[None]:
+        return _TorchThreads(self.threads or torch.get_num_threads())
+
+
+class _TorchThreads(AbstractContextManager[None]):
+    """So many threads of torch for a while."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)
+
+
+def eager(graph: FrameGraph) -> Network:
+    """A network of visrt in PyTorch, run as it is, in inference mode."""
+    return _asked(graph)
+
+
+def compiled(graph: FrameGraph) -> Network:
+    """The same through torch.compile; what it compiles, it compiles when it sees the first frame."""
+    return _asked(torch.compile(graph, dynamic=False))
+
+
+def _asked(graph: Callable[..., object]) -> Network:
+    masks_of = MasksGraph()
+
+    def network(images: Array, valid_sizes: Array) -> KeptFrame:
+        with torch.inference_mode():
+            given = graph(torch.from_numpy(images), torch.from_numpy(valid_sizes))
+            logits, embeddings, mask_embeddings, features = (tensor[0] for tensor in given)  # type: ignore[attr-defined]
+            return KeptFrame(logits, embeddings, masks_of(mask_embeddings, features))
+
+    return network
+
+
+def onnxruntime_alone(bundle: Bundle, threads: int | None) -> Network:
+    """The graphs of a bundle in ONNX Runtime on the CPU, the masks of all queries made in every frame."""
+    engines = open_engines(bundle, "cpu", EngineOptions(threads))
+
+    def network(images: Array, valid_sizes: Array) -> KeptFrame:
+        given = engines["frame"]({"images": images, "valid_sizes": valid_sizes})
+        logits, embeddings, chosen = (_row(given[role].numpy()) for role in ROLES)
+        features = given["mask_features"].row(0)
+        masks = engines["masks"]({"mask_embeddings": chosen.astype(features.dtype), "mask_features": features})
+        tensors = (torch.from_numpy(array) for array in (logits, embeddings, _floats(masks["mask_logits"].numpy())))
+        return KeptFrame(*tensors)
+
+    return network
+
+
+ROLES = ("class_logits", "embeddings", "mask_embeddings")
+
+
+def _row(array: Array) -> Floats:
+    return _floats(array[0])
+
+
+def _floats(array: Array) -> Floats:
+    return array.astype(np.float32, copy=False)
+
+
+def _of_checkpoint(bundle: Bundle, checkpoint: Path | None, peer: str) -> FrameGraph:
+    if checkpoint is None:
+        raise UsageError(f"peer {peer!r} runs a network in PyTorch: give its weights with --checkpoint")
+    found = read_checkpoint(checkpoint)
+    if found.settings.classes != len(bundle.manifest.classes):
+        raise UsageError(
+            f"{checkpoint}: has {found.settings.classes} classes, bundle {bundle.manifest.name!r} "
+            f"{len(bundle.manifest.classes)}; give the checkpoint that the bundle was exported from"
+        )
+    return frame_graph(found, bundle.manifest.input)
+
+
+def _eager(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:
+    return eager(_of_checkpoint(bundle, checkpoint, "eager"))
+
+
+def _compiled(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:
+    return compiled(_of_checkpoint(bundle, checkpoint, "compile"))
+
+
+def _onnxruntime(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:
+    return onnxruntime_alone(bundle, threads)
+
+
+PEERS: Mapping[str, Callable[[Bundle, Path | None, int | None], Network]] = {
+    "eager": _eager,
+    "compile": _compiled,
+    "ort": _onnxruntime,
+}
+
+NAMES = {"eager": "PyTorch eager", "compile": "torch.compile", "ort": "ONNX Runtime alone"}
+
+
+def peer_of(
+    peer: str, bundle: Bundle, checkpoint: Path | None, clip: Path, frames: int, threads: int | None
+) -> PeerSubject:
+    """The peer by its name in `PEERS`, on the input of `bundle`."""
+    if peer not in PEERS:
+        raise UsageError(f"peer {peer!r} is unknown; choose one of {', '.join(PEERS)}")
+    if bundle.manifest.family not in ("minvis", "ctvis"):
+        raise UsageError(
+            f"bundle {bundle.manifest.name!r} is of family {bundle.manifest.family!r}; peers are made of networks that "
+            "look at one frame at a time: minvis or ctvis"
+        )
+    name = f"{NAMES[peer]}, published order"
+    return PeerSubject(
+        name, lambda: PEERS[peer](bundle, checkpoint, threads), bundle.manifest.input, clip, frames, threads
+    )

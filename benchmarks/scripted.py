@@ -1,0 +1,135 @@
+"""A network that says what it is told: so many sure objects with given masks, for the cost of everything around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from visrt.benchmarks.association import disc_masks
+from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
+from visrt.runtime.family import Floats
+from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
+from visrt.runtime.session import Session
+
+__all__ = ["Scene", "scripted_session"]
+
+NO_FILE = FileSpec(file="scripted", bytes=0, sha256="0" * 64)
+CLASSES = 3
+CHANNELS = 256
+
+
+@dataclass(frozen=True)
+class Scene:
+    """objects: seen in every frame, discs that move a little. queries: of the network, at least as many as objects.
+    network: height and width of its input.
+    """
+
+    objects: int = 10
+    queries: int = 100
+    network: tuple[int, int] = (480, 864)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        return self.network[0] // 4, self.network[1] // 4
+
+
+@dataclass
+class FrameEngine:
+    """Queries in an order shuffled anew for each frame; an object's mask embedding says its number."""
+
+    scene: Scene
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    provider: str = "scripted"
+
+    def __post_init__(self) -> None:
+        scene = self.scene
+        looks = self.random.normal(size=(scene.queries, CHANNELS)).astype(np.float32)
+        logits = np.zeros((scene.queries, CLASSES + 1), np.float32)
+        logits[:, -1] = 8
+        logits[: scene.objects, 0] = 16
+        self._queries = (logits, looks, np.eye(scene.queries, CHANNELS, dtype=np.float32))
+        self._features = HostTensor(np.zeros((1, CHANNELS, *scene.cells), np.float32))
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        order = self.random.permutation(self.scene.queries)
+        logits, looks, numbers = (HostTensor(array[order][None]) for array in self._queries)
+        return {
+            "class_logits": logits,
+            "embeddings": looks,
+            "mask_embeddings": numbers,
+            "mask_features": self._features,
+        }
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class MasksEngine:
+    """The discs by number, moved on by a cell with each call."""
+
+    discs: Floats
+    calls: int = 0
+    provider: str = "scripted"
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        embeddings = feeds["mask_embeddings"]
+        numbers = (embeddings if isinstance(embeddings, np.ndarray) else embeddings.numpy()).argmax(axis=1)
+        self.calls += 1
+        return {"mask_logits": HostTensor(np.roll(self.discs[numbers], self.calls % 16, axis=2))}
+
+    def close(self) -> None: ...
+
+
+def scripted_session(scene: Scene) -> Session:
+    """A session on it; no object is dropped for covering another."""
+    height, width = scene.network
+    engines: dict[str, Engine] = {
+        "frame": FrameEngine(scene),
+        "masks": MasksEngine(disc_masks(scene.objects, scene.cells)),
+    }
+    manifest = Manifest(
+        name="scripted",
+        family="minvis",
+        classes=tuple(f"class {label}" for label in range(CLASSES)),
+        input=InputSpec(height=height, width=width),
+        graphs=_graphs(scene),
+        association={"nms_iou": 0.999},
+        reference=NO_FILE,
+        producer=Producer(versions={}, checkpoint="none", checkpoint_sha256="0" * 64, created="now"),
+    )
+    return Session(manifest, engines)
+
+
+def _graphs(scene: Scene) -> dict[str, GraphSpec]:
+    queries = ("batch", scene.queries)
+    embeddings, features = (*queries, CHANNELS), (CHANNELS, *scene.cells)
+    return {
+        "frame": _graph(
+            {"images": ("uint8", ("batch", *scene.network, 3)), "valid_sizes": ("int32", ("batch", 2))},
+            {
+                "class_logits": ("float32", (*queries, CLASSES + 1)),
+                "embeddings": ("float32", embeddings),
+                "mask_embeddings": ("float32", embeddings),
+                "mask_features": ("float32", ("batch", *features)),
+            },
+        ),
+        "masks": _graph(
+            {"mask_embeddings": ("float32", ("masks", CHANNELS)), "mask_features": ("float32", features)},
+            {"mask_logits": ("float32", ("masks", *scene.cells))},
+        ),
+    }
+
+
+Tensors = Mapping[str, tuple[str, tuple[int | str, ...]]]
+
+
+def _graph(inputs: Tensors, outputs: Tensors) -> GraphSpec:
+    def specs(tensors: Tensors) -> dict[str, TensorSpec]:
+        return {
+            role: TensorSpec.model_validate({"name": role, "dtype": dtype, "shape": shape, "meaning": role})
+            for role, (dtype, shape) in tensors.items()
+        }
+
+    return GraphSpec(file=NO_FILE, opset=18, precision="fp32", inputs=specs(inputs), outputs=specs(outputs))

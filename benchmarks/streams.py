@@ -1,0 +1,198 @@
+"""Throughput and latency by the number of streams: the same clip, opened so many times, through one pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter, process_time, sleep
+
+from visrt.benchmarks.interleaved import Spread, spread
+from visrt.benchmarks.percentiles import Percentiles, percentiles
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.outcome import SourceOutcome
+from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
+from visrt.runtime.results import FrameResult
+from visrt.runtime.source import Source, SourceInfo, SourceReport, VideoFrame
+from visrt.runtime.video import open_source
+
+__all__ = ["LiveFigures", "StampedSource", "StreamFigures", "live_streams", "streams_at_once"]
+
+
+@dataclass
+class StampedSource:
+    """A source that notes when each frame was there, and how long each took from there to its result.
+
+    fps: the frames come at this rate, as from a camera; None as fast as they are taken.
+    """
+
+    source: Source
+    fps: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    _there_s: list[float] = field(default_factory=list)
+
+    @property
+    def info(self) -> SourceInfo:
+        info = self.source.info
+        return SourceInfo(info.name, "camera", fps=self.fps, live=True) if self.fps else info
+
+    @property
+    def report(self) -> SourceReport:
+        return self.source.report
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        start = perf_counter()
+        for number, frame in enumerate(self.source):
+            if self.fps:
+                sleep(max(0.0, start + number / self.fps - perf_counter()))
+            self._there_s.append(perf_counter())
+            yield frame
+
+    def close(self) -> None:
+        self.source.close()
+
+    def heard(self, result: FrameResult) -> None:
+        """A result of a source that drops nothing."""
+        self.seconds.append(perf_counter() - self._there_s[result.index])
+
+
+@dataclass(frozen=True)
+class StreamFigures:
+    """Of `streams` streams of `frames` frames each. fps: of all together. slowest_fps, fastest_fps: of one stream, in
+    the median round. cores: CPU time over wall time. latency: from the decoded frame to its result, waiting included.
+    lost: frames of the files that gave no result.
+    """
+
+    streams: int
+    frames: int
+    fps: Spread
+    slowest_fps: float
+    fastest_fps: float
+    cores: float
+    cpu_ms: float
+    latency: Percentiles
+    lost: int
+
+
+@dataclass(frozen=True)
+class LiveFigures:
+    """Of `streams` sources that give `fps` frames a second each and wait for nobody: what was shown and dropped."""
+
+    streams: int
+    fps: float
+    processed: int
+    dropped: int
+
+    @property
+    def dropped_share(self) -> float:
+        return self.dropped / max(self.processed + self.dropped, 1)
+
+
+@dataclass(frozen=True)
+class _Run:
+    outcomes: Sequence[SourceOutcome]
+    latencies_s: Sequence[float]
+    wall_s: float
+    cpu_s: float
+
+    @property
+    def processed(self) -> int:
+        return sum(outcome.processed for outcome in self.outcomes)
+
+    @property
+    def fps(self) -> float:
+        return self.processed / self.wall_s
+
+
+def streams_at_once(
+    bundle: Bundle,
+    engine: str,
+    clip: Path,
+    counts: Sequence[int],
+    frames: int,
+    rounds: int,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[StreamFigures]:
+    """`frames` frames of each stream, for each number of streams in turn, `rounds` times after one that warms up."""
+    runs: dict[int, list[_Run]] = {count: [] for count in counts}
+    with Pipeline.open(bundle, engine, threads=threads, settings=_settings(max(counts))) as pipeline:
+        for number in range(rounds + 1):
+            for count in counts:
+                say(f"{count} streams, round {number} of {rounds}")
+                run = _run(pipeline, clip, count, frames if number else 2)
+                if number:
+                    runs[count].append(run)
+    return [_figures(count, frames, runs[count]) for count in counts]
+
+
+def live_streams(
+    bundle: Bundle, engine: str, clip: Path, counts: Sequence[int], frames: int, fps: float, threads: int | None = None
+) -> list[LiveFigures]:
+    """`frames` frames of each of so many sources that behave as cameras of `fps` frames a second."""
+    found = []
+    with Pipeline.open(bundle, engine, threads=threads, settings=_settings(max(counts))) as pipeline:
+        _run(pipeline, clip, 1, 2)
+        for count in counts:
+            outcomes: list[SourceOutcome] = []
+            jobs = [Job(StampedSource(_Part(open_source(clip), frames), fps)) for _ in range(count)]
+            pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))  # noqa: B023
+            processed = sum(outcome.processed for outcome in outcomes)
+            dropped = sum(outcome.dropped for outcome in outcomes)
+            found.append(LiveFigures(count, fps, processed, dropped))
+    return found
+
+
+def _settings(streams: int) -> PipelineSettings:
+    return PipelineSettings(streams=streams, batch=streams)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The first frames of a source."""
+
+    source: Source
+    frames: int
+
+    @property
+    def info(self) -> SourceInfo:
+        return self.source.info
+
+    @property
+    def report(self) -> SourceReport:
+        return self.source.report
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        for number, frame in enumerate(self.source, start=1):
+            yield frame
+            if number == self.frames:
+                return
+
+    def close(self) -> None:
+        self.source.close()
+
+
+def _run(pipeline: Pipeline, clip: Path, count: int, frames: int) -> _Run:
+    sources = [StampedSource(open_source(clip)) for _ in range(count)]
+    outcomes: list[SourceOutcome] = []
+    start, cpu = perf_counter(), process_time()
+    jobs = [Job(source, limit=frames, progress=source.heard) for source in sources]
+    pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))
+    wall_s, cpu_s = perf_counter() - start, process_time() - cpu
+    return _Run(outcomes, [seconds for source in sources for seconds in source.seconds], wall_s, cpu_s)
+
+
+def _figures(count: int, frames: int, runs: Sequence[_Run]) -> StreamFigures:
+    middle = sorted(runs, key=lambda run: run.fps)[len(runs) // 2]
+    each = [outcome.fps for outcome in middle.outcomes]
+    return StreamFigures(
+        streams=count,
+        frames=frames,
+        fps=spread([run.fps for run in runs]),
+        slowest_fps=min(each),
+        fastest_fps=max(each),
+        cores=middle.cpu_s / middle.wall_s,
+        cpu_ms=1e3 * middle.cpu_s / max(middle.processed, 1),
+        latency=percentiles([seconds for run in runs for seconds in run.latencies_s]),
+        lost=count * frames - middle.processed,
+    )

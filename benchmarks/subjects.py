@@ -1,0 +1,135 @@
+"""What is measured side by side: a bundle on an engine, from a clip's file to lines on disk, a video a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import Protocol
+
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.journal import Journal
+from visrt.runtime.session import Session
+from visrt.runtime.video import read_video
+
+__all__ = ["ENGINES", "STAGE_NAMES", "BundleSubject", "Opening", "Round", "Seconds", "Subject"]
+
+Seconds = Mapping[str, float]
+"""By stage, of one frame."""
+
+STAGE_NAMES = {
+    "decode": "decode",
+    "preprocess": "resize and pad",
+    "copy_in": "copy in",
+    "frame_engine": "frame engine",
+    "copy_out": "copy out",
+    "clip_engine": "clip engine",
+    "head_engine": "head engine",
+    "head_lite_engine": "lite head engine",
+    "association": "association",
+    "mask_engine": "mask engine",
+    "masks": "mask resize and RLE",
+    "post": "post-processing",
+    "output": "output",
+}
+"""All stages there are, in the order of a frame's way, and what they are called."""
+
+ENGINES = ("copy_in", "frame_engine", "copy_out", "clip_engine", "head_engine", "head_lite_engine", "mask_engine")
+"""The stages of the engines alone."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One video from its first frame to its last result: seconds by stage of each frame, and all in all.
+
+    cpu_s: of all threads of this process. objects: shown, summed over the frames.
+    """
+
+    frames: Sequence[Seconds]
+    wall_s: float
+    cpu_s: float
+    objects: int
+
+
+@dataclass(frozen=True)
+class Opening:
+    """open_s: until the engines are there. first_frame_s: from then to the first result."""
+
+    open_s: float
+    first_frame_s: float
+
+
+class Subject(Protocol):
+    """One of the things that are compared. All see the same frames."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self) -> Opening:
+        """Makes it ready; it has then seen one frame."""
+        ...
+
+    def round(self) -> Round:
+        """One video, from its start."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class BundleSubject:
+    """The first `frames` frames of `clip` through a session on `engine`; results go to a journal on disk."""
+
+    bundle: Bundle
+    engine: str
+    clip: Path
+    frames: int
+    threads: int | None = None
+    _folder: TemporaryDirectory[str] = field(init=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.bundle.manifest.name} on {self.engine}"
+
+    def open(self) -> Opening:
+        start = perf_counter()
+        self._session = Session.open(self.bundle, self.engine, threads=self.threads)
+        self._folder = TemporaryDirectory()
+        middle = perf_counter()
+        for frame in islice(read_video(self.clip), 1):
+            self._session.step(frame.image, frame.time_s)
+        self._session.flush()
+        return Opening(middle - start, perf_counter() - middle)
+
+    def round(self) -> Round:
+        session = self._session
+        session.reset()
+        stages: list[dict[str, float]] = []
+        objects = 0
+        journal = Journal(Path(self._folder.name) / "results.jsonl", session.manifest.classes)
+        start, cpu = perf_counter(), process_time()
+        before = start
+        for frame in islice(read_video(self.clip), self.frames):
+            decoded = perf_counter()
+            results = session.step(frame.image, frame.time_s)
+            stepped = perf_counter()
+            for result in results:
+                objects += len(result.objects)
+                journal.write(result, frame.image)
+            now = perf_counter()
+            engine_stages = session.last_times.seconds if results else {}
+            stages.append({"decode": decoded - before, **engine_stages, "output": now - stepped})
+            before = now
+        for result in session.flush():
+            objects += len(result.objects)
+            journal.write(result, frame.image)
+        done = Round(stages, perf_counter() - start, process_time() - cpu, objects)
+        journal.close()
+        return done
+
+    def close(self) -> None:
+        self._session.close()
+        self._folder.cleanup()
