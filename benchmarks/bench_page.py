@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
+from zlib import crc32
 
 from rich.table import Table
 
 from visrt.benchmarks.bench import BenchReport
-from visrt.benchmarks.bench_plots import host_plot, length_plot, stages_plot, streams_plot
+from visrt.benchmarks.bench_plots import host_plots, length_plots, stages_plot, streams_plots
 from visrt.benchmarks.bench_tables import (
     host_table,
     length_table,
@@ -36,13 +37,14 @@ p.made, figcaption, .note { color: var(--quiet); font-size: .9rem; margin: .3rem
 .key b { display: block; font-size: 1.5rem; line-height: 1.3; }
 .key span { color: var(--quiet); font-size: .85rem; }
 figure { margin: 1rem 0; }
-figure svg { display: block; width: 100%; height: auto; max-width: 50rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem; }
+.plots svg { display: block; width: 100%; height: auto; max-width: 44rem; }
 .table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { text-align: right; padding: .32rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--quiet); font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.5rem; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th, td { text-align: right; padding: .32rem .7rem; border-bottom: 1px solid var(--line); max-width: 9rem; }
+th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; min-width: 6.5rem; }
 ul { padding-left: 1.2rem; }
 @media (max-width: 30rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.35rem; } }
 """
@@ -62,23 +64,23 @@ def page(report: BenchReport) -> str:
 def _body(report: BenchReport) -> Iterator[str]:
     yield from _head(report)
     yield "<h2>Where the time goes</h2>"
-    yield _figure(stages_plot(report.subjects), "Mean time of a frame, stage on stage; nothing is left out.")
+    yield _figure([stages_plot(report.subjects)], "Mean time of a frame, stage on stage; nothing is left out.")
     yield _table(speed_table(report))
     for figures in report.subjects:
         yield _table(stage_table(figures))
     if report.streams:
         yield "<h2>Streams</h2>"
-        yield _figure(streams_plot(report.streams), "The same clip opened several times; waiting in line is included.")
+        yield _figure(streams_plots(report.streams), "The same clip opened several times; waiting in line is included.")
         yield _table(streams_table(report))
     if report.live:
         yield _table(live_table(report))
     if report.length:
         yield "<h2>Length</h2>"
-        yield _figure(length_plot(report.length), "One endless stream, from its decoder to its journal.")
+        yield _figure(length_plots(report.length), "One endless stream, from its decoder to its journal.")
         yield _table(length_table(report))
     if report.host:
         yield "<h2>Around the engines</h2>"
-        yield _figure(host_plot(report.host), "CPU time without the engines and without decoding, scripted objects.")
+        yield _figure(host_plots(report.host), "CPU time without the engines and without decoding, scripted objects.")
         yield _table(host_table(report))
     if report.roofline:
         yield "<h2>Roofline</h2>"
@@ -114,11 +116,15 @@ def _method(report: BenchReport) -> Iterator[str]:
     yield f'<p class="note">{escape(made_on)}</p>'
 
 
-def _figure(svg: str, caption: str) -> str:
-    """Ids inside a plot are its own: two plots on a page must not share one."""
-    name = f"p{abs(hash(svg)) % 10**8}"
-    own = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return f"<figure>{own}<figcaption>{escape(caption)}</figcaption></figure>"
+def _figure(plots: Sequence[str], caption: str) -> str:
+    own = "".join(f"<div>{_with_own_ids(svg)}</div>" for svg in plots)
+    return f'<figure><div class="plots">{own}</div><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _with_own_ids(svg: str) -> str:
+    """Two plots on a page must not share an id."""
+    name = f"p{crc32(svg.encode()):08x}"
+    return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
 def _table(table: Table) -> str:

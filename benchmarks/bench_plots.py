@@ -16,17 +16,19 @@ from visrt.benchmarks.lengths import LengthFigures
 from visrt.benchmarks.streams import StreamFigures
 from visrt.benchmarks.subjects import STAGE_NAMES
 
-__all__ = ["host_plot", "length_plot", "stages_plot", "streams_plot"]
+__all__ = ["host_plots", "length_plots", "stages_plot", "streams_plots"]
 
-INCHES = (6.4, 3.4)
-"""Of a plot of its own; on the page it is as wide as there is room."""
+INCHES = (4.4, 3.1)
+"""Of a plot of which two stand side by side where there is room: about as wide as a telephone."""
+
+WIDE = 5.6
 
 COLOURS = dict(zip(STAGE_NAMES, matplotlib.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
 
 
 def stages_plot(subjects: Sequence[Figures]) -> str:
     """A bar a subject: the mean milliseconds of a frame, stage on stage."""
-    figure, axes = _axes(height=1.5 + 0.55 * len(subjects))
+    figure, axes = _axes((WIDE, 1.9 + 0.6 * len(subjects)))
     names = [_short(found.name) for found in subjects]
     for stage in (stage for stage in STAGE_NAMES if any(stage in found.stages for found in subjects)):
         widths = [found.stages[stage].mean_ms if stage in found.stages else 0.0 for found in subjects]
@@ -38,60 +40,59 @@ def stages_plot(subjects: Sequence[Figures]) -> str:
     return _svg(figure)
 
 
-def streams_plot(streams: dict[str, list[StreamFigures]]) -> str:
+def streams_plots(streams: dict[str, list[StreamFigures]]) -> list[str]:
     """Frames a second of all streams together, with the least and the most, over their number; and the latency."""
-    figure, (speed, latency) = _pair()
+    (first, speed), (second, latency) = _axes(INCHES), _axes(INCHES)
     for name, figures in streams.items():
         counts = [found.streams for found in figures]
-        speed.plot(counts, [found.fps.median for found in figures], marker="o", label=_short(name))
-        speed.fill_between(
-            counts, [found.fps.least for found in figures], [found.fps.most for found in figures], alpha=0.15
-        )
-        latency.plot(counts, [found.latency.p50_ms for found in figures], marker="o", label="p50")
-        latency.plot(counts, [found.latency.p95_ms for found in figures], marker=".", linestyle="--", label="p95")
+        least, most = [found.fps.least for found in figures], [found.fps.most for found in figures]
+        [line] = speed.plot(counts, [found.fps.median for found in figures], marker="o", label=_short(name))
+        speed.fill_between(counts, least, most, alpha=0.15, color=line.get_color())
+        for part, style in (("p50", "-"), ("p95", "--")):
+            ms = [getattr(found.latency, f"{part}_ms") for found in figures]
+            label = f"{part}, {_short(name)}" if len(streams) > 1 else part
+            latency.plot(counts, ms, marker=".", linestyle=style, color=line.get_color(), label=label)
         for axes in (speed, latency):
             axes.set_xticks(counts)
     speed.set(title="frames a second, all streams", xlabel="streams", ylim=(0, None))
-    latency.set(title="frame to result, ms", xlabel="streams", ylim=(0, None))
-    for axes in (speed, latency):
-        axes.legend(fontsize="small")
-    return _svg(figure)
+    latency.set(title="milliseconds from frame to result", xlabel="streams", ylim=(0, None))
+    return [_with_legend(first, speed), _with_legend(second, latency)]
 
 
-def length_plot(length: dict[str, LengthFigures]) -> str:
+def length_plots(length: dict[str, LengthFigures]) -> list[str]:
     """Memory and time a frame over the frames of one stream."""
-    figure, (memory, time) = _pair()
+    (first, memory), (second, time) = _axes(INCHES), _axes(INCHES)
     for name, found in length.items():
         frames = [point.frames for point in found.points]
-        memory.plot(frames, [point.rss_mb for point in found.points], label=_short(name))
+        [line] = memory.plot(frames, [point.rss_mb for point in found.points], label=f"RSS, {_short(name)}")
         if found.gpu_mb_per_10k is not None:
-            memory.plot(frames, [point.gpu_mb for point in found.points], linestyle="--", label="GPU")
-        time.plot(frames, [point.ms for point in found.points], label="wall clock")
-        time.plot(frames, [point.cpu_ms for point in found.points], linestyle="--", label="CPU, all threads")
+            gpu = [point.gpu_mb for point in found.points]
+            memory.plot(frames, gpu, linestyle="--", color=line.get_color(), label=f"GPU, {_short(name)}")
+        time.plot(frames, [point.ms for point in found.points], color=line.get_color(), label="wall clock")
+        cpu_ms = [point.cpu_ms for point in found.points]
+        time.plot(frames, cpu_ms, linestyle="--", color=line.get_color(), label="CPU, all threads")
     memory.set(title="memory, MB", xlabel="frames", ylim=(0, None))
     time.set(title="milliseconds a frame", xlabel="frames", ylim=(0, None))
-    for axes in (memory, time):
-        axes.legend(fontsize="small")
-    return _svg(figure)
+    return [_with_legend(first, memory), _with_legend(second, time)]
 
 
-def host_plot(found: Sequence[HostFigures]) -> str:
-    """CPU time around the engines by what was varied: a panel for each, item on item."""
-    varied = list(dict.fromkeys(one.case.varied for one in found))
-    figure = _figure((INCHES[0], 3.4))
-    panels = figure.subplots(1, len(varied), squeeze=False, sharey=True)[0]
-    for axes, name in zip(panels, varied, strict=True):
-        cases = [one for one in found if one.case.varied == name]
-        labels = [str(_value(one)) for one in cases]
-        starts = [0.0] * len(cases)
-        for item in cases[0].ms:
-            heights = [one.ms[item] for one in cases]
-            axes.bar(labels, heights, bottom=starts, label=STAGE_NAMES[item], color=COLOURS[item], width=0.65)
-            starts = [start + height for start, height in zip(starts, heights, strict=True)]
-        axes.set(xlabel={"height": "height of the video, pixels"}.get(name, name))
-        _plain(axes)
-    panels[0].set_ylabel("CPU milliseconds a frame")
-    _legend_below(figure, panels[0])
+def host_plots(found: Sequence[HostFigures]) -> list[str]:
+    """CPU time around the engines by what was varied: a plot for each, item on item."""
+    varied = dict.fromkeys(one.case.varied for one in found)
+    return [_host_plot([one for one in found if one.case.varied == name], name) for name in varied]
+
+
+def _host_plot(cases: Sequence[HostFigures], varied: str) -> str:
+    figure, axes = _axes((INCHES[0], 3.5))
+    labels = [str(_value(one)) for one in cases]
+    starts = [0.0] * len(cases)
+    for item in cases[0].ms:
+        heights = [one.ms[item] for one in cases]
+        axes.bar(labels, heights, bottom=starts, label=STAGE_NAMES[item], color=COLOURS[item], width=0.65)
+        starts = [start + height for start, height in zip(starts, heights, strict=True)]
+    names = {"height": "height of the video, pixels", "objects": "objects in sight", "queries": "queries"}
+    axes.set(xlabel=names[varied], ylabel="CPU milliseconds a frame")
+    _legend_below(figure, axes)
     return _svg(figure)
 
 
@@ -117,19 +118,16 @@ def _figure(inches: tuple[float, float]) -> Figure:
     return figure
 
 
-def _axes(height: float) -> tuple[Figure, Any]:
-    figure = _figure((INCHES[0], height))
+def _axes(inches: tuple[float, float]) -> tuple[Figure, Any]:
+    figure = _figure(inches)
     axes = figure.subplots()
     _plain(axes)
     return figure, axes
 
 
-def _pair() -> tuple[Figure, Any]:
-    figure = _figure(INCHES)
-    panels = figure.subplots(1, 2)
-    for axes in panels:
-        _plain(axes)
-    return figure, panels
+def _with_legend(figure: Figure, axes: Any) -> str:
+    axes.legend(fontsize="small")
+    return _svg(figure)
 
 
 def _plain(axes: Any) -> None:
@@ -141,7 +139,7 @@ def _plain(axes: Any) -> None:
 
 def _legend_below(figure: Figure, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
 
 def _svg(figure: Figure) -> str:

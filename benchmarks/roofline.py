@@ -96,7 +96,7 @@ def _graph_seconds(bundle: Bundle, threads: int | None, repeats: int, masks: int
     """Of calls of each graph, for one frame of noise and `masks` masks of it, after one that warms up."""
     spec = bundle.manifest.input
     images = np.random.default_rng(0).integers(0, 255, (1, *spec.image_size, 3), dtype=np.uint8)
-    feeds = {"images": images, "valid_sizes": np.array([[spec.height, spec.width]], np.int32)}
+    feeds: dict[str, Array] = {"images": images, "valid_sizes": np.array([[spec.height, spec.width]], np.int32)}
     with closing(open_engines(bundle, "cpu", EngineOptions(threads))) as engines:
         outputs = engines["frame"](feeds)
         features = outputs["mask_features"].row(0)

@@ -67,6 +67,8 @@ class FrameReader:
     def close(self) -> None:
         """Lets go of the source; of one that hangs in a read (a camera that was unplugged) without waiting for it."""
         self._closing.set()
+        while not self._frames.empty():
+            self.take()  # makes room for a reader that waits for it
         self._thread.join(timeout=HANG_S)
         if not self._thread.is_alive():
             self._source.close()
