@@ -14,12 +14,15 @@ import torch
 from visrt.benchmarks import inspro_free_boxes
 from visrt.benchmarks.inspro_free_boxes import LaidBoxes, free_boxes
 from visrt.benchmarks.inspro_lite import bound_by_macs, in_turns
+from visrt.benchmarks.inspro_slots import fitting_slots
 from visrt.benchmarks.inspro_training import CROWDING, ForgetfulHead, arm_settings, over_seeds
 from visrt.models.inspro import InsPro
+from visrt.models.interaction import StageOutputs
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.inspro_settings import InsProTrainSettings
+from visrt.training.inspro_targets import BoxTargets
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "inspro" / "small.json"
 SETTINGS = settings_from_file(InsProTrainSettings, RECIPE)
@@ -82,6 +85,14 @@ def test_boxes_that_spread_are_farther_and_overlap_less(monkeypatch: pytest.Monk
     assert spread["nearest_centres_diagonals"] == pytest.approx(15 * crowded["nearest_centres_diagonals"], rel=1e-4)
     assert spread["largest_iou"] < crowded["largest_iou"]
     assert spread["iou_between_them"] < crowded["iou_between_them"]
+
+
+def test_a_slot_fits_an_object_if_its_box_is_the_object_s() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 0, 90, 30]])
+    last = StageOutputs(torch.zeros(3, 3), boxes, torch.zeros(3, 4))
+    wanted = torch.tensor([[51.0, 1, 90, 30], [19, 20, 40, 41], [0, 30, 5, 60]])
+    truth = BoxTargets(torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9]), wanted, None, (64, 96))
+    assert fitting_slots(last, truth, SETTINGS.loss) == {7: 2, 8: 1}
 
 
 def test_the_bound_is_one_for_key_frames_alone_and_ends_at_the_backbone() -> None:
