@@ -46,7 +46,7 @@ th, td { text-align: right; padding: .32rem .7rem; border-bottom: 1px solid var(
 th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; min-width: 6.5rem; }
 ul { padding-left: 1.2rem; }
-@media (max-width: 30rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.35rem; } }
+@media (max-width: 30rem) { table { min-width: 36rem; } body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.35rem; } }
 """
 
 

@@ -54,8 +54,8 @@ def streams_plots(streams: dict[str, list[StreamFigures]]) -> list[str]:
             latency.plot(counts, ms, marker=".", linestyle=style, color=line.get_color(), label=label)
         for axes in (speed, latency):
             axes.set_xticks(counts)
-    speed.set(title="frames a second, all streams", xlabel="streams", ylim=(0, None))
-    latency.set(title="milliseconds from frame to result", xlabel="streams", ylim=(0, None))
+    speed.set(title="frames a second, all streams", xlabel="streams")
+    latency.set(title="milliseconds from frame to result", xlabel="streams")
     return [_with_legend(first, speed), _with_legend(second, latency)]
 
 
@@ -71,8 +71,8 @@ def length_plots(length: dict[str, LengthFigures]) -> list[str]:
         time.plot(frames, [point.ms for point in found.points], color=line.get_color(), label="wall clock")
         cpu_ms = [point.cpu_ms for point in found.points]
         time.plot(frames, cpu_ms, linestyle="--", color=line.get_color(), label="CPU, all threads")
-    memory.set(title="memory, MB", xlabel="frames", ylim=(0, None))
-    time.set(title="milliseconds a frame", xlabel="frames", ylim=(0, None))
+    memory.set(title="memory, MB", xlabel="frames")
+    time.set(title="milliseconds a frame", xlabel="frames")
     return [_with_legend(first, memory), _with_legend(second, time)]
 
 
@@ -126,6 +126,7 @@ def _axes(inches: tuple[float, float]) -> tuple[Figure, Any]:
 
 
 def _with_legend(figure: Figure, axes: Any) -> str:
+    axes.set_ylim(0, 1.15 * axes.dataLim.y1)
     axes.legend(fontsize="small")
     return _svg(figure)
 

@@ -30,7 +30,7 @@ from visrt.runtime.session import Session
 from visrt.runtime.source import Image
 from visrt.runtime.video import read_video
 
-__all__ = ["ITEMS", "HostCase", "HostFigures", "cases_of", "decode_cpu_ms", "host_work"]
+__all__ = ["ITEMS", "HostCase", "HostFigures", "cases_of", "decode_cpu_ms", "host_work", "pictures"]
 
 ITEMS = ("preprocess", "copy_out", "association", "masks", "output")
 """Stages of the host; scripted engines stand outside."""
@@ -94,7 +94,7 @@ class _Run:
         self._session: Session = scripted_session(case.scene)
         self._session.watch.clock = thread_time
         self._journal = Journal(journal, self._session.manifest.classes)
-        self._images = _pictures(case.size)
+        self._images = pictures(case.size)
 
     def ms_of_round(self, frames: int) -> dict[str, float]:
         stages: list[dict[str, float]] = []
@@ -112,7 +112,7 @@ class _Run:
         self._session.close()
 
 
-def _pictures(size: tuple[int, int]) -> Iterator[Image]:
+def pictures(size: tuple[int, int]) -> Iterator[Image]:
     """Smooth pictures [H, W, 3] that differ from each other, without end."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 255, (4, 9, 16, 3), dtype=np.uint8)

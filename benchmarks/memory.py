@@ -19,7 +19,7 @@ from visrt.runtime.session import Session
 from visrt.runtime.source import VideoFrame
 from visrt.runtime.video import read_video
 
-__all__ = ["looped", "rss_mb", "rss_over_frames"]
+__all__ = ["looped", "peak_rss_mb", "rss_mb", "rss_over_frames", "start_peak"]
 
 FIRST = 500
 
@@ -38,10 +38,24 @@ def looped(clip: Path) -> Iterator[VideoFrame]:
 
 def rss_mb() -> float:
     """Resident memory of this process in MB (10^6 bytes), from the kernel."""
+    return _status_mb("VmRSS")
+
+
+def peak_rss_mb() -> float:
+    """The most there was since the process started, or since `start_peak`."""
+    return _status_mb("VmHWM")
+
+
+def start_peak() -> None:
+    """The peak counts from now on."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status_mb(field: str) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("no VmRSS in /proc/self/status: this measurement needs Linux")
+    raise RuntimeError(f"no {field} in /proc/self/status: this measurement needs Linux")
 
 
 def rss_over_frames(bundle: Path, clip: Path, frames: int, every: int) -> dict[int, float]:
