@@ -9,8 +9,9 @@ from torch import Tensor
 
 from visrt.models.checkpoints import fill, read_checkpoint, read_weights
 from visrt.models.genvis import GenVis
+from visrt.models.genvis_as_frames import start_as_frame_queries
 
-__all__ = ["start_from"]
+__all__ = ["NewPart", "start_from"]
 
 VIDEO_PART = "vita_module."
 PREDICTOR = "sem_seg_head.predictor."
@@ -28,23 +29,27 @@ HEADS = {
 """Modules of the frame part and those of the video part that do the same for a whole clip."""
 
 
-def start_from(network: GenVis, path: Path | str, new_heads: Literal["frame", "random"] = "frame") -> list[str]:
+NewPart = Literal["frame_heads", "frame_queries", "random"]
+
+
+def start_from(network: GenVis, path: Path | str, new_part: NewPart = "frame_heads") -> list[str]:
     """Start `network` from the checkpoint at `path`; the keys that stay as they are.
 
     Every key must fit, but for classifiers if the number of classes differs, and what the file's network does not
-    have: of a Mask2Former the video part, whose heads then start as `new_heads` says; of VITA the memory.
+    have: of VITA the memory, of a Mask2Former the video part. Of that, `new_part` says what starts as the frame part:
+    its heads, or all of it (see genvis_as_frames), or nothing.
     """
     path = Path(path)
     weights, own = _weights(path), network.state_dict()
-    if not any(key.startswith(VIDEO_PART) for key in weights):
-        kept = [key for key in own if key.startswith(VIDEO_PART)]
-        if new_heads == "frame":
-            weights |= _heads_of_frames(weights, own)
-            kept = [key for key in kept if key not in weights]
-    else:
-        kept = [key for key in own if key.startswith(ADDED) and key not in weights]
+    is_new = not any(key.startswith(VIDEO_PART) for key in weights)
+    if is_new and new_part != "random":
+        weights |= _heads_of_frames(weights, own)
+    may_lack = (VIDEO_PART,) if is_new else ADDED
+    kept = [key for key in own if key.startswith(may_lack) and key not in weights]
     kept += [key for key in CLASSIFIERS if key in weights and weights[key].shape != own[key].shape]
     fill(network, {**weights, **{key: own[key] for key in kept}}, path)
+    if is_new and new_part == "frame_queries":
+        start_as_frame_queries(network)
     return kept
 
 

@@ -31,7 +31,7 @@ class GenVisLearner:
 
     def start(self) -> TrainedVideo:
         network = GenVis(self.video.network(self.settings.network))
-        start_from(network, Path(self.settings.init or ""), self.video.new_heads)
+        start_from(network, Path(self.settings.init or ""), self.video.new_part)
         return TrainedVideo(network, self.video)
 
     def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:

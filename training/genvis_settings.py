@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from visrt.models.genvis import GenVisNetworkSettings
+from visrt.models.genvis_start import NewPart
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import SettingsError
 
@@ -26,8 +27,9 @@ class GenVisTraining:
     memory: a slot reads its "own_slot", or for the paper's ablations (table 5) "all_slots" or "nothing"; set the
     bundle's memory_read to the same. assignment: "unified" over the clips of a video, or "each_clip" by itself (table
     4). similarity_weight: of the loss that tells by inner products which frame queries and slots are one object.
-    new_heads: where no checkpoint has a video part, its class and mask heads start as the "frame" part's, which have
-    learned the same for single frames, or "random".
+    new_part: what of a video part that no checkpoint has starts as the frame part: its class and mask heads
+    ("frame_heads"), which do the same for a clip; all of it ("frame_queries"), so that slots follow the frame queries
+    that are like them from the first step; or nothing ("random").
     """
 
     instances: Count = 100
@@ -40,7 +42,7 @@ class GenVisTraining:
     memory: Literal["own_slot", "all_slots", "nothing"] = "own_slot"
     assignment: Literal["unified", "each_clip"] = "unified"
     similarity_weight: Annotated[float, Field(ge=0)] = 0.5
-    new_heads: Literal["frame", "random"] = "frame"
+    new_part: NewPart = "frame_heads"
 
     def network(self, frame: NetworkSettings) -> GenVisNetworkSettings:
         """The whole network on the frame part `frame`."""
@@ -60,6 +62,11 @@ def check_genvis(settings: GenVisTraining, network: NetworkSettings, frames: int
         raise SettingsError(
             f"genvis.instances is {settings.instances}, but data.clips.max_objects is {max_objects}: every object of "
             "a video needs a slot of its own; raise the one or lower the other"
+        )
+    if settings.new_part == "frame_queries" and settings.instances != network.queries:
+        raise SettingsError(
+            f"genvis.new_part is 'frame_queries' and genvis.instances {settings.instances}, but there are "
+            f"{network.queries} frame queries (network.queries); give as many instances"
         )
     if settings.streams > network.decoder_layers:
         raise SettingsError(

@@ -195,6 +195,25 @@ def test_genvis_starts_from_frames_with_heads_that_know_classes_and_masks(made: 
     assert "vita_module.class_embed.weight" in start_from(GenVis(VIDEO.network(FRAME)), made.init or "", "random")
 
 
+def test_genvis_that_starts_as_frame_queries_says_of_a_frame_what_the_frame_part_says(made: TrainSettings) -> None:
+    """With places far apart: each slot then sees one frame query, where small random ones leave a rest of others."""
+    network = GenVis(replace(VIDEO, instances=FRAME.queries).network(FRAME)).eval()
+    start_from(network, made.init or "", "frame_queries")
+    vita, images = network.vita_module, torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for place in (vita.query_embed.weight, vita.fq_pos.weight):
+            place.copy_(40 * torch.eye(32)[[0, 1, 2, 3, 4]] + 40 * torch.eye(32)[[16, 17, 18, 19, 20]])
+        vita.query_feat.weight.zero_()
+        said = Mask2Former(FRAME).eval()
+        said.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("vita_module.")})
+        expected = said(images)
+        queries, mask_features = network(images)
+        given = network.clips(queries[:, None], network.first_start().base.expand(2, -1, -1))
+    torch.testing.assert_close(given.class_logits, expected.class_logits, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(given.mask_embeddings, expected.mask_embeddings, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(mask_features, expected.mask_features)
+
+
 def test_genvis_starts_from_vita_but_for_the_memory_and_from_another_number_of_classes(tmp_path: Path) -> None:
     source = GenVis(VIDEO.network(replace(FRAME, classes=2)))
     vita = {key: value for key, value in source.state_dict().items() if ".pre_" not in key}
@@ -226,6 +245,7 @@ def test_genvis_starts_from_vita_but_for_the_memory_and_from_another_number_of_c
         ({"clip_frames": 4}, {}, "two or more whole clips"),
         ({"instances": 5}, {}, r"genvis\.instances is 5, but data\.clips\.max_objects is 6"),
         ({"streams": 3}, {}, r"genvis\.streams is 3, but the frame decoder has 2 layers"),
+        ({"new_part": "frame_queries"}, {}, r"genvis\.instances 6, but there are 5 frame queries"),
         ({"heads": 5}, {}, r"genvis\.heads is 5, which does not divide network\.hidden_dim, 32"),
         ({}, {"network": replace(FRAME, reid_dim=8)}, r"network\.reid_dim is 8, but in GenVIS slots are objects"),
         ({}, {"init": "imagenet"}, "init is 'imagenet', but under genvis the frame network stays as it is"),
