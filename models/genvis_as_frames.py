@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from visrt.models.decoder import CrossAttentionLayer
 from visrt.models.genvis import GenVis
 from visrt.models.layers import Attention
 
@@ -44,6 +45,7 @@ def start_as_frame_queries(network: GenVis) -> None:
     for feedforward in (*vita.enc_ffn, *vita.transformer_ffn_layers):
         _zero(feedforward.linear2)
     for cross in vita.transformer_cross_attention_layers:
+        assert isinstance(cross, CrossAttentionLayer)
         _see_what_is_alike(cross.multihead_attn)
     place = PLACE * torch.randn_like(vita.query_embed.weight)
     vita.query_embed.weight.copy_(place)
