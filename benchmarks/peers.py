@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +12,7 @@ from time import perf_counter, process_time
 import numpy as np
 import torch
 
-from visrt.benchmarks.official_order import KeptFrame, video_answer
+from visrt.benchmarks.official_order import KeptFrame, VideoAnswer, video_answer
 from visrt.benchmarks.subjects import Opening, Round
 from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
 from visrt.models.checkpoints import read_checkpoint
@@ -45,6 +45,7 @@ class PeerSubject:
     frames: int
     threads: int | None = None
     _network: Network = field(init=False)
+    _fit: Letterbox = field(init=False)
 
     def open(self) -> Opening:
         start = perf_counter()
@@ -57,35 +58,46 @@ class PeerSubject:
 
     def round(self) -> Round:
         stages: list[dict[str, float]] = []
-        kept: list[KeptFrame] = []
-        with self._threads():
-            start, cpu = perf_counter(), process_time()
-            before = start
-            for frame in islice(read_video(self.clip), self.frames):
-                decoded = perf_counter()
-                seen, fit, prepare_s = self._seen(frame.image)
-                kept.append(seen)
-                now = perf_counter()
-                stages.append(
-                    {"decode": decoded - before, "preprocess": prepare_s, "frame_engine": now - decoded - prepare_s}
-                )
-                before = now
-            answer = video_answer(kept, fit)
-            end, cpu_end = perf_counter(), process_time()
+        start, cpu = perf_counter(), process_time()
+        kept = self.seen(stages)
+        before = perf_counter()
+        answer = self.answer(kept)
+        end, cpu_end = perf_counter(), process_time()
         shared = {"post": (end - before) / len(stages)}
         objects = int(answer.masks.any(dim=-1).any(dim=-1).sum())
         return Round([{**frame_stages, **shared} for frame_stages in stages], end - start, cpu_end - cpu, objects)
 
+    def seen(self, stages: list[dict[str, float]] | None = None) -> list[KeptFrame]:
+        """What the network says of each frame; `stages` hears the seconds of each."""
+        kept: list[KeptFrame] = []
+        before = perf_counter()
+        with self._threads():
+            for frame in islice(read_video(self.clip), self.frames):
+                decoded = perf_counter()
+                seen, prepare_s = self._seen(frame.image)
+                kept.append(seen)
+                now = perf_counter()
+                spent = {"decode": decoded - before, "preprocess": prepare_s, "frame_engine": now - decoded - prepare_s}
+                if stages is not None:
+                    stages.append(spent)
+                before = now
+        return kept
+
+    def answer(self, kept: Sequence[KeptFrame]) -> VideoAnswer:
+        """The result of the video."""
+        with self._threads():
+            return video_answer(kept, self._fit)
+
     def close(self) -> None:
         del self._network
 
-    def _seen(self, image: Array) -> tuple[KeptFrame, Letterbox, float]:
+    def _seen(self, image: Array) -> tuple[KeptFrame, float]:
         start = perf_counter()
         images = np.empty((1, *self.spec.image_size, 3), dtype=np.uint8)
-        fit = image_for(image, self.spec, pillow_bilinear, images[0])
-        valid_sizes = np.array([fit.valid], dtype=np.int32)
+        self._fit = image_for(image, self.spec, pillow_bilinear, images[0])
+        valid_sizes = np.array([self._fit.valid], dtype=np.int32)
         prepared = perf_counter()
-        return self._network(images, valid_sizes), fit, prepared - start
+        return self._network(images, valid_sizes), prepared - start
 
     def _threads(self) -> AbstractContextManager[None]:
         return _TorchThreads(self.threads or torch.get_num_threads())
