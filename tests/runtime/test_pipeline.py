@@ -296,6 +296,57 @@ def test_an_engine_that_fails_ends_what_is_at_work_and_what_was_done_is_written(
         assert 1 <= len(sink.results) <= 5
 
 
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_calls_that_are_too_wide_for_the_engine_are_made_stream_by_stream(in_flight: int) -> None:
+    @dataclass
+    class Narrow(WatchedEngine):
+        """Has memory for one frame."""
+
+        def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+            if feeds["images"].shape[0] > 1:
+                raise EngineError("out of memory")
+            return super().__call__(feeds)
+
+    session = colour_session()
+    narrow = Narrow(session.network._engines["frame"], pause_s=0.005)
+    settings = PipelineSettings(streams=3, session=SessionSettings(in_flight=in_flight))
+    sinks = [Kept() for _ in videos()]
+    pipeline = pipeline_of(session, settings, narrow)
+
+    tracked(pipeline, [Job(Frames(video), [sink]) for video, sink in zip(videos(), sinks, strict=True)])
+
+    for video, sink in zip(videos(), sinks, strict=True):
+        assert sink.results == alone(colour_session(), video)
+
+
+def test_with_random_stalls_and_failures_every_frame_is_accounted_for() -> None:
+    random = np.random.default_rng(3)
+    jobs, lengths = [], []
+    for at in range(12):
+        length, live = int(random.integers(1, 25)), bool(at % 3 == 0)
+        cable = SourceError("the cable was pulled") if at % 4 == 3 else None
+        frames = Frames([moving(t % 9, at) for t in range(length)], random.uniform(0, 0.004), live, cable)
+        fails_at = 5 if at % 5 == 4 else None
+        jobs.append(Job(frames, [ListSink(fails_at, pause_s=random.uniform(0, 0.006))]))
+        lengths.append(length)
+    pipeline, _ = colour_pipeline(PipelineSettings(streams=5, batch=3), pause_s=0.002)
+
+    outcomes = tracked(pipeline, jobs)
+
+    assert len(outcomes) == 12
+    for at, outcome in outcomes.items():
+        [sink] = jobs[at].sinks
+        assert isinstance(sink, ListSink)
+        assert sink.closed
+        assert outcome.captured <= lengths[at]
+        if at % 5 != 4:
+            assert outcome.captured == lengths[at]
+            assert len(sink.got) == outcome.processed
+            assert outcome.end == ("failed" if at % 4 == 3 else "complete")
+        if at % 3:
+            assert outcome.dropped == 0
+
+
 def test_a_limit_and_a_stop_end_streams_cleanly() -> None:
     first, second = Kept(), Kept()
     pipeline, _ = colour_pipeline(PipelineSettings())
