@@ -121,14 +121,14 @@ class MaskResize:
 
     def _tiles(self, logits: Floats, rows: slice, columns: slice) -> Iterator[tuple[slice, Floats]]:
         """The logits of a rectangle of the source, some columns at a time: which, and theirs, [columns, rows]."""
-        if rows.stop <= rows.start:
+        if rows.stop <= rows.start or columns.stop <= columns.start:
             return
-        cells = self.rows.read_by(rows)
-        tall = logits[cells].T @ self.rows.weights[rows, cells].T
+        cells, wide = self.rows.read_by(rows), self.columns.read_by(columns)
+        tall = logits[cells, wide].T @ self.rows.weights[rows, cells].T
         for start in range(columns.start, columns.stop, TILE):
             tile = slice(start, min(start + TILE, columns.stop))
             cells = self.columns.read_by(tile)
-            yield tile, self.columns.weights[tile, cells] @ tall[cells]
+            yield tile, self.columns.weights[tile, cells] @ tall[cells.start - wide.start : cells.stop - wide.start]
 
 
 def mask_resize(fit: Letterbox) -> MaskResize:
