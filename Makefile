@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BUNDLE := bundles/default
 CLIP := clips/demo.mp4
 
-.PHONY: demo test test-full check format lint types layers tests memory gpu-check clean
+.PHONY: demo test test-full check format lint types layers tests bench memory gpu-check clean
 
 demo: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --out out/demo --overwrite
@@ -37,6 +37,13 @@ layers: $(DEV)/ready
 	$(DEV)/$(BIN)/lint-imports
 
 tests: test
+
+# Time by stage, streams, length, objects and size of the shipped bundles; a page with plots in out/bench.html.
+bench: $(DEV)/ready
+	mkdir -p out
+	$(DEV)/$(BIN)/visrt bench --bundle $(BUNDLE) --bundle $(BUNDLE)-int8 --clip $(CLIP) --streams 1,2,4 --live-fps 10 \
+		--length 1000 --objects 1,10,100 --queries 100,200 --heights 360,720,1080 --roofline 20 \
+		--json out/bench.jsonl --html out/bench.html
 
 # RSS over the demo clip, looped for 5,000 frames; the README's figure.
 memory: $(RUNTIME)/ready
