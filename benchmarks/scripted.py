@@ -37,7 +37,10 @@ class Scene:
 
 @dataclass
 class FrameEngine:
-    """Queries in an order shuffled anew for each frame; an object's mask embedding says its number."""
+    """Queries in an order shuffled anew for each frame; an object's mask embedding says its number.
+
+    Mask features are made anew, as a network does, but say nothing.
+    """
 
     scene: Scene
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -50,7 +53,6 @@ class FrameEngine:
         logits[:, -1] = 8
         logits[: scene.objects, 0] = 16
         self._queries = (logits, looks, np.eye(scene.queries, CHANNELS, dtype=np.float32))
-        self._features = HostTensor(np.zeros((1, CHANNELS, *scene.cells), np.float32))
 
     def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
         order = self.random.permutation(self.scene.queries)
@@ -59,7 +61,7 @@ class FrameEngine:
             "class_logits": logits,
             "embeddings": looks,
             "mask_embeddings": numbers,
-            "mask_features": self._features,
+            "mask_features": HostTensor(np.ones((1, CHANNELS, *self.scene.cells), np.float32)),
         }
 
     def close(self) -> None: ...
