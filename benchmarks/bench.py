@@ -28,9 +28,10 @@ Say = Callable[[str], None]
 class BenchSettings:
     """What `visrt bench` measures. Empty parts, and a length of 0, are left out.
 
-    frames: of the clip, in a round. engines, peers: by name. checkpoint: the weights of the peers in PyTorch. streams:
-    numbers of streams; live_fps: rate of live sources, 0 for none. length: frames of the endless stream. objects,
-    queries, heights: of scenes for the work around the engines. roofline: calls to time for it, 0 for none.
+    frames: of the clip, in a round. in_flight: each bundle is measured with so many frames in flight. engines, peers:
+    by name. checkpoint: the weights of the peers in PyTorch. streams: numbers of streams; live_fps: rate of live
+    sources, 0 for none. length: frames of the endless stream. objects, queries, heights: of scenes for the work around
+    the engines. roofline: calls to time for it, 0 for none.
     """
 
     clip: Path
@@ -38,6 +39,7 @@ class BenchSettings:
     rounds: int = 5
     threads: int | None = None
     engines: tuple[str, ...] = ("cpu",)
+    in_flight: tuple[int, ...] = (1,)
     peers: tuple[str, ...] = ()
     checkpoint: Path | None = None
     streams: tuple[int, ...] = ()
@@ -93,7 +95,11 @@ def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda 
 
 
 def _subjects(pairs: Sequence[tuple[Bundle, str]], settings: BenchSettings) -> list[Subject]:
-    return [BundleSubject(bundle, engine, settings.clip, settings.frames, settings.threads) for bundle, engine in pairs]
+    return [
+        BundleSubject(bundle, engine, settings.clip, settings.frames, settings.threads, in_flight)
+        for bundle, engine in pairs
+        for in_flight in settings.in_flight
+    ]
 
 
 def _peers(bundle: Bundle, settings: BenchSettings) -> list[Subject]:

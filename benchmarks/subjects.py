@@ -12,7 +12,7 @@ from typing import Protocol
 
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.journal import Journal
-from visrt.runtime.session import Session
+from visrt.runtime.session import Session, SessionSettings
 from visrt.runtime.video import read_video
 
 __all__ = ["ENGINES", "STAGE_NAMES", "BundleSubject", "Opening", "Round", "Seconds", "Subject"]
@@ -81,22 +81,28 @@ class Subject(Protocol):
 
 @dataclass
 class BundleSubject:
-    """The first `frames` frames of `clip` through a session on `engine`; results go to a journal on disk."""
+    """The first `frames` frames of `clip` through a session on `engine`; results go to a journal on disk.
+
+    With two frames in flight the frame engine's stage is what was still waited for when the next frame had been given.
+    """
 
     bundle: Bundle
     engine: str
     clip: Path
     frames: int
     threads: int | None = None
+    in_flight: int = 1
     _folder: TemporaryDirectory[str] = field(init=False)
 
     @property
     def name(self) -> str:
-        return f"{self.bundle.manifest.name} on {self.engine}"
+        also = f", {self.in_flight} in flight" if self.in_flight > 1 else ""
+        return f"{self.bundle.manifest.name} on {self.engine}{also}"
 
     def open(self) -> Opening:
         start = perf_counter()
-        self._session = Session.open(self.bundle, self.engine, threads=self.threads)
+        settings = SessionSettings(in_flight=self.in_flight)
+        self._session = Session.open(self.bundle, self.engine, threads=self.threads, settings=settings)
         self._folder = TemporaryDirectory()
         middle = perf_counter()
         for frame in islice(read_video(self.clip), 1):
@@ -123,7 +129,9 @@ class BundleSubject:
             engine_stages = session.last_times.seconds if results else {}
             stages.append({"decode": decoded - before, **engine_stages, "output": now - stepped})
             before = now
-        for result in session.flush():
+        if last := session.flush():
+            stages[-1] = _summed(stages[-1], session.last_times.seconds)
+        for result in last:
             objects += len(result.objects)
             journal.write(result, frame.image)
         done = Round(stages, perf_counter() - start, process_time() - cpu, objects)
@@ -133,3 +141,7 @@ class BundleSubject:
     def close(self) -> None:
         self._session.close()
         self._folder.cleanup()
+
+
+def _summed(one: Seconds, other: Seconds) -> dict[str, float]:
+    return {stage: one.get(stage, 0.0) + other.get(stage, 0.0) for stage in {**one, **other}}

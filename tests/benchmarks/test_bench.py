@@ -21,8 +21,9 @@ from written_clips import write_clip
 
 from visrt.benchmarks.interleaved import figures_of, interleave
 from visrt.benchmarks.lengths import slope
-from visrt.benchmarks.subjects import Opening, Round
+from visrt.benchmarks.subjects import BundleSubject, Opening, Round
 from visrt.cli import app
+from visrt.runtime.bundle import open_bundle
 
 KINDS = {"run", "subject", "streams", "live", "length", "roofline", "host"}
 
@@ -186,6 +187,7 @@ def test_a_browser_shows_the_page_and_complains_about_nothing(folder: Path, ende
         ("--peer eager", "--checkpoint"),
         ("--checkpoint weights.pt", "--peer eager"),
         ("--engine gpu", "engine 'gpu' is unknown"),
+        ("--json nowhere/bench.jsonl", "no folder nowhere"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(folder: Path, options: str, words: str) -> None:
@@ -193,6 +195,18 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(folder: Path, opt
     assert refused.exit_code == 2
     assert words in refused.stderr
     assert refused.stdout == ""
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_every_frame_of_a_round_is_told_however_many_are_in_flight(folder: Path, in_flight: int) -> None:
+    subject = BundleSubject(open_bundle(folder / "red"), "cpu", folder / "street.mp4", 6, 1, in_flight)
+    subject.open()
+    one = subject.round()
+    subject.close()
+    assert (len(one.frames), one.objects) == (6, 6)
+    assert sum(frame["masks"] > 0 for frame in one.frames if "masks" in frame) >= 5
+    assert 0 < sum(sum(frame.values()) for frame in one.frames) <= one.wall_s
+    assert ("2 in flight" in subject.name) is (in_flight == 2)
 
 
 @dataclass

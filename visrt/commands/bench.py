@@ -22,6 +22,9 @@ def bench(
         list[str] | None,
         typer.Option(help="cpu (if none is given), cuda, tensorrt or tensorrt-rtx; several in turn."),
     ] = None,
+    in_flight: Annotated[
+        list[int] | None, typer.Option(min=1, max=2, help="Frames in flight: 1 (if none is given) or 2; both in turn.")
+    ] = None,
     peer: Annotated[
         list[str] | None,
         typer.Option(help="eager, compile or ort: compare with it, post-processed as published; several in turn."),
@@ -54,6 +57,7 @@ def bench(
         rounds=rounds,
         threads=threads,
         engines=tuple(engine or ()) or ("cpu",),
+        in_flight=tuple(in_flight or ()) or (1,),
         peers=tuple(peer or ()),
         checkpoint=checkpoint,
         streams=numbers(streams, "--streams"),
@@ -64,6 +68,7 @@ def bench(
         heights=numbers(heights, "--heights"),
         roofline=roofline,
     )
+    _refuse_nowhere(json, html)
     page_of = _page() if html is not None else None
     with _heard() as say:
         report = bench([open_bundle(path) for path in bundle], settings, say)
@@ -82,6 +87,15 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise UsageError(f"{option} is {text!r}; expected numbers of 1 or more such as 1,2,4")
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _refuse_nowhere(*paths: Path | None) -> None:
+    """Minutes of measuring are not lost for a folder that is not there."""
+    from visrt.runtime.errors import UsageError
+
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def _page() -> Callable[[BenchReport], str]:
