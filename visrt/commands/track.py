@@ -41,7 +41,7 @@ def track(
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     in_flight: Annotated[
-        int, typer.Option(min=1, max=2, help="2 lets a GPU and the host work at a time; results come a frame later.")
+        int, typer.Option(min=1, max=2, help="2 lets network and host work at a time; results come a frame later.")
     ] = 1,
     streams: Annotated[
         int, typer.Option(min=1, help="Sources followed at a time; they share calls of the network.")
