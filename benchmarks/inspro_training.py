@@ -124,10 +124,10 @@ def main() -> None:
     write_atomically(
         given.json, [json.dumps(_report(given, settings, told), indent=1, allow_nan=False).encode() + b"\n"]
     )
-    weights = {arm: folders[arm][0] / "model.safetensors" for arm in (CROWDING, "travelling")}
-    draw_free_boxes(
-        {arm: read_inspro_checkpoint(path).network() for arm, path in weights.items()}, settings, given.picture
-    )
+    shown = {"without box deduplication": CROWDING, "with box deduplication": "travelling"}
+    weights = {title: folders[arm][0] / "model.safetensors" for title, arm in shown.items()}
+    networks = {title: read_inspro_checkpoint(path).network() for title, path in weights.items()}
+    draw_free_boxes(networks, settings, given.picture)
 
 
 def _arguments() -> argparse.Namespace:
