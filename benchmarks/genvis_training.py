@@ -51,12 +51,15 @@ Figures = Mapping[str, float]
 
 
 def rules_of(family: str) -> dict[str, dict[str, Any]]:
-    """Association settings by name. MinVIS's as published, and with what an object out of sight was like kept."""
+    """Association settings by name. MinVIS's as visrt has it; without suppressing duplicates, as nothing does in GenVIS;
+    and with what an object out of sight was like kept.
+    """
     named = {f"birth {t['birth_score']} keep {t['keep_score']}": dict(t) for t in THRESHOLDS}
     if family != MINVIS:
         return named
     hold = {"unseen_memory": "hold", "lost_s": 3.0, "revive_similarity": 0.3}
-    return named | {f"{name}, hold": rule | hold for name, rule in named.items()}
+    variants = {"nms off": {"nms_iou": 1.0}, "hold": hold}
+    return named | {f"{name}, {told}": rule | more for name, rule in named.items() for told, more in variants.items()}
 
 
 def compared(minvis: Figures, genvis: Sequence[Figures]) -> dict[str, dict[str, Any]]:
@@ -133,8 +136,11 @@ def _trained(settings: TrainSettings, folder: Path) -> Path:
 
 
 def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: TrainSettings, family: str) -> None:
-    """Write the figures of `weights` under each rule to `folder`, unless they are there."""
-    if (folder / FIGURES).exists():
+    """Write the figures of `weights` under each rule to `folder`, adding to those that are there."""
+    path = folder / FIGURES
+    figures: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    missing = {rule: given for rule, given in rules_of(family).items() if f"{rule}: found" not in figures}
+    if not missing:
         return
     folder.mkdir(parents=True, exist_ok=True)
     clips, bundle = settings.data.clips, folder / "bundle"
@@ -146,12 +152,11 @@ def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: Tra
     engines = open_engines(opened, options=EngineOptions(threads=1))
     states = initial_states(opened)
     engines["frame"] = RememberingEngine(engines["frame"])
-    figures: dict[str, float] = {}
-    for rule, changes in rules_of(family).items():
+    for rule, changes in missing.items():
         session = Session(opened.manifest, engines, association=changes, states=states)
         told = _told(evaluate_session(session, annotated, FPS))
         figures |= {f"{rule}: {figure}": value for figure, value in told.items()}
-    write_atomically(folder / FIGURES, [json.dumps(figures, indent=1).encode() + b"\n"])
+    write_atomically(path, [json.dumps(figures, indent=1).encode() + b"\n"])
 
 
 def _association(video: GenVisTraining) -> dict[str, Any]:
