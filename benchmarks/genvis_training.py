@@ -51,14 +51,14 @@ Figures = Mapping[str, float]
 
 
 def rules_of(family: str) -> dict[str, dict[str, Any]]:
-    """Association settings by name. MinVIS's as visrt has it; without suppressing duplicates, as nothing does in GenVIS;
-    and with what an object out of sight was like kept.
+    """Association settings by name. MinVIS's as visrt has it; without dropping duplicates, as nothing does in GenVIS; and
+    with what an object out of sight was like kept.
     """
-    named = {f"birth {t['birth_score']} keep {t['keep_score']}": dict(t) for t in THRESHOLDS}
+    named: dict[str, dict[str, Any]] = {f"birth {t['birth_score']} keep {t['keep_score']}": dict(t) for t in THRESHOLDS}
     if family != MINVIS:
         return named
     hold = {"unseen_memory": "hold", "lost_s": 3.0, "revive_similarity": 0.3}
-    variants = {"nms off": {"nms_iou": 1.0}, "hold": hold}
+    variants: dict[str, dict[str, Any]] = {"nms off": {"nms_iou": 1.0}, "hold": hold}
     return named | {f"{name}, {told}": rule | more for name, rule in named.items() for told, more in variants.items()}
 
 
