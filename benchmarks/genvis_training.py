@@ -51,8 +51,8 @@ Figures = Mapping[str, float]
 
 
 def rules_of(family: str) -> dict[str, dict[str, Any]]:
-    """Association settings by name. MinVIS's as visrt has it; without dropping duplicates, as nothing does in GenVIS; and
-    with what an object out of sight was like kept.
+    """Association settings by name. MinVIS's as visrt has it; without dropping duplicates, as GenVIS; and with what
+    an object out of sight was like kept.
     """
     named: dict[str, dict[str, Any]] = {f"birth {t['birth_score']} keep {t['keep_score']}": dict(t) for t in THRESHOLDS}
     if family != MINVIS:
