@@ -28,6 +28,8 @@ class InsProTrainSettings:
     init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing. init_takes: all of that checkpoint, which is
     then an InsPro one, or its "backbone" alone, which may be any visrt can read. first_boxes: where proposals begin if
     no checkpoint brings them: the whole "picture", as in Sparse R-CNN, or a "grid" over it, which helps short runs.
+    first_lite: where a lite head that no checkpoint brings begins: a copy of the "last" stages and their weight
+    generator, which helps short runs, or "random"; the paper does not say.
     """
 
     family: Literal["inspro"]
@@ -41,6 +43,7 @@ class InsProTrainSettings:
     init: str | None = None
     init_takes: Literal["network", "backbone"] = "network"
     first_boxes: Literal["picture", "grid"] = "picture"
+    first_lite: Literal["last", "random"] = "last"
     seed: int = 0
     save_every: int = 250
     validate_every: int = 250

@@ -38,7 +38,9 @@ def first_network(settings: InsProTrainSettings) -> InsPro:
     elif settings.init and settings.init_takes == "backbone":
         _take_backbone(network, Path(settings.init))
     elif settings.init:
-        _take_network(network, Path(settings.init))
+        fresh = _take_network(network, Path(settings.init))
+        if settings.first_lite == "last" and any(key.startswith("lite_head.") for key in fresh):
+            _take_last_stages(network)
     return network
 
 
@@ -79,8 +81,8 @@ def _take_backbone(network: InsPro, path: Path) -> None:
     network.backbone.bottom_up.load_state_dict(found)
 
 
-def _take_network(network: InsPro, path: Path) -> None:
-    """Every weight must fit, but for what a later phase adds or fine-tuning replaces."""
+def _take_network(network: InsPro, path: Path) -> list[str]:
+    """Every weight must fit, but for what a later phase adds or fine-tuning replaces: the keys of that."""
     checkpoint = read_inspro_checkpoint(path)
     own, weights = network.state_dict(), checkpoint.weights
     fresh = [key for key in own if _may_be_fresh(key, own, weights)]
@@ -90,6 +92,16 @@ def _take_network(network: InsPro, path: Path) -> None:
         told = f"{len(wrong)} weights missing or misshapen: {', '.join(wrong[:3])}; {len(left)} too many: {left[:3]}"
         raise CheckpointError(f"{path}: does not fit the network of the settings; {told}; make `network` agree with it")
     network.load_state_dict({key: own[key] if key in fresh else weights[key] for key in own})
+    return fresh
+
+
+def _take_last_stages(network: InsPro) -> None:
+    """The lite head as a copy of as many last stages."""
+    last = list(network.head.head_series)[-network.settings.lite_stages :]
+    for lite, stage in zip(network.lite_head.head_series, last, strict=True):
+        lite.load_state_dict(stage.state_dict())
+    if hasattr(network, "lite_controller"):
+        network.lite_controller.load_state_dict(network.controller.state_dict())
 
 
 def _may_be_fresh(key: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:

@@ -186,6 +186,19 @@ def test_lite_stages_answer_for_the_frames_after_the_key_frames(pictures: Path, 
     assert [frame.stages[-1].boxes.requires_grad for frame in clip] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("first_lite", ["last", "random"])
+def test_a_lite_head_begins_as_the_last_stage_if_asked(pictures: Path, tmp_path: Path, first_lite: Any) -> None:
+    first = saved_network(tmp_path)
+    network = first_network(replace(lite_on(pictures, first), first_lite=first_lite))
+    pairs = [
+        (network.lite_head.head_series[0], network.head.head_series[1]),
+        (network.lite_controller, network.controller),
+    ]
+    for lite, whole in pairs:
+        same = [torch.equal(a, b) for a, b in zip(lite.parameters(), whole.parameters(), strict=True)]
+        assert all(same) == (first_lite == "last")
+
+
 def test_a_run_without_backbone_rate_leaves_the_backbone(pictures: Path, tmp_path: Path) -> None:
     settings = settings_on(pictures)
     fixed = replace(settings, optim=replace(settings.optim, backbone_factor=0.0))
