@@ -84,8 +84,9 @@ def test_a_round_tells_the_post_processing_of_the_whole_video_as_shares_of_its_f
 
 def test_the_networks_of_all_peers_say_the_same(network: Exported) -> None:
     bundle = open_bundle(network.folder)
-    images: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 255, (1, *bundle.manifest.input.image_size, 3))
-    images, sizes = images.astype(np.uint8), np.array([[bundle.manifest.input.height, 80]], np.int32)
+    shape = (1, *bundle.manifest.input.image_size, 3)
+    images: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    sizes = np.array([[bundle.manifest.input.height, 80]], np.int32)
     answers = [PEERS[peer](bundle, network.checkpoint, 1)(images, sizes) for peer in ("eager", "ort")]
     for part in ("class_logits", "embeddings", "masks"):
         one, other = (getattr(answer, part) for answer in answers)
