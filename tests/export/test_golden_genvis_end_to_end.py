@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch_engine import TorchEngine
 
 from visrt.export.bundle import Export, export_bundle
-from visrt.export.genvis import ClipGraph, read_genvis
+from visrt.export.contract import file_spec, graph_spec
+from visrt.export.genvis import ClipGraph, ClipTensors, GenVisExport, read_genvis
 from visrt.export.graphs import MasksGraph
+from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_masks_graph
 from visrt.models.genvis import GenVis
 from visrt.runtime import image
 from visrt.runtime.engine import Engine
@@ -26,6 +28,7 @@ from visrt.runtime.genvis import GenVis as GenVisFamily
 from visrt.runtime.image import Letterbox
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.masks import decode
+from visrt.runtime.ort import CpuEngine
 from visrt.runtime.session import Session
 from visrt.runtime.video_result import official_result
 
@@ -53,23 +56,38 @@ def association_of(golden: Golden) -> dict[str, Any]:
     return {"clip_frames": window, "clip_lengths": (window,)}
 
 
-def on_torch(path: Path, golden: Golden, folder: Path) -> Session:
+def read(golden: Golden, folder: Path) -> GenVisExport:
     height, width = size_of(golden)
-    association = association_of(golden)
-    model = read_genvis(weights_of(golden, folder), InputSpec(height=height, width=width), association)
-    settings = model.checkpoint.settings
+    return read_genvis(weights_of(golden, folder), InputSpec(height=height, width=width), association_of(golden))
+
+
+def session_of(golden: Golden, model: GenVisExport, engines: dict[str, Engine]) -> Session:
+    """A session on `engines`, and torch for the graphs that none is given for."""
+    settings, association = model.checkpoint.settings, association_of(golden)
     sizes = settings.frame.queries, settings.instances, settings.frame.hidden_dim
-    manifest = genvis_manifest((height, width), CLASSES, association, *sizes)
+    manifest = genvis_manifest(size_of(golden), CLASSES, association, *sizes)
     assert isinstance(model.network, GenVis)
     modules = {"frame": model.graph, "clip": ClipGraph(model.network.vita_module), "masks": MasksGraph()}
-    engines: dict[str, Engine] = {name: TorchEngine(manifest.graphs[name], one) for name, one in modules.items()}
-    return Session(manifest, engines, states={BASE: model.states[BASE].values})
+    in_torch = {name: TorchEngine(manifest.graphs[name], one) for name, one in modules.items() if name not in engines}
+    return Session(manifest, {**in_torch, **engines}, states={BASE: model.states[BASE].values})
+
+
+def on_torch(path: Path, golden: Golden, folder: Path) -> Session:
+    return session_of(golden, read(golden, folder), {})
+
+
+_EXPORTED: dict[object, Path] = {}
+"""The set with which a network of each architecture and size was exported whole. Tracing a frame graph takes half a
+minute, so that of another set with other weights alone stays in torch."""
 
 
 def on_onnx_runtime(path: Path, golden: Golden, folder: Path) -> Session:
+    model = read(golden, folder)
+    if _EXPORTED.setdefault((model.checkpoint.settings, size_of(golden)), path) != path:
+        return session_of(golden, model, small_engines(model, size_of(golden)))
     height, width = size_of(golden)
     wanted = Export(
-        weights_of(golden, folder),
+        folder / "official.pth",
         folder / "bundle",
         height,
         width,
@@ -78,6 +96,20 @@ def on_onnx_runtime(path: Path, golden: Golden, folder: Path) -> Session:
         association=association_of(golden),
     )
     return Session.open(export_bundle(wanted).folder, threads=1)
+
+
+def small_engines(model: GenVisExport, size: tuple[int, int]) -> dict[str, Engine]:
+    """The clip graph and the masks graph in ONNX Runtime."""
+    settings = model.checkpoint.settings
+    assert isinstance(model.network, GenVis)
+    sizes = settings.frame.queries, settings.instances, settings.frame.hidden_dim
+    graphs = {
+        "clip": onnx_from_clip_graph(ClipGraph(model.network.vita_module), *sizes, ClipTensors._fields),
+        "masks": onnx_from_masks_graph(MasksGraph(), settings.frame.mask_dim, *size, torch.float32),
+    }
+    data = {name: one.SerializeToString() for name, one in graphs.items()}
+    specs = {name: graph_spec(one, file_spec(f"{name}.onnx", data[name]), "fp32") for name, one in graphs.items()}
+    return {name: CpuEngine(spec, data[name]) for name, spec in specs.items()}
 
 
 RUNGS = {"torch": on_torch, "onnxruntime": on_onnx_runtime}
