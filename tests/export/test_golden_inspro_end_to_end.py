@@ -25,12 +25,7 @@ from visrt.runtime.video_result import official_result
 
 CLASSES = tuple("abcdefg")
 
-SLOW = pytest.mark.full_size
-SETS = [
-    *golden_sets("inspro_lite_composed_*"),
-    # Tracing takes a quarter of a minute, and a lite bundle holds every graph of the others.
-    *(pytest.param(*one.values, id=one.id, marks=(*one.marks, SLOW)) for one in golden_sets("inspro_composed_*")),
-]
+SETS = [*golden_sets("inspro_lite_composed_*"), *golden_sets("inspro_composed_*")]
 
 
 @dataclass(frozen=True)
