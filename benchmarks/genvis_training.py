@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from math import isnan
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.returning_videos import crowded, returning_clips
+from visrt.benchmarks.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.runtime.backends import EngineOptions, open_engines
@@ -34,7 +33,6 @@ from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
 from visrt.training.genvis_settings import GenVisTraining
-from visrt.training.loop import train
 from visrt.training.pseudo_videos import write_clips
 from visrt.training.settings import TrainSettings
 from visrt.training.sources import load_pool
@@ -45,7 +43,6 @@ MINVIS = "minvis"
 THRESHOLDS = ({"birth_score": 0.5, "keep_score": 0.4}, {"birth_score": 0.75, "keep_score": 0.35})
 FPS = 24.0
 VALIDATION_SEED = 78
-FIGURES = "figures.json"
 
 Figures = Mapping[str, float]
 
@@ -67,14 +64,10 @@ def compared(minvis: Figures, genvis: Sequence[Figures]) -> dict[str, dict[str, 
     table: dict[str, dict[str, Any]] = {}
     for name in minvis:
         values = [one[name] for one in genvis if name in one]
-        known = [value for value in values if not isnan(value)]
         table[name] = {MINVIS: None if isnan(minvis[name]) else minvis[name]}
         if values:
-            table[name] |= {
-                "genvis": [None if isnan(value) else value for value in values],
-                "genvis_mean": mean(known) if known else None,
-                "genvis_stdev": stdev(known) if len(known) > 1 else None,
-            }
+            told = spread(values)
+            table[name] |= {"genvis": told["seeds"], "genvis_mean": told["mean"], "genvis_stdev": told["stdev"]}
     return table
 
 
@@ -88,7 +81,7 @@ def main() -> None:
     _measure(Path(settings.init or ""), given.out / MINVIS, annotated, settings, MINVIS)
     for seed in given.seeds if given.seed is None else [given.seed]:
         folder = given.out / f"genvis-{seed}"
-        weights = _trained(replace(settings, seed=seed), folder)
+        weights = trained(replace(settings, seed=seed), folder)
         _measure(weights, folder, annotated, settings, "genvis")
     folders = [given.out / f"genvis-{seed}" for seed in given.seeds]
     waiting = [str(folder) for folder in folders if not (folder / FIGURES).exists()]
@@ -119,20 +112,6 @@ def _videos(given: argparse.Namespace, settings: TrainSettings) -> AnnotatedSet:
         pool = load_pool(settings.data.sources, wanted)
         write_clips(returning_clips(pool, wanted, given.videos, VALIDATION_SEED), pool.classes, folder, VALIDATION_SEED)
     return load_annotations(folder, settings.data.clips.classes)
-
-
-def _trained(settings: TrainSettings, folder: Path) -> Path:
-    """The weights of the run in `folder`; the processor time it took is kept in cpu_s.json, over interruptions too."""
-    kept = folder / "cpu_s.json"
-    if (folder / FIGURES).exists():
-        return folder / "model.safetensors"
-    before = json.loads(kept.read_text()) if kept.exists() else 0.0
-    started = time.process_time()
-    try:
-        return train(settings, folder)
-    finally:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(before + time.process_time() - started))
 
 
 def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: TrainSettings, family: str) -> None:

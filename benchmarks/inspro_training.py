@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from math import isnan
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -27,6 +24,7 @@ from visrt.benchmarks.evaluate import Evaluation, evaluate_official, evaluate_se
 from visrt.benchmarks.inspro_free_boxes import draw_free_boxes, free_boxes
 from visrt.benchmarks.inspro_slots import best_slots
 from visrt.benchmarks.machine import machine
+from visrt.benchmarks.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.inspro_checkpoints import read_inspro_checkpoint
@@ -41,7 +39,6 @@ from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
 from visrt.training.inspro_settings import InsProTrainSettings
-from visrt.training.loop import train
 from visrt.training.pseudo_videos import write_pseudo_videos
 
 __all__ = ["ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
@@ -57,7 +54,6 @@ SHOWN = {"birth_score": 0.3, "keep_score": 0.2}
 
 FPS = 24.0
 VALIDATION_SEED = 79
-FIGURES = "figures.json"
 
 
 class ForgetfulHead:
@@ -91,15 +87,7 @@ def arm_settings(settings: InsProTrainSettings, arm: str, seed: int) -> InsProTr
 
 def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     """By figure: the value of each run, mean and spread; a share of nothing is None and counts in no mean."""
-    table = {}
-    for name in runs[0]:
-        known = [run[name] for run in runs if not isnan(run[name])]
-        table[name] = {
-            "seeds": [None if isnan(run[name]) else run[name] for run in runs],
-            "mean": mean(known) if known else None,
-            "stdev": stdev(known) if len(known) > 1 else None,
-        }
-    return table
+    return {name: spread([run[name] for run in runs]) for name in runs[0]}
 
 
 def main() -> None:
@@ -113,7 +101,7 @@ def main() -> None:
     for arm, seed in wanted:
         if given.arm in (None, arm) and given.seed in (None, seed):
             folder, asked = given.out / f"{arm}-{seed}", arm_settings(settings, arm, seed)
-            _measure(_trained(asked, folder), folder, annotated, asked)
+            _measure(trained(asked, folder), folder, annotated, asked)
     folders = {arm: [given.out / f"{a}-{seed}" for a, seed in wanted if a == arm] for arm in (*ARMS, CROWDING)}
     folders[START] = [given.out / START]
     waiting = [str(one) for each in folders.values() for one in each if not (one / FIGURES).exists()]
@@ -151,20 +139,6 @@ def _videos(given: argparse.Namespace, settings: InsProTrainSettings) -> Annotat
         held_out = replace(clips, part="held_out", frames=given.frames)
         write_pseudo_videos(settings.data.sources, held_out, folder, given.videos, VALIDATION_SEED)
     return load_annotations(folder, clips.classes)
-
-
-def _trained(settings: InsProTrainSettings, folder: Path) -> Path:
-    """The weights of the run in `folder`; the processor time it took is kept in cpu_s.json, over interruptions too."""
-    kept = folder / "cpu_s.json"
-    if (folder / FIGURES).exists():
-        return folder / "model.safetensors"
-    before = json.loads(kept.read_text()) if kept.exists() else 0.0
-    started = time.process_time()
-    try:
-        return train(settings, folder)
-    finally:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(before + time.process_time() - started))
 
 
 def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: InsProTrainSettings) -> None:

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import isnan
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.reidentification import found_again
 from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
@@ -34,7 +33,6 @@ from visrt.runtime.errors import SettingsError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
-from visrt.training.loop import train
 from visrt.training.pseudo_videos import write_pseudo_videos
 from visrt.training.settings import TrainSettings
 
@@ -45,7 +43,6 @@ START = "start"
 DISTANCES = (1, 2, 4, 8, 16)
 FPS = 24.0
 VALIDATION_SEED = 77
-FIGURES = "figures.json"
 
 
 @dataclass(frozen=True)
@@ -74,17 +71,8 @@ def paired(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, di
     for name in figures["ctvis"][0]:
         values = {arm: [run[name] for run in figures[arm]] for arm in ARMS}
         values["ctvis_less_minvis"] = [c - m for c, m in zip(values["ctvis"], values["minvis"], strict=True)]
-        table[name] = {arm: _over_seeds(each) for arm, each in values.items()}
+        table[name] = {arm: spread(each) for arm, each in values.items()}
     return table
-
-
-def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    known = [value for value in values if not isnan(value)]
-    return {
-        "seeds": [None if isnan(value) else value for value in values],
-        "mean": mean(known) if known else None,
-        "stdev": stdev(known) if len(known) > 1 else None,
-    }
 
 
 def main() -> None:
@@ -99,7 +87,7 @@ def main() -> None:
         for arm in ARMS if given.arm is None else [given.arm]:
             if arm != START:
                 folder = given.out / f"{arm}-{seed}"
-                weights = _trained(arm_settings(settings, arm, seed), folder)
+                weights = trained(arm_settings(settings, arm, seed), folder)
                 _measure(weights, folder, sets, rules, settings)
     runs = {arm: [given.out / f"{arm}-{seed}" for seed in given.seeds] for arm in ARMS} | {START: [given.out / START]}
     waiting = [str(folder) for folders in runs.values() for folder in folders if not (folder / FIGURES).exists()]
@@ -140,20 +128,6 @@ def _sets(given: argparse.Namespace, settings: TrainSettings) -> dict[str, Annot
     mapped = load_class_map(given.classes) if given.classes else None
     others = {path.name: load_annotations(path, classes, mapped) for path in given.data}
     return {"pseudo": load_annotations(folder, classes), **others}
-
-
-def _trained(settings: TrainSettings, folder: Path) -> Path:
-    """The weights of the run in `folder`; the processor time it took is kept in cpu_s.json, over interruptions too."""
-    kept = folder / "cpu_s.json"
-    if (folder / FIGURES).exists():
-        return folder / "model.safetensors"
-    before = json.loads(kept.read_text()) if kept.exists() else 0.0
-    started = time.process_time()
-    try:
-        return train(settings, folder)
-    finally:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(before + time.process_time() - started))
 
 
 def _rules(given: argparse.Namespace) -> list[Rule]:
