@@ -22,7 +22,7 @@ import torch
 
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.peak_memory import peak_mb
-from visrt.benchmarks.sampling_forms import FORMS, AttentionInForm
+from visrt.benchmarks.sampling_forms import FORMS, SHIPPED, attention_in_form
 from visrt.export.cleaning import cleaned
 from visrt.export.contract import file_spec
 from visrt.models.deformable import Size, pixel_centres
@@ -33,6 +33,7 @@ from visrt.runtime.tensorrt_library import load_tensorrt
 
 __all__ = ["Layer", "Measured", "feeds_of", "graph_of", "measure"]
 
+ALL = (*FORMS, SHIPPED)
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 TARGETS = ("8.6", "8.9", "12.0")
 OFFSETS_PX = 3.0
@@ -73,7 +74,7 @@ class Measured:
 def graph_of(form: str, precision: str, layer: Layer) -> onnx.ModelProto:
     """The traced layer with seeded weights, its batch dynamic; values in `precision`, coordinates in float32."""
     torch.manual_seed(0)
-    module = AttentionInForm(layer.dim, layer.heads, list(layer.sizes), FORMS[form])
+    module = attention_in_form(form, layer.dim, layer.heads, list(layer.sizes))
     for projection in (module.sampling_offsets, module.attention_weights):
         torch.nn.init.normal_(projection.weight, std=OFFSETS_PX / layer.dim**0.5)
     module = module.eval().to(PRECISIONS[precision])
@@ -107,7 +108,7 @@ def measure(layer: Layer, repeats: int, threads: int) -> list[Measured]:
     """Every form in every precision; the repeats go round all forms, so that a busy spell falls on each alike."""
     rows: list[Measured] = []
     for precision in PRECISIONS:
-        models = {form: graph_of(form, precision, layer) for form in FORMS}
+        models = {form: graph_of(form, precision, layer) for form in ALL}
         times, outputs = _run(models, feeds_of(layer, precision, 1), repeats, threads)
         if not rows:
             expected = next(iter(outputs.values()))

@@ -129,12 +129,12 @@ class Sides:
         return {"whole": end - start, "network": network_s, "post": end - before, "objects": objects}
 
 
-def grid_sampled_sum(value: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+def grid_sampled_sum(value: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """What `visrt.models.deformable.sampled_sum` computes, by PyTorch's own bilinear sampling."""
     batch, height, width, heads = value.shape[:4]
     maps = value.permute(0, 3, 4, 1, 2).flatten(0, 1)  # [B * heads, D, H, W]
     size = torch.tensor([width, height], dtype=torch.float32)
-    places = (2 * (points + 0.5) / size - 1).transpose(1, 2).flatten(0, 1)  # [B * heads, Q, P, 2]
+    places = (2 * (torch.stack((x, y), dim=-1) + 0.5) / size - 1).transpose(1, 2).flatten(0, 1)  # [B * heads, Q, P, 2]
     samples = F.grid_sample(maps, places, mode="bilinear", padding_mode="zeros", align_corners=False)
     summed = (samples * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)).sum(dim=-1)  # [B * heads, D, Q]
     out: Tensor = summed.unflatten(0, (batch, heads)).permute(0, 3, 1, 2)

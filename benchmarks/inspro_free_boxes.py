@@ -34,20 +34,23 @@ class LaidBoxes(NamedTuple):
 
 
 def free_boxes(network: InsPro, settings: InsProTrainSettings) -> dict[str, float]:
-    """Over the held-out clips, for each object: the mean distance of the five nearest free centres in diagonals of the
-    object, the mean IoU of the five free boxes that overlap it most, and how many cover it at an IoU above 0.5; and the
-    mean IoU between free boxes."""
-    distances, overlaps, covering, between = [], [], [], []
+    """Over the held-out clips, for each object: how many free centres lie within the loss's margin (the root of
+    `dedup_margin`, in diagonals of the object), the mean distance of the five nearest in diagonals, the mean IoU of the
+    five free boxes that overlap it most, and how many cover it at an IoU above 0.5; and the mean IoU between them."""
+    margin = settings.loss.dedup_margin**0.5
+    within, distances, overlaps, covering, between = [], [], [], [], []
     for laid in laid_boxes(network, settings):
         iou = pairwise_iou(laid.free, laid.objects)
-        apart = torch.cdist(centres_of(laid.free), centres_of(laid.objects))
         diagonals = (laid.objects[:, 2:] - laid.objects[:, :2]).norm(dim=1)
-        distances += (apart.sort(dim=0).values[:NEAREST].mean(dim=0) / diagonals).tolist()
+        apart = torch.cdist(centres_of(laid.free), centres_of(laid.objects)) / diagonals
+        within += (apart < margin).sum(dim=0).tolist()
+        distances += apart.sort(dim=0).values[:NEAREST].mean(dim=0).tolist()
         overlaps += iou.sort(dim=0, descending=True).values[:NEAREST].mean(dim=0).tolist()
         covering += (iou > 0.5).sum(dim=0).tolist()
         among = pairwise_iou(laid.free, laid.free)
         between.append(float((among.sum() - among.diagonal().sum()) / (len(among) * (len(among) - 1))))
     return {
+        "centres_within_the_margin": float(np.mean(within)),
         "nearest_centres_diagonals": float(np.mean(distances)),
         "largest_iou": float(np.mean(overlaps)),
         "covering_an_object": float(np.mean(covering)),

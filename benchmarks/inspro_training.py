@@ -3,8 +3,8 @@
 python -m visrt.benchmarks.inspro_training --settings training/recipes/inspro/small.json --out runs/inspro_training
 
 Both arms start from the settings' `init` and see the same clips. Each is then run both ways on held-out pseudo-videos:
-pairs travelling, and every frame from the learned pairs. A third arm, of the first seed alone, leaves out the loss that
-keeps free boxes apart; how they lie is measured on held-out clips and drawn in --picture. Runs are resumed if
+pairs travelling, and every frame from the learned pairs. Two more arms travel with none, and with ten times the loss
+that keeps free boxes apart; how they lie is measured on held-out clips and drawn in --picture. Runs are resumed if
 interrupted; when all are there their figures are put together in --json.
 """
 
@@ -41,11 +41,11 @@ from visrt.runtime.settings import settings_from_file
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.pseudo_videos import write_pseudo_videos
 
-__all__ = ["ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
+__all__ = ["ARMS", "DEDUP_ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
 
 ARMS = ("alone", "travelling")
-CROWDING = "without_dedup"
-"""As "travelling", but for the loss that keeps free boxes apart."""
+DEDUP_ARMS = {"without_dedup": 0.0, "tenfold_dedup": 10.0}
+"""As "travelling", but for the weight of the loss that keeps free boxes apart."""
 
 WAYS = ("anew", "travelling")
 START = "start"
@@ -54,6 +54,8 @@ SHOWN = {"birth_score": 0.3, "keep_score": 0.2}
 
 FPS = 24.0
 VALIDATION_SEED = 79
+CLIPS = 36
+"""Held-out clips over which boxes and slots are measured."""
 
 
 class ForgetfulHead:
@@ -82,7 +84,8 @@ def arm_settings(settings: InsProTrainSettings, arm: str, seed: int) -> InsProTr
     settings = replace(settings, seed=seed)
     if arm == "alone":
         return replace(settings, propagation="off")
-    return replace(settings, loss=replace(settings.loss, dedup=0.0)) if arm == CROWDING else settings
+    weight = DEDUP_ARMS.get(arm, settings.loss.dedup)
+    return replace(settings, loss=replace(settings.loss, dedup=weight))
 
 
 def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
@@ -95,14 +98,13 @@ def main() -> None:
     settings = settings_from_file(InsProTrainSettings, given.settings)
     given.out.mkdir(parents=True, exist_ok=True)
     annotated = _videos(given, settings)
-    wanted = [(arm, seed) for seed in given.seeds for arm in ARMS]
-    wanted.insert(len(ARMS), (CROWDING, given.seeds[0]))
+    wanted = [(arm, seed) for seed in given.seeds for arm in (*ARMS, *DEDUP_ARMS)]
     _measure(Path(settings.init or ""), given.out / START, annotated, arm_settings(settings, "alone", 0))
     for arm, seed in wanted:
         if given.arm in (None, arm) and given.seed in (None, seed):
             folder, asked = given.out / f"{arm}-{seed}", arm_settings(settings, arm, seed)
             _measure(trained(asked, folder), folder, annotated, asked)
-    folders = {arm: [given.out / f"{a}-{seed}" for a, seed in wanted if a == arm] for arm in (*ARMS, CROWDING)}
+    folders = {arm: [given.out / f"{arm}-{seed}" for seed in given.seeds] for arm in (*ARMS, *DEDUP_ARMS)}
     folders[START] = [given.out / START]
     waiting = [str(one) for each in folders.values() for one in each if not (one / FIGURES).exists()]
     if waiting:
@@ -112,7 +114,11 @@ def main() -> None:
     write_atomically(
         given.json, [json.dumps(_report(given, settings, told), indent=1, allow_nan=False).encode() + b"\n"]
     )
-    shown = {"without box deduplication": CROWDING, "with box deduplication": "travelling"}
+    shown = {
+        "without box deduplication": "without_dedup",
+        "with it, as published": "travelling",
+        "with ten times its weight": "tenfold_dedup",
+    }
     weights = {title: folders[arm][0] / "model.safetensors" for title, arm in shown.items()}
     networks = {title: read_inspro_checkpoint(path).network() for title, path in weights.items()}
     draw_free_boxes(networks, settings, given.picture)
@@ -127,7 +133,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--videos", type=int, default=24, help="held-out pseudo-videos")
     parser.add_argument("--frames", type=int, default=12, help="frames of each")
-    parser.add_argument("--arm", choices=(*ARMS, CROWDING), help="this arm alone")
+    parser.add_argument("--arm", choices=(*ARMS, *DEDUP_ARMS), help="this arm alone")
     parser.add_argument("--seed", type=int, help="this seed alone")
     return parser.parse_args()
 
@@ -151,7 +157,7 @@ def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: Ins
     export_bundle(Export(weights, bundle, clips.height_px, clips.width_px, family="inspro", overwrite=True))
     network = read_inspro_checkpoint(weights).network()
     # The same clips for every seed.
-    same = replace(settings, seed=VALIDATION_SEED)
+    same = replace(settings, seed=VALIDATION_SEED, data=replace(settings.data, validation_clips=CLIPS))
     figures = {f"free boxes: {name}": value for name, value in free_boxes(network, same).items()}
     figures |= {f"slots: {name}": value for name, value in best_slots(network, same).items()}
     for way in WAYS:

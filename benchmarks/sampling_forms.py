@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from visrt.models.deformable import DeformableAttention, Size
 
-__all__ = ["FORMS", "AttentionInForm", "Form"]
+__all__ = ["FORMS", "SHIPPED", "AttentionInForm", "Form", "attention_in_form"]
+
+SHIPPED = "level, product, planes"
+"""The form of the network itself: as "level, product", with x and y apart from the start and rows in int32."""
 
 Form = Callable[[list[Tensor], list[Tensor], list[Tensor]], Tensor]
 
@@ -97,6 +100,22 @@ FORMS: dict[str, Form] = {
     "level, product, int32": per_level_product_int32,
     "all, product, int32": all_at_once_int32,
 }
+
+
+def attention_in_form(form: str, dim: int, heads: int, sizes: list[Size]) -> DeformableAttention:
+    """Attention whose sampling is written in `form`, one of FORMS or SHIPPED; takes query, value, places."""
+    return ShippedAttention(dim, heads, sizes) if form == SHIPPED else AttentionInForm(dim, heads, sizes, FORMS[form])
+
+
+class ShippedAttention(DeformableAttention):
+    """Deformable attention of the network, its sizes fixed."""
+
+    def __init__(self, dim: int, heads: int, sizes: list[Size]) -> None:
+        super().__init__(dim, heads, len(sizes))
+        self.sizes = sizes
+
+    def forward(self, query: Tensor, value: Tensor, places: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(query, value, places, self.sizes)
 
 
 class AttentionInForm(DeformableAttention):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 __all__ = ["cleaned"]
+
+REARRANGES = ("Split", "Reshape", "Transpose")
 
 
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -20,7 +21,7 @@ def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     clean.producer_name, clean.producer_version = "visrt", ""
     clean.graph.name = "visrt"
     _strip(clean.graph)
-    _fold_splits(clean.graph)
+    _fold_rearranged(clean.graph, clean.opset_import[0].version)
     _drop_unused_weights(clean.graph)
     return clean
 
@@ -37,24 +38,17 @@ def _strip(graph: onnx.GraphProto) -> None:
                 _strip(attribute.g)
 
 
-def _fold_splits(graph: onnx.GraphProto) -> None:
-    """Weights packed for attention are split at every call in the trace; here once and for all."""
+def _fold_rearranged(graph: onnx.GraphProto, opset: int) -> None:
+    """Weights that are split, reshaped or transposed at every call in the trace; here once and for all."""
     weights = {weight.name: weight for weight in graph.initializer}
-    splits = [node for node in graph.node if node.op_type == "Split" and all(name in weights for name in node.input)]
-    for node in splits:
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-        packed, *sizes = (numpy_helper.to_array(weights[name]) for name in node.input)
-        parts = np.split(packed, _ends(packed.shape[axis], len(node.output), sizes), axis)
-        for name, part in zip(node.output, parts, strict=True):
-            graph.initializer.append(numpy_helper.from_array(part, name))
-        graph.node.remove(node)
-
-
-def _ends(length: int, count: int, sizes: list[np.ndarray[Any, Any]]) -> list[int]:
-    """Where all but the last of `count` parts end; without `sizes` they are equal and the last takes the rest."""
-    if sizes:
-        return [int(end) for end in np.cumsum(sizes[0])[:-1]]
-    return [-(-length // count) * part for part in range(1, count)]
+    for node in list(graph.node):
+        if node.op_type in REARRANGES and all(name in weights for name in node.input):
+            given = {name: numpy_helper.to_array(weights[name]) for name in node.input}
+            parts = ReferenceEvaluator(node, opsets={"": opset}).run(None, given)
+            for name, part in zip(node.output, parts, strict=True):
+                weights[name] = numpy_helper.from_array(np.ascontiguousarray(part), name)
+                graph.initializer.append(weights[name])
+            graph.node.remove(node)
 
 
 def _drop_unused_weights(graph: onnx.GraphProto) -> None:

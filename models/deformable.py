@@ -20,6 +20,7 @@ __all__ = ["DeformableAttention", "DeformablePixelDecoder"]
 
 LEVELS = ("res5", "res4", "res3")
 POINTS = 4
+RIM = 2
 
 Size = tuple[int, int]
 
@@ -42,17 +43,34 @@ class DeformableAttention(nn.Module):
         `value` [B, S, C]: the levels of `sizes` (height, width), one after another. `places` float32 [Q, 2]: x, y of
         each query in 0..1 of the image.
         """
-        offsets = self.sampling_offsets(query).float().unflatten(-1, (self.heads, self.levels, self.points, 2))
-        weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(dim=-1)
-        weights = weights.unflatten(-1, (self.levels, self.points))
         maps = self.value_proj(value).split([height * width for height, width in sizes], dim=1)
         samples = []
-        for level, (height, width) in enumerate(sizes):
-            size = torch.tensor([width, height], dtype=torch.float32, device=query.device)
-            points = (places * size - 0.5)[:, None, None] + offsets[:, :, :, level]
-            rows = maps[level].unflatten(1, (height, width)).unflatten(-1, (self.heads, -1))
-            samples.append(sampled_sum(rows, points, weights[:, :, :, level]))
+        for size, level, x, y, weights in zip(
+            sizes, maps, *self._offsets(query), self._weights(query).unbind(0), strict=True
+        ):
+            rows = level.unflatten(1, size).unflatten(-1, (self.heads, -1))
+            column, line = (places * torch.tensor(size[::-1], device=query.device) - 0.5)[:, :, None, None].unbind(1)
+            samples.append(sampled_sum(rows, column + x, line + y, weights))
         out: Tensor = self.output_proj(reduce(torch.add, samples).flatten(2))
+        return out
+
+    def _offsets(self, query: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Of each level, float32 [B, Q, heads, points] in pixels: along x, along y.
+
+        The weights are put in this order, as a traced graph then folds them; the offsets are many times as large.
+        """
+        kept = self.sampling_offsets
+        order = (self.heads, self.levels, self.points, 2)
+        weight = kept.weight.unflatten(0, order).permute(3, 1, 0, 2, 4).flatten(0, 3)
+        bias = kept.bias.unflatten(0, order).permute(3, 1, 0, 2).flatten()
+        each = F.linear(query, weight, bias).float().chunk(2 * self.levels, dim=-1)
+        planes = [plane.unflatten(-1, (self.heads, self.points)) for plane in each]
+        return tuple(planes[: self.levels]), tuple(planes[self.levels :])
+
+    def _weights(self, query: Tensor) -> Tensor:
+        """Float32 [levels, B, Q, heads, points]: of each head they add up to one."""
+        weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(dim=-1)
+        out: Tensor = weights.unflatten(-1, (self.levels, self.points)).permute(3, 0, 1, 2, 4)
         return out
 
     def _init(self) -> None:
@@ -72,34 +90,47 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_(offsets.flatten())
 
 
-def sampled_sum(value: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+def sampled_sum(value: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum [B, Q, heads, D] of bilinear samples of one level; zero outside the map.
 
-    `value` [B, H, W, heads, D]; `points` float32 [B, Q, heads, P, 2]: x, y in pixels, pixel centres at whole numbers;
-    `weights` float32 [B, Q, heads, P].
+    `value` [B, H, W, heads, D]; `x`, `y` float32 [B, Q, heads, P] in pixels, pixel centres at whole numbers; `weights`
+    float32 [B, Q, heads, P].
     """
     height, width, heads = value.shape[1:4]
-    # One zero pixel around the map: whatever lies outside is clamped to it, so no corner needs a mask.
-    rows = F.pad(value, (0, 0, 0, 0, 1, 1, 1, 1)).flatten(0, 3)
-    corner = points.floor()
-    right, down = (points - corner).unbind(-1)
-    x, y = corner.to(torch.int64).unbind(-1)
-    first = _first_rows(value)[:, None, :, None]
-    indices, shares = [], []
-    for i, vertical in enumerate((1 - down, down)):
-        line = (y + i).clamp(-1, height) + 1
-        for j, horizontal in enumerate((1 - right, right)):
-            column = (x + j).clamp(-1, width) + 1
-            indices.append((line * (width + 2) + column) * heads + first)
-            shares.append(weights * vertical * horizontal)
-    return weighted_rows(rows, torch.cat(indices, dim=-1), torch.cat(shares, dim=-1).to(value.dtype))
+    # Two zero pixels around the map: a point outside is moved onto them, so that no corner needs a mask.
+    rows = F.pad(value, (0, 0, 0, 0, *[RIM] * 4)).flatten(0, 3)
+    line = (width + 2 * RIM) * heads
+    left, top = x.floor(), y.floor()
+    # Whole numbers are clamped, as these survive what is not finite.
+    column, row = left.to(torch.int32).clamp(-RIM, width), top.to(torch.int32).clamp(-RIM, height)
+    first = column * heads + row * line + _first_rows(value, x.shape[-1])
+    lower = weights * (y - top)
+    upper = weights - lower
+    lower_right, upper_right = lower * (x - left), upper * (x - left)
+    index = _side_by_side(first, first + heads, first + line, first + (line + heads))
+    share = _side_by_side(upper - upper_right, upper_right, lower - lower_right, lower_right)
+    return weighted_rows(rows, index, share.to(value.dtype))
 
 
-def _first_rows(value: Tensor) -> Tensor:
-    """Row of the first padded pixel of each image and head, int64 [B, heads]."""
+def _first_rows(value: Tensor, points: int) -> Tensor:
+    """Row of the first pixel of each image and head, int32 [B, 1, heads, points], counted with the rim.
+
+    Repeated for each point, as adding it spread over the last axis would take ten times as long in ONNX Runtime.
+    """
     batch, height, width, heads = value.shape[:4]
-    image = torch.arange(batch, device=value.device)[:, None] * ((height + 2) * (width + 2) * heads)
-    return image + torch.arange(heads, device=value.device)
+    image = torch.arange(batch, dtype=torch.int32, device=value.device)
+    start = RIM * (width + 2 * RIM + 1) * heads
+    head = torch.arange(heads, dtype=torch.int32, device=value.device) + start
+    first = image[:, None] * ((height + 2 * RIM) * (width + 2 * RIM) * heads) + head
+    return first[:, None, :, None].repeat(1, 1, 1, points)
+
+
+def _side_by_side(*corners: Tensor) -> Tensor:
+    """[..., P] each -> [..., 4 P]: the corners of the first point, of the second... As a transpose, which ONNX Runtime
+    does far faster than joining short rows."""
+    shape = corners[0].shape
+    out: Tensor = torch.stack(corners).flatten(1).transpose(0, 1).reshape(*shape[:-1], len(corners) * shape[-1])
+    return out
 
 
 def weighted_rows(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
@@ -107,8 +138,8 @@ def weighted_rows(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
 
     An embedding bag never forms the picked rows, which makes it five times faster than `grid_sample` on a CPU. ONNX has
     no such operator: a traced graph gathers whole rows (axis 0; `torch.gather` is four times slower) and multiplies.
-    Of eight such forms, a level at a time as one product is among the fastest in ONNX Runtime and smallest in
-    TensorRT-RTX, at less than half the memory of all levels at once: `visrt.benchmarks.deformable_forms` measures it.
+    A level at a time as one product, x and y apart, is the fastest of nine such forms in ONNX Runtime and among the
+    smallest in TensorRT-RTX, at half the memory of all levels at once: `visrt.benchmarks.deformable_forms` measures it.
     """
     if torch.compiler.is_compiling():
         picked = rows.index_select(0, index.flatten()).unflatten(0, (-1, index.shape[-1]))

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from visrt.benchmarks.sampling_forms import FORMS, AttentionInForm
+from visrt.benchmarks.sampling_forms import FORMS, SHIPPED, attention_in_form
 from visrt.models.deformable import DeformableAttention, pixel_centres
 
 SIZES = [(2, 3), (4, 6), (8, 12)]
 DIM, HEADS = 16, 2
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, SHIPPED])
 def test_a_form_equals_the_attention_of_the_network(form: str) -> None:
     torch.manual_seed(0)
     own = DeformableAttention(DIM, HEADS).eval()
     for projection in (own.sampling_offsets, own.attention_weights):
         torch.nn.init.normal_(projection.weight)
-    other = AttentionInForm(DIM, HEADS, SIZES, FORMS[form]).eval()
+    other = attention_in_form(form, DIM, HEADS, SIZES).eval()
     other.load_state_dict(own.state_dict())
     places = torch.cat([pixel_centres(size, torch.device("cpu")) for size in SIZES])
     query, value = torch.randn(2, 2, len(places), DIM)

@@ -15,7 +15,7 @@ from visrt.benchmarks import inspro_free_boxes
 from visrt.benchmarks.inspro_free_boxes import LaidBoxes, free_boxes
 from visrt.benchmarks.inspro_lite import bound_by_macs, in_turns
 from visrt.benchmarks.inspro_slots import fitting_slots
-from visrt.benchmarks.inspro_training import CROWDING, ForgetfulHead, arm_settings, over_seeds
+from visrt.benchmarks.inspro_training import DEDUP_ARMS, ForgetfulHead, arm_settings, over_seeds
 from visrt.models.inspro import InsPro
 from visrt.models.interaction import StageOutputs
 from visrt.runtime.engine import Array, HostTensor, Tensor
@@ -43,9 +43,10 @@ class Echo:
 def test_arms_differ_from_the_settings_in_one_thing() -> None:
     assert arm_settings(SETTINGS, "travelling", 2) == replace(SETTINGS, seed=2)
     assert arm_settings(SETTINGS, "alone", 2) == replace(SETTINGS, seed=2, propagation="off")
-    crowding = arm_settings(SETTINGS, CROWDING, 2)
-    assert crowding.loss == replace(SETTINGS.loss, dedup=0.0)
-    assert replace(crowding, loss=SETTINGS.loss) == replace(SETTINGS, seed=2)
+    for arm, weight in DEDUP_ARMS.items():
+        other = arm_settings(SETTINGS, arm, 2)
+        assert other.loss == replace(SETTINGS.loss, dedup=weight)
+        assert replace(other, loss=SETTINGS.loss) == replace(SETTINGS, seed=2)
 
 
 @pytest.mark.parametrize("change", [{"propagation": "off"}, {"phase": "lite"}, {"init": None}])
@@ -81,6 +82,7 @@ def test_boxes_that_spread_are_farther_and_overlap_less(monkeypatch: pytest.Monk
         monkeypatch.setattr(inspro_free_boxes, "laid_boxes", lambda *_, laid=laid: [laid])
         told.append(free_boxes(InsPro.__new__(InsPro), SETTINGS))
     crowded, spread = told
+    assert crowded["centres_within_the_margin"] == 6 > spread["centres_within_the_margin"]
     assert crowded["covering_an_object"] == 6 > spread["covering_an_object"]
     assert spread["nearest_centres_diagonals"] == pytest.approx(15 * crowded["nearest_centres_diagonals"], rel=1e-4)
     assert spread["largest_iou"] < crowded["largest_iou"]

@@ -116,8 +116,8 @@ def test_a_bundle_subject_writes_what_it_measured(network: Exported, clip: Path)
 def test_grid_sample_computes_what_the_networks_form_computes() -> None:
     torch.manual_seed(0)
     value, weights = torch.randn(2, 5, 7, 3, 4), torch.rand(2, 11, 3, 4)
-    points = torch.rand(2, 11, 3, 4, 2) * torch.tensor([9.0, 7.0]) - 1.5
-    assert torch.allclose(grid_sampled_sum(value, points, weights), sampled_sum(value, points, weights), atol=1e-5)
+    x, y = (torch.rand(2, 11, 3, 4) * size - 1.5 for size in (9, 7))
+    assert torch.allclose(grid_sampled_sum(value, x, y, weights), sampled_sum(value, x, y, weights), atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from visrt.models.deformable import DeformableAttention, DeformablePixelDecoder,
 HEADS, POINTS, DIM = 2, 4, 8
 
 
-def with_grid_sample(value: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+def with_grid_sample(value: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """The definition: bilinear samples with zero padding, weighted and summed."""
     batch, height, width, heads = value.shape[:4]
-    grid = (points + 0.5) * 2 / torch.tensor([width, height]) - 1
+    grid = (torch.stack((x, y), dim=-1) + 0.5) * 2 / torch.tensor([width, height]) - 1
     maps = value.permute(0, 3, 4, 1, 2).flatten(0, 1)
     samples = F.grid_sample(maps, grid.transpose(1, 2).flatten(0, 1), align_corners=False)
     summed = (samples * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(dim=-1)
@@ -23,12 +23,12 @@ def with_grid_sample(value: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-def some_samples() -> tuple[Tensor, Tensor, Tensor]:
+def some_samples() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points inside, on the border and well outside a 5x7 map."""
     torch.manual_seed(0)
     value = torch.randn(2, 5, 7, HEADS, DIM)
-    points = torch.rand(2, 30, HEADS, POINTS, 2) * torch.tensor([13.0, 11.0]) - 3
-    return value, points, torch.rand(2, 30, HEADS, POINTS)
+    x, y = (torch.rand(2, 30, HEADS, POINTS) * size - 3 for size in (13, 11))
+    return value, x, y, torch.rand(2, 30, HEADS, POINTS)
 
 
 def test_sampled_sum_equals_grid_sample_inside_on_the_border_and_outside() -> None:
@@ -36,7 +36,7 @@ def test_sampled_sum_equals_grid_sample_inside_on_the_border_and_outside() -> No
     torch.testing.assert_close(sampled_sum(*samples), with_grid_sample(*samples), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("wrt", [0, 1, 2], ids=["value", "points", "weights"])
+@pytest.mark.parametrize("wrt", [0, 1, 2, 3], ids=["value", "x", "y", "weights"])
 def test_sampled_sum_has_the_gradients_of_grid_sample(wrt: int) -> None:
     gradients = []
     for form in (sampled_sum, with_grid_sample):
@@ -55,9 +55,9 @@ def test_the_traced_form_equals_the_eager_form(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])
 def test_a_point_that_is_no_place_crashes_nothing(bad: float) -> None:
-    value, points, weights = some_samples()
-    points[0, 0, 0, 0, 0] = bad
-    assert sampled_sum(value, points, weights)[1].isfinite().all()
+    value, x, y, weights = some_samples()
+    x[0, 0, 0, 0] = y[0, 1, 0, 0] = bad
+    assert sampled_sum(value, x, y, weights)[1].isfinite().all()
 
 
 def test_an_untrained_attention_gives_the_mean_of_its_points_with_offsets_in_pixels() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -406,6 +409,35 @@ def test_a_bug_leaves_no_thread_and_no_file_open() -> None:
     pipeline.close()
     assert all(isinstance(job.source, Frames) and job.source.closed for job in jobs)
     assert not set(threading.enumerate()) - before
+
+
+def test_threads_files_and_memory_stay_as_they_are_over_many_frames() -> None:
+    """Two streams, one of which is a camera that is too fast. What waits in queues is a few small frames."""
+    held: dict[int, tuple[int, int, int]] = {}
+
+    def note(result: FrameResult) -> None:
+        if result.index in (100, 599):
+            gc.collect()
+            open_files = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+            held[result.index] = threading.active_count(), open_files, tracemalloc.get_traced_memory()[0]
+
+    picture = patches((64, 96), (0, 8, 16, 48, 40))
+    stop = threading.Event()
+    camera = Frames([picture] * 100_000, pause_s=0.002, live=True)
+    jobs = [Job(Frames([picture] * 600), progress=note), Job(camera)]
+    pipeline, _ = colour_pipeline(PipelineSettings(streams=2))
+    tracemalloc.start()
+    try:
+        outcomes: list[SourceOutcome] = []
+        pipeline.track(jobs, lambda job, outcome: (outcomes.append(outcome), stop.set())[0], stop.is_set)
+    finally:
+        tracemalloc.stop()
+
+    assert outcomes[0].processed == 600
+    early, late = held[100], held[599]
+    assert late[0] <= early[0]
+    assert late[1] <= early[1]
+    assert late[2] - early[2] < 400_000, "a frame is 18,432 bytes"
 
 
 def test_stages_of_every_stream_are_measured() -> None:
