@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from visrt.runtime.doctor import examine
+from visrt.runtime.threads import usable_cores
 
 __all__ = ["machine"]
 
@@ -17,11 +18,6 @@ def machine() -> dict[str, str]:
     """By subject: the processor, the cores this process may use, and what `visrt doctor` finds installed."""
     cores = f"{usable_cores()} usable of {os.cpu_count()}"
     return {"cpu": processor(), "cores": cores, **{finding.subject: finding.found for finding in examine()}}
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, which on a shared machine are fewer than it has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time, sleep
@@ -116,9 +117,10 @@ def streams_at_once(
 ) -> list[StreamFigures]:
     """`frames` frames of each stream, for each number of streams in turn, `rounds` times after one that warms up."""
     runs: dict[int, list[_Run]] = {count: [] for count in counts}
-    with Pipeline.open(bundle, engine, threads=threads, settings=_settings(max(counts))) as pipeline:
+    with ExitStack() as opened:
+        pipelines = {count: opened.enter_context(_pipeline(bundle, engine, threads, count)) for count in counts}
         for number in range(rounds + 1):
-            for count in counts:
+            for count, pipeline in pipelines.items():
                 say(f"{count} streams, round {number} of {rounds}")
                 run = _run(pipeline, clip, count, frames if number else 2)
                 if number:
@@ -131,9 +133,9 @@ def live_streams(
 ) -> list[LiveFigures]:
     """`frames` frames of each of so many sources that behave as cameras of `fps` frames a second."""
     found = []
-    with Pipeline.open(bundle, engine, threads=threads, settings=_settings(max(counts))) as pipeline:
-        _run(pipeline, clip, 1, 2)
-        for count in counts:
+    for count in counts:
+        with _pipeline(bundle, engine, threads, count) as pipeline:
+            _run(pipeline, clip, 1, 2)
             outcomes: list[SourceOutcome] = []
             jobs = [Job(StampedSource(_Part(open_source(clip), frames), fps)) for _ in range(count)]
             pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))  # noqa: B023
@@ -143,8 +145,8 @@ def live_streams(
     return found
 
 
-def _settings(streams: int) -> PipelineSettings:
-    return PipelineSettings(streams=streams, batch=streams)
+def _pipeline(bundle: Bundle, engine: str, threads: int | None, streams: int) -> Pipeline:
+    return Pipeline.open(bundle, engine, threads=threads, settings=PipelineSettings(streams=streams))
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ class StartedFrames:
 class Network:
     """Runs the graphs of one bundle and measures them with `watch`.
 
-    states: the bundle's initial state tensors by name, which streams start from. in_flight: with 2, a frame engine
-    that would make its caller wait is called in a thread of its own.
+    states: the bundle's initial state tensors by name, which streams start from. beside: a frame engine that would
+    make its caller wait is called in so many threads of its own, 0 for the caller's.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Network:
         watch: Stopwatch,
         resize: str | None = None,
         states: Mapping[str, Floats] | None = None,
-        in_flight: int = 1,
+        beside: int = 0,
     ) -> None:
         self._engines = engines
         self._later = isinstance(engines.get("frame"), AnswersLater)
-        self._beside = ThreadPoolExecutor(1, "visrt-frame-engine") if in_flight > 1 and not self._later else None
+        self._beside = ThreadPoolExecutor(beside, "visrt-frame-engine") if beside and not self._later else None
         self.states = states or {}
         if resize is not None and spec.source is not None:
             raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
@@ -123,7 +123,7 @@ class Network:
         return FrameInputs(images, tuple(fits))
 
     def start(self, inputs: FrameInputs) -> StartedFrames:
-        """Hands frames to the frame engine, which with two in flight goes on while the host does something else."""
+        """Hands frames to the frame engine, which may go on while the host does something else."""
         with self._watch.stage("copy_in" if self._later else "frame_engine"):
             valid_sizes = np.array([fit.valid for fit in inputs.fits], dtype=np.int32)
             feeds = {"images": inputs.images, "valid_sizes": valid_sizes}

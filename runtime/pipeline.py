@@ -1,10 +1,10 @@
 """Many streams through one set of engines: decoding, network and output overlap, streams share calls of the network.
 
-Each source is read and resized in a thread of its own and its results are written in another; one thread, the
-caller's, runs the engines and follows the objects, and while the frame engine computes one call it works on the
-answers of the call before. A call holds the next frame of every stream that has one ready, those first that have
-waited longest, so that no stream gets two before another gets one. Files wait when they are too fast, of a live source
-the newest frame is taken. A stream's ids and labels are those it has alone.
+Each source is read and resized in a thread of its own and its results are written in another; the caller's thread
+follows the objects, and while the frame engine computes it works on the answers of the calls before. A call holds the
+next frames of the streams that have waited longest, so that no stream gets two before another gets one: on a GPU one
+wide call of all that are ready, on a CPU one frame for each core, as wide calls overflow its caches. Files wait when
+they are too fast, of a live source the newest frame is taken. A stream's ids and labels are those it has alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,7 @@ from visrt.runtime.network import Network
 from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.rounds import Rounds
 from visrt.runtime.stream import Clips, SessionSettings, Stream
-from visrt.runtime.threads import POLL_S
+from visrt.runtime.threads import POLL_S, usable_cores
 from visrt.runtime.times import Stopwatch
 
 __all__ = ["Job", "Pipeline", "PipelineSettings"]
@@ -44,18 +44,27 @@ Done = Callable[[Job, SourceOutcome], None]
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """streams: sources at work at a time; more wait until one ends. batch: the most streams that share a call."""
+    """streams: sources at work at a time; more wait until one ends. batch: the most streams that share a call of the
+    frame engine. calls: so many of them at a time. None: as the engine likes it, see `on`."""
 
     streams: int = 4
-    batch: int = 8
+    batch: int | None = None
+    calls: int | None = None
     session: SessionSettings = field(default_factory=lambda: SessionSettings(in_flight=2))
 
     def __post_init__(self) -> None:
-        if self.streams < 1 or self.batch < 1:
-            raise UsageError(f"{self}: expected 1 or more streams and a batch of 1 or more")
+        if min(count for count in (self.streams, self.batch, self.calls) if count is not None) < 1:
+            raise UsageError(f"{self}: expected 1 or more streams, and a batch and calls of 1 or more or None")
+
+    def on(self, engine: str, cores: int) -> tuple[int, int]:
+        """Batch and calls. On the CPU calls of one frame, one for each of `cores` or streams; else one wide call."""
+        batch, calls = (1, min(self.streams, cores)) if engine == "cpu" else (WIDE, 1)
+        return self.batch or batch, self.calls or calls
 
 
 DEFAULTS = PipelineSettings()
+WIDE = 8
+"""Streams that share a call where it does not matter how many."""
 
 
 class Pipeline:
@@ -74,12 +83,14 @@ class Pipeline:
         preset: str | None = None,
         states: Tensors | None = None,
     ) -> None:
-        """As of a Session. `engines` are owned from now on and take `batch` clips in one call."""
-        self.manifest, self.settings = manifest, settings
+        """As of a Session. `engines` are owned from now on and take `batch` (None: 8) clips in one call."""
+        self.manifest = manifest
+        self.batch, self.calls, self.settings = settings.batch or WIDE, settings.calls or 1, settings
         self.family = family_of(manifest, association, preset)
         self.watch = Stopwatch()
         session = settings.session
-        self.network = Network(engines, manifest.input, self.watch, session.resize, states, session.in_flight)
+        beside = self.calls if session.in_flight > 1 else 0
+        self.network = Network(engines, manifest.input, self.watch, session.resize, states, beside)
         self._blas = ThreadpoolController()
 
     @classmethod
@@ -93,13 +104,16 @@ class Pipeline:
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
     ) -> Pipeline:
-        """A pipeline on the bundle (or its folder); see `Session.open`."""
+        """A pipeline on the bundle (or its folder); see `Session.open`. `threads` are of all calls together."""
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         states = initial_states(opened)
         clip_frames = clip_frames_of(family_of(opened.manifest, association, preset))
-        together = min(settings.batch, settings.streams) * clip_frames
-        engines = open_engines(opened, engine, EngineOptions(threads, batch=together))
-        return cls(opened.manifest, engines, settings, association, preset, states)
+        cores = threads or usable_cores()
+        batch, calls = settings.on(engine, cores)
+        each = threads if calls == 1 else max(1, cores // calls)
+        together = min(batch, settings.streams) * clip_frames
+        engines = open_engines(opened, engine, EngineOptions(each, batch=together))
+        return cls(opened.manifest, engines, replace(settings, batch=batch, calls=calls), association, preset, states)
 
     def track(
         self,
@@ -138,7 +152,7 @@ class _Run:
     def __init__(self, pipeline: Pipeline, jobs: Iterator[Job], done: Done, stopped: Callable[[], bool]) -> None:
         self._pipeline, self._jobs, self._done, self._stopped = pipeline, jobs, done, stopped
         self._rounds = Rounds(pipeline.network)
-        self._leave = pipeline.settings.session.in_flight - 1
+        self._leave = pipeline.calls * (pipeline.settings.session.in_flight - 1)
         self._lanes: deque[Lane] = deque()
         self._closers = ThreadPoolExecutor(pipeline.settings.streams, "visrt-closer")
         self._closing: dict[Future[SourceOutcome], Job] = {}
@@ -188,7 +202,7 @@ class _Run:
         """What the lanes have ready, of each one frame at the most; those that gave go to the end of the line."""
         taken: list[tuple[Lane, Clips]] = []
         for lane in list(self._lanes):
-            if len(taken) == self._pipeline.settings.batch:
+            if len(taken) == self._pipeline.batch:
                 break
             clips = lane.take()
             if clips is not None:

@@ -58,7 +58,7 @@ class Session:
         self.settings = settings
         self.watch = Stopwatch()
         self.family = family_of(manifest, association, preset)
-        self.network = Network(engines, manifest.input, self.watch, settings.resize, states, settings.in_flight)
+        self.network = Network(engines, manifest.input, self.watch, settings.resize, states, settings.in_flight - 1)
         self._stream = Stream(self.family, self.network, settings, self.watch)
         self._rounds = Rounds(self.network)
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.

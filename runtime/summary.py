@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visrt.runtime.output import write_atomically
+from visrt.runtime.threads import usable_cores
 from visrt.runtime.tracking import SourceOutcome
 
 __all__ = ["summary_of", "write_summary"]
@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": usable_cores(),
         "python": platform.python_version(),
         "versions": {
             name: found for name in ("visrt", "onnxruntime", "opencv-python", "av") if (found := _version(name))

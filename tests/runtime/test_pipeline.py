@@ -452,10 +452,44 @@ def test_stages_of_every_stream_are_measured() -> None:
         assert outcome.fps > 0
 
 
-@pytest.mark.parametrize(("streams", "batch"), [(0, 1), (1, 0)])
-def test_settings_that_make_no_sense_are_refused(streams: int, batch: int) -> None:
+@pytest.mark.parametrize(("streams", "batch", "calls"), [(0, 1, 1), (1, 0, None), (1, None, 0)])
+def test_settings_that_make_no_sense_are_refused(streams: int, batch: int | None, calls: int | None) -> None:
     with pytest.raises(UsageError, match="1 or more"):
-        PipelineSettings(streams, batch)
+        PipelineSettings(streams, batch, calls)
+
+
+def test_a_cpu_gets_a_call_of_one_frame_for_each_core_and_a_gpu_one_wide_call() -> None:
+    assert PipelineSettings(streams=4).on("cpu", cores=2) == (1, 2)
+    assert PipelineSettings(streams=1).on("cpu", cores=8) == (1, 1)
+    assert PipelineSettings(streams=4).on("tensorrt", cores=2) == (8, 1)
+    assert PipelineSettings(streams=4, batch=3, calls=5).on("cpu", cores=2) == (3, 5)
+
+
+def test_several_calls_at_a_time_change_no_result() -> None:
+    at_work, most, lock = 0, 0, threading.Lock()
+
+    class Counting(WatchedEngine):
+        def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+            nonlocal at_work, most
+            with lock:
+                at_work += 1
+                most = max(most, at_work)
+            outputs = super().__call__(feeds)
+            with lock:
+                at_work -= 1
+            return outputs
+
+    session = colour_session()
+    counting = Counting(session.network._engines["frame"], pause_s=0.01)
+    sinks = [Kept() for _ in videos()]
+    pipeline = pipeline_of(session, PipelineSettings(streams=3, batch=1, calls=2), counting)
+
+    tracked(pipeline, [Job(Frames(video), [sink]) for video, sink in zip(videos(), sinks, strict=True)])
+
+    assert most == 2
+    assert set(counting.batches) == {1}
+    for video, sink in zip(videos(), sinks, strict=True):
+        assert sink.results == alone(colour_session(), video)
 
 
 @pytest.fixture(scope="module")

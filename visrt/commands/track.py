@@ -44,7 +44,10 @@ def track(
         int, typer.Option(min=1, max=2, help="2 lets network and host work at a time; results come a frame later.")
     ] = 1,
     streams: Annotated[
-        int, typer.Option(min=1, help="Sources followed at a time; they share calls of the network.")
+        int,
+        typer.Option(
+            min=1, help="Sources followed at a time: on a GPU in shared calls, on a CPU each core sees another."
+        ),
     ] = 1,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the overlay video.")] = True,
     overlay_coding: Annotated[
