@@ -12,7 +12,7 @@ CLIP := clips/demo.mp4
 .PHONY: demo test test-full check format lint types layers tests bench memory gpu-check clean
 
 demo: $(RUNTIME)/ready
-	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --out out/demo --overwrite
+	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --in-flight 3 --out out/demo --overwrite
 	@echo "watch out/demo/overlay.mp4"
 
 test: $(DEV)/ready
@@ -41,7 +41,7 @@ tests: test
 # Time by stage, streams, length, objects and size of the shipped bundles; a page with plots in out/bench.html.
 bench: $(DEV)/ready
 	mkdir -p out
-	$(DEV)/$(BIN)/visrt bench --bundle $(BUNDLE) --bundle $(BUNDLE)-int8 --clip $(CLIP) --streams 1,2,4 --live-fps 10 \
+	$(DEV)/$(BIN)/visrt bench --bundle $(BUNDLE) --bundle $(BUNDLE)-int8 --clip $(CLIP) --in-flight 1 --in-flight 3 --streams 1,2,4 --live-fps 10 \
 		--length 1000 --objects 1,10,100 --queries 100,200 --heights 360,720,1080 --roofline 20 \
 		--json out/bench.jsonl --html out/bench.html
 

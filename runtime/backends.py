@@ -10,8 +10,9 @@ from visrt.runtime.bundle import Bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import UsageError
 from visrt.runtime.ort import CpuEngine, CudaEngine, OrtOptions
+from visrt.runtime.threads import usable_cores
 
-__all__ = ["BACKENDS", "EngineOptions", "open_engines"]
+__all__ = ["BACKENDS", "EngineOptions", "open_engines", "threads_of_each"]
 
 Engines = dict[str, Engine]
 
@@ -31,6 +32,11 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.device < 0:
             raise UsageError(f"{self}: expected a batch of 1 or more and a device of 0 or more")
+
+
+def threads_of_each(threads: int | None, calls: int) -> int | None:
+    """Threads of one call where so many `calls` share `threads`, or all cores."""
+    return threads if calls <= 1 else max(1, (threads or usable_cores()) // calls)
 
 
 def _onnxruntime(start: type[CpuEngine] | type[CudaEngine], bundle: Bundle, options: EngineOptions) -> Engines:

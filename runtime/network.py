@@ -99,6 +99,8 @@ class Network:
     ) -> None:
         self._engines = engines
         self._later = isinstance(engines.get("frame"), AnswersLater)
+        if self._later and beside > 1:
+            raise UsageError(f"{beside + 1} frames in flight were asked for; this engine takes 2 at the most")
         self._beside = ThreadPoolExecutor(beside, "visrt-frame-engine") if beside and not self._later else None
         self.states = states or {}
         if resize is not None and spec.source is not None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import EngineOptions, open_engines, threads_of_each
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.bundle_states import initial_states
 from visrt.runtime.clip_family import Tensors, clip_frames_of
@@ -108,11 +108,9 @@ class Pipeline:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         states = initial_states(opened)
         clip_frames = clip_frames_of(family_of(opened.manifest, association, preset))
-        cores = threads or usable_cores()
-        batch, calls = settings.on(engine, cores)
-        each = threads if calls == 1 else max(1, cores // calls)
+        batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * clip_frames
-        engines = open_engines(opened, engine, EngineOptions(each, batch=together))
+        engines = open_engines(opened, engine, EngineOptions(threads_of_each(threads, calls), batch=together))
         return cls(opened.manifest, engines, replace(settings, batch=batch, calls=calls), association, preset, states)
 
     def track(

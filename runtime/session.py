@@ -9,7 +9,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import EngineOptions, open_engines, threads_of_each
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.bundle_states import initial_states
 from visrt.runtime.clip_family import Tensors, clip_frames_of
@@ -80,13 +80,14 @@ class Session:
     ) -> Session:
         """A session on the bundle (or its folder), its graphs run by `engine`: cpu, cuda, tensorrt or tensorrt-rtx.
 
-        `threads` of one operator on the CPU; None takes all cores. `batch`: the most frames one call of `step_batch`
+        `threads` of the network on the CPU; None takes all cores. `batch`: the most frames one call of `step_batch`
         will bring; TensorRT engines are built for it. Raises BundleError, EngineError, UsageError or SettingsError.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         states = initial_states(opened)
         frames_a_call = batch + clip_frames_of(family_of(opened.manifest, association, preset)) - 1
-        engines = open_engines(opened, engine, EngineOptions(threads, batch=frames_a_call))
+        each = threads_of_each(threads, calls=settings.in_flight - 1)
+        engines = open_engines(opened, engine, EngineOptions(each, batch=frames_a_call))
         return cls(opened.manifest, engines, settings, association, preset, states)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:

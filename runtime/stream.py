@@ -34,7 +34,8 @@ class SessionSettings:
 
     bad_frames_max: after so many frames in a row with NaN or infinity from the network the session gives up.
     resize: "pillow_bilinear" or "cv2_area" in place of what the manifest says. in_flight: 2 hands a frame to the
-    engine before the last one is finished, so that network and host work at a time; results come a frame later.
+    engine before the last one is finished, so that network and host work at a time; results come a frame later. With
+    3 the network sees two frames at a time, on a CPU each with half of its cores, and so on.
     """
 
     default_fps: float = 30.0
@@ -43,8 +44,8 @@ class SessionSettings:
     in_flight: int = 1
 
     def __post_init__(self) -> None:
-        if self.in_flight not in (1, 2):
-            raise UsageError(f"in_flight is {self.in_flight}; expected 1, or 2 for network and host at a time")
+        if self.in_flight < 1:
+            raise UsageError(f"in_flight is {self.in_flight}; expected 1, or 2 for network and host at a time, or more")
         if not self.default_fps > 0 or self.bad_frames_max < 1:
             raise UsageError(f"{self}: expected default_fps above 0 and bad_frames_max of 1 or more")
         if self.resize is not None and self.resize not in RESIZERS:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import MasksEngine, ScriptedFrame, colour_session, fake_manifest, patches, scripted_session
+from fakes import ColourEngine, MasksEngine, ScriptedFrame, colour_session, fake_manifest, patches, scripted_session
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from visrt.runtime.backends import threads_of_each
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
 from visrt.runtime.family import Queries
@@ -129,9 +130,38 @@ def test_frames_in_flight_are_forgotten_with_their_stream() -> None:
     assert session.events.frames == 0
 
 
-def test_more_than_two_frames_in_flight_are_refused() -> None:
-    with pytest.raises(UsageError, match="in_flight is 3"):
-        SessionSettings(in_flight=3)
+def test_with_more_frames_in_flight_results_are_the_same_and_come_as_many_frames_later() -> None:
+    frames = [moving(t) for t in range(5)]
+    session = colour_session(SessionSettings(in_flight=4))
+
+    assert [[result.index for result in session.step(frame)] for frame in frames] == [[], [], [], [0], [1]]
+    assert [result.index for result in session.flush()] == [2, 3, 4]
+    session.reset()
+    assert run(session, frames) == run(colour_session(), frames)
+
+
+def test_calls_at_a_time_share_the_threads() -> None:
+    assert threads_of_each(None, 1) is None
+    assert threads_of_each(6, 0) == threads_of_each(6, 1) == 6
+    assert threads_of_each(6, 4) == 1
+    assert threads_of_each(None, 10_000) == 1
+
+
+def test_no_frames_in_flight_are_refused() -> None:
+    with pytest.raises(UsageError, match="in_flight is 0"):
+        SessionSettings(in_flight=0)
+
+
+def test_an_engine_that_answers_by_itself_takes_two_frames_at_the_most() -> None:
+    class Later(ColourEngine):
+        answers_later = True
+
+    manifest = fake_manifest()
+    frame = Later(manifest.graphs["frame"], np.random.default_rng(0))
+    engines: dict[str, Engine] = {"frame": frame, "masks": MasksEngine(manifest.graphs["masks"])}
+    Session(manifest, engines, SessionSettings(in_flight=2))
+    with pytest.raises(UsageError, match="2 at the most"):
+        Session(manifest, engines, SessionSettings(in_flight=3))
 
 
 def test_times_given_by_the_caller_decide_who_is_lost() -> None:

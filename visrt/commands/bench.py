@@ -23,7 +23,7 @@ def bench(
         typer.Option(help="cpu (if none is given), cuda, tensorrt or tensorrt-rtx; several in turn."),
     ] = None,
     in_flight: Annotated[
-        list[int] | None, typer.Option(min=1, max=2, help="Frames in flight: 1 (if none is given) or 2; both in turn.")
+        list[int] | None, typer.Option(min=1, help="Frames in flight, 1 if none is given; several are compared.")
     ] = None,
     peer: Annotated[
         list[str] | None,

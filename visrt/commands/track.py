@@ -41,7 +41,12 @@ def track(
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     in_flight: Annotated[
-        int, typer.Option(min=1, max=2, help="2 lets network and host work at a time; results come a frame later.")
+        int,
+        typer.Option(
+            min=1,
+            help="2 lets network and host work at a time, 3 on a CPU lets it see two frames at a time, each with half "
+            "of the cores; results come so many frames later.",
+        ),
     ] = 1,
     streams: Annotated[
         int,
