@@ -14,6 +14,9 @@ from visrt.benchmarks.subjects import STAGE_NAMES
 
 __all__ = ["tables"]
 
+TELLING = 5000
+"""Frames from which a slope says more than the noise of the machine."""
+
 
 def tables(report: BenchReport) -> Iterator[Table]:
     """Those that hold something, in the order they are read."""
@@ -82,27 +85,31 @@ def streams_table(report: BenchReport) -> Table:
 
 
 def live_table(report: BenchReport) -> Table:
-    table = Table("", "streams", "frames a second each", "shown", "dropped", title="Live sources, newest frame")
+    columns = ("streams", "frames a second each", "shown", "dropped", "latency p50 ms", "p95")
+    table = Table("", *columns, title="Live sources, newest frame")
     for name, figures in report.live.items():
         for found in figures:
             dropped = f"{found.dropped} ({found.dropped_share:.0%})"
-            table.add_row(escape(name), str(found.streams), f"{found.fps:g}", str(found.processed), dropped)
+            waited = f"{found.latency.p50_ms:.0f}", f"{found.latency.p95_ms:.0f}"
+            table.add_row(escape(name), str(found.streams), f"{found.fps:g}", str(found.processed), dropped, *waited)
     return table
 
 
 def length_table(report: BenchReport) -> Table:
     columns = ("frames", "RSS MB, first to last", "a 10,000 frames", "GPU MB", "ms a frame", "a 10,000 frames")
-    table = Table("", *columns, title="Length: memory and time over one stream")
+    title = f"Length: memory and time over one stream; what they grow by is told from {TELLING:,} frames on"
+    table = Table("", *columns, title=title)
     for name, found in report.length.items():
         first, last = found.points[0], found.points[-1]
+        long = last.frames >= TELLING
         table.add_row(
             escape(name),
             str(last.frames),
             f"{first.rss_mb:.1f} to {last.rss_mb:.1f}",
-            f"{found.rss_mb_per_10k:+.2f} MB",
+            f"{found.rss_mb_per_10k:+.2f} MB" if long else "-",
             "-" if last.gpu_mb is None else f"{first.gpu_mb} to {last.gpu_mb}",
             f"{first.ms:.1f} to {last.ms:.1f}",
-            f"{found.ms_per_10k:+.2f} ms",
+            f"{found.ms_per_10k:+.2f} ms" if long else "-",
         )
     return table
 

@@ -30,7 +30,7 @@ class StampedSource:
     source: Source
     fps: float | None = None
     seconds: list[float] = field(default_factory=list)
-    _there_s: list[float] = field(default_factory=list)
+    _there_s: dict[float | None, float] = field(default_factory=dict)
 
     @property
     def info(self) -> SourceInfo:
@@ -46,15 +46,15 @@ class StampedSource:
         for number, frame in enumerate(self.source):
             if self.fps:
                 sleep(max(0.0, start + number / self.fps - perf_counter()))
-            self._there_s.append(perf_counter())
+            self._there_s[frame.time_s] = perf_counter()
             yield frame
 
     def close(self) -> None:
         self.source.close()
 
     def heard(self, result: FrameResult) -> None:
-        """A result of a source that drops nothing."""
-        self.seconds.append(perf_counter() - self._there_s[result.index])
+        """A result of this source. Frames are known by their time, as a camera's are not counted on when dropped."""
+        self.seconds.append(perf_counter() - self._there_s.pop(result.time_s))
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,14 @@ class StreamFigures:
 
 @dataclass(frozen=True)
 class LiveFigures:
-    """Of `streams` sources that give `fps` frames a second each and wait for nobody: what was shown and dropped."""
+    """Of `streams` sources that give `fps` frames a second each and wait for nobody: what was shown and dropped, and
+    the latency of what was shown, from the frame to its result."""
 
     streams: int
     fps: float
     processed: int
     dropped: int
+    latency: Percentiles
 
     @property
     def dropped_share(self) -> float:
@@ -137,11 +139,13 @@ def live_streams(
         with _pipeline(bundle, engine, threads, count) as pipeline:
             _run(pipeline, clip, 1, 2)
             outcomes: list[SourceOutcome] = []
-            jobs = [Job(StampedSource(_Part(open_source(clip), frames), fps)) for _ in range(count)]
+            sources = [StampedSource(_Part(open_source(clip), frames), fps) for _ in range(count)]
+            jobs = [Job(source, progress=source.heard) for source in sources]
             pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))  # noqa: B023
             processed = sum(outcome.processed for outcome in outcomes)
             dropped = sum(outcome.dropped for outcome in outcomes)
-            found.append(LiveFigures(count, fps, processed, dropped))
+            latency = percentiles([seconds for source in sources for seconds in source.seconds])
+            found.append(LiveFigures(count, fps, processed, dropped, latency))
     return found
 
 

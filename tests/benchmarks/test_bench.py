@@ -92,6 +92,8 @@ def test_streams_lose_no_frame_of_a_file_and_live_ones_count_what_they_drop(line
         assert line["latency"]["samples"] == 2 * 8 * line["streams"]
     for line in of_kind(lines, "live"):
         assert line["processed"] + line["dropped"] == 8 * line["streams"]
+        assert line["latency"]["samples"] == line["processed"]
+        assert line["latency"]["p50_ms"] > 0
 
 
 def test_length_host_work_and_roofline_say_what_they_are_of(lines: list[dict[str, Any]]) -> None:

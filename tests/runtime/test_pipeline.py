@@ -414,6 +414,12 @@ def test_a_bug_leaves_no_thread_and_no_file_open() -> None:
 def test_threads_files_and_memory_stay_as_they_are_over_many_frames() -> None:
     """Two streams, one of which is a camera that is too fast. What waits in queues is a few small frames."""
     held: dict[int, tuple[int, int, int]] = {}
+    outcomes: list[SourceOutcome] = []
+    stop = threading.Event()
+
+    def done(job: Job, outcome: SourceOutcome) -> None:
+        outcomes.append(outcome)
+        stop.set()
 
     def note(result: FrameResult) -> None:
         if result.index in (100, 599):
@@ -422,14 +428,12 @@ def test_threads_files_and_memory_stay_as_they_are_over_many_frames() -> None:
             held[result.index] = threading.active_count(), open_files, tracemalloc.get_traced_memory()[0]
 
     picture = patches((64, 96), (0, 8, 16, 48, 40))
-    stop = threading.Event()
     camera = Frames([picture] * 100_000, pause_s=0.002, live=True)
     jobs = [Job(Frames([picture] * 600), progress=note), Job(camera)]
     pipeline, _ = colour_pipeline(PipelineSettings(streams=2))
     tracemalloc.start()
     try:
-        outcomes: list[SourceOutcome] = []
-        pipeline.track(jobs, lambda job, outcome: (outcomes.append(outcome), stop.set())[0], stop.is_set)
+        pipeline.track(jobs, done, stop.is_set)
     finally:
         tracemalloc.stop()
 
