@@ -16,6 +16,7 @@ __all__ = ["METHOD", "Figures", "Spread", "figures_of", "interleave", "spread"]
 METHOD = (
     "Wall-clock time of every frame, from asking the decoder for it to its line on disk; nothing is left out.",
     "A stage ends when its result is on the host: an engine that answers later is waited for.",
+    "With more frames in flight the network's time, and its FPS, are what of it the host has to wait for.",
     "Each subject first runs one whole round that is not counted (warm-up); opening and first frame are told apart.",
     "Rounds are whole videos; subjects take turns round by round, every second time in the opposite order.",
     "FPS and CPU time are the median of the rounds with the least and the most; percentiles are over all frames.",

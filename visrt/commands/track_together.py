@@ -1,4 +1,4 @@
-"""Several sources of `visrt track` at a time: they share calls of the network."""
+"""Several sources of `visrt track` at a time: they share one set of engines."""
 
 from __future__ import annotations
 
