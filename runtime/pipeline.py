@@ -168,15 +168,15 @@ class _Run:
             self._abandon()
 
     def _turn(self) -> None:
-        """Starts a call, works on the answers of the one before, lets go of what has ended; waits if it was idle."""
+        """Starts a call, works on the answers of an earlier one, lets go of what has ended; waits if it was idle."""
         if self._stopped():
             for lane in self._lanes:
                 lane.stop()
         moved = self._start()
-        self._finish(self._leave if moved else 0)
+        self._finish(self._leave if moved else max(0, self._rounds.in_flight - 1))
         self._close_ended()
         told = self._tell()
-        if not moved and not told:
+        if not moved and not told and not self._rounds.in_flight:
             self._news.wait(POLL_S)
 
     def _open(self) -> None:

@@ -48,6 +48,11 @@ class Rounds:
         self._network = network
         self._started: deque[Started] = deque()
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that were started and not yet finished."""
+        return len(self._started)
+
     def start(self, clips: Sequence[tuple[Stream, Clips]]) -> None:
         """Hands the clips of all these streams to the frame engine in one call; nothing happens if there are none."""
         full = [(stream, one) for stream, one in clips if len(one)]

@@ -45,7 +45,7 @@ def track(
         typer.Option(
             min=1,
             help="2 lets network and host work at a time, 3 on a CPU lets it see two frames at a time, each with half "
-            "of the cores; results come so many frames later.",
+            "of the cores; results come so many frames later. With --streams it is chosen for the engine if not given.",
         ),
     ] = 1,
     streams: Annotated[

@@ -19,7 +19,8 @@ __all__ = ["track_together"]
 
 def track_together(plans: Sequence[Plan], options: TrackOptions, stop: StopRequest) -> int:
     """Tracks `options.streams` sources at a time; the exit code."""
-    settings = PipelineSettings(streams=min(options.streams, len(plans)))
+    calls = options.in_flight - 1 or None
+    settings = PipelineSettings(streams=min(options.streams, len(plans)), calls=calls)
     with (
         Pipeline.open(
             options.bundle,
