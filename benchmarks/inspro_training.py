@@ -3,9 +3,9 @@
 python -m visrt.benchmarks.inspro_training --settings training/recipes/inspro/small.json --out runs/inspro_training
 
 Both arms start from the settings' `init` and see the same clips. Each is then run both ways on held-out pseudo-videos:
-pairs travelling, and every frame from the learned pairs. Another arm travels without the loss that keeps free boxes
-apart, and one, of the first seed alone, with ten times as much of it; how they lie is measured on held-out clips and
-drawn in --picture. Runs are resumed if interrupted; when all are there their figures are put together in --json.
+pairs travelling, and every frame from the learned pairs. Two more arms travel without the loss that keeps free boxes
+apart, and with ten times as much of it; how they lie is measured on held-out clips and drawn in --picture. Runs are
+resumed if interrupted; when all are there their figures are put together in --json.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
+from visrt.models.inspro import InsPro
 from visrt.models.inspro_checkpoints import read_inspro_checkpoint
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -99,14 +100,13 @@ def main() -> None:
     settings = settings_from_file(InsProTrainSettings, given.settings)
     given.out.mkdir(parents=True, exist_ok=True)
     annotated = _videos(given, settings)
-    wanted = [(arm, seed) for seed in given.seeds for arm in (*ARMS, CROWDING)]
-    wanted.insert(len(ARMS) + 1, (SPREADING, given.seeds[0]))
+    wanted = [(arm, seed) for seed in given.seeds for arm in (*ARMS, *DEDUP_ARMS)]
     _measure(Path(settings.init or ""), given.out / START, annotated, arm_settings(settings, "alone", 0))
     for arm, seed in wanted:
         if given.arm in (None, arm) and given.seed in (None, seed):
             folder, asked = given.out / f"{arm}-{seed}", arm_settings(settings, arm, seed)
             _measure(trained(asked, folder), folder, annotated, asked)
-    folders = {arm: [given.out / f"{a}-{seed}" for a, seed in wanted if a == arm] for arm in (*ARMS, *DEDUP_ARMS)}
+    folders = {arm: [given.out / f"{arm}-{seed}" for seed in given.seeds] for arm in (*ARMS, *DEDUP_ARMS)}
     folders[START] = [given.out / START]
     waiting = [str(one) for each in folders.values() for one in each if not (one / FIGURES).exists()]
     if waiting:
@@ -121,9 +121,17 @@ def main() -> None:
         "with it, as published": "travelling",
         "with ten times its weight": SPREADING,
     }
-    weights = {title: folders[arm][0] / "model.safetensors" for title, arm in shown.items()}
-    networks = {title: read_inspro_checkpoint(path).network() for title, path in weights.items()}
-    draw_free_boxes(networks, settings, given.picture)
+    networks = {title: [_network(folder) for folder in folders[arm]] for title, arm in shown.items()}
+    draw_free_boxes(networks, _for_boxes(settings), given.picture)
+
+
+def _network(folder: Path) -> InsPro:
+    return read_inspro_checkpoint(folder / "model.safetensors").network()
+
+
+def _for_boxes(settings: InsProTrainSettings) -> InsProTrainSettings:
+    """The same held-out clips for every seed."""
+    return replace(settings, seed=VALIDATION_SEED, data=replace(settings.data, validation_clips=CLIPS))
 
 
 def _arguments() -> argparse.Namespace:
@@ -158,8 +166,7 @@ def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: Ins
     folder.mkdir(parents=True, exist_ok=True)
     export_bundle(Export(weights, bundle, clips.height_px, clips.width_px, family="inspro", overwrite=True))
     network = read_inspro_checkpoint(weights).network()
-    # The same clips for every seed.
-    same = replace(settings, seed=VALIDATION_SEED, data=replace(settings.data, validation_clips=CLIPS))
+    same = _for_boxes(settings)
     figures = {f"free boxes: {name}": value for name, value in free_boxes(network, same).items()}
     figures |= {f"slots: {name}": value for name, value in best_slots(network, same).items()}
     for way in WAYS:

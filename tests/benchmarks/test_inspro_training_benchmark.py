@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from visrt.benchmarks import inspro_free_boxes
-from visrt.benchmarks.inspro_free_boxes import LaidBoxes, free_boxes
+from visrt.benchmarks.inspro_free_boxes import RINGS, LaidBoxes, free_boxes, ring_densities
 from visrt.benchmarks.inspro_lite import bound_by_macs, in_turns
 from visrt.benchmarks.inspro_slots import fitting_slots
 from visrt.benchmarks.inspro_training import DEDUP_ARMS, ForgetfulHead, arm_settings, over_seeds
@@ -74,11 +74,11 @@ def test_a_share_of_nothing_counts_in_no_mean() -> None:
 
 
 def test_boxes_that_spread_are_farther_and_overlap_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame, objects = np.zeros((64, 96, 3), np.uint8), torch.tensor([[20.0, 10, 50, 50]])
+    objects = torch.tensor([[20.0, 10, 50, 50]])
     shifts = torch.tensor([[0.0, 0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [-1, 0, -1, 0], [0, -1, 0, -1], [1, 1, 1, 1]])
     told = []
     for step in (1.0, 15.0):
-        laid = LaidBoxes(frame, objects, objects, objects + step * shifts + step)
+        laid = LaidBoxes((64, 96), objects, objects, objects + step * shifts + step)
         monkeypatch.setattr(inspro_free_boxes, "laid_boxes", lambda *_, laid=laid: [laid])
         told.append(free_boxes(InsPro.__new__(InsPro), SETTINGS))
     crowded, spread = told
@@ -87,6 +87,18 @@ def test_boxes_that_spread_are_farther_and_overlap_less(monkeypatch: pytest.Monk
     assert spread["nearest_centres_diagonals"] == pytest.approx(15 * crowded["nearest_centres_diagonals"], rel=1e-4)
     assert spread["largest_iou"] < crowded["largest_iou"]
     assert spread["iou_between_them"] < crowded["iou_between_them"]
+
+
+def test_densities_of_rings_count_free_centres_in_diagonals_of_the_object() -> None:
+    objects = torch.tensor([[0.0, 0, 30, 40], [100, 100, 106, 108]])
+    # Centres 0 and 20 pixels from the large object's (diagonal 50), far from the small one's.
+    free = torch.tensor([[10.0, 15, 20, 25], [30, 15, 40, 25]])
+    laid = LaidBoxes((64, 96), objects, objects, free)
+    densities = ring_densities([laid, laid])
+    areas = np.pi * np.diff(RINGS**2)
+    expected = np.zeros(len(areas))
+    expected[[0, 5]] = 0.5 / areas[[0, 5]]
+    np.testing.assert_allclose(densities, expected)
 
 
 def test_a_slot_fits_an_object_if_its_box_is_the_object_s() -> None:
