@@ -41,7 +41,8 @@ tests: test
 # Time by stage, streams, length, objects and size of the shipped bundles; a page with plots in out/bench.html.
 bench: $(DEV)/ready
 	mkdir -p out
-	$(DEV)/$(BIN)/visrt bench --bundle $(BUNDLE) --bundle $(BUNDLE)-int8 --clip $(CLIP) --in-flight 1 --in-flight 3 --streams 1,2,4 --live-fps 10 \
+	$(DEV)/$(BIN)/visrt bench --bundle $(BUNDLE) --bundle $(BUNDLE)-int8 --clip $(CLIP) \
+		--in-flight 1 --in-flight 3 --streams 1,2,4 --live-fps 10 \
 		--length 1000 --objects 1,10,100 --queries 100,200 --heights 360,720,1080 --roofline 20 \
 		--json out/bench.jsonl --html out/bench.html
 

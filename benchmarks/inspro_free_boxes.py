@@ -44,8 +44,7 @@ def free_boxes(network: InsPro, settings: InsProTrainSettings) -> dict[str, floa
     within, distances, overlaps, covering, between = [], [], [], [], []
     for laid in laid_boxes(network, settings):
         iou = pairwise_iou(laid.free, laid.objects)
-        diagonals = (laid.objects[:, 2:] - laid.objects[:, :2]).norm(dim=1)
-        apart = torch.cdist(centres_of(laid.free), centres_of(laid.objects)) / diagonals
+        apart = in_diagonals(laid)
         within += (apart < margin).sum(dim=0).tolist()
         distances += apart.sort(dim=0).values[:NEAREST].mean(dim=0).tolist()
         overlaps += iou.sort(dim=0, descending=True).values[:NEAREST].mean(dim=0).tolist()
@@ -77,13 +76,17 @@ def laid_boxes(network: InsPro, settings: InsProTrainSettings) -> Iterator[LaidB
                 yield LaidBoxes(size, truth.boxes[matches.objects], last.boxes[matches.queries], last.boxes[free])
 
 
+def in_diagonals(laid: LaidBoxes) -> torch.Tensor:
+    """Distances [N - G, G] of free centres from the objects', in diagonals of the object."""
+    diagonals = (laid.objects[:, 2:] - laid.objects[:, :2]).norm(dim=1)
+    apart: torch.Tensor = torch.cdist(centres_of(laid.free), centres_of(laid.objects)) / diagonals
+    return apart
+
+
 def ring_densities(every: Sequence[LaidBoxes]) -> NDArray[np.float64]:
     """Free centres around an object by distance: of each ring of RINGS, how many in one squared diagonal of it."""
-    apart = []
-    for laid in every:
-        diagonals = (laid.objects[:, 2:] - laid.objects[:, :2]).norm(dim=1)
-        apart.append((torch.cdist(centres_of(laid.free), centres_of(laid.objects)) / diagonals).flatten().numpy())
-    counts, _ = np.histogram(np.concatenate(apart), RINGS)
+    apart = np.concatenate([in_diagonals(laid).flatten().numpy() for laid in every])
+    counts, _ = np.histogram(apart, RINGS)
     objects = sum(len(laid.objects) for laid in every)
     return counts / (np.pi * np.diff(RINGS**2) * objects)
 

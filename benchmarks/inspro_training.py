@@ -121,12 +121,14 @@ def main() -> None:
         "with it, as published": "travelling",
         "with ten times its weight": SPREADING,
     }
-    networks = {title: [_network(folder) for folder in folders[arm]] for title, arm in shown.items()}
+    networks = {
+        title: [_network(folder / "model.safetensors") for folder in folders[arm]] for title, arm in shown.items()
+    }
     draw_free_boxes(networks, _for_boxes(settings), given.picture)
 
 
-def _network(folder: Path) -> InsPro:
-    return read_inspro_checkpoint(folder / "model.safetensors").network()
+def _network(weights: Path) -> InsPro:
+    return read_inspro_checkpoint(weights).network()
 
 
 def _for_boxes(settings: InsProTrainSettings) -> InsProTrainSettings:
@@ -165,7 +167,7 @@ def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: Ins
     clips, bundle = settings.data.clips, folder / "bundle"
     folder.mkdir(parents=True, exist_ok=True)
     export_bundle(Export(weights, bundle, clips.height_px, clips.width_px, family="inspro", overwrite=True))
-    network = read_inspro_checkpoint(weights).network()
+    network = _network(weights)
     same = _for_boxes(settings)
     figures = {f"free boxes: {name}": value for name, value in free_boxes(network, same).items()}
     figures |= {f"slots: {name}": value for name, value in best_slots(network, same).items()}

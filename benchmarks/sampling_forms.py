@@ -127,7 +127,8 @@ class AttentionInForm(DeformableAttention):
 
     def forward(self, query: Tensor, value: Tensor, places: Tensor) -> Tensor:  # type: ignore[override]
         """Attended values [B, S, C]; arguments as of DeformableAttention, whose sizes are fixed here."""
-        offsets = self.sampling_offsets(query).float().unflatten(-1, (self.heads, self.levels, self.points, 2))
+        offsets = F.linear(query, self.sampling_offsets.weight, self.sampling_offsets.bias).float()
+        offsets = offsets.unflatten(-1, self.sampling_offsets.order)
         weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(dim=-1)
         shares = weights.unflatten(-1, (self.levels, self.points)).unbind(3)
         flat = self.value_proj(value).split([height * width for height, width in self.sizes], dim=1)

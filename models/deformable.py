@@ -25,13 +25,30 @@ RIM = 2
 Size = tuple[int, int]
 
 
+class OffsetPlanes(nn.Linear):
+    """Offsets [..., 2 * levels * heads * points] of [..., C]: all x, then all y, by level, head and point.
+
+    The weights are kept in the published order (heads, levels, points, 2) and turned at each call: a traced graph folds
+    that, and the offsets are many times as large.
+    """
+
+    def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
+        super().__init__(dim, heads * levels * points * 2)
+        self.order = (heads, levels, points, 2)
+
+    def forward(self, query: Tensor) -> Tensor:
+        weight = self.weight.unflatten(0, self.order).permute(3, 1, 0, 2, 4).flatten(0, 3)
+        bias = self.bias.unflatten(0, self.order).permute(3, 1, 0, 2).flatten()
+        return F.linear(query, weight, bias)
+
+
 class DeformableAttention(nn.Module):
     """Each token looks at a few points around its own place, on every level: equation 3 of Zhu et al."""
 
     def __init__(self, dim: int, heads: int, levels: int = 3, points: int = POINTS) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
-        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.sampling_offsets = OffsetPlanes(dim, heads, levels, points)
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
@@ -55,15 +72,8 @@ class DeformableAttention(nn.Module):
         return out
 
     def _offsets(self, query: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Of each level, float32 [B, Q, heads, points] in pixels: along x, along y.
-
-        The weights are put in this order, as a traced graph then folds them; the offsets are many times as large.
-        """
-        kept = self.sampling_offsets
-        order = (self.heads, self.levels, self.points, 2)
-        weight = kept.weight.unflatten(0, order).permute(3, 1, 0, 2, 4).flatten(0, 3)
-        bias = kept.bias.unflatten(0, order).permute(3, 1, 0, 2).flatten()
-        each = F.linear(query, weight, bias).float().chunk(2 * self.levels, dim=-1)
+        """Of each level, float32 [B, Q, heads, points] in pixels: along x, along y."""
+        each = self.sampling_offsets(query).float().chunk(2 * self.levels, dim=-1)
         planes = [plane.unflatten(-1, (self.heads, self.points)) for plane in each]
         return tuple(planes[: self.levels]), tuple(planes[self.levels :])
 

@@ -114,6 +114,21 @@ def test_a_module_that_is_kept_stays_in_float32_as_a_whole() -> None:
     assert kinds == {True: {torch.float32}, False: {torch.float16}}
 
 
+def test_the_offsets_of_deformable_attention_are_a_module_that_is_watched_and_can_be_kept() -> None:
+    graph, given = graph_of(PUBLISHED_KIND), frames()
+    name = next(name for name, _ in graph.network.named_modules() if name.endswith("self_attn.sampling_offsets"))
+    half, found = halved(graph, given, kept=[name])
+    assert found == []
+    assert next(half.network.get_submodule(name).parameters()).dtype == torch.float32
+    assert all(tensor.isfinite().all() for tensor in half(*tensors(given)))
+
+    offsets = graph.network.get_submodule(name)
+    assert isinstance(offsets, nn.Linear)
+    nn.init.constant_(offsets.bias, FP16_MAX)
+    _, found = halved(graph, given)
+    assert any(name.startswith(island.module) for island in found)
+
+
 @torch.no_grad()
 def test_outputs_beyond_fp16_are_refused() -> None:
     graph = graph_of(PUBLISHED_KIND)
