@@ -13,10 +13,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import Floats
 from visrt.runtime.assign import assign, cosine_similarity
 from visrt.runtime.engine import Array, Engine
 from visrt.runtime.errors import UsageError
-from visrt.runtime.family import Floats, Queries
+from visrt.runtime.queries import Queries
 
 __all__ = ["OBJECT_SCORE", "Agreement", "Floors", "FrameAnswer", "agreement", "answers", "packed_masks"]
 

@@ -12,19 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from visrt.runtime.arrays import Floats, Tensors, softmax
 from visrt.runtime.assign import NOBODY, bisoftmax, cosine_similarity, greedy_pairs, hungarian_pairs
 from visrt.runtime.contract import GraphNeed
-from visrt.runtime.family import Floats, MasksOf, Queries, Track, softmax
 from visrt.runtime.mask_bits import packed
 from visrt.runtime.memory import NO_ID, Detections, Memory, Renewal, born, empty_memory, kept, resized, seen
+from visrt.runtime.method import MasksOf, PerFrameMethod, Track
 from visrt.runtime.minvis import GRAPHS
 from visrt.runtime.nms import bits_iou, nms, smoothed_iou
+from visrt.runtime.queries import Queries
 
 __all__ = ["Candidates", "CtVis", "CtVisSettings", "CtVisState", "Followed"]
 
@@ -122,15 +125,15 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class CtVis:
-    """The CTVIS family: the graphs of MinVIS, a memory bank for a state."""
+class CtVis(PerFrameMethod[CtVisState]):
+    """CTVIS: the graphs of MinVIS, a memory bank for a state."""
 
     settings: CtVisSettings = CtVisSettings()
 
-    def needs(self) -> Mapping[str, GraphNeed]:
+    def required_graphs(self) -> Mapping[str, GraphNeed]:
         return GRAPHS
 
-    def start(self) -> CtVisState:
+    def start(self, initial: Tensors = MappingProxyType({})) -> CtVisState:
         return CtVisState()
 
     def restart(self, state: CtVisState) -> CtVisState:

@@ -108,7 +108,7 @@ def mean_logits(outputs: list[Output]) -> Floats:
 
 def _masks(network: Network, outputs: FrameOutputs) -> MasksOf:
     """Whole maps: the released code lets masks compete with what they have in the padding."""
-    return lambda mask_embeddings: network.run_masks(mask_embeddings, outputs)
+    return lambda mask_embeddings: network.run_masks(mask_embeddings, outputs.device)
 
 
 def _made(resize: MaskResize, logits: Floats) -> MadeMask:

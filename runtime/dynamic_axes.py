@@ -5,7 +5,7 @@ from __future__ import annotations
 from visrt.runtime.errors import BundleError
 from visrt.runtime.manifest import GraphSpec, Manifest
 
-__all__ = ["BATCH", "FRAMES", "MASKS", "handed_over", "largest_sizes", "profile_of", "run_sizes"]
+__all__ = ["BATCH", "FRAMES", "MASKS", "largest_sizes", "profile_of", "run_sizes"]
 
 BATCH = "batch"
 """Frames of one call of the frame graph."""
@@ -52,26 +52,6 @@ def run_sizes(symbol: str, largest: int) -> tuple[int, ...]:
         return tuple(range(1, largest + 1))
     powers = (2**exponent for exponent in range(largest.bit_length()))
     return (*(size for size in powers if size < largest), largest)
-
-
-def handed_over(manifest: Manifest, name: str) -> frozenset[str]:
-    """Roles of graph `name` that go from one graph to another on the device.
-
-    These are outputs whose rows are exactly an input of another graph, as mask features are, and these inputs.
-    """
-    graph = manifest.graphs[name]
-    others = [other for key, other in manifest.graphs.items() if key != name]
-    given = {role for role in graph.outputs if any(_takes(other, graph, role) for other in others)}
-    taken = {role for role in graph.inputs if any(_takes(graph, other, role) for other in others)}
-    return frozenset(given | taken)
-
-
-def _takes(taker: GraphSpec, giver: GraphSpec, role: str) -> bool:
-    """Whether one row of the giver's output `role` is the taker's whole input of that role."""
-    if role not in taker.inputs or role not in giver.outputs:
-        return False
-    taken, given = taker.inputs[role], giver.outputs[role]
-    return (taken.dtype, taken.shape) == (given.dtype, given.shape[1:]) and all(isinstance(x, int) for x in taken.shape)
 
 
 def _symbols(graph: GraphSpec) -> set[str]:

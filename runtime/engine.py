@@ -7,57 +7,11 @@ graph, so that no tensor name is repeated in the runtime.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from visrt.runtime.arrays import Array, HostTensor, Tensor
 
-Array = NDArray[Any]
-
-
-class Tensor(Protocol):
-    """One output of an engine. Valid until the engine reuses the slot it lies in; `.numpy()` copies to the host."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    @property
-    def device(self) -> str: ...
-
-    def row(self, index: int) -> Tensor:
-        """Item `index` of the first (batch) axis, on the same device, without that axis."""
-        ...
-
-    def numpy(self) -> Array: ...
-
-
-@dataclass(frozen=True)
-class HostTensor:
-    """A tensor in host memory."""
-
-    array: Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    @property
-    def device(self) -> str:
-        return "cpu"
-
-    def row(self, index: int) -> HostTensor:
-        return HostTensor(self.array[index])
-
-    def numpy(self) -> Array:
-        return self.array
+__all__ = ["AnswersLater", "Array", "Engine", "HostTensor", "Tensor"]
 
 
 class Engine(Protocol):

@@ -3,49 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from visrt.runtime.agreement import FrameAnswer, packed_masks
-from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.arrays import Array, Tensor
+from visrt.runtime.engine import Engine
 from visrt.runtime.errors import EngineError
-from visrt.runtime.family import Queries
+from visrt.runtime.queries import Queries
 
-__all__ = ["Ask", "Outputs", "answers_of", "checked_batch", "mask_logits_of", "outputs_of"]
+__all__ = ["FullOutputs", "Outputs", "answers_of", "checked_batch", "mask_logits_of", "outputs_of"]
 
 Outputs = dict[str, Array]
 """By role, [B, ...]; `mask_logits` [B, Q, h, w] are those of all queries."""
 
-Ask = Callable[[Mapping[str, Engine], Array, Array], Outputs]
-"""How the engines of a family are asked: all roles for `images` of `valid_sizes`, one call of the frame graph."""
+FullOutputs = Callable[[Mapping[str, Engine], Array, Array], Outputs]
+"""Gives all outputs of a bundle's engines for `images` of `valid_sizes`; see `TrackingMethod.full_outputs`."""
 
 
-def outputs_of(engines: Mapping[str, Engine], images: Array, valid_sizes: Array) -> Outputs:
-    """What `engines` say of `images`, uint8 RGB [B, H, W, 3], of `valid_sizes` int32 [B, 2]: one call of the frame
-    graph and, as in a session, one of the masks graph for each frame, on the features the first gave."""
-    given = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes}), len(images))
-    outputs = {role: tensor.numpy() for role, tensor in given.items()}
-    masks = [
-        mask_logits_of(engines["masks"], outputs["mask_embeddings"][i], given["mask_features"].row(i))
-        for i in range(len(images))
-    ]
-    return {**outputs, "mask_logits": np.stack(masks)}
+def outputs_of(
+    engines: Mapping[str, Engine],
+    images: Array,
+    valid_sizes: Array,
+    more_feeds: Mapping[str, Array] = MappingProxyType({}),
+) -> Outputs:
+    """All outputs for `images`, uint8 RGB [B, H, W, 3], of `valid_sizes` int32 [B, 2], where one graph gives the
+    queries: one call of the frame graph, with `more_feeds` where it takes state, and one of the masks graph for each
+    frame."""
+    made = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes, **more_feeds}), len(images))
+    outputs = {role: tensor.numpy() for role, tensor in made.items()}
+    return {
+        **outputs,
+        "mask_logits": mask_logits_of(engines["masks"], outputs["mask_embeddings"], made["mask_features"]),
+    }
 
 
-def checked_batch(given: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
-    """What the frame graph gave. Raises EngineError if it is not of as many frames as it was asked for."""
-    for role, tensor in given.items():
+def checked_batch(outputs: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
+    """The frame graph's outputs. Raises EngineError if they are not of as many frames as it was given."""
+    for role, tensor in outputs.items():
         if tensor.shape[0] != frames:
             raise EngineError(
                 f"output {role!r} holds {tensor.shape[0]} frames of a batch of {frames}; export the bundle again"
             )
-    return given
+    return outputs
 
 
 def mask_logits_of(engine: Engine, mask_embeddings: Array, mask_features: Tensor) -> Array:
-    """In the precision of the features, which stay on their device."""
+    """Mask logits [B, Q, h, w] of embeddings [B, Q, D], as in a session one call of the masks engine for each frame.
+
+    In the precision of the features, which stay on their device.
+    """
     embeddings = mask_embeddings.astype(mask_features.dtype, copy=False)
-    return engine({"mask_embeddings": embeddings, "mask_features": mask_features})["mask_logits"].numpy()
+    calls = ({"mask_embeddings": rows, "mask_features": mask_features.row(i)} for i, rows in enumerate(embeddings))
+    return np.stack([engine(feeds)["mask_logits"].numpy() for feeds in calls])
 
 
 def answers_of(outputs: Outputs) -> list[FrameAnswer]:

@@ -16,19 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from visrt.runtime.clip_family import ClipAnswer, RunGraph, Sighting, Tensors
+from visrt.runtime.arrays import Array, Floats, Tensors, softmax
 from visrt.runtime.contract import GraphNeed, TensorNeed
+from visrt.runtime.engine import Engine
+from visrt.runtime.engine_outputs import Outputs
 from visrt.runtime.errors import NumericalError
-from visrt.runtime.family import Floats, softmax
 from visrt.runtime.genvis_memory import (
     Memory,
     MemoryEntry,
     empty_memory,
-    forgotten,
+    forget_slots_before,
     read,
     read_across_slots,
-    remembered,
+    update_memory,
 )
+from visrt.runtime.genvis_outputs import genvis_outputs
+from visrt.runtime.manifest import Manifest
+from visrt.runtime.method import FrameOutputs, FrameTracks, Graphs, RunGraph, tracks_with_masks
+from visrt.runtime.slot_tracks import SlotTracks, forget_slots, mark_seen, new_slot_tracks, shown_objects, without_lost
 
 __all__ = [
     "BASE",
@@ -39,14 +44,11 @@ __all__ = [
     "GenVisState",
     "clip_step",
     "first_step",
-    "nothing_shown",
-    "shown_after",
-    "sightings_of",
+    "update_tracks",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1)]
-NO_OBJECT = -1
 
 BASE = "base"
 """The state that lies in the bundle: what the slots of the first clip start from, made of the learned queries."""
@@ -130,35 +132,18 @@ class ClipStep:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What is known of each of S slots as an object. ids [S], -1 for none; seen_s [S]: when it was last shown.
-
-    best [S, K]: the highest chance of each class in any clip; None before the first clip.
-    """
-
-    ids: NDArray[np.int64]
-    seen_s: NDArray[np.float64]
-    best: Floats | None
-    next_id: int
-
-
-@dataclass(frozen=True)
 class GenVisState:
     step: ClipStep
-    shown: Shown
+    tracks: SlotTracks
 
 
 def first_step(base: Floats) -> ClipStep:
     return ClipStep(0, base, base, np.zeros_like(base), empty_memory(len(base)))
 
 
-def nothing_shown(slots: int, next_id: int) -> Shown:
-    return Shown(np.full(slots, NO_OBJECT, dtype=np.int64), np.full(slots, -np.inf), None, next_id)
-
-
 @dataclass(frozen=True)
 class GenVis:
-    """The GenVIS family: three graphs, one state, one update a clip."""
+    """GenVIS: three graphs, one state, one update per clip."""
 
     settings: GenVisSettings = GenVisSettings()
 
@@ -166,91 +151,81 @@ class GenVis:
     def clip_frames(self) -> int:
         return self.settings.clip_frames
 
-    def needs(self) -> Mapping[str, GraphNeed]:
+    def required_graphs(self) -> Mapping[str, GraphNeed]:
         return GRAPHS
 
-    def states(self) -> Mapping[str, TensorNeed]:
+    def required_states(self) -> Mapping[str, TensorNeed]:
         return {BASE: TensorNeed("S C", ("float32",))}
 
     def start(self, initial: Tensors) -> GenVisState:
         base = initial[BASE]
-        return GenVisState(first_step(base), nothing_shown(len(base), next_id=0))
+        return GenVisState(first_step(base), new_slot_tracks(len(base), next_id=0))
 
     def restart(self, state: GenVisState) -> GenVisState:
-        return GenVisState(first_step(state.step.first), nothing_shown(len(state.step.first), state.shown.next_id))
+        return GenVisState(first_step(state.step.first), new_slot_tracks(len(state.tracks.ids), state.tracks.next_id))
 
-    def follow(
-        self, frames: Sequence[Tensors], times_s: Sequence[float], run: RunGraph, state: GenVisState
-    ) -> ClipAnswer[GenVisState]:
-        """What is seen in a clip, the same slots in each of its frames, and the state after it."""
-        outputs, step, broken = clip_step(frames, run, state.step, self.settings)
-        shown = without_lost(without_slots(state.shown, broken), times_s[0], self.settings)
-        chances = np.where(broken[:, None], np.float32(0), softmax(outputs["class_logits"])[:, :-1])
-        shown, visible = shown_after(shown, chances, times_s[-1], self.settings)
-        sightings = sightings_of(shown, visible, outputs["mask_embeddings"])
-        return ClipAnswer([sightings] * len(frames), GenVisState(step, shown), int(broken.sum()))
+    def update(
+        self, frames: Sequence[FrameOutputs], graphs: Graphs, state: GenVisState
+    ) -> tuple[list[FrameTracks], GenVisState]:
+        """The same slots are shown in each frame of the clip, each with the mask it has there."""
+        settings = self.settings
+        outputs, step, invalid = clip_step([frame.tensors for frame in frames], graphs.run, state.step, settings)
+        probabilities = np.where(invalid[:, None], np.float32(0), softmax(outputs["class_logits"])[:, :-1])
+        tracks = without_lost(forget_slots(state.tracks, invalid), frames[0].now_s, settings.lost_s)
+        tracks, objects, slots = update_tracks(tracks, probabilities, frames[-1].now_s, settings)
+        embeddings, dropped = outputs["mask_embeddings"][slots], [int(invalid.sum())] + [0] * (len(frames) - 1)
+        counts = zip(frames, dropped, strict=True)
+        shown = [tracks_with_masks(frame, graphs, objects, embeddings, count) for frame, count in counts]
+        return shown, GenVisState(step, tracks)
+
+    def full_outputs(
+        self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
+    ) -> Outputs:
+        return genvis_outputs(engines, images, valid_sizes, initial[BASE], self.settings.clip_lengths)
+
+    def graph_of(self, role: str) -> str:
+        return {"mask_logits": "masks", "frame_queries": "frame", "mask_features": "frame"}.get(role, "clip")
+
+
+def update_tracks(
+    tracks: SlotTracks, probabilities: Floats, now_s: float, settings: GenVisSettings
+) -> tuple[SlotTracks, list[tuple[int, int, float]], NDArray[np.intp]]:
+    """The tracks after a clip with `probabilities` [S, K] of the classes; the objects shown in it, (id, label, score)
+    by id, and their slots. The score is the highest that the object ever had."""
+    tracks, visible = mark_seen(
+        tracks,
+        probabilities,
+        now_s,
+        birth_score=settings.birth_score,
+        keep_score=settings.keep_score,
+        max_objects=settings.max_objects,
+    )
+    best = probabilities if tracks.scores is None else np.maximum(tracks.scores, probabilities)
+    tracks = replace(tracks, scores=best)
+    return tracks, *shown_objects(tracks, visible)
 
 
 def clip_step(
     frames: Sequence[Tensors], run: RunGraph, step: ClipStep, settings: GenVisSettings
 ) -> tuple[Tensors, ClipStep, NDArray[np.bool_]]:
-    """The clip graph's outputs for `frames`, the step after it, and which slots are `broken` [S].
+    """The clip graph's outputs for `frames`, the step after it, and which slots are `invalid` [S].
 
-    These have zeros for outputs and start the next clip anew. Raises NumericalError if all are broken.
+    For these the network gave NaN or infinity: their outputs are zeros, and the next clip starts from the first one's
+    base. Raises NumericalError if all are.
     """
     start = step.base + READS[settings.memory_read](step.memory, step.key)
     queries = np.stack([frame["frame_queries"] for frame in frames])
     outputs = run("clip", {"frame_queries": queries, "instance_queries": start})
-    broken = ~np.all([np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
-    if broken.all():
+    invalid = ~np.all([np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
+    if invalid.all():
         raise NumericalError(
             "the network gave NaN or infinity in every slot of the clip graph; check the bundle with its reference "
             "frames, and an FP16 engine against FP32"
         )
-    outputs = {role: np.where(broken[:, None], np.float32(0), values) for role, values in outputs.items()}
+    outputs = {role: np.where(invalid[:, None], np.float32(0), values) for role, values in outputs.items()}
     entry = MemoryEntry(step.clip, outputs["memory_key"], outputs["memory_value"])
-    memory = remembered(step.memory, entry, settings.memory_clips)
-    if broken.any():
-        memory = forgotten(memory, broken, step.clip + 1)
-    base = np.where(broken[:, None], step.first, outputs["base"])
-    return outputs, ClipStep(step.clip + 1, step.first, base, outputs["key"], memory), broken
-
-
-def without_slots(shown: Shown, gone: NDArray[np.bool_]) -> Shown:
-    """Without ids and scores of the slots that are `gone` [S]."""
-    best = None if shown.best is None else np.where(gone[:, None], np.float32(0), shown.best)
-    return replace(shown, ids=np.where(gone, NO_OBJECT, shown.ids), best=best)
-
-
-def without_lost(shown: Shown, now_s: float, settings: GenVisSettings) -> Shown:
-    """Without the objects that were not shown for too long."""
-    if settings.lost_s is None:
-        return shown
-    return without_slots(shown, (shown.ids != NO_OBJECT) & (now_s - shown.seen_s > settings.lost_s))
-
-
-def shown_after(
-    shown: Shown, chances: Floats, now_s: float, settings: GenVisSettings
-) -> tuple[Shown, NDArray[np.intp]]:
-    """What is known after a clip with `chances` [S, K] of the classes, and the slots that are shown in it.
-
-    Ids are given in order of score.
-    """
-    scores = chances.max(axis=1)
-    floor = np.where(shown.ids == NO_OBJECT, settings.birth_score, settings.keep_score)
-    by_score = np.argsort(-scores, kind="stable")
-    visible = by_score[(scores >= floor)[by_score]][: settings.max_objects]
-    newborn = visible[shown.ids[visible] == NO_OBJECT]
-    ids, seen_s = shown.ids.copy(), shown.seen_s.copy()
-    ids[newborn] = shown.next_id + np.arange(len(newborn))
-    seen_s[visible] = now_s
-    best = chances if shown.best is None else np.maximum(shown.best, chances)
-    return Shown(ids, seen_s, best, shown.next_id + len(newborn)), visible
-
-
-def sightings_of(shown: Shown, visible: NDArray[np.intp], mask_embeddings: Floats) -> list[Sighting]:
-    """What is shown of the `visible` slots, by id: the class that was ever surest, and how sure it was (causal)."""
-    assert shown.best is not None
-    best = shown.best
-    slots = sorted(visible.tolist(), key=lambda slot: int(shown.ids[slot]))
-    return [Sighting(int(shown.ids[s]), int(best[s].argmax()), float(best[s].max()), mask_embeddings[s]) for s in slots]
+    memory = update_memory(step.memory, entry, settings.memory_clips)
+    if invalid.any():
+        memory = forget_slots_before(memory, invalid, step.clip + 1)
+    base = np.where(invalid[:, None], step.first, outputs["base"])
+    return outputs, ClipStep(step.clip + 1, step.first, base, outputs["key"], memory), invalid

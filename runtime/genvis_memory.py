@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.family import Floats
+from visrt.runtime.arrays import Floats
 
-__all__ = ["Memory", "MemoryEntry", "empty_memory", "forgotten", "read", "read_across_slots", "remembered"]
+__all__ = ["Memory", "MemoryEntry", "empty_memory", "forget_slots_before", "read", "read_across_slots", "update_memory"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_across_slots(memory: Memory, key: Floats) -> Floats:
     return np.asarray(weights.T @ values, dtype=np.float32)
 
 
-def remembered(memory: Memory, entry: MemoryEntry, cap: int) -> Memory:
+def update_memory(memory: Memory, entry: MemoryEntry, cap: int) -> Memory:
     """The memory with `entry`, at most `cap` entries: the newer half of them are the newest clips without a gap.
 
     The others are spaced over the time before, and the first stays: beyond the cap the one is dropped whose two
@@ -80,7 +80,7 @@ def remembered(memory: Memory, entry: MemoryEntry, cap: int) -> Memory:
     return replace(memory, entries=entries)
 
 
-def forgotten(memory: Memory, slots: NDArray[np.bool_], clip: int) -> Memory:
+def forget_slots_before(memory: Memory, slots: NDArray[np.bool_], clip: int) -> Memory:
     """The memory in which `slots` [S] have no past before number `clip`."""
     return replace(memory, since=np.where(slots, clip, memory.since))
 

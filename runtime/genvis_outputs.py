@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from visrt.runtime.arrays import Floats
 from visrt.runtime.engine import Array, Engine
-from visrt.runtime.engine_outputs import Ask, Outputs, checked_batch, mask_logits_of
-from visrt.runtime.family import Floats
+from visrt.runtime.engine_outputs import Outputs, checked_batch, mask_logits_of
 
-__all__ = ["asked_lengths", "genvis_asker", "roles_of_clip"]
+__all__ = ["asked_lengths", "genvis_outputs", "roles_of_clip"]
 
 SEEN = {"class_logits": "class_logits", "prototypes": "embeddings", "mask_embeddings": "mask_embeddings"}
 """Outputs of the clip graph that are compared at every length, and the roles they have."""
@@ -32,20 +32,15 @@ def roles_of_clip(outputs: Mapping[str, Array], length: int) -> Outputs:
     return {f"{role}@{length}": outputs[name] for name, role in SEEN.items()}
 
 
-def genvis_asker(base: Floats, clip_lengths: Sequence[int]) -> Ask:
-    """How the engines of a bundle are asked whose first clips start from `base` [S, C]."""
-
-    def ask(engines: Mapping[str, Engine], images: Array, valid_sizes: Array) -> Outputs:
-        given = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes}), len(images))
-        frames = [_of_clips(engines["clip"], queries, base, clip_lengths) for queries in given["frame_queries"].numpy()]
-        outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
-        masks = [
-            mask_logits_of(engines["masks"], outputs["mask_embeddings"][i], given["mask_features"].row(i))
-            for i in range(len(images))
-        ]
-        return {role: tensor.numpy() for role, tensor in given.items()} | outputs | {"mask_logits": np.stack(masks)}
-
-    return ask
+def genvis_outputs(
+    engines: Mapping[str, Engine], images: Array, valid_sizes: Array, base: Floats, clip_lengths: Sequence[int]
+) -> Outputs:
+    """All outputs for `images`, each as a first clip, which starts from `base` [S, C]."""
+    made = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes}), len(images))
+    frames = [_of_clips(engines["clip"], queries, base, clip_lengths) for queries in made["frame_queries"].numpy()]
+    outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+    masks = mask_logits_of(engines["masks"], outputs["mask_embeddings"], made["mask_features"])
+    return {role: tensor.numpy() for role, tensor in made.items()} | outputs | {"mask_logits": masks}
 
 
 def _of_clips(engine: Engine, frame_queries: Floats, base: Floats, clip_lengths: Sequence[int]) -> Outputs:

@@ -17,7 +17,7 @@ from visrt.runtime.genvis import BASE, GenVis, clip_step, first_step
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.masks import Rle
-from visrt.runtime.network import Network
+from visrt.runtime.network import ClipGraphs, Network
 from visrt.runtime.video_tracks import ReadFrames, VideoResult, VideoTrack, Winner, best_of_scores, second_reading
 
 __all__ = ["genvis_result", "segmented"]
@@ -67,7 +67,8 @@ def segmented(network: Network, family: GenVis, frames: Iterable[Frame]) -> Iter
         seen = network.run_frames(clip)
         for outputs in seen:
             outputs.check_finite()
-        told, step, broken = clip_step([outputs.tensors for outputs in seen], network.run, step, settings)
+        graphs = ClipGraphs(network, seen, network.carried())
+        told, step, broken = clip_step([outputs.tensors for outputs in seen], graphs.run, step, settings)
         chances = np.where(broken[:, None], np.float32(0), softmax(told["class_logits"])[:, :-1])
         yield Segmented(len(clip), chances, told["mask_embeddings"])
 

@@ -8,7 +8,7 @@ with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,7 +19,17 @@ from PIL import Image
 from visrt.runtime.errors import UsageError
 from visrt.runtime.manifest import InputSpec
 
-__all__ = ["RESIZERS", "Letterbox", "cv2_area", "image_for", "letterbox", "network_input", "pillow_bilinear"]
+__all__ = [
+    "RESIZERS",
+    "Letterbox",
+    "check_frames",
+    "cv2_area",
+    "image_for",
+    "letterbox",
+    "letterbox_into",
+    "network_input",
+    "pillow_bilinear",
+]
 
 Frame = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -69,8 +79,8 @@ def cv2_area(frame: Frame, size: Size) -> Frame:
 RESIZERS: dict[str, Callable[[Frame, Size], Frame]] = {"pillow_bilinear": pillow_bilinear, "cv2_area": cv2_area}
 
 
-def image_for(frame: Frame, spec: InputSpec, resize: Callable[[Frame, Size], Frame], out: Frame) -> Letterbox:
-    """Writes `frame` [H, W, 3] into `out` [*spec.image_size, 3] as the frame graph takes it, and says how it lies.
+def letterbox_into(out: Frame, frame: Frame, spec: InputSpec, resize: Callable[[Frame, Size], Frame]) -> Letterbox:
+    """Writes `frame` [H, W, 3] into `out` [*spec.image_size, 3] as the frame graph takes it; gives how it lies there.
 
     Raises UsageError for a frame of another size than the graph can resize.
     """
@@ -86,6 +96,21 @@ def image_for(frame: Frame, spec: InputSpec, resize: Callable[[Frame, Size], Fra
             "(height x width) only; export one without --source-size, or with this size"
         )
     return fit
+
+
+def image_for(frame: Frame, spec: InputSpec, resize: Callable[[Frame, Size], Frame], out: Frame) -> Letterbox:
+    return letterbox_into(out, frame, spec, resize)
+
+
+def check_frames(frames: Sequence[Frame]) -> None:
+    """Raises UsageError unless all are uint8 [H, W, 3] with at least one pixel."""
+    for frame in frames:
+        is_array = isinstance(frame, np.ndarray)
+        given = f"{frame.dtype} {list(frame.shape)}" if is_array else f"a {type(frame).__name__}"
+        if not is_array or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise UsageError(f"frame is {given}; expected a uint8 array [height, width, 3], RGB")
+        if not frame.size:
+            raise UsageError(f"frame is {given}; expected at least one pixel")
 
 
 def network_input(frame: Frame, fit: Letterbox, resize: Callable[[Frame, Size], Frame], out: Frame) -> None:

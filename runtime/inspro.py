@@ -10,26 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from visrt.runtime.clip_family import ClipAnswer, RunGraph, Tensors
+from visrt.runtime.arrays import Array, Floats, Tensors
 from visrt.runtime.contract import GraphNeed, TensorNeed
+from visrt.runtime.engine import Engine
+from visrt.runtime.engine_outputs import Outputs
 from visrt.runtime.errors import NumericalError
-from visrt.runtime.family import Floats
+from visrt.runtime.inspro_outputs import inspro_outputs
 from visrt.runtime.inspro_pairs import (
     Pairs,
     first_pairs,
-    handed_over,
-    remembered,
-    started_over,
+    invalid_slots,
+    reset_slots,
     too_small,
-    unsound_slots,
+    update_bank,
+    update_pairs,
 )
-from visrt.runtime.inspro_shown import Shown, nothing_shown, shown_after, sightings_of, without_lost, without_slots
+from visrt.runtime.manifest import Manifest
+from visrt.runtime.method import FrameOutputs, FrameTracks, Graphs, RunGraph, tracks_with_masks
+from visrt.runtime.slot_tracks import SlotTracks, forget_slots, mark_seen, new_slot_tracks, shown_objects, without_lost
 
 __all__ = [
     "BANK",
@@ -137,36 +141,33 @@ class FrameStep:
 
 @dataclass(frozen=True)
 class FrameAnswer:
-    """The head's outputs by role, zeros for the slots [N] that are `unsound`; `anew` [N]: those that begin anew with
-    the next frame."""
+    """The head's outputs by role, zeros for the slots [N] that are `invalid`; `reset` [N]: those that restart
+    from their learned pair in the next frame."""
 
     outputs: Tensors
     step: FrameStep
-    unsound: NDArray[np.bool_]
-    anew: NDArray[np.bool_]
+    invalid: NDArray[np.bool_]
+    reset: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class InsProState:
     step: FrameStep
-    shown: Shown
+    tracks: SlotTracks
 
 
 @dataclass(frozen=True)
 class InsPro:
-    """The InsPro family: three graphs, or four for the lite variant, one state, one update a frame."""
+    """InsPro: three graphs, or four for the lite variant, one state, one update per frame."""
 
     settings: InsProSettings = InsProSettings()
+    clip_frames: ClassVar[int] = 1
 
-    @property
-    def clip_frames(self) -> int:
-        return 1
-
-    def needs(self) -> Mapping[str, GraphNeed]:
+    def required_graphs(self) -> Mapping[str, GraphNeed]:
         graphs = {"frame": FRAME, "head": HEAD, "masks": MASKS}
         return graphs if self.settings.key_every_frames == 1 else {**graphs, "head_lite": LITE_HEAD}
 
-    def states(self) -> Mapping[str, TensorNeed]:
+    def required_states(self) -> Mapping[str, TensorNeed]:
         return {
             QUERIES: TensorNeed("N C", ("float32",)),
             PROPOSALS: TensorNeed("N 4", ("float32",)),
@@ -175,34 +176,59 @@ class InsPro:
 
     def start(self, initial: Tensors) -> InsProState:
         step = first_step(initial)
-        return InsProState(step, nothing_shown(len(step.pairs.queries), next_id=0))
+        return InsProState(step, new_slot_tracks(len(step.pairs.queries), next_id=0))
 
     def restart(self, state: InsProState) -> InsProState:
         pairs, slots = state.step.pairs, len(state.step.pairs.queries)
-        step = FrameStep(started_over(pairs, np.ones(slots, dtype=bool)))
-        return InsProState(step, nothing_shown(slots, state.shown.next_id))
+        step = FrameStep(reset_slots(pairs, np.ones(slots, dtype=bool)))
+        return InsProState(step, new_slot_tracks(slots, state.tracks.next_id))
 
-    def follow(
-        self, frames: Sequence[Tensors], times_s: Sequence[float], run: RunGraph, state: InsProState
-    ) -> ClipAnswer[InsProState]:
-        """What is seen in a frame, and the state after it. Slots that begin anew are counted as dropped."""
-        [frame], [now_s], settings = frames, times_s, self.settings
-        answer = frame_step(frame, run, state.step, settings)
-        shown = without_lost(without_slots(state.shown, answer.unsound), now_s, settings.lost_s)
-        chances = np.where(answer.unsound[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
-        shown, visible = shown_after(
-            shown,
-            chances,
-            now_s,
+    def update(
+        self, frames: Sequence[FrameOutputs], graphs: Graphs, state: InsProState
+    ) -> tuple[list[FrameTracks], InsProState]:
+        """The slots shown in a frame. The score averages those of the frames in which the object was shown.
+
+        Slots that restart from their learned pair are counted as dropped.
+        """
+        [frame], settings = frames, self.settings
+        answer = frame_step(frame.tensors, graphs.run, state.step, settings)
+        probabilities = np.where(answer.invalid[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
+        tracks = without_lost(forget_slots(state.tracks, answer.invalid), frame.now_s, settings.lost_s)
+        tracks, visible = mark_seen(
+            tracks,
+            probabilities,
+            frame.now_s,
             birth_score=settings.birth_score,
             keep_score=settings.keep_score,
-            window_frames=settings.score_window_frames,
-            most=settings.max_objects,
+            max_objects=settings.max_objects,
         )
-        sightings = sightings_of(shown, visible, answer.outputs["mask_embeddings"])
-        step = with_key_on_drop(answer.step, chances[visible], state.step.is_key, settings.key_score_drop)
-        state = InsProState(step, without_slots(shown, answer.anew))
-        return ClipAnswer([sightings], state, int(answer.anew.sum()))
+        tracks = with_mean_scores(tracks, visible, probabilities, settings.score_window_frames)
+        objects, slots = shown_objects(tracks, visible)
+        shown = tracks_with_masks(
+            frame, graphs, objects, answer.outputs["mask_embeddings"][slots], int(answer.reset.sum())
+        )
+        step = with_key_on_drop(answer.step, probabilities[visible], state.step.is_key, settings.key_score_drop)
+        return [shown], InsProState(step, forget_slots(tracks, answer.reset))
+
+    def full_outputs(
+        self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
+    ) -> Outputs:
+        size = (manifest.input.height, manifest.input.width)
+        return inspro_outputs(engines, images, valid_sizes, first_step(initial).pairs, size)
+
+    def graph_of(self, role: str) -> str:
+        kind, _, which = role.partition("@")
+        return {"mask_logits": "masks", "mask_features": "frame"}.get(kind, "head_lite" if which == "lite" else "head")
+
+
+def with_mean_scores(
+    tracks: SlotTracks, visible: NDArray[np.intp], probabilities: Floats, window_frames: int
+) -> SlotTracks:
+    """The tracks with the `visible` slots' scores averaged: plainly over `window_frames`, then exponentially."""
+    mean = np.zeros_like(probabilities) if tracks.scores is None else tracks.scores.copy()
+    weight = np.maximum(1 / tracks.seen_frames[visible], 1 / window_frames).astype(np.float32)[:, None]
+    mean[visible] += weight * (probabilities[visible] - mean[visible])
+    return replace(tracks, scores=mean)
 
 
 def first_step(initial: Tensors) -> FrameStep:
@@ -215,19 +241,19 @@ def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProS
     Raises NumericalError if the network gave NaN or infinity for all slots.
     """
     outputs = _looked(frame, run, step)
-    unsound = unsound_slots(outputs)
-    if unsound.all():
+    invalid = invalid_slots(outputs)
+    if invalid.all():
         raise NumericalError(
             "the network gave NaN or infinity in every slot of its head; check the bundle with its reference frames, "
             "and an FP16 engine against FP32"
         )
-    outputs = {role: np.where(unsound[:, None], np.float32(0), values) for role, values in outputs.items()}
-    pairs = handed_over(step.pairs, outputs)
+    outputs = {role: np.where(invalid[:, None], np.float32(0), values) for role, values in outputs.items()}
+    pairs = update_pairs(step.pairs, outputs)
     if step.is_key or settings.bank_takes == "all":
-        pairs = remembered(pairs, outputs["object_features"])
-    anew = unsound | too_small(pairs, settings.box_side_min)
+        pairs = update_bank(pairs, outputs["object_features"])
+    reset = invalid | too_small(pairs, settings.box_side_min)
     until_key = (settings.key_every_frames if step.is_key else step.until_key) - 1
-    return FrameAnswer(outputs, replace(step, pairs=started_over(pairs, anew), until_key=until_key), unsound, anew)
+    return FrameAnswer(outputs, replace(step, pairs=reset_slots(pairs, reset), until_key=until_key), invalid, reset)
 
 
 def _looked(frame: Tensors, run: RunGraph, step: FrameStep) -> Tensors:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from visrt.runtime.clip_family import Tensors
+from visrt.runtime.arrays import Floats, Tensors
 from visrt.runtime.engine import Array, Engine, Tensor
-from visrt.runtime.engine_outputs import Ask, Outputs, checked_batch, mask_logits_of
-from visrt.runtime.family import Floats
-from visrt.runtime.inspro_pairs import Pairs, handed_over, remembered
+from visrt.runtime.engine_outputs import Outputs, checked_batch, mask_logits_of
+from visrt.runtime.inspro_pairs import Pairs, update_bank, update_pairs
 
-__all__ = ["Look", "inspro_asker", "roles_of_frame"]
+__all__ = ["Look", "inspro_outputs", "roles_of_frame"]
 
 AGAIN, LITE = "@2", "@lite"
 
@@ -27,7 +26,7 @@ Look = Callable[[str, Tensors], Tensors]
 def roles_of_frame(look: Look, pairs: Pairs, heads: tuple[str, ...]) -> Outputs:
     """What is compared of one frame, by role; `heads`: "head", and "head_lite" where there is one."""
     first = look("head", _feeds(pairs, ("queries", "proposals", "bank", "fill")))
-    pairs = remembered(handed_over(pairs, first), first["object_features"])
+    pairs = update_bank(update_pairs(pairs, first), first["object_features"])
     roles = _named(first, "")
     roles |= _named(look("head", _feeds(pairs, ("queries", "proposals", "bank", "fill"))), AGAIN)
     if "head_lite" in heads:
@@ -35,23 +34,18 @@ def roles_of_frame(look: Look, pairs: Pairs, heads: tuple[str, ...]) -> Outputs:
     return roles
 
 
-def inspro_asker(pairs: Pairs, size: tuple[int, int]) -> Ask:
-    """How the engines of a bundle for inputs of `size` (height, width) are asked, whose videos start from `pairs`."""
-
-    def ask(engines: Mapping[str, Engine], images: Array, valid_sizes: Array) -> Outputs:
-        given = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes}), len(images))
-        frames = [
-            roles_of_frame(_looking(engines, given["pyramid"].row(i), size), pairs, tuple(engines))
-            for i in range(len(images))
-        ]
-        outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
-        masks = [
-            mask_logits_of(engines["masks"], outputs["mask_embeddings"][i], given["mask_features"].row(i))
-            for i in range(len(images))
-        ]
-        return {**outputs, "mask_features": given["mask_features"].numpy(), "mask_logits": np.stack(masks)}
-
-    return ask
+def inspro_outputs(
+    engines: Mapping[str, Engine], images: Array, valid_sizes: Array, pairs: Pairs, size: tuple[int, int]
+) -> Outputs:
+    """All outputs for `images` of a network for inputs of `size` (height, width); each video starts from `pairs`."""
+    made = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes}), len(images))
+    frames = [
+        roles_of_frame(_looking(engines, made["pyramid"].row(i), size), pairs, tuple(engines))
+        for i in range(len(images))
+    ]
+    outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+    masks = mask_logits_of(engines["masks"], outputs["mask_embeddings"], made["mask_features"])
+    return {**outputs, "mask_features": made["mask_features"].numpy(), "mask_logits": masks}
 
 
 def _looking(engines: Mapping[str, Engine], pyramid: Tensor, size: tuple[int, int]) -> Look:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.clip_family import Tensors
-from visrt.runtime.family import Floats
+from visrt.runtime.arrays import Floats, Tensors
 
-__all__ = ["Pairs", "first_pairs", "handed_over", "remembered", "started_over", "too_small", "unsound_slots"]
+__all__ = ["Pairs", "first_pairs", "invalid_slots", "reset_slots", "too_small", "update_bank", "update_pairs"]
 
 Slots = NDArray[np.bool_]
 
@@ -36,18 +35,18 @@ def first_pairs(queries: Floats, proposals: Floats, bank: Floats) -> Pairs:
     return Pairs(queries, proposals, queries, proposals, bank, np.zeros(len(queries), dtype=np.float32))
 
 
-def handed_over(pairs: Pairs, outputs: Tensors) -> Pairs:
+def update_pairs(pairs: Pairs, outputs: Tensors) -> Pairs:
     """The pairs after a head's `outputs`. The lite head has no next queries: those of the key frame stay."""
     return replace(pairs, queries=outputs.get("next_queries", pairs.queries), proposals=outputs["next_proposals"])
 
 
-def remembered(pairs: Pairs, object_features: Floats) -> Pairs:
+def update_bank(pairs: Pairs, object_features: Floats) -> Pairs:
     """The pairs with a new entry [N, C] in the bank, the oldest gone."""
     bank = np.concatenate([pairs.bank[1:], object_features[None]])
     return replace(pairs, bank=bank, fill=np.minimum(pairs.fill + 1, len(bank)).astype(np.float32))
 
 
-def started_over(pairs: Pairs, slots: Slots) -> Pairs:
+def reset_slots(pairs: Pairs, slots: Slots) -> Pairs:
     """The pairs with those of `slots` [N] as they were learned, without a past."""
     if not slots.any():
         return pairs
@@ -61,10 +60,10 @@ def started_over(pairs: Pairs, slots: Slots) -> Pairs:
     )
 
 
-def unsound_slots(outputs: Tensors) -> Slots:
+def invalid_slots(outputs: Tensors) -> Slots:
     """For which slots [N] a head gave NaN or infinity anywhere."""
-    unsound: Slots = np.any([~np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
-    return unsound
+    invalid: Slots = np.any([~np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
+    return invalid
 
 
 def too_small(pairs: Pairs, side_min: float) -> Slots:

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.family import Floats
-from visrt.runtime.following import runner_on
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.inspro import InsPro, first_step, frame_step, sigmoid
 from visrt.runtime.mask_resize import STRIDE, MaskResize, bilinear
 from visrt.runtime.masks import Rle, encode_region
-from visrt.runtime.network import Network
+from visrt.runtime.network import ClipGraphs, Network
 from visrt.runtime.video_tracks import ReadFrames, VideoResult, VideoTrack, best_of_scores, second_reading
 
 __all__ = ["TOP_K", "inspro_result"]
@@ -50,14 +49,13 @@ def inspro_result(network: Network, family: InsPro, read_frames: ReadFrames, top
 def _record(network: Network, family: InsPro, frames: Iterable[Frame]) -> Recording | None:
     """The first reading, slot by slot; None if there is no frame."""
     step, total, kept = first_step(network.states), np.zeros(()), list[Floats]()
-    needs = family.needs()
     for frame in frames:
         [outputs] = network.run_frames([frame])
         outputs.check_finite()
-        run = runner_on(outputs, network, needs)
-        answer = frame_step(outputs.tensors, run, step, family.settings)
+        graphs = ClipGraphs(network, [outputs], network.carried())
+        answer = frame_step(outputs.tensors, graphs.run, step, family.settings)
         step = answer.step
-        chances = np.where(answer.unsound[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
+        chances = np.where(answer.invalid[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
         total = total + chances.astype(np.float64)
         kept.append(answer.outputs["mask_embeddings"])
     return Recording((total / len(kept)).astype(np.float32), kept) if kept else None

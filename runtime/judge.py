@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from visrt.runtime.agreement import Agreement, Floors, FrameAnswer, agreement
 from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import Ask, Outputs, answers_of, outputs_of
+from visrt.runtime.engine_outputs import FullOutputs, Outputs, answers_of, outputs_of
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.parity import TOLERANCES, Errors, TensorParity, errors_of_items, tensor_parity, worst_of
@@ -138,7 +138,7 @@ def judge(
     precision: str = "fp32",
     batches: tuple[int, ...] = BATCHES,
     floors: Mapping[str, float] | None = None,
-    ask: Ask = outputs_of,
+    ask: FullOutputs = outputs_of,
 ) -> ParityReport:
     """The judgement on `engines`, by graph, at each of `batches`, against `reference`; `ask` as the family is asked.
 
@@ -150,7 +150,9 @@ def judge(
     return ParityReport(precision, gate, tuple(_judged(engines, reference, gate, batch, ask) for batch in batches))
 
 
-def _judged(engines: Mapping[str, Engine], reference: Reference, gate: Gate, batch: int, ask: Ask) -> BatchParity:
+def _judged(
+    engines: Mapping[str, Engine], reference: Reference, gate: Gate, batch: int, ask: FullOutputs
+) -> BatchParity:
     seen = _Seen()
     try:
         for frames in _calls(len(reference), batch):

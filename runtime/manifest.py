@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -22,9 +23,10 @@ __all__ = [
     "StateSpec",
     "TensorSpec",
     "manifest_from_json",
+    "passed_on",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DType = Literal["uint8", "int8", "int32", "int64", "float16", "float32", "bool"]
 Resize = Literal["pillow_bilinear", "cv2_area"]
@@ -56,12 +58,23 @@ class FileSpec(Strict):
 
 
 class TensorSpec(Strict):
-    """One tensor of a graph. `shape` holds sizes, or a symbol ("batch", "masks") for a dynamic axis."""
+    """One tensor of a graph. `shape` holds sizes, or a symbol ("batch", "masks") for a dynamic axis.
+
+    place: "host" goes through host memory at each call. "device" stays where the engine runs: such an output is made
+    for another graph, whose input of the same role takes one row (one frame) of it, or all of it where the shapes are
+    equal. None in bundles of schema 1, where it follows from the shapes.
+    """
 
     name: str = Field(min_length=1)
     dtype: DType
     shape: tuple[Annotated[int, Field(gt=0)] | Annotated[str, Field(min_length=1)], ...]
     meaning: str
+    place: Literal["host", "device"] | None = None
+
+    @property
+    def row_shape(self) -> tuple[int | str, ...]:
+        """The shape without the leading dynamic axis, if it has one: what belongs to one frame."""
+        return self.shape[1:] if self.shape and isinstance(self.shape[0], str) else self.shape
 
 
 class GraphSpec(Strict):
@@ -100,13 +113,18 @@ class InputSpec(Strict):
 
 
 class StateSpec(Strict):
-    """A tensor that travels from frame to frame: which input it feeds, which output renews it, where it starts."""
+    """A tensor that passes from one call to the next, one per stream: a graph's input, and the output that renews it.
+
+    shape: of one stream, without a batch axis. device: "cpu" where the tracking method reads and renews it on the host
+    between calls; "engine" where the network carries the output unchanged into the next call of the same graph.
+    initial: a file with the value before the first frame; zeros without one.
+    """
 
     input: str
     output: str
     dtype: DType
     shape: tuple[int, ...]
-    device: str
+    device: Literal["cpu", "engine"]
     initial: FileSpec | None = None
 
 
@@ -141,11 +159,44 @@ class Manifest(Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    def device_roles(self, graph: str) -> frozenset[str]:
+        """Roles of `graph` that stay on the engine's device, inputs and outputs."""
+        spec = self.graphs[graph]
+        tensors = {**spec.inputs, **spec.outputs}
+        if any(tensor.place for tensor in tensors.values()):
+            return frozenset(role for role, tensor in tensors.items() if tensor.place == "device")
+        return passed_on(self.graphs, graph)
+
+    def carried(self, graph: str) -> dict[str, StateSpec]:
+        """The states by name that the network carries from one call of `graph` to the next."""
+        spec = self.graphs[graph]
+        return {
+            name: state
+            for name, state in self.states.items()
+            if state.device == "engine" and state.input in spec.inputs and state.output in spec.outputs
+        }
+
     def files(self) -> tuple[FileSpec, ...]:
         """Every file the bundle must hold beside the manifest."""
         initial = [state.initial for state in self.states.values() if state.initial is not None]
         optional = [spec for spec in (self.nodes, self.thresholds) if spec is not None]
         return (*(graph.file for graph in self.graphs.values()), *initial, self.reference, *optional)
+
+
+def passed_on(graphs: Mapping[str, GraphSpec], name: str) -> frozenset[str]:
+    """Roles of graph `name` that one graph gives to another as they are: outputs one row of which is exactly an input
+    of another graph, as mask features are, and these inputs."""
+    graph, others = graphs[name], [spec for key, spec in graphs.items() if key != name]
+    given = {role for role in graph.outputs if any(_takes(other, graph, role) for other in others)}
+    taken = {role for role in graph.inputs if any(_takes(graph, other, role) for other in others)}
+    return frozenset(given | taken)
+
+
+def _takes(taker: GraphSpec, giver: GraphSpec, role: str) -> bool:
+    if role not in taker.inputs or role not in giver.outputs:
+        return False
+    taken, given = taker.inputs[role], giver.outputs[role]
+    return (taken.dtype, taken.shape) == (given.dtype, given.row_shape) and all(isinstance(x, int) for x in taken.shape)
 
 
 def manifest_from_json(text: str | bytes, where: str) -> Manifest:

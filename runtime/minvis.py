@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from visrt.runtime.arrays import Floats, Tensors, softmax
 from visrt.runtime.assign import assign, cosine_similarity, nonzero_rows, row_cosines
 from visrt.runtime.contract import GraphNeed, TensorNeed
-from visrt.runtime.family import Floats, MasksOf, Queries, Track, softmax
+from visrt.runtime.method import MasksOf, PerFrameMethod, Track
 from visrt.runtime.nms import mask_nms
+from visrt.runtime.queries import Queries
 
 __all__ = ["GRAPHS", "MinVis", "MinVisSettings", "MinVisState", "match_to_slots"]
 
@@ -100,15 +103,15 @@ class MinVisState:
 
 
 @dataclass(frozen=True)
-class MinVis:
-    """The MinVIS family: two graphs, one state, one update a frame."""
+class MinVis(PerFrameMethod[MinVisState]):
+    """MinVIS: two graphs, one state, one update per frame."""
 
     settings: MinVisSettings = MinVisSettings()
 
-    def needs(self) -> Mapping[str, GraphNeed]:
+    def required_graphs(self) -> Mapping[str, GraphNeed]:
         return GRAPHS
 
-    def start(self) -> MinVisState:
+    def start(self, initial: Tensors = MappingProxyType({})) -> MinVisState:
         return MinVisState()
 
     def restart(self, state: MinVisState) -> MinVisState:

@@ -1,202 +1,288 @@
-"""The engines of a bundle behind two calls: frames to queries, mask embeddings to mask logits."""
+"""The engines of a bundle: frames in, outputs of the frame graph out; further graphs and masks on request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from visrt.runtime.engine import AnswersLater, Array, Engine, Tensor
-from visrt.runtime.errors import NumericalError, UsageError
-from visrt.runtime.family import Floats, Queries
-from visrt.runtime.image import RESIZERS, Frame, Letterbox, image_for
-from visrt.runtime.manifest import InputSpec
+from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
+from visrt.runtime.engine import AnswersLater, Engine
+from visrt.runtime.errors import UsageError
+from visrt.runtime.image import RESIZERS, Frame, Letterbox, letterbox_into
+from visrt.runtime.manifest import Manifest
+from visrt.runtime.method import FrameOutputs, refuse_nonfinite
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["FrameInputs", "FrameOutputs", "Network", "StartedFrames"]
-
-MASK_FEATURES = "mask_features"
-KEPT = ("pyramid",)
-"""Large outputs of the frame graph, beside the mask features, that other graphs take."""
+__all__ = ["Batch", "Carried", "ClipGraphs", "Network", "Pending"]
 
 
 @dataclass(frozen=True)
-class FrameInputs:
-    """Frames as the frame graph takes them: images uint8 RGB [B, H, W, 3], and how each lies in the network input."""
+class Batch:
+    """Successive frames of one stream, ready for the frame graph.
+
+    images: uint8 RGB [B, H, W, 3]. fits: how each lies in the network input. times_s: when each is shown, in seconds,
+    or None where the caller did not say.
+    """
 
     images: Array
     fits: tuple[Letterbox, ...]
+    times_s: tuple[float | None, ...]
 
     def __len__(self) -> int:
         return len(self.fits)
 
-    def __getitem__(self, part: slice) -> FrameInputs:
-        return FrameInputs(self.images[part], self.fits[part])
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(self.images[part], self.fits[part], self.times_s[part])
 
     @staticmethod
-    def joined(parts: Sequence[FrameInputs]) -> FrameInputs:
-        """One after the other, one part at the least; a part alone is not copied."""
-        full = [part for part in parts if part.fits] or parts[:1]
+    def joined(parts: Sequence[Batch]) -> Batch:
+        """One after the other; at least one part. A part alone is not copied."""
+        full = [part for part in parts if len(part)] or parts[:1]
         if len(full) == 1:
             return full[0]
-        return FrameInputs(np.concatenate([part.images for part in full]), sum((part.fits for part in full), ()))
-
-    def followed_by(self, later: FrameInputs) -> FrameInputs:
-        return FrameInputs.joined([self, later])
+        fits, times = ((part.fits for part in full), (part.times_s for part in full))
+        return Batch(np.concatenate([part.images for part in full]), sum(fits, ()), sum(times, ()))
 
 
-@dataclass(frozen=True)
-class FrameOutputs:
-    """What the frame graph says of one frame: `tensors`, small ones on the host in float32, by role, and mask_features
-    [D, H / 4, W / 4], which stay on the engine's device, as do those `kept` for other graphs, by role."""
+@dataclass
+class Carried:
+    """The state tensors of one stream that the network carries from call to call, by name.
 
-    fit: Letterbox
-    tensors: Mapping[str, Floats]
-    mask_features: Tensor
-    kept: Mapping[str, Tensor]
+    fit: of the last frame that was submitted; last: that call, where it runs in another thread.
+    """
 
-    @property
-    def queries(self) -> Queries:
-        """The queries, where the graph gives them with class, embedding and mask."""
-        roles = ("class_logits", "embeddings", "mask_embeddings")
-        return Queries(*(self.tensors[role] for role in roles))
-
-    def check_finite(self) -> None:
-        """Raises NumericalError if the network gave NaN or infinity for a query."""
-        for role, values in self.tensors.items():
-            refuse_nonfinite(role, values)
+    values: dict[str, Array]
+    fit: Letterbox | None = None
+    last: Future[Mapping[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
-class StartedFrames:
-    """Frames of one call of the frame engine; `outputs` waits until the engine has answered."""
+class Pending:
+    """A call of the frame engine that may still compute, or a call per frame: `outputs` waits, and gives each
+    call's."""
 
-    fits: Sequence[Letterbox]
-    outputs: Callable[[], Mapping[str, Tensor]]
-
-    def __len__(self) -> int:
-        return len(self.fits)
+    fits: tuple[Letterbox, ...]
+    times_s: tuple[float | None, ...]
+    outputs: Sequence[Callable[[], Mapping[str, Tensor]]]
 
 
 class Network:
     """Runs the graphs of one bundle and measures them with `watch`.
 
-    states: the bundle's initial state tensors by name, which streams start from. beside: a frame engine that would
-    make its caller wait is called in so many threads of its own, 0 for the caller's.
+    states: the bundle's initial state tensors by name. worker_threads: threads that run a frame engine which would make
+    its caller wait; 0 runs it in the caller's thread.
     """
 
     def __init__(
         self,
         engines: Mapping[str, Engine],
-        spec: InputSpec,
+        manifest: Manifest,
         watch: Stopwatch,
         resize: str | None = None,
-        states: Mapping[str, Floats] | None = None,
-        beside: int = 0,
+        states: Tensors | None = None,
+        worker_threads: int = 0,
     ) -> None:
-        self._engines = engines
-        self._later = isinstance(engines.get("frame"), AnswersLater)
-        if self._later and beside > 1:
-            raise UsageError(f"{beside + 1} frames in flight were asked for; this engine takes 2 at the most")
-        self._beside = ThreadPoolExecutor(beside, "visrt-frame-engine") if beside and not self._later else None
-        self.states = states or {}
-        if resize is not None and spec.source is not None:
+        self._engines, self._manifest, self._spec, self._watch = engines, manifest, manifest.input, watch
+        self._async = isinstance(engines.get("frame"), AnswersLater)
+        if self._async and worker_threads > 1:
+            raise UsageError(f"in_flight is {worker_threads + 1}; this engine takes 2 at the most")
+        threaded = worker_threads and not self._async
+        self._workers = ThreadPoolExecutor(worker_threads, "visrt-frame-engine") if threaded else None
+        if resize is not None and self._spec.source is not None:
             raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
-        self._spec = spec
-        self._resize: Callable[[Frame, tuple[int, int]], Frame] = RESIZERS[resize or spec.resize]
-        self._watch = watch
+        self._resize: Callable[[Frame, tuple[int, int]], Frame] = RESIZERS[resize or self._spec.resize]
+        self.states: Tensors = {
+            name: np.zeros(spec.shape, spec.dtype) for name, spec in manifest.states.items()
+        } | dict(states or {})
+        self._on_device = {name: manifest.device_roles(name) for name in manifest.graphs}
+        self._carried = {name: manifest.carried(name) for name in manifest.graphs}
+        self._mask_dtype = manifest.graphs["masks"].inputs["mask_embeddings"].dtype
+
+    @property
+    def stateful_frames(self) -> bool:
+        """Whether the frame graph takes state, so that its calls cannot be repeated or shared."""
+        return bool(self._carried["frame"])
+
+    def carried(self) -> Carried:
+        """The carried state of a new stream."""
+        return Carried({name: self.states[name] for states in self._carried.values() for name in states})
+
+    def prepare(self, frames: Sequence[Frame], times_s: Sequence[float | None]) -> Batch:
+        """`frames` [H, W, 3], uint8 RGB of any size, resized and padded for the frame graph. From any thread."""
+        images = np.empty((len(frames), *self._spec.image_size, 3), dtype=np.uint8)
+        fits = [letterbox_into(out, frame, self._spec, self._resize) for frame, out in zip(frames, images, strict=True)]
+        return Batch(images, tuple(fits), tuple(times_s))
+
+    def submit(self, parts: Sequence[tuple[Batch, Carried]]) -> Pending:
+        """Hands the frames of one or several streams to the frame engine, which may go on while the host works.
+
+        One call for all; where the frame graph takes state, a call a frame, as each needs the outputs of the one
+        before.
+        """
+        batch = Batch.joined([one for one, _ in parts])
+        with self._watch.stage("copy_in" if self._async else "frame_engine"):
+            if self.stateful_frames:
+                calls = [
+                    self._stateful_call(one[at : at + 1], carried) for one, carried in parts for at in range(len(one))
+                ]
+            else:
+                calls = [self._call(_frame_feeds(batch))]
+        return Pending(batch.fits, batch.times_s, calls)
+
+    def wait(self, pending: Pending) -> list[FrameOutputs]:
+        """The outputs for each of the submitted frames, once they are there."""
+        frames: list[FrameOutputs] = []
+        for call in pending.outputs:
+            with self._watch.stage("frame_engine"):
+                outputs = call()
+                if self._async:
+                    _wait_for(outputs, self._on_device["frame"])
+            with self._watch.stage("copy_out"):
+                host, device = self._split("frame", outputs)
+                done, count = len(frames), len(pending.fits) // len(pending.outputs)
+                frames += [
+                    FrameOutputs(
+                        pending.fits[done + item],
+                        {role: array[item] for role, array in host.items()},
+                        {role: tensor.row(item) for role, tensor in device.items()},
+                        pending.times_s[done + item],
+                    )
+                    for item in range(count)
+                ]
+        return frames
 
     def run_frames(self, frames: Sequence[Frame]) -> list[FrameOutputs]:
-        """Outputs for each of `frames`, [H, W, 3] uint8 RGB of any size; one call of the frame engine."""
-        return self.finish(self.start(self.prepare(frames)))
+        """Outputs for each of `frames`, [H, W, 3] uint8 RGB of any size, as a stream of their own."""
+        return self.wait(self.submit([(self.prepare(frames, [None] * len(frames)), self.carried())]))
 
-    def prepare(self, frames: Sequence[Frame]) -> FrameInputs:
-        """`frames` resized and padded for the frame engine."""
-        with self._watch.stage("preprocess"):
-            return self.inputs(frames)
-
-    def inputs(self, frames: Sequence[Frame]) -> FrameInputs:
-        """As `prepare`, from any thread and not measured."""
-        images = np.empty((len(frames), *self._spec.image_size, 3), dtype=np.uint8)
-        fits = [image_for(frame, self._spec, self._resize, out) for frame, out in zip(frames, images, strict=True)]
-        return FrameInputs(images, tuple(fits))
-
-    def start(self, inputs: FrameInputs) -> StartedFrames:
-        """Hands frames to the frame engine, which may go on while the host does something else."""
-        with self._watch.stage("copy_in" if self._later else "frame_engine"):
-            valid_sizes = np.array([fit.valid for fit in inputs.fits], dtype=np.int32)
-            feeds = {"images": inputs.images, "valid_sizes": valid_sizes}
-            if self._beside is not None:
-                return StartedFrames(inputs.fits, self._beside.submit(self._engines["frame"], feeds).result)
-            outputs = self._engines["frame"](feeds)
-            return StartedFrames(inputs.fits, lambda: outputs)
-
-    def finish(self, started: StartedFrames) -> list[FrameOutputs]:
-        """Outputs for each of the frames that were started, once they are there."""
-        with self._watch.stage("frame_engine"):
-            outputs = started.outputs()
-            if self._later:
-                _smallest(outputs).numpy()  # waits for the whole call
-        with self._watch.stage("copy_out"):
-            return _split(outputs, started.fits)
-
-    def run(self, graph: str, feeds: Mapping[str, Floats | Tensor]) -> dict[str, Floats]:
-        """Outputs by role of one call of `graph`, on the host."""
+    def run(
+        self, graph: str, feeds: Mapping[str, Floats | Tensor], carried: Carried
+    ) -> tuple[Tensors, dict[str, Tensor]]:
+        """One call of `graph`: its outputs on the host, and those that stay on the device, by role."""
         with self._watch.stage(f"{graph}_engine"):
-            return {role: _floats(tensor.numpy()) for role, tensor in self._engines[graph](feeds).items()}
+            outputs = self._engines[graph]({**feeds, **self._carried_feeds(graph, carried)})
+            self._renew(graph, outputs, carried)
+            return self._split(graph, outputs)
 
-    def run_masks(self, mask_embeddings: Floats, outputs: FrameOutputs) -> Floats:
-        """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame of `outputs`."""
+    def run_masks(self, mask_embeddings: Floats, device: Mapping[str, Tensor]) -> Floats:
+        """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame whose tensors on the device these
+        are."""
+        feeds: dict[str, Array | Tensor] = {
+            "mask_embeddings": mask_embeddings.astype(self._mask_dtype, copy=False),
+            **{role: device[role] for role in self.device_inputs("masks")},
+        }
         with self._watch.stage("mask_engine"):
-            features = outputs.mask_features
-            embeddings = mask_embeddings.astype(features.dtype, copy=False)
-            answer = self._engines["masks"]({"mask_embeddings": embeddings, "mask_features": features})
-            logits = _floats(answer["mask_logits"].numpy())
+            logits = _floats(self._engines["masks"](feeds)["mask_logits"].numpy())
             refuse_nonfinite("mask_logits", logits)
             return logits
 
+    def restart(self, carried: Carried) -> None:
+        """Carried state as before the first frame; that of the frame graph was reset when the frame was submitted."""
+        for graph in self._carried.keys() - {"frame"}:
+            self._reset(graph, carried)
+
+    def device_inputs(self, graph: str) -> list[str]:
+        """Inputs of `graph` that lie on the device."""
+        return [role for role in self._manifest.graphs[graph].inputs if role in self._on_device[graph]]
+
+    def by_frame(self, graph: str, role: str) -> bool:
+        """Whether an output of `graph` has a row for each frame of its call."""
+        spec = self._manifest.graphs[graph].outputs[role]
+        return spec.shape != spec.row_shape
+
     def close(self) -> None:
-        if self._beside is not None:
-            self._beside.shutdown()
+        if self._workers is not None:
+            self._workers.shutdown()
         for engine in self._engines.values():
             engine.close()
 
+    def _call(self, feeds: Mapping[str, Array | Tensor]) -> Callable[[], Mapping[str, Tensor]]:
+        if self._workers is not None:
+            return self._workers.submit(self._engines["frame"], feeds).result
+        outputs = self._engines["frame"](feeds)
+        return lambda: outputs
 
-def refuse_nonfinite(role: str, values: Array) -> None:
-    """Raises NumericalError if `values` hold NaN or infinity."""
-    if not np.isfinite(values).all():
-        raise NumericalError(
-            f"the network gave NaN or infinity in {role!r}; check the bundle with its reference frames, "
-            "and an FP16 engine against FP32"
-        )
+    def _stateful_call(self, frame: Batch, carried: Carried) -> Callable[[], Mapping[str, Tensor]]:
+        """A call of one frame, behind that of the stream's last frame. After a change of aspect the state is reset."""
+        fresh = carried.fit is not None and not carried.fit.like(frame.fits[0])
+        carried.fit, before = frame.fits[0], carried.last
+
+        def call() -> Mapping[str, Tensor]:
+            if before is not None:
+                before.exception()  # waits; its error meets whoever waits for that call
+            if fresh:
+                self._reset("frame", carried)
+            outputs = self._engines["frame"]({**_frame_feeds(frame), **self._carried_feeds("frame", carried)})
+            self._renew("frame", outputs, carried)
+            return outputs
+
+        if self._workers is None:
+            outputs = call()
+            return lambda: outputs
+        carried.last = self._workers.submit(call)
+        return carried.last.result
+
+    def _carried_feeds(self, graph: str, carried: Carried) -> dict[str, Array]:
+        """The carried inputs of `graph` by role, with a batch axis of one where the graph has one."""
+        inputs = self._manifest.graphs[graph].inputs
+        return {
+            state.input: carried.values[name].reshape(
+                [1 if isinstance(axis, str) else axis for axis in inputs[state.input].shape]
+            )
+            for name, state in self._carried[graph].items()
+        }
+
+    def _renew(self, graph: str, outputs: Mapping[str, Tensor], carried: Carried) -> None:
+        """Takes the next state from `outputs`; all stays as it was if any of it is NaN or infinite."""
+        renewed = {
+            name: outputs[state.output].numpy().reshape(state.shape) for name, state in self._carried[graph].items()
+        }
+        if all(np.isfinite(values).all() for values in renewed.values()):
+            carried.values.update(renewed)
+
+    def _reset(self, graph: str, carried: Carried) -> None:
+        carried.values.update({name: self.states[name] for name in self._carried[graph]})
+
+    def _split(self, graph: str, outputs: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, Tensor]]:
+        """Outputs that the host needs, in float32, and those that stay on the device."""
+        stay = self._on_device[graph]
+        host = {role: _floats(tensor.numpy()) for role, tensor in outputs.items() if role not in stay}
+        return host, {role: tensor for role, tensor in outputs.items() if role in stay}
 
 
-def _smallest(outputs: Mapping[str, Tensor]) -> Tensor:
-    """The smallest output that the host needs."""
-    return min((outputs[role] for role in _needed(outputs)), key=lambda tensor: prod(tensor.shape))
+class ClipGraphs:
+    """The graphs of a bundle for the frames of one clip; see `method.Graphs`."""
+
+    def __init__(self, network: Network, frames: Sequence[FrameOutputs], carried: Carried) -> None:
+        self._network, self._frames, self._carried = network, frames, carried
+
+    def run(self, graph: str, feeds: Tensors) -> Tensors:
+        last = self._frames[-1].device
+        on_device = {role: last[role] for role in self._network.device_inputs(graph)}
+        host, made = self._network.run(graph, {**feeds, **on_device}, self._carried)
+        for role, tensor in made.items():
+            for at, frame in enumerate(self._frames):
+                frame.device[role] = tensor.row(at) if self._network.by_frame(graph, role) else tensor
+        return host
+
+    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
+        assert frame.resize is not None, "the tracker sets the resize before it updates the method"
+        return frame.resize.crop(self._network.run_masks(mask_embeddings, frame.device))
 
 
-def _needed(outputs: Mapping[str, Tensor]) -> list[str]:
-    """The roles that the host needs; the others stay where they are."""
-    return [role for role in outputs if role not in (MASK_FEATURES, *KEPT)]
+def _frame_feeds(batch: Batch) -> dict[str, Array]:
+    return {"images": batch.images, "valid_sizes": np.array([fit.valid for fit in batch.fits], dtype=np.int32)}
 
 
-def _split(outputs: Mapping[str, Tensor], fits: Sequence[Letterbox]) -> list[FrameOutputs]:
-    """The batch, frame by frame: small tensors on the host, large ones where they are."""
-    host = {role: _floats(outputs[role].numpy()) for role in _needed(outputs)}
-    kept = {role: outputs[role] for role in KEPT if role in outputs}
-    return [
-        FrameOutputs(
-            fit,
-            {role: array[item] for role, array in host.items()},
-            outputs[MASK_FEATURES].row(item),
-            {role: tensor.row(item) for role, tensor in kept.items()},
-        )
-        for item, fit in enumerate(fits)
-    ]
+def _wait_for(outputs: Mapping[str, Tensor], on_device: frozenset[str]) -> None:
+    """Waits until a call has computed, by reading the smallest output that the host needs."""
+    host = [tensor for role, tensor in outputs.items() if role not in on_device]
+    if host:
+        min(host, key=lambda tensor: prod(tensor.shape)).numpy()
 
 
 def _floats(array: Array) -> Floats:

@@ -1,10 +1,10 @@
 """Many streams through one set of engines: decoding, network and output overlap, streams share calls of the network.
 
 Each source is read and resized in a thread of its own and its results are written in another; the caller's thread
-follows the objects, and while the frame engine computes it works on the answers of the calls before. A call holds the
+updates the tracks, and while the frame engine computes it works on the outputs of the calls before. A call holds the
 next frames of the streams that have waited longest, so that no stream gets two before another gets one: on a GPU one
 wide call of all that are ready, on a CPU one frame for each core, as wide calls overflow its caches. Files wait when
-they are too fast, of a live source the newest frame is taken. A stream's ids and labels are those it has alone.
+they are too fast; of a live source the newest frame is taken. A stream's ids and labels are those it has alone.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from visrt.runtime.arrays import Tensors
 from visrt.runtime.backends import EngineOptions, open_engines, threads_of_each
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.bundle_states import initial_states
-from visrt.runtime.clip_family import Tensors, clip_frames_of
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import UsageError, VisrtError
-from visrt.runtime.families import family_of
-from visrt.runtime.lane import Job, Lane
 from visrt.runtime.manifest import Manifest
-from visrt.runtime.network import Network
+from visrt.runtime.network import Batch, Network
 from visrt.runtime.outcome import SourceOutcome
-from visrt.runtime.rounds import Rounds
-from visrt.runtime.stream import Clips, SessionSettings, Stream
-from visrt.runtime.threads import POLL_S, usable_cores
+from visrt.runtime.registry import method_of
+from visrt.runtime.threads import POLL_S, ignore, usable_cores
 from visrt.runtime.times import Stopwatch
+from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker
+from visrt.runtime.worker import Job, SourceWorker
 
 __all__ = ["Job", "Pipeline", "PipelineSettings"]
 
@@ -86,11 +85,11 @@ class Pipeline:
         """As of a Session. `engines` are owned from now on and take `batch` (None: 8) clips in one call."""
         self.manifest = manifest
         self.batch, self.calls, self.settings = settings.batch or WIDE, settings.calls or 1, settings
-        self.family = family_of(manifest, association, preset)
+        self.method = method_of(manifest, association, preset)
         self.watch = Stopwatch()
         session = settings.session
-        beside = self.calls if session.in_flight > 1 else 0
-        self.network = Network(engines, manifest.input, self.watch, session.resize, states, beside)
+        worker_threads = self.calls if session.in_flight > 1 else 0
+        self.network = Network(engines, manifest, self.watch, session.resize, states, worker_threads)
         self._blas = ThreadpoolController()
 
     @classmethod
@@ -106,17 +105,16 @@ class Pipeline:
     ) -> Pipeline:
         """A pipeline on the bundle (or its folder); see `Session.open`. `threads` are of all calls together."""
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        states = initial_states(opened)
-        clip_frames = clip_frames_of(family_of(opened.manifest, association, preset))
+        states, method = initial_states(opened), method_of(opened.manifest, association, preset)
         batch, calls = settings.on(engine, threads or usable_cores())
-        together = min(batch, settings.streams) * clip_frames
+        together = min(batch, settings.streams) * method.clip_frames
         engines = open_engines(opened, engine, EngineOptions(threads_of_each(threads, calls), batch=together))
         return cls(opened.manifest, engines, replace(settings, batch=batch, calls=calls), association, preset, states)
 
     def track(
         self,
         jobs: Iterable[Job],
-        done: Done = lambda job, outcome: None,
+        done: Done = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Runs every job to its end or until `stopped()`; `done` is called as each ends, also of those that fail.
@@ -138,10 +136,10 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def lane(self, job: Job, news: Callable[[], None]) -> Lane:
-        """A stream of its own for a job; `news` is called when there may be something to do for it."""
-        stream = Stream(self.family, self.network, self.settings.session, self.watch)
-        return Lane(job, stream, self.network, news)
+    def worker(self, job: Job, on_ready: Callable[[], None]) -> SourceWorker:
+        """What tracks the source of `job`; `on_ready` is called when there may be something to do for it."""
+        tracker = StreamTracker(self.method, self.network, self.settings.session, self.watch)
+        return SourceWorker(job, tracker, self.network, on_ready)
 
 
 class _Run:
@@ -149,99 +147,99 @@ class _Run:
 
     def __init__(self, pipeline: Pipeline, jobs: Iterator[Job], done: Done, stopped: Callable[[], bool]) -> None:
         self._pipeline, self._jobs, self._done, self._stopped = pipeline, jobs, done, stopped
-        self._rounds = Rounds(pipeline.network)
-        self._leave = pipeline.calls * (pipeline.settings.session.in_flight - 1)
-        self._lanes: deque[Lane] = deque()
+        self._calls = PendingCalls(pipeline.network)
+        self._keep_in_flight = pipeline.calls * (pipeline.settings.session.in_flight - 1)
+        self._workers: deque[SourceWorker] = deque()
         self._closers = ThreadPoolExecutor(pipeline.settings.streams, "visrt-closer")
         self._closing: dict[Future[SourceOutcome], Job] = {}
-        self._news = threading.Event()
+        self._ready = threading.Event()
 
     def to_the_end(self) -> None:
         try:
-            while self._lanes or self._closing or not self._stopped():
-                self._news.clear()
+            while self._workers or self._closing or not self._stopped():
+                self._ready.clear()
                 self._open()
-                if not self._lanes and not self._closing:
+                if not self._workers and not self._closing:
                     return
                 self._turn()
         finally:
             self._abandon()
 
     def _turn(self) -> None:
-        """Starts a call, works on the answers of an earlier one, lets go of what has ended; waits if it was idle."""
+        """One call of the frame engine: submitted, waited for, the tracks of its streams updated; waits if idle."""
         if self._stopped():
-            for lane in self._lanes:
-                lane.stop()
-        moved = self._start()
-        self._finish(self._leave if moved else max(0, self._rounds.in_flight - 1))
+            for worker in self._workers:
+                worker.stop()
+        moved = True
+        with self._engine_errors():
+            moved = self._submit()
+            self._deliver(self._keep_in_flight if moved else max(0, len(self._calls) - 1))
         self._close_ended()
-        told = self._tell()
-        if not moved and not told and not self._rounds.in_flight:
-            self._news.wait(POLL_S)
+        reported = self._report()
+        if not moved and not reported and not self._calls:
+            self._ready.wait(POLL_S)
 
     def _open(self) -> None:
         """Begins jobs while there is a place."""
-        while len(self._lanes) + len(self._closing) < self._pipeline.settings.streams and not self._stopped():
+        while len(self._workers) + len(self._closing) < self._pipeline.settings.streams and not self._stopped():
             job = next(self._jobs, None)
             if job is None:
                 return
-            self._lanes.append(self._pipeline.lane(job, self._news.set))
+            self._workers.append(self._pipeline.worker(job, self._ready.set))
 
-    def _start(self) -> bool:
-        """Starts a call for the lanes whose turn it is; False if none had anything to take."""
-        taken = self._taken()
-        for lane, clips in taken:
-            lane.calls += bool(clips)
-        with self._engine_errors():
-            self._rounds.start([(lane.stream, clips) for lane, clips in taken])
-        return bool(taken)
+    def _submit(self) -> bool:
+        """Submits a frame each of the sources whose turn it is; False if none had anything to take.
 
-    def _taken(self) -> list[tuple[Lane, Clips]]:
-        """What the lanes have ready, of each one frame at the most; those that gave go to the end of the line."""
-        taken: list[tuple[Lane, Clips]] = []
-        for lane in list(self._lanes):
-            if len(taken) == self._pipeline.batch:
+        Those that gave a frame go to the end of the line.
+        """
+        moved = 0
+        parts: list[tuple[StreamTracker, Batch]] = []
+        for worker in list(self._workers):
+            if moved == self._pipeline.batch:
                 break
-            clips = lane.take()
-            if clips is not None:
-                taken.append((lane, clips))
-                self._lanes.remove(lane)
-                self._lanes.append(lane)
-        return taken
+            taken, batch = worker.next_batch()
+            if taken:
+                moved += 1
+                self._workers.remove(worker)
+                self._workers.append(worker)
+            if batch is not None:
+                worker.calls += 1
+                parts.append((worker.tracker, batch))
+        if parts:
+            self._calls.submit(parts)
+        return moved > 0
 
-    def _finish(self, leave: int) -> None:
-        """Gives the answers of all calls but the last `leave` to their lanes."""
-        lanes = {id(lane.stream): lane for lane in self._lanes}
+    def _deliver(self, keep_in_flight: int) -> None:
+        """Gives the outputs of all calls but the last `keep_in_flight` to their sources."""
+        workers = {id(worker.tracker): worker for worker in self._workers}
         watch = self._pipeline.watch
-        with self._engine_errors():
-            for call in self._rounds.finish(leave):
-                engine = watch.take(sum(len(answered.clips) for answered in call))
-                for answered in call:
-                    lane = lanes[id(answered.stream)]
-                    lane.give(answered)
-                    lane.times = lane.times.plus(engine.part(len(answered.clips))).plus(watch.take(0))
+        for call in self._calls.finish(keep_in_flight):
+            engine = watch.take(sum(len(outputs) for _, outputs in call))
+            for tracker, outputs in call:
+                worker = workers[id(tracker)]
+                worker.deliver(outputs)
+                worker.add_times(engine.part(len(outputs)).plus(watch.take(0)))
 
     @contextmanager
     def _engine_errors(self) -> Iterator[None]:
-        """An engine that fails ends all that are at work: which of them it was cannot be known."""
+        """An engine that fails ends all sources at work: which of them it was cannot be known."""
         try:
             yield
         except VisrtError as error:
-            self._rounds.forget()
-            for lane in self._lanes:
-                lane.calls = 0
-                lane.fail(error)
+            self._calls.clear()
+            for worker in self._workers:
+                worker.abandon_calls(error)
 
     def _close_ended(self) -> None:
-        """Closes the files of lanes that are over, in threads: the last packets of a video take their time."""
-        for lane in [lane for lane in self._lanes if lane.over and not lane.calls]:
-            self._lanes.remove(lane)
-            closing = self._closers.submit(lane.close)
-            self._closing[closing] = lane.job
-            closing.add_done_callback(lambda _: self._news.set())
+        """Closes the files of sources that are over, in threads: the last packets of a video take their time."""
+        for worker in [worker for worker in self._workers if worker.over and not worker.calls]:
+            self._workers.remove(worker)
+            closing = self._closers.submit(worker.close)
+            self._closing[closing] = worker.job
+            closing.add_done_callback(lambda _: self._ready.set())
 
-    def _tell(self) -> bool:
-        """Tells of the sources whose files are closed; False if there are none."""
+    def _report(self) -> bool:
+        """Reports the sources whose files are closed; False if there are none."""
         ended = [closing for closing in self._closing if closing.done()]
         for closing in ended:
             self._done(self._closing.pop(closing), closing.result())
@@ -249,6 +247,6 @@ class _Run:
 
     def _abandon(self) -> None:
         """After a bug: no thread and no file stays open."""
-        for lane in self._lanes:
-            self._closers.submit(lane.close)
+        for worker in self._workers:
+            self._closers.submit(worker.close)
         self._closers.shutdown()

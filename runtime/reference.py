@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from visrt.runtime.agreement import FrameAnswer, packed_masks
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import BundleError
-from visrt.runtime.family import Queries
+from visrt.runtime.queries import Queries
 
 __all__ = ["MAPS", "ROLES", "Reference", "reference_from_bytes", "reference_from_outputs"]
 

@@ -1,4 +1,9 @@
-"""One video stream: frames in, in order; objects with steady ids out."""
+"""One video stream: frames in, in order; objects with steady ids out.
+
+The way of a frame is `Session.step_batch`: resized for the network, submitted to the frame engine, waited for, matched
+with the tracks so far (`StreamTracker.update`), its masks resized to the frame. `Pipeline` does the same for many
+streams.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +14,19 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from visrt.runtime.arrays import Tensors
 from visrt.runtime.backends import EngineOptions, open_engines, threads_of_each
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.bundle_states import initial_states
-from visrt.runtime.clip_family import Tensors, clip_frames_of
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import UsageError
-from visrt.runtime.families import family_of
-from visrt.runtime.image import Frame
+from visrt.runtime.image import Frame, check_frames
 from visrt.runtime.manifest import Manifest
-from visrt.runtime.network import Network
+from visrt.runtime.network import Batch, Network
+from visrt.runtime.registry import method_of
 from visrt.runtime.results import FrameResult
-from visrt.runtime.rounds import Rounds
-from visrt.runtime.stream import Clips, SessionEvents, SessionSettings, Stream, check_frames, check_times
 from visrt.runtime.times import StageTimes, Stopwatch
+from visrt.runtime.tracker import PendingCalls, SessionEvents, SessionSettings, StreamTracker, check_times
 
 __all__ = ["Session", "SessionEvents", "SessionSettings"]
 
@@ -57,10 +61,10 @@ class Session:
         self.manifest = manifest
         self.settings = settings
         self.watch = Stopwatch()
-        self.family = family_of(manifest, association, preset)
-        self.network = Network(engines, manifest.input, self.watch, settings.resize, states, settings.in_flight - 1)
-        self._stream = Stream(self.family, self.network, settings, self.watch)
-        self._rounds = Rounds(self.network)
+        self.method = method_of(manifest, association, preset)
+        self.network = Network(engines, manifest, self.watch, settings.resize, states, settings.in_flight - 1)
+        self._tracker = StreamTracker(self.method, self.network, settings, self.watch)
+        self._calls = PendingCalls(self.network)
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
         self._blas = ThreadpoolController()
         self._closed = False
@@ -84,10 +88,9 @@ class Session:
         will bring; TensorRT engines are built for it. Raises BundleError, EngineError, UsageError or SettingsError.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        states = initial_states(opened)
-        frames_a_call = batch + clip_frames_of(family_of(opened.manifest, association, preset)) - 1
+        states, method = initial_states(opened), method_of(opened.manifest, association, preset)
         each = threads_of_each(threads, calls=settings.in_flight - 1)
-        engines = open_engines(opened, engine, EngineOptions(each, batch=frames_a_call))
+        engines = open_engines(opened, engine, EngineOptions(each, batch=batch + method.clip_frames - 1))
         return cls(opened.manifest, engines, settings, association, preset, states)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
@@ -104,19 +107,21 @@ class Session:
         if not frames:
             return []
         with self._blas.limit(limits=1, user_api="blas"):
-            self._start(self._stream.clips_with(self.network.prepare(frames), times))
-            return self._finish(leave=self.settings.in_flight - 1)
+            with self.watch.stage("preprocess"):
+                batch = self.network.prepare(frames, times)
+            self._submit(self._tracker.next_clips(batch))
+            return self._finish(keep_in_flight=self.settings.in_flight - 1)
 
     def flush(self) -> list[FrameResult]:
         """Results that waited for the next frame, at the end of the stream; its last clip may be a short one."""
         with self._blas.limit(limits=1, user_api="blas"):
-            self._start(self._stream.last_clips())
-            return self._finish(leave=0)
+            self._submit(self._tracker.last_clip())
+            return self._finish(keep_in_flight=0)
 
     def reset(self) -> None:
         """Starts a new stream: frames, ids, events and times begin again."""
-        self._rounds.forget()
-        self._stream.reset()
+        self._calls.clear()
+        self._tracker.reset()
         self.watch.take(0)
         self.times = StageTimes()
         self.last_times = StageTimes()
@@ -138,21 +143,22 @@ class Session:
     @property
     def events(self) -> SessionEvents:
         """What happened to the stream so far."""
-        return self._stream.events
+        return self._tracker.events
 
     @property
     def _state(self) -> Any:
-        return self._stream.state
+        return self._tracker.state
 
-    def _start(self, clips: Clips) -> None:
-        self._rounds.start([(self._stream, clips)])
+    def _submit(self, batch: Batch | None) -> None:
+        if batch is not None:
+            self._calls.submit([(self._tracker, batch)])
 
-    def _finish(self, leave: int) -> list[FrameResult]:
-        """Results of the frames that were started, in order, until `leave` calls of the engine are in flight."""
+    def _finish(self, keep_in_flight: int) -> list[FrameResult]:
+        """Results of the submitted frames, in order, until `keep_in_flight` calls of the engine are left."""
         results: list[FrameResult] = []
-        for [answered] in self._rounds.finish(leave):
-            results += answered.results()
-            self.last_times = self.watch.take(len(answered.clips))
+        for [(tracker, outputs)] in self._calls.finish(keep_in_flight):
+            results += tracker.update(outputs)
+            self.last_times = self.watch.take(len(outputs))
             self.times = self.times.plus(self.last_times)
         return results
 

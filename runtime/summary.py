@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.output import write_atomically
 from visrt.runtime.threads import usable_cores
-from visrt.runtime.tracking import SourceOutcome
 
 __all__ = ["summary_of", "write_summary"]
 

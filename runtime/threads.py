@@ -1,18 +1,21 @@
-"""Decoding and writing beside the network: bounded queues, order kept, errors carried over to the caller."""
+"""Reading and writing in threads of their own: bounded queues, order kept, errors carried over to the caller."""
 
 from __future__ import annotations
 
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
+from typing import Generic, TypeVar
 
 from visrt.runtime.output import Sink
 from visrt.runtime.results import FrameResult
 from visrt.runtime.source import Image, Source, VideoFrame
 
-__all__ = ["FrameReader", "ResultWriter", "usable_cores"]
+__all__ = ["FrameReader", "ResultWriter", "ignore", "usable_cores"]
+
+T = TypeVar("T")
 
 POLL_S = 0.1
 HANG_S = 2.0
@@ -29,39 +32,36 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def unheard() -> None:
-    """What is called where nobody waits for news."""
+def ignore(*_: object) -> None:
+    """A callback that does nothing."""
 
 
-class FrameReader:
+class FrameReader(Generic[T]):
     """Reads a source in a thread of its own. A file waits for its reader; of a live source the newest frame is kept.
 
-    dropped: frames of a live source that came faster than they were taken. decode_s: time spent inside the source.
-    ended: the source has no more frames, and all were taken. `news` is called when there is something to take.
+    dropped: frames of a live source that came faster than they were taken. decode_s, prepare_s: seconds spent inside
+    the source, and in `prepare`. ended: the source has no more frames, and all were taken.
     """
 
-    def __init__(self, source: Source, stopped: Callable[[], bool], news: Callable[[], None] = unheard) -> None:
+    def __init__(
+        self, source: Source, prepare: Callable[[VideoFrame], T], on_ready: Callable[[], None] = ignore
+    ) -> None:
+        """`prepare` makes what the network needs of a frame. `on_ready` is called when there is something to take."""
         self.dropped = 0
-        self.decode_s = 0.0
+        self.decode_s = self.prepare_s = 0.0
         self.ended = False
-        self._source, self._stopped, self._news = source, stopped, news
+        self._source, self._prepare, self._on_ready = source, prepare, on_ready
         ahead = LIVE_AHEAD_FRAMES if source.info.live else AHEAD_FRAMES
-        self._frames: queue.Queue[VideoFrame | BaseException | None] = queue.Queue(ahead)
+        self._frames: queue.Queue[tuple[VideoFrame, T] | BaseException | None] = queue.Queue(ahead)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="visrt-reader", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[VideoFrame]:
-        """Frames until the source ends or `stopped()`, which is asked also while a camera keeps silent."""
-        while not self._stopped() and not self.ended:
-            frame = self.take(POLL_S)
-            if frame is not None:
-                yield frame
-
-    def take(self, timeout_s: float = 0.0) -> VideoFrame | None:
-        """The next frame; None if there is none within `timeout_s`, or no more. Raises what ended the source."""
+    def take(self) -> tuple[VideoFrame, T] | None:
+        """The next frame and what was prepared of it; None if there is none now, or no more. Raises what ended the
+        source."""
         try:
-            item = self._frames.get(timeout=timeout_s) if timeout_s else self._frames.get_nowait()
+            item = self._frames.get_nowait()
         except queue.Empty:
             return None
         if isinstance(item, BaseException):
@@ -85,20 +85,23 @@ class FrameReader:
             while not self._closing.is_set():
                 started = perf_counter()
                 frame = next(frames, None)
-                self.decode_s += perf_counter() - started
-                self._put(frame)
+                decoded = perf_counter()
+                self.decode_s += decoded - started
                 if frame is None:
-                    return
+                    return self._put(None)
+                prepared = self._prepare(frame)
+                self.prepare_s += perf_counter() - decoded
+                self._put((frame, prepared))
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: VideoFrame | BaseException | None) -> None:
-        """Waits for room; a frame of a live source makes its own, as the last one of a source does not."""
-        makes_room = self._source.info.live and isinstance(item, VideoFrame)
+    def _put(self, item: tuple[VideoFrame, T] | BaseException | None) -> None:
+        """Waits for room; a frame of a live source makes its own, but the end of a source never does."""
+        makes_room = self._source.info.live and isinstance(item, tuple)
         while not self._closing.is_set():
             try:
                 self._frames.put(item, timeout=LIVE_POLL_S if makes_room else POLL_S)
-                return self._news()
+                return self._on_ready()
             except queue.Full:
                 if makes_room:
                     self._drop_oldest()
@@ -114,15 +117,15 @@ class FrameReader:
 class ResultWriter:
     """Feeds sinks, one after the other, in a thread of its own. Its first error stops it and meets the next `write`.
 
-    write_s: time spent inside the sinks. room: results that a `write` never waits for, beside those it may have to.
-    `news` is called when a result was written.
+    write_s: seconds spent inside the sinks.
     """
 
-    def __init__(self, sinks: Sequence[Sink], news: Callable[[], None] = unheard, room: int = 0) -> None:
+    def __init__(self, sinks: Sequence[Sink], on_written: Callable[[], None] = ignore, extra_capacity: int = 0) -> None:
+        """`on_written` is called after each result. extra_capacity: queue places beyond AHEAD_FRAMES."""
         self.write_s = 0.0
-        self._sinks, self._news = sinks, news
+        self._sinks, self._on_written = sinks, on_written
         self._error: BaseException | None = None
-        self._results: queue.Queue[tuple[FrameResult, Image] | None] = queue.Queue(AHEAD_FRAMES + room)
+        self._results: queue.Queue[tuple[FrameResult, Image] | None] = queue.Queue(AHEAD_FRAMES + extra_capacity)
         self._thread = threading.Thread(target=self._run, name="visrt-writer", daemon=True)
         self._thread.start()
 
@@ -150,7 +153,7 @@ class ResultWriter:
                 started = perf_counter()
                 self._guard(lambda item=item: self._write_all(*item))  # type: ignore[misc]
                 self.write_s += perf_counter() - started
-            self._news()
+            self._on_written()
 
     def _write_all(self, result: FrameResult, image: Image) -> None:
         for sink in self._sinks:

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 
-__all__ = ["SOMETIMES", "STAGES", "StageTimes", "Stopwatch"]
+__all__ = ["StageTimes", "Stopwatch"]
 
-SOMETIMES = ("copy_in", "clip_engine", "head_engine", "head_lite_engine")
-"""Stages that only some families or engines have; told where they took time.
+FIRST = ("preprocess", "copy_in", "frame_engine", "copy_out")
+LAST = ("association", "mask_engine", "masks")
+"""The stages of every network, in order. copy_in: of an engine whose calls return before it has computed, the copy to
+page-locked memory and the enqueuing of the call. frame_engine: until its outputs are there. copy_out: those that the
+host needs. masks: resizing and RLE. Between the two come the engines of further graphs, named after them:
+clip_engine."""
 
-copy_in: of an engine that answers later, the copy to page-locked memory and the enqueuing of the call.
-"""
-
-STAGES = (
-    "preprocess",
-    "copy_in",
-    "frame_engine",
-    "copy_out",
-    *SOMETIMES[1:],
-    "association",
-    "mask_engine",
-    "masks",
-)
-"""frame_engine: until it has answered. copy_out: what the host needs of its outputs. masks: resizing and RLE."""
+ALWAYS = frozenset({*FIRST, *LAST} - {"copy_in"})
+"""Stages that are reported even where they took no time."""
 
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Seconds by stage, summed over `frames` frames."""
+    """Seconds by stage, summed over `frames` frames. A stage that never ran may be left out."""
 
     frames: int = 0
-    seconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def plus(self, other: StageTimes) -> StageTimes:
-        seconds = {stage: self.seconds[stage] + other.seconds[stage] for stage in STAGES}
+        seconds = dict(self.seconds)
+        for stage, more in other.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + more
         return StageTimes(self.frames + other.frames, seconds)
 
     def part(self, frames: int) -> StageTimes:
@@ -44,13 +39,15 @@ class StageTimes:
         share = frames / max(self.frames, 1)
         return StageTimes(frames, {stage: share * seconds for stage, seconds in self.seconds.items()})
 
-    def told(self) -> dict[str, float]:
-        """Seconds by stage, without the stages that only other families have."""
-        return {stage: seconds for stage, seconds in self.seconds.items() if seconds or stage not in SOMETIMES}
+    def by_stage(self) -> dict[str, float]:
+        """Seconds by stage in the order of a frame's way, without the stages that this network does not have."""
+        graphs = sorted(self.seconds.keys() - {*FIRST, *LAST})
+        seconds = {stage: self.seconds.get(stage, 0.0) for stage in (*FIRST, *graphs, *LAST)}
+        return {stage: spent for stage, spent in seconds.items() if spent or stage in ALWAYS}
 
-    def ms_a_frame(self) -> dict[str, float]:
-        """Mean milliseconds a frame by stage; zero before the first frame."""
-        return {stage: 1e3 * seconds / max(self.frames, 1) for stage, seconds in self.told().items()}
+    def ms_per_frame(self) -> dict[str, float]:
+        """Mean milliseconds per frame by stage; zero before the first frame."""
+        return {stage: 1e3 * seconds / max(self.frames, 1) for stage, seconds in self.by_stage().items()}
 
 
 class Stopwatch:
@@ -61,7 +58,7 @@ class Stopwatch:
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.clock = clock or perf_counter
-        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._running: list[str] = []
         self._since = 0.0
 
@@ -77,8 +74,8 @@ class Stopwatch:
 
     def take(self, frames: int) -> StageTimes:
         """What was measured since the last call, as the times of `frames` frames."""
-        times = replace(StageTimes(), frames=frames, seconds=self._seconds)
-        self._seconds = dict.fromkeys(STAGES, 0.0)
+        times = StageTimes(frames, self._seconds)
+        self._seconds = defaultdict(float)
         return times
 
     def _charge(self) -> None:

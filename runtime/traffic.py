@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from visrt.runtime.dynamic_axes import BATCH, MASKS, handed_over
+from visrt.runtime.dynamic_axes import BATCH, MASKS
 from visrt.runtime.manifest import Manifest, TensorSpec
 
 __all__ = ["Movement", "Way", "traffic"]
@@ -34,7 +34,7 @@ def traffic(manifest: Manifest, masks: int) -> list[Movement]:
     sizes = {BATCH: 1, MASKS: masks}
     moved = []
     for name, graph in manifest.graphs.items():
-        handed = handed_over(manifest, name)
+        handed = manifest.device_roles(name)
         moved += [
             Movement(name, role, "host to device", tensor_bytes(spec, sizes))
             for role, spec in graph.inputs.items()

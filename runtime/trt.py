@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from visrt.runtime.build import BuildRequest, BuiltEngine, build_engine, build_request
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.cuda import Gpu
-from visrt.runtime.dynamic_axes import handed_over, largest_sizes, profile_of, run_sizes
+from visrt.runtime.dynamic_axes import largest_sizes, profile_of, run_sizes
 from visrt.runtime.engine import Engine
 from visrt.runtime.engine_cache import EngineCache, EngineKey, engine_key
 from visrt.runtime.errors import EngineError
@@ -110,4 +110,4 @@ def start_engines(
 
 def _started(bench: Bench, plan: Plan, manifest: Manifest, name: str, batch: int) -> TrtEngine:
     axes = {symbol: run_sizes(symbol, sizes[-1]) for symbol, sizes in profile_of(manifest, name, batch).items()}
-    return TrtEngine(bench, plan, manifest.graphs[name], axes, handed_over(manifest, name))
+    return TrtEngine(bench, plan, manifest.graphs[name], axes, manifest.device_roles(name))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from visrt.runtime.clip_family import AnyFamily
 from visrt.runtime.ctvis import CtVis
 from visrt.runtime.ctvis_video import ctvis_result
 from visrt.runtime.errors import UsageError
@@ -18,6 +17,7 @@ from visrt.runtime.genvis import GenVis
 from visrt.runtime.genvis_video import genvis_result
 from visrt.runtime.inspro import InsPro
 from visrt.runtime.inspro_video import inspro_result
+from visrt.runtime.method import TrackingMethod
 from visrt.runtime.minvis import MinVis
 from visrt.runtime.minvis_video import minvis_result
 from visrt.runtime.network import Network
@@ -55,7 +55,7 @@ OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
 }
 
 
-def official_rule(family: AnyFamily) -> OfficialRule:
+def official_rule(family: TrackingMethod[Any]) -> OfficialRule:
     """The rule of `family`. Raises UsageError for one without."""
     if type(family) not in OFFICIAL_RULES:
         raise UsageError(f"{type(family).__name__} has no official video-level result; use the causal one")
@@ -70,4 +70,4 @@ def official_result(session: Session, read_frames: ReadFrames, top_k: int | None
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; expected 1 or more")
-    return official_rule(session.family).make(session.network, session.family, read_frames, top_k)
+    return official_rule(session.method).make(session.network, session.method, read_frames, top_k)

@@ -83,7 +83,7 @@ def second_reading(
             continue
         [outputs] = network.run_frames([frame])
         resize = mask_resize(outputs.fit)
-        logits = network.run_masks(np.stack(list(embeddings.values())), outputs)
+        logits = network.run_masks(np.stack(list(embeddings.values())), outputs.device)
         for track, mask_logits in zip(embeddings, logits, strict=True):
             made[track][count - 1] = make(resize, mask_logits)
     if count != len(wanted):

@@ -141,8 +141,8 @@ def test_golden_ctvis_ids_from_frames_are_the_official_ones(
     fit_officially(monkeypatch, golden)
 
     with opened(path, golden) as session:
-        assert isinstance(session.family, CtVis)
-        frames = list(followed(session.network, session.family, golden["frames_rgb"]))
+        assert isinstance(session.method, CtVis)
+        frames = list(followed(session.network, session.method, golden["frames_rgb"]))
 
     for found, ids in zip(frames, golden["trk_ids"], strict=True):
         assert [number for number, _, _ in found] == ids[ids >= 0].tolist()

@@ -167,8 +167,8 @@ def test_golden_genvis_clip_after_clip_from_frames(
     golden = load_golden(path)
     fitted(golden)
     session = opened(path, golden)
-    assert isinstance(session.family, GenVisFamily)
-    settings, frames = session.family.settings, list(golden["in/frames_rgb_uint8"])
+    assert isinstance(session.method, GenVisFamily)
+    settings, frames = session.method.settings, list(golden["in/frames_rgb_uint8"])
     step, at = first_step(session.network.states[BASE]), 0
     while at < len(frames):
         seen = session.network.run_frames(frames[at : at + settings.clip_frames])

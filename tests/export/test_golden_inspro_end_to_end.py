@@ -13,10 +13,10 @@ import pytest
 import torch
 from golden import assert_same_finals, fit_officially, golden_sets, load_golden
 from numpy.typing import NDArray
+from visrt.runtime.following import runner_on
 
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.inspro_checkpoints import read_inspro_checkpoint, save_inspro_checkpoint
-from visrt.runtime.following import runner_on
 from visrt.runtime.inspro import first_step, frame_step
 from visrt.runtime.inspro_pairs import Pairs
 from visrt.runtime.network import FrameOutputs
@@ -97,12 +97,12 @@ def stored_pairs(golden: Golden, frame: int, pairs: Pairs) -> Pairs:
 def looks(golden: Golden) -> Iterator[tuple[int, FrameOutputs, Any]]:
     """Each frame by its heads, from the pairs of the set: its number, what the frame graph said, and the answer."""
     session = golden.session
-    step, needs = first_step(session.network.states), session.family.needs()
+    step, needs = first_step(session.network.states), session.method.needs()
     for t, image in enumerate(golden.frames):
         [outputs] = session.network.run_frames([image])
         step = type(step)(stored_pairs(golden, t, step.pairs), step.until_key, step.key_score)
         run = runner_on(outputs, session.network, needs)
-        answer = frame_step(outputs.tensors, run, step, session.family.settings)
+        answer = frame_step(outputs.tensors, run, step, session.method.settings)
         step = answer.step
         yield t, outputs, answer
 

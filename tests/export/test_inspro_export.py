@@ -92,7 +92,7 @@ def test_inspro_a_bundle_runs_and_slots_keep_their_ids(report: ExportReport, key
     images = synthetic_frames(4, HEIGHT, WIDTH).images
     with Session.open(report.folder, threads=1, association={"key_every_frames": key_every_frames}) as session:
         results = [result for image in images for result in session.step(image)]
-        told = session.times.ms_a_frame()
+        told = session.times.ms_per_frame()
     assert [result.index for result in results] == [0, 1, 2, 3]
     assert session.events.dropped_slots == session.events.bad_frames == 0
     assert all({found.id for found in result.objects} <= set(range(6)) for result in results)

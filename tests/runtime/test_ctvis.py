@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from visrt.runtime.ctvis import CtVis, CtVisSettings, CtVisState
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.families import FAMILIES, family_from_preset
-from visrt.runtime.family import Family, Queries, Track
+from visrt.runtime.method import PerFrameMethod, Track
 from visrt.runtime.presets import PRESETS
+from visrt.runtime.queries import Queries
 
 CLASSES = 3
 FPS = 10.0
@@ -73,7 +74,7 @@ def masks_from(masks: NDArray[np.float32]) -> Callable[[NDArray[np.float32]], ND
     return lambda embeddings: np.einsum("md,dhw->mhw", embeddings, masks)
 
 
-def run(family: Family[Any], frames: Sequence[Frame], fps: float = FPS) -> list[list[Track]]:
+def run(family: PerFrameMethod[Any], frames: Sequence[Frame], fps: float = FPS) -> list[list[Track]]:
     """The tracks of each frame."""
     state, found = family.start(), []
     for index, (queries, masks) in enumerate(frames):

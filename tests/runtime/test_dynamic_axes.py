@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fakes import fake_manifest
 
-from visrt.runtime.dynamic_axes import BATCH, FRAMES, MASKS, handed_over, largest_sizes, profile_of, run_sizes
+from visrt.runtime.dynamic_axes import BATCH, FRAMES, MASKS, largest_sizes, profile_of, run_sizes
 from visrt.runtime.errors import BundleError
 
 
@@ -36,17 +36,26 @@ def test_mask_features_stay_on_the_device_and_mask_embeddings_pass_through_the_h
     """The host picks mask embeddings; the features of a frame go into the masks graph whole."""
     manifest = fake_manifest()
 
-    assert handed_over(manifest, "frame") == handed_over(manifest, "masks") == {"mask_features"}
+    assert manifest.device_roles("frame") == manifest.device_roles("masks") == {"mask_features"}
 
 
-def test_tensors_that_differ_in_size_or_type_are_not_handed_over() -> None:
+def test_tensors_that_differ_in_size_or_type_do_not_stay_on_the_device() -> None:
     manifest = fake_manifest()
     masks = manifest.graphs["masks"]
     for change in ({"dtype": "float16"}, {"shape": (8, 16, 25)}):
         tensor = masks.inputs["mask_features"].model_copy(update=change)
         other = masks.model_copy(update={"inputs": {**masks.inputs, "mask_features": tensor}})
         strange = manifest.model_copy(update={"graphs": {**manifest.graphs, "masks": other}})
-        assert handed_over(strange, "frame") == frozenset()
+        assert strange.device_roles("frame") == frozenset()
+
+
+def test_what_the_manifest_says_about_places_goes_before_what_shapes_suggest() -> None:
+    manifest = fake_manifest()
+    masks = manifest.graphs["masks"]
+    host = {role: spec.model_copy(update={"place": "host"}) for role, spec in masks.inputs.items()}
+    graphs = {**manifest.graphs, "masks": masks.model_copy(update={"inputs": host})}
+
+    assert manifest.model_copy(update={"graphs": graphs}).device_roles("masks") == frozenset()
 
 
 def test_a_number_of_queries_that_is_open_is_refused() -> None:

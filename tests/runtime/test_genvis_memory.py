@@ -1,4 +1,4 @@
-"""What GenVIS remembers of a video: read slot by slot, capped, forgotten."""
+"""What GenVIS remembers of a video: read slot by slot, capped, forget_slots_before."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from visrt.runtime.genvis_memory import (
     Memory,
     MemoryEntry,
     empty_memory,
-    forgotten,
+    forget_slots_before,
     read,
     read_across_slots,
-    remembered,
+    update_memory,
 )
 
 SLOTS, CHANNELS = 4, 8
@@ -32,7 +32,7 @@ def entry(clip: int) -> MemoryEntry:
 def memory_of(clips: int, cap: int = 10**6) -> Memory:
     memory = empty_memory(SLOTS)
     for clip in range(clips):
-        memory = remembered(memory, entry(clip), cap)
+        memory = update_memory(memory, entry(clip), cap)
     return memory
 
 
@@ -68,7 +68,7 @@ def test_reading_across_slots_sees_every_slot_of_every_clip() -> None:
 
 def test_huge_similarities_stay_numbers() -> None:
     huge = MemoryEntry(0, some(0) * 1e18, some(1))
-    memory = remembered(remembered(empty_memory(SLOTS), huge, 10), MemoryEntry(1, some(2) * 1e18, some(3)), 10)
+    memory = update_memory(update_memory(empty_memory(SLOTS), huge, 10), MemoryEntry(1, some(2) * 1e18, some(3)), 10)
     assert np.isfinite(read(memory, some(5) * 1e18)).all()
 
 
@@ -101,15 +101,15 @@ def test_the_smallest_caps_keep_the_newest(cap: int) -> None:
 
 def test_a_forgotten_slot_reads_only_what_comes_after_and_others_as_before() -> None:
     slots = np.array([False, True, False, False])
-    memory = forgotten(memory_of(3), slots, clip=3)
+    memory = forget_slots_before(memory_of(3), slots, clip=3)
     key = some(7)
     assert not read(memory, key)[1].any()
     assert np.array_equal(read(memory, key)[~slots], read(memory_of(3), key)[~slots])
-    later = remembered(memory, entry(3), 10)
+    later = update_memory(memory, entry(3), 10)
     assert np.array_equal(read(later, key)[1], entry(3).values[1])
 
 
 def test_remembering_leaves_the_memory_before_as_it_was() -> None:
     before = memory_of(3)
-    remembered(before, entry(3), 2)
+    update_memory(before, entry(3), 2)
     assert clips_in(before) == [0, 1, 2]

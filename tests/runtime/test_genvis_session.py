@@ -20,10 +20,11 @@ from visrt.runtime.bundle import Bundle
 from visrt.runtime.bundle_states import initial_states, state_bytes
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
 from visrt.runtime.families import family_of, frame_family_of
-from visrt.runtime.genvis import GenVisSettings, nothing_shown, shown_after, sightings_of
+from visrt.runtime.genvis import GenVisSettings, update_tracks
 from visrt.runtime.manifest import FileSpec
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
+from visrt.runtime.slot_tracks import new_slot_tracks
 
 Frame = NDArray[np.uint8]
 SIZE = (128, 192)
@@ -136,18 +137,22 @@ def test_genvis_an_object_lost_for_too_long_is_another_one_if_asked_for() -> Non
 
 def test_genvis_label_and_score_are_those_of_the_surest_clip_so_far() -> None:
     clips = [[[0.5, 0.1], [0.2, 0.1]], [[0.1, 0.9], [0.3, 0.2]], [[0.6, 0.2], [0.1, 0.2]]]
-    shown, seen = nothing_shown(2, next_id=4), []
+    tracks, seen = new_slot_tracks(2, next_id=4), []
     for time_s, chances in enumerate(clips):
-        shown, visible = shown_after(shown, np.array(chances, np.float32), float(time_s), GenVisSettings())
-        seen += sightings_of(shown, visible, np.eye(2, dtype=np.float32))
-    assert [(one.id, one.label, round(one.score, 3)) for one in seen] == [(4, 0, 0.5), (4, 1, 0.9), (4, 1, 0.9)]
+        tracks, objects, _ = update_tracks(tracks, np.array(chances, np.float32), float(time_s), GenVisSettings())
+        seen += objects
+    assert [(number, label, round(score, 3)) for number, label, score in seen] == [
+        (4, 0, 0.5),
+        (4, 1, 0.9),
+        (4, 1, 0.9),
+    ]
 
 
 def test_genvis_ids_are_given_in_order_of_score() -> None:
     chances = np.array([[0.6], [0.9], [0.1], [0.7]], np.float32)
-    shown, visible = shown_after(nothing_shown(4, next_id=0), chances, 0.0, GenVisSettings())
-    assert shown.ids.tolist() == [2, 0, -1, 1]
-    assert [one.id for one in sightings_of(shown, visible, np.eye(4, dtype=np.float32))] == [0, 1, 2]
+    tracks, objects, _ = update_tracks(new_slot_tracks(4, next_id=0), chances, 0.0, GenVisSettings())
+    assert tracks.ids.tolist() == [2, 0, -1, 1]
+    assert [number for number, _, _ in objects] == [0, 1, 2]
 
 
 def test_genvis_an_empty_frame_shows_nothing_and_makes_no_mask() -> None:
@@ -265,7 +270,7 @@ def test_genvis_after_a_reset_a_new_stream_begins() -> None:
 def test_genvis_the_clip_engine_has_its_stage() -> None:
     session = genvis_session()
     run(session, [moving(0)])
-    assert session.times.ms_a_frame()["clip_engine"] > 0
+    assert session.times.ms_per_frame()["clip_engine"] > 0
 
 
 def test_genvis_a_clip_length_that_the_bundle_lacks_is_refused() -> None:

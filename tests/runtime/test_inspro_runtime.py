@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from visrt.runtime.clip_family import ClipAnswer, Tensors
+from visrt.runtime.arrays import Floats, Tensors
 from visrt.runtime.errors import NumericalError, SettingsError
-from visrt.runtime.family import Floats
+from visrt.runtime.image import letterbox
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings, InsProState
-from visrt.runtime.inspro_pairs import first_pairs, remembered, started_over, too_small
+from visrt.runtime.inspro_pairs import first_pairs, reset_slots, too_small, update_bank
+from visrt.runtime.method import FrameOutputs, FrameTracks
 from visrt.runtime.settings import load_settings
 
 SLOTS, CHANNELS, CLASSES, ENTRIES = 4, 3, 2, 3
@@ -66,16 +67,44 @@ def steady(count: int = 1) -> list[list[float]]:
     return [[SEEN] * count + [0.05] * (SLOTS - count)]
 
 
-def run(family: InsPro, heads: Heads, frames: int, state: InsProState | None = None) -> list[ClipAnswer[InsProState]]:
-    state, answers = state or family.start(INITIAL), []
+@dataclass
+class HeadGraphs:
+    """The graphs of a bundle without masks: those of the masks graph are the mask embeddings themselves."""
+
+    heads: Heads
+
+    def run(self, graph: str, feeds: Tensors) -> Tensors:
+        return self.heads(graph, feeds)
+
+    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
+        return mask_embeddings[:, None]
+
+
+class Answer(NamedTuple):
+    """The tracks of one frame and the state after it."""
+
+    frame: FrameTracks
+    state: InsProState
+
+
+def frame_at(time_s: float) -> FrameOutputs:
+    return FrameOutputs(letterbox((60, 90), (64, 96)), FRAME, {}, time_s)
+
+
+def run(method: InsPro, heads: Heads, frames: int, state: InsProState | None = None) -> list[Answer]:
+    state, answers = state or method.start(INITIAL), []
     for t in range(frames):
-        answers.append(family.follow([FRAME], [t / 10], heads, state))
-        state = answers[-1].state
+        [tracks], state = method.update([frame_at(t / 10)], HeadGraphs(heads), state)
+        answers.append(Answer(tracks, state))
     return answers
 
 
-def shown(answers: list[ClipAnswer[InsProState]]) -> list[list[int]]:
-    return [[sighting.id for sighting in answer.sightings[0]] for answer in answers]
+def shown(answers: list[Answer]) -> list[list[int]]:
+    return [[track.id for track in answer.frame.tracks] for answer in answers]
+
+
+def slots_of(answer: Answer) -> list[int]:
+    return [int(track.mask_logits.argmax()) for track in answer.frame.tracks]
 
 
 def test_inspro_the_first_frame_starts_from_the_learned_pairs_and_each_next_from_the_one_before() -> None:
@@ -142,16 +171,15 @@ def test_inspro_less_than_one_frame_from_key_to_key_is_refused(every: int) -> No
 
 
 def test_inspro_only_the_lite_variant_needs_the_lite_head() -> None:
-    assert set(InsPro().needs()) == {"frame", "head", "masks"}
-    assert set(InsPro(InsProSettings(key_every_frames=10)).needs()) == {"frame", "head", "head_lite", "masks"}
+    assert set(InsPro().required_graphs()) == {"frame", "head", "masks"}
+    assert set(InsPro(InsProSettings(key_every_frames=10)).required_graphs()) == {"frame", "head", "head_lite", "masks"}
 
 
 def test_inspro_ids_are_given_in_order_of_score_and_stay_with_their_slot() -> None:
     heads = Heads([[0.6, 0.9, 0.05, 0.05], [0.9, 0.6, 0.05, 0.8]])
     answers = run(InsPro(), heads, 2)
     assert shown(answers) == [[0, 1], [0, 1, 2]]
-    slots = [int(sighting.mask_embedding.argmax()) for sighting in answers[1].sightings[0]]
-    assert slots == [1, 0, 3]
+    assert slots_of(answers[1]) == [1, 0, 3]
 
 
 def test_inspro_an_object_is_born_sure_and_shown_while_it_is_likely() -> None:
@@ -168,20 +196,20 @@ def test_inspro_a_slot_is_one_object_for_ever_unless_objects_may_be_lost() -> No
 def test_inspro_the_public_score_is_the_mean_of_what_was_seen_and_knows_no_future() -> None:
     scores = [0.9, 0.7, 0.5, 0.1, 0.5]
     heads = Heads([[score, 0.05, 0.05, 0.05] for score in scores])
-    told = [[s.score for s in answer.sightings[0]] for answer in run(InsPro(), heads, 5)]
+    scores_shown = [[track.score for track in answer.frame.tracks] for answer in run(InsPro(), heads, 5)]
     expected = [[0.9], [0.8], [0.7], [], [0.65]]
-    assert [pytest.approx(row, abs=1e-5) for row in expected] == told
+    assert [pytest.approx(row, abs=1e-5) for row in expected] == scores_shown
 
 
 def test_inspro_at_most_so_many_objects_are_shown_the_surest_first() -> None:
     answers = run(InsPro(InsProSettings(max_objects=2)), Heads([[0.6, 0.9, 0.7, 0.8]]), 1)
-    assert [int(s.mask_embedding.argmax()) for s in answers[0].sightings[0]] == [1, 3]
+    assert slots_of(answers[0]) == [1, 3]
 
 
 def test_inspro_a_slot_with_nan_begins_anew_alone_and_is_counted() -> None:
     heads = Heads(steady(2), spoilt={2: [("next_queries", 1, np.nan)]})
     answers = run(InsPro(), heads, 5)
-    assert [answer.dropped_slots for answer in answers] == [0, 0, 1, 0, 0]
+    assert [answer.frame.dropped_slots for answer in answers] == [0, 0, 1, 0, 0]
     assert shown(answers) == [[0, 1], [0, 1], [0], [0, 2], [0, 2]]
     np.testing.assert_array_equal(heads.fed[3]["queries"][1], INITIAL[QUERIES][1])
     np.testing.assert_array_equal(heads.fed[3]["queries"][0], INITIAL[QUERIES][0] + 300)
@@ -200,7 +228,7 @@ def test_inspro_a_slot_with_nan_begins_anew_alone_and_is_counted() -> None:
 def test_inspro_a_box_that_cannot_grow_again_begins_anew_with_the_next_frame(box: list[float]) -> None:
     heads = Heads(steady(2), spoilt={1: [("next_proposals", 0, box)]})
     answers = run(InsPro(), heads, 4)
-    assert [answer.dropped_slots for answer in answers] == [0, 1, 0, 0]
+    assert [answer.frame.dropped_slots for answer in answers] == [0, 1, 0, 0]
     assert shown(answers) == [[0, 1], [0, 1], [1, 2], [1, 2]]
     np.testing.assert_array_equal(heads.fed[2]["proposals"][0], BOX)
 
@@ -210,7 +238,7 @@ def test_inspro_nothing_but_nan_is_an_error_and_leaves_the_state() -> None:
     family = InsPro()
     [first] = run(family, heads, 1)
     with pytest.raises(NumericalError, match="NaN or infinity in every slot of its head"):
-        family.follow([FRAME], [0.1], heads, first.state)
+        family.update([frame_at(0.1)], HeadGraphs(heads), first.state)
     assert shown(run(family, heads, 1, first.state)) == [[0]]
 
 
@@ -228,7 +256,7 @@ def test_inspro_updates_leave_the_pairs_they_are_given_as_they_are() -> None:
     pairs = first_pairs(*(INITIAL[name] for name in (QUERIES, PROPOSALS, BANK)))
     before = {name: np.copy(values) for name, values in vars(pairs).items()}
     entry = np.ones((SLOTS, CHANNELS), np.float32)
-    started_over(remembered(pairs, entry), np.array([True, False, True, False]))
+    reset_slots(update_bank(pairs, entry), np.array([True, False, True, False]))
     for name, values in before.items():
         np.testing.assert_array_equal(getattr(pairs, name), values)
 

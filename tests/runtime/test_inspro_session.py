@@ -69,7 +69,7 @@ def test_inspro_the_lite_family_has_a_key_frame_every_ten_frames_and_another_num
 def test_inspro_time_in_each_head_is_told() -> None:
     session = lite()
     run(session, [moving(t) for t in range(3)])
-    told = session.times.ms_a_frame()
+    told = session.times.ms_per_frame()
     assert told["head_engine"] > 0
     assert told["head_lite_engine"] > 0
     assert "clip_engine" not in told

@@ -450,7 +450,7 @@ def test_stages_of_every_stream_are_measured() -> None:
     outcomes = tracked(pipeline, [Job(Frames([moving(t) for t in range(6)], 0.005)) for _ in range(2)])
 
     for outcome in outcomes.values():
-        assert set(outcome.ms) == {"decode", "write", *StageTimes().ms_a_frame()}
+        assert set(outcome.ms) == {"decode", "write", *StageTimes().ms_per_frame()}
         assert outcome.ms["decode"] >= 5
         assert outcome.ms["frame_engine"] >= 5, "half a call of two frames that takes 10 ms"
         assert outcome.fps > 0

@@ -327,8 +327,8 @@ def test_stages_add_up_and_start_again_with_each_step() -> None:
 
     assert session.times.frames == 3
     assert session.last_times.frames == 1
-    assert all(ms > 0 for ms in session.times.ms_a_frame().values())
-    assert all(session.last_times.seconds[stage] < session.times.seconds[stage] for stage in session.times.ms_a_frame())
+    assert all(ms > 0 for ms in session.times.ms_per_frame().values())
+    assert all(session.last_times.seconds[stage] < total for stage, total in session.times.by_stage().items())
 
 
 def test_a_bundle_of_an_unknown_family_or_for_other_classes_is_refused() -> None:
@@ -349,7 +349,7 @@ def test_association_settings_come_from_the_manifest_and_may_be_changed() -> Non
     manifest = fake_manifest(association={"max_objects": 1, "birth_score": 0.3})
     no_engines: dict[str, Engine] = {}
 
-    family = Session(manifest, no_engines, association={"birth_score": 0.7}).family
+    family = Session(manifest, no_engines, association={"birth_score": 0.7}).method
     assert family == MinVis(MinVisSettings(max_objects=1, birth_score=0.7))
     with pytest.raises(SettingsError, match="unknown setting 'max_object'"):
         Session(manifest, no_engines, association={"max_object": 1})

@@ -189,7 +189,7 @@ def _refuse_unused(run: BundleRun, session: Session) -> None:
     from visrt.runtime.errors import UsageError
     from visrt.runtime.video_result import official_rule
 
-    if run.association.changes is not None and not official_rule(session.family).takes_settings:
+    if run.association.changes is not None and not official_rule(session.method).takes_settings:
         raise UsageError("this family's official rule follows every query through the video: it takes no --association")
 
 
@@ -203,5 +203,5 @@ def _made_by(run: BundleRun, session: Session) -> dict[str, Any]:
         "fps_of_videos": run.fps,
         "bundle_name": manifest.name,
         "frame_sha256": manifest.graphs["frame"].file.sha256,
-        **run.association.in_force(session.family),
+        **run.association.in_force(session.method),
     }

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from visrt.commands.track_plan import Plan, TrackOptions
 from visrt.console import report_console, say
-from visrt.runtime.clip_family import AnyFamily
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.journal import Journal
 from visrt.runtime.manifest import Manifest
+from visrt.runtime.method import TrackingMethod
 from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.output import JOURNAL, OVERLAY, RESULTS, SUMMARY, Sink, prepare_folder
 from visrt.runtime.overlay_video import OverlayVideo
@@ -46,7 +46,9 @@ def opened(one: Plan, manifest: Manifest, options: TrackOptions) -> tuple[Source
     return source, sinks
 
 
-def finished(folder: Path, outcome: SourceOutcome, manifest: Manifest, family: AnyFamily, options: TrackOptions) -> int:
+def finished(
+    folder: Path, outcome: SourceOutcome, manifest: Manifest, method: TrackingMethod[Any], options: TrackOptions
+) -> int:
     """Writes the files that need the whole video and tells how it went; the exit code of the source.
 
     Where they cannot be written, the journal is still there.
@@ -54,7 +56,7 @@ def finished(folder: Path, outcome: SourceOutcome, manifest: Manifest, family: A
     objects = 0
     try:
         objects = write_youtube_vis(folder / JOURNAL, folder / RESULTS)
-        made_by = _made_by(manifest, family, options)
+        made_by = _made_by(manifest, method, options)
         write_summary(folder / SUMMARY, summary_of(outcome, objects, manifest.classes, made_by))
     except VisrtError as error:
         if outcome.end != "failed":
@@ -65,7 +67,7 @@ def finished(folder: Path, outcome: SourceOutcome, manifest: Manifest, family: A
     return outcome.exit_code
 
 
-def _made_by(manifest: Manifest, family: AnyFamily, options: TrackOptions) -> dict[str, Any]:
+def _made_by(manifest: Manifest, method: TrackingMethod[Any], options: TrackOptions) -> dict[str, Any]:
     return {
         "bundle": manifest.name,
         "family": manifest.family,
@@ -74,7 +76,7 @@ def _made_by(manifest: Manifest, family: AnyFamily, options: TrackOptions) -> di
         "streams": options.streams,
         "input": [manifest.input.height, manifest.input.width],
         "overlay": options.overlay.preset if options.overlay else None,
-        **options.association.in_force(family),
+        **options.association.in_force(method),
     }
 
 

@@ -16,7 +16,10 @@ __all__ = ["Advance", "BarFor", "bars"]
 Advance = Callable[[FrameResult], None]
 """To be called with every result of a source."""
 
-BarFor = Callable[[SourceInfo, int | None], Advance]
+Remove = Callable[[], None]
+"""To be called when the source has ended."""
+
+BarFor = Callable[[SourceInfo, int | None], tuple[Advance, Remove]]
 """A bar for a source that is stopped after so many frames, where a number is given.
 
 A source that does not know its frames is measured by its time, one that knows neither shows only that it moves.
@@ -35,7 +38,7 @@ def bars() -> Iterator[BarFor]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
 
-        def bar_for(info: SourceInfo, limit: int | None) -> Advance:
+        def bar_for(info: SourceInfo, limit: int | None) -> tuple[Advance, Remove]:
             frames = min(info.frames, limit) if info.frames and limit else info.frames or limit
             task = progress.add_task(info.name, total=frames or info.duration_s, shown="")
 
@@ -44,6 +47,6 @@ def bars() -> Iterator[BarFor]:
                 shown = f"frame {done}, {len(result.objects)} objects"
                 progress.update(task, completed=done if frames else result.time_s, shown=shown)
 
-            return advance
+            return advance, lambda: progress.remove_task(task)
 
         yield bar_for

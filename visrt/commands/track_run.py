@@ -1,17 +1,19 @@
-"""What `visrt track` does: plans the sources, runs them one after the other or several at a time."""
+"""What `visrt track` does: plans the sources, tracks one after the other or several at a time, writes what each
+gave."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from visrt.commands.track_output import finished, opened
 from visrt.commands.track_plan import Plan, TrackOptions, plan, worst
-from visrt.commands.track_progress import bars
-from visrt.commands.track_together import track_together
+from visrt.commands.track_progress import BarFor, bars
 from visrt.console import say
 from visrt.runtime.errors import VisrtError
-from visrt.runtime.session import Session, SessionSettings
-from visrt.runtime.tracking import track_source
+from visrt.runtime.outcome import SourceOutcome
+from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
+from visrt.runtime.session import SessionSettings
 from visrt.signals import StopRequest
 
 __all__ = ["TrackOptions", "track_all", "worst"]
@@ -22,41 +24,66 @@ def track_all(sources: Sequence[str], options: TrackOptions) -> int:
     plans, code = plan(sources, options)
     if not plans:
         return code
-    with StopRequest() as stop:
-        track = track_together if options.streams > 1 and len(plans) > 1 else track_in_turn
-        return worst(code, track(plans, options, stop))
+    with StopRequest() as stop, _pipeline(options, len(plans)) as pipeline, bars() as bar_for:
+        run = _Run(pipeline, options)
+        pipeline.track(run.jobs(plans, bar_for), run.done, stop)
+        code = worst(code, run.exit_code())
+        return stop.exit_code if stop() else code
 
 
-def track_in_turn(plans: Sequence[Plan], options: TrackOptions, stop: StopRequest) -> int:
-    """Tracks one source after the other; the exit code."""
-    code = 0
-    with _session(options) as session:
-        for one in plans:
-            code = worst(code, track_one(one, session, options, stop))
-            if stop():
-                return stop.exit_code
-    return code
-
-
-def track_one(one: Plan, session: Session, options: TrackOptions, stop: StopRequest) -> int:
-    """Tracks one source and prints how it went; returns its exit code."""
-    try:
-        source, sinks = opened(one, session.manifest, options)
-    except VisrtError as error:
-        say(str(error))
-        return error.exit_code
-    with bars() as bar_for:
-        advance = bar_for(source.info, options.limit)
-        outcome = track_source(source, session, sinks, stop, options.limit, advance)
-    return finished(one.folder, outcome, session.manifest, session.family, options)
-
-
-def _session(options: TrackOptions) -> Session:
-    return Session.open(
+def _pipeline(options: TrackOptions, sources: int) -> Pipeline:
+    """With one stream, `--in-flight` 1 computes in the caller's thread; with several, the engine chooses by default."""
+    streams = min(options.streams, sources)
+    in_flight = 1 if streams == options.in_flight == 1 else 2
+    settings = PipelineSettings(
+        streams, calls=options.in_flight - 1 or None, session=SessionSettings(in_flight=in_flight)
+    )
+    return Pipeline.open(
         options.bundle,
         options.engine,
         threads=options.threads,
-        settings=SessionSettings(in_flight=options.in_flight),
+        settings=settings,
         association=options.association.changes,
         preset=options.association.preset,
     )
+
+
+class _Run:
+    """The jobs of a pipeline and their ends. Files that need a whole video are written while others are tracked."""
+
+    def __init__(self, pipeline: Pipeline, options: TrackOptions) -> None:
+        self._pipeline, self._options = pipeline, options
+        self._started: dict[int, tuple[Plan, Callable[[], None]]] = {}
+        self._refused = 0
+        self._finisher = ThreadPoolExecutor(1, "visrt-finisher")
+        self._codes: list[Future[int]] = []
+
+    def jobs(self, plans: Sequence[Plan], bar_for: BarFor) -> Iterator[Job]:
+        """The sources that can be opened, each when there is a place for it."""
+        for one in plans:
+            try:
+                source, sinks = opened(one, self._pipeline.manifest, self._options)
+            except VisrtError as error:
+                say(str(error))
+                self._refused = worst(self._refused, error.exit_code)
+                continue
+            advance, remove_bar = bar_for(source.info, self._options.limit)
+            job = Job(source, sinks, self._options.limit, advance)
+            self._started[id(job)] = one, remove_bar
+            yield job
+
+    def done(self, job: Job, outcome: SourceOutcome) -> None:
+        """Has the last files of a source written."""
+        (one, remove_bar), pipeline = self._started.pop(id(job)), self._pipeline
+        remove_bar()
+        self._codes.append(
+            self._finisher.submit(finished, one.folder, outcome, pipeline.manifest, pipeline.method, self._options)
+        )
+
+    def exit_code(self) -> int:
+        """The gravest of all, once everything is written."""
+        self._finisher.shutdown()
+        code = self._refused
+        for ended in self._codes:
+            code = worst(code, ended.result())
+        return code

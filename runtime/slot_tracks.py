@@ -1,0 +1,94 @@
+"""Tracks of networks whose slots are objects (GenVIS, InsPro): when a slot is shown, and with which id, label and
+score.
+
+The published rules judge whole videos and have no births. Here a slot gets a public id when it first scores high
+enough, and is shown while it scores high enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visrt.runtime.arrays import Floats
+
+__all__ = ["SlotTracks", "forget_slots", "mark_seen", "new_slot_tracks", "shown_objects", "without_lost"]
+
+NO_OBJECT = -1
+
+Slots = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class SlotTracks:
+    """What each of S slots is known as.
+
+    ids [S]: -1 for none. seen_s [S]: when it was last shown. seen_frames [S]: in how many updates it was. scores [S,
+    K]: of each class over time, as the method keeps them; None before the first update. next_id: of the next object.
+    """
+
+    ids: NDArray[np.int64]
+    seen_s: NDArray[np.float64]
+    seen_frames: NDArray[np.int64]
+    scores: Floats | None
+    next_id: int
+
+
+def new_slot_tracks(slots: int, next_id: int) -> SlotTracks:
+    """No slot is known as anything yet."""
+    none = np.full(slots, NO_OBJECT, dtype=np.int64)
+    return SlotTracks(none, np.full(slots, -np.inf), np.zeros(slots, dtype=np.int64), None, next_id)
+
+
+def forget_slots(tracks: SlotTracks, gone: NDArray[np.bool_]) -> SlotTracks:
+    """The tracks with the slots `gone` [S] known as nothing."""
+    scores = None if tracks.scores is None else np.where(gone[:, None], np.float32(0), tracks.scores)
+    ids, seen_frames = np.where(gone, NO_OBJECT, tracks.ids), np.where(gone, 0, tracks.seen_frames)
+    return replace(tracks, ids=ids, seen_frames=seen_frames, scores=scores)
+
+
+def without_lost(tracks: SlotTracks, now_s: float, lost_s: float | None) -> SlotTracks:
+    """The tracks without objects that were not shown for longer than `lost_s` seconds; None keeps all."""
+    if lost_s is None:
+        return tracks
+    return forget_slots(tracks, (tracks.ids != NO_OBJECT) & (now_s - tracks.seen_s > lost_s))
+
+
+def mark_seen(
+    tracks: SlotTracks,
+    probabilities: Floats,
+    now_s: float,
+    *,
+    birth_score: float,
+    keep_score: float,
+    max_objects: int,
+) -> tuple[SlotTracks, Slots]:
+    """The tracks after an update with `probabilities` [S, K] of the classes, and the slots shown in it, best first.
+
+    A slot gets an id from `birth_score` on and is shown from `keep_score` on; ids are given in order of score. `scores`
+    stay as they were: how they are kept over time is the method's own.
+    """
+    scores = probabilities.max(axis=1)
+    by_score = np.argsort(-scores, kind="stable")
+    enough = scores >= np.where(tracks.ids == NO_OBJECT, birth_score, keep_score)
+    visible = by_score[enough[by_score]][:max_objects]
+    newborn = visible[tracks.ids[visible] == NO_OBJECT]
+    ids, seen_s, seen_frames = tracks.ids.copy(), tracks.seen_s.copy(), tracks.seen_frames.copy()
+    ids[newborn] = tracks.next_id + np.arange(len(newborn))
+    seen_s[visible] = now_s
+    seen_frames[visible] += 1
+    return SlotTracks(ids, seen_s, seen_frames, tracks.scores, tracks.next_id + len(newborn)), visible
+
+
+def shown_objects(tracks: SlotTracks, visible: Slots) -> tuple[list[tuple[int, int, float]], Slots]:
+    """Id, label and score of each of the `visible` slots, by id, and these slots in that order.
+
+    The label is the class with the best score over time, the score is that one.
+    """
+    assert tracks.scores is not None
+    slots = visible[np.argsort(tracks.ids[visible])]
+    scores = tracks.scores[slots]
+    ids, labels, best = tracks.ids[slots].tolist(), scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist()
+    return list(zip(ids, labels, best, strict=True)), slots

@@ -1,0 +1,260 @@
+"""One stream's tracks: frames for the network in, its outputs back, the objects of each frame at the source's size
+out."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from visrt.runtime.errors import EngineError, NumericalError, UsageError
+from visrt.runtime.image import RESIZERS, Letterbox
+from visrt.runtime.mask_resize import MaskResize, mask_resize
+from visrt.runtime.method import FrameOutputs, FrameTracks, Track, TrackingMethod
+from visrt.runtime.network import Batch, ClipGraphs, Network, Pending
+from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.runtime.times import Stopwatch
+
+__all__ = ["PendingCalls", "SessionEvents", "SessionSettings", "StreamTracker", "check_times"]
+
+LOGGER = logging.getLogger("visrt.stream")
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """default_fps: frames a second where the caller gives no times.
+
+    bad_frames_max: after so many frames in a row with NaN or infinity from the network the session gives up.
+    resize: "pillow_bilinear" or "cv2_area" in place of what the manifest says. in_flight: 2 hands a frame to the
+    engine before the last one is finished, so that network and host work at a time; results come a frame later. With
+    3 the network sees two frames at a time, on a CPU each with half of its cores, and so on.
+    """
+
+    default_fps: float = 30.0
+    bad_frames_max: int = 10
+    resize: str | None = None
+    in_flight: int = 1
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise UsageError(f"in_flight is {self.in_flight}; expected 1, or 2 for network and host at a time, or more")
+        if not self.default_fps > 0 or self.bad_frames_max < 1:
+            raise UsageError(f"{self}: expected default_fps above 0 and bad_frames_max of 1 or more")
+        if self.resize is not None and self.resize not in RESIZERS:
+            raise UsageError(f"resize {self.resize!r} is unknown; choose one of {', '.join(RESIZERS)}")
+
+
+@dataclass(frozen=True)
+class SessionEvents:
+    """What happened to the stream, counted.
+
+    frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
+    aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no
+    objects. zero_queries: queries whose embedding was zero; such a one takes no part in its frame. dropped_slots: slots
+    of a clip for which the network gave NaN or infinity; such a one begins anew. time_jumps: times that lay before the
+    last one and were taken for it.
+    """
+
+    frames: int = 0
+    size_changes: int = 0
+    restarts: int = 0
+    bad_frames: int = 0
+    zero_queries: int = 0
+    dropped_slots: int = 0
+    time_jumps: int = 0
+
+
+class StreamTracker:
+    """Tracks the objects of one stream: `next_clips` gives what the network is to see, `update` takes its outputs."""
+
+    def __init__(
+        self, method: TrackingMethod[Any], network: Network, settings: SessionSettings, watch: Stopwatch
+    ) -> None:
+        self._method, self._network, self._settings, self._watch = method, network, settings, watch
+        self.clip_frames = method.clip_frames
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins a new stream: frames, ids, events and times begin again."""
+        self.state = self._method.start(self._network.states)
+        self.carried = self._network.carried()
+        self.events = SessionEvents()
+        self._waiting: Batch | None = None
+        self._resize: MaskResize | None = None
+        self._bad_in_a_row = 0
+        self._time_s = 0.0
+
+    def next_clips(self, batch: Batch) -> Batch | None:
+        """The frames of the clips that are full with the next frames of the stream; the others wait for more."""
+        if self.clip_frames == 1:
+            return batch
+        waiting = batch if self._waiting is None else Batch.joined([self._waiting, batch])
+        ready = sum(length for length, full in _clips(waiting.fits, self.clip_frames) if full)
+        self._waiting = waiting[ready:]
+        return waiting[:ready] if ready else None
+
+    def last_clip(self) -> Batch | None:
+        """What still waits at the end of the stream."""
+        waiting, self._waiting = self._waiting, None
+        return waiting if waiting is not None and len(waiting) else None
+
+    def update(self, outputs: Sequence[FrameOutputs]) -> list[FrameResult]:
+        """Results of the next frames of the stream, from the network's `outputs`.
+
+        Raises NumericalError after too many frames in a row for which the network gave NaN or infinity.
+        """
+        results: list[FrameResult] = []
+        for length, _ in _clips([frame.fit for frame in outputs], self.clip_frames):
+            first = self.events.frames
+            clip = [self._on_the_clock(frame, first + i) for i, frame in enumerate(outputs[len(results) :][:length])]
+            with self._watch.stage("association"):
+                tracks = self._update_method(clip)
+            for one in tracks:
+                self._count(one)
+            with self._watch.stage("masks"):
+                results += [
+                    FrameResult(first + i, frame.now_s, frame.fit.source, _objects(one.tracks, frame.resize))
+                    for i, (frame, one) in enumerate(zip(clip, tracks, strict=True))
+                ]
+        return results
+
+    def _update_method(self, clip: Sequence[FrameOutputs]) -> list[FrameTracks]:
+        """The tracks of each frame; one with NaN or infinity is left out of its clip and leaves the state as it was."""
+        tracks: dict[int, FrameTracks] = {}
+        for at, frame in enumerate(clip):
+            try:
+                frame.check_finite()
+            except NumericalError as error:
+                tracks[at] = FrameTracks(error=error)
+        finite = [at for at in range(len(clip)) if at not in tracks]
+        if finite:
+            frames = [clip[at] for at in finite]
+            graphs = ClipGraphs(self._network, frames, self.carried)
+            try:
+                found, self.state = self._method.update(frames, graphs, self.state)
+            except NumericalError as error:
+                found = [FrameTracks(error=error)] * len(finite)
+            tracks |= dict(zip(finite, found, strict=True))
+        return [tracks[at] for at in range(len(clip))]
+
+    def _count(self, frame: FrameTracks) -> None:
+        """Counts one frame. Raises NumericalError after too many bad ones in a row."""
+        events = self.events
+        self.events = replace(
+            events,
+            frames=events.frames + 1,
+            bad_frames=events.bad_frames + (frame.error is not None),
+            zero_queries=events.zero_queries + frame.zero_queries,
+            dropped_slots=events.dropped_slots + frame.dropped_slots,
+        )
+        self._bad_in_a_row = 0 if frame.error is None else self._bad_in_a_row + 1
+        if frame.error is not None and self._bad_in_a_row >= self._settings.bad_frames_max:
+            raise NumericalError(f"{self._bad_in_a_row} frames in a row: {frame.error}") from frame.error
+
+    def _on_the_clock(self, frame: FrameOutputs, index: int) -> FrameOutputs:
+        """`frame` with its time and mask resize. Time never runs backwards; another aspect drops all tracks."""
+        now_s = index / self._settings.default_fps if frame.time_s is None else float(frame.time_s)
+        if index and now_s < self._time_s:
+            self.events = replace(self.events, time_jumps=self.events.time_jumps + 1)
+            now_s = self._time_s
+        self._time_s = now_s
+        last = self._resize
+        if last is None or last.fit != frame.fit:
+            self._resize = mask_resize(frame.fit)
+        if last is not None and last.fit.source != frame.fit.source:
+            self.events = replace(self.events, size_changes=self.events.size_changes + 1)
+            if not last.fit.like(frame.fit):
+                self._restart(last.fit, frame.fit)
+        return replace(frame, time_s=now_s, resize=self._resize)
+
+    def _restart(self, before: Letterbox, now: Letterbox) -> None:
+        self.events = replace(self.events, restarts=self.events.restarts + 1)
+        self.state = self._method.restart(self.state)
+        self._network.restart(self.carried)
+        old, new = (f"{height}x{width}" for height, width in (before.source, now.source))
+        LOGGER.warning(
+            "after %d frames pictures are %s in place of %s (height x width): objects and what is remembered of them "
+            "are dropped, their ids are not given again",
+            self.events.frames,
+            new,
+            old,
+        )
+
+
+class PendingCalls:
+    """Calls of the frame engine that were submitted and not yet finished, in order.
+
+    A call for several streams that fails is repeated stream by stream: a GPU that is short of memory may still have
+    enough for one. retried_calls: how many were.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.retried_calls = 0
+        self._network = network
+        self._calls: deque[tuple[Pending | None, Sequence[tuple[StreamTracker, Batch]]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def submit(self, parts: Sequence[tuple[StreamTracker, Batch]]) -> None:
+        """Hands frames of one or several streams to the frame engine in one call."""
+        try:
+            pending = self._network.submit([(batch, tracker.carried) for tracker, batch in parts])
+        except EngineError:
+            if len(parts) == 1 or self._network.stateful_frames:
+                raise
+            pending = None
+        self._calls.append((pending, parts))
+
+    def finish(self, keep_in_flight: int) -> Iterator[list[tuple[StreamTracker, list[FrameOutputs]]]]:
+        """The outputs of each call by stream, in order, until `keep_in_flight` calls are left."""
+        while len(self._calls) > keep_in_flight:
+            pending, parts = self._calls.popleft()
+            try:
+                if pending is None:
+                    raise EngineError("the engine refused the call")
+                outputs = iter(self._network.wait(pending))
+            except EngineError:
+                if len(parts) == 1 or self._network.stateful_frames:
+                    raise
+                self.retried_calls += 1
+                for tracker, batch in parts:
+                    yield [(tracker, self._network.wait(self._network.submit([(batch, tracker.carried)])))]
+            else:
+                yield [(tracker, [next(outputs) for _ in range(len(batch))]) for tracker, batch in parts]
+
+    def clear(self) -> None:
+        """Drops what is in flight."""
+        self._calls.clear()
+
+
+def check_times(times_s: Sequence[float | None]) -> None:
+    """Raises UsageError for a time that is NaN or infinite."""
+    for time_s in times_s:
+        if time_s is not None and not np.isfinite(time_s):
+            raise UsageError(f"time_s is {time_s}; expected seconds from the start of the stream, or None")
+
+
+def _clips(fits: Sequence[Letterbox], clip_frames: int) -> list[tuple[int, bool]]:
+    """The lengths of the clips that successive frames make, and whether each is full.
+
+    A clip is full after `clip_frames` frames, or before a picture of another aspect: nothing is tracked across that.
+    """
+    changes = [at for at, (one, other) in enumerate(pairwise(fits), start=1) if not one.like(other)]
+    clips: list[tuple[int, bool]] = []
+    for start, stop in pairwise([0, *changes, len(fits)]):
+        whole, rest = divmod(stop - start, clip_frames)
+        clips += [(clip_frames, True)] * whole + ([(rest, stop < len(fits))] if rest else [])
+    return clips
+
+
+def _objects(tracks: Sequence[Track], resize: MaskResize | None) -> tuple[TrackedObject, ...]:
+    """The tracks with their masks at the source's size, without those of whose masks nothing is left there."""
+    assert resize is not None
+    masks = [(track, resize.source_mask(track.mask_logits)) for track in tracks]
+    return tuple(TrackedObject(track.id, track.label, track.score, mask.box, mask.rle) for track, mask in masks if mask)

@@ -1,0 +1,135 @@
+"""One source at work: read and resized in one thread, tracked in the caller's, its results written in another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+from visrt.runtime.errors import VisrtError
+from visrt.runtime.image import check_frames
+from visrt.runtime.method import FrameOutputs
+from visrt.runtime.network import Batch, Network
+from visrt.runtime.outcome import RunAccount, SourceOutcome, outcome_of
+from visrt.runtime.output import Sink
+from visrt.runtime.results import FrameResult
+from visrt.runtime.source import Image, Source, VideoFrame
+from visrt.runtime.threads import FrameReader, ResultWriter, ignore
+from visrt.runtime.times import StageTimes
+from visrt.runtime.tracker import StreamTracker
+
+__all__ = ["Job", "SourceWorker"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A source and where its results go. limit: frames to stop after. progress: called with each result."""
+
+    source: Source
+    sinks: Sequence[Sink] = ()
+    limit: int | None = None
+    progress: Callable[[FrameResult], None] = ignore
+
+
+class SourceWorker:
+    """Reads one source, tracks its objects and writes the results, as part of a pipeline.
+
+    An error of its source, its sinks or its stream ends it and no other. over: nothing more will be taken from it.
+    calls: of the frame engine in flight, with frames of this source.
+    """
+
+    def __init__(self, job: Job, tracker: StreamTracker, network: Network, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called, from other threads, when there may be something to do for this source."""
+        self.job, self.tracker = job, tracker
+        self.over, self.calls, self.processed = False, 0, 0
+        self._times = StageTimes()
+        self._errors: list[VisrtError] = []
+        self._failed = self._stopped = False
+        self._started_s = perf_counter()
+        self._images: dict[int, Image] = {}
+
+        def prepare(frame: VideoFrame) -> Batch:
+            check_frames([frame.image])
+            return network.prepare([frame.image], [frame.time_s])
+
+        self._reader = FrameReader(job.source, prepare, on_ready)
+        self._writer = ResultWriter(job.sinks, on_ready, extra_capacity=2 * tracker.clip_frames)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many frames were taken as the job allows."""
+        return self.job.limit is not None and self.processed >= self.job.limit
+
+    def next_batch(self) -> tuple[bool, Batch | None]:
+        """Whether a frame or the end of the source was taken, and what is now ready for the network, if anything.
+
+        Nothing is taken while the sinks are behind: a file waits, a camera drops frames, other sources go on.
+        """
+        if self.over or self._writer.behind:
+            return False, None
+        taken = None
+        if not self.full and not self._stopped:
+            with self._own_errors():
+                taken = self._reader.take()
+                if taken is None and not self._reader.ended:
+                    return False, None
+        if taken is None:
+            self.over = True
+            return True, self.tracker.last_clip()
+        frame, batch = taken
+        self._images[self.processed] = frame.image
+        self.processed += 1
+        return True, self.tracker.next_clips(batch)
+
+    def deliver(self, outputs: Sequence[FrameOutputs]) -> None:
+        """Updates the tracks with the network's outputs and hands the results to the sinks; drops them after an
+        error."""
+        self.calls -= 1
+        if self._failed:
+            return
+        try:
+            for result in self.tracker.update(outputs):
+                self._writer.write(result, self._images.pop(result.index))
+                self.job.progress(result)
+        except VisrtError as error:
+            self.fail(error)
+
+    def add_times(self, times: StageTimes) -> None:
+        self._times = self._times.plus(times)
+
+    def stop(self) -> None:
+        """Takes no more frames; what was taken is finished."""
+        self._stopped = True
+
+    def fail(self, error: VisrtError) -> None:
+        """Takes no more frames and gives no more results; what was written stays."""
+        self._errors.append(error)
+        self.over = self._failed = True
+
+    def abandon_calls(self, error: VisrtError) -> None:
+        """The engine failed: the calls in flight give nothing."""
+        self.calls = 0
+        self.fail(error)
+
+    def close(self) -> SourceOutcome:
+        """Writes what was handed over, closes source and sinks, and gives the account of it all."""
+        with self._own_errors(), closing(self._writer), self._own_errors(), closing(self._reader):
+            pass
+        wall_s = perf_counter() - self._started_s
+        seconds = {
+            "decode": self._reader.decode_s,
+            **self._times.by_stage(),
+            "preprocess": self._reader.prepare_s,
+            "write": self._writer.write_s,
+        }
+        account = RunAccount(self.processed, self._reader.dropped, self.full, self.tracker.events, seconds, wall_s)
+        return outcome_of(self.job.source, account, self._errors, self._stopped)
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """A VisrtError ends this source only and is reported in its outcome; a bug goes through."""
+        try:
+            yield
+        except VisrtError as error:
+            self._errors.append(error)
