@@ -30,8 +30,7 @@ from visrt.runtime.engine_cache import EngineCache, engine_key
 from visrt.runtime.errors import PARTIAL, EngineError, VisrtError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import OLDEST, Flavour, load_tensorrt
-from visrt.runtime.verify import VerifySettings, closing, stored_reference, verify_engines
-from visrt.runtime.verify_report import verification_values
+from visrt.runtime.verify import VerifySettings, closing, stored_reference, verification_values, verify_engines
 
 __all__ = ["CheckSettings", "EngineCheck", "check", "exit_code", "main"]
 

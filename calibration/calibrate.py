@@ -24,11 +24,10 @@ from visrt.calibration.report import CalibrationReport, write_report
 from visrt.calibration.tensors import with_node_names
 from visrt.export.workplace import Existing, check_target, workplace
 from visrt.runtime.agreement import Agreement, Floors
-from visrt.runtime.asking import asker_of
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import DataError, ParityError
-from visrt.runtime.judge import GATES
+from visrt.runtime.judge import GATES, full_outputs_of
 from visrt.runtime.ort import CpuEngine
 from visrt.runtime.verify import closing
 
@@ -124,7 +123,7 @@ def _others(bundle: Bundle) -> dict[str, Engine]:
 
 
 def _judge(bundle: Bundle, others: dict[str, Engine], frames: CalibrationFrames) -> Judge:
-    graph, ask = bundle.manifest.graphs["frame"], asker_of(bundle)
+    graph, ask = bundle.manifest.graphs["frame"], full_outputs_of(bundle)
     expected = opinion_of(graph, bundle.graph("frame"), others, ask, frames.clips)
     return Judge(graph, others, ask, frames.clips, expected)
 
@@ -149,7 +148,7 @@ def _write_graphs(folder: Path, bundle: Bundle, measured: _Measured, layers: tup
 def _judged_as_written(folder: Path, judge: Judge, floors: Floors) -> Agreement:
     """The agreement of the bundle in `folder`, opened as the runtime opens it."""
     bundle = open_bundle(folder)
-    graph, ask = bundle.manifest.graphs["frame"], asker_of(bundle)
+    graph, ask = bundle.manifest.graphs["frame"], full_outputs_of(bundle)
     with closing(_others(bundle)) as others:
         given = opinion_of(graph, bundle.graph("frame"), others, ask, judge.clips)
     agreement = agreement_of_clips(judge.expected.clips, given.clips)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from visrt.export.frames import Frames
 from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement
 from visrt.runtime.engine import Array, Engine
-from visrt.runtime.engine_outputs import Ask, answers_of
+from visrt.runtime.engine_outputs import FullOutputs, answers_of
 from visrt.runtime.manifest import GraphSpec
 
 __all__ = ["Harm", "Judge", "Opinion", "agreement_of_clips", "opinion_of"]
@@ -55,7 +55,7 @@ class Judge:
 
     graph: GraphSpec
     others: Mapping[str, Engine]
-    ask: Ask
+    ask: FullOutputs
     clips: tuple[Frames, ...]
     expected: Opinion
 
@@ -78,7 +78,7 @@ class Judge:
 
 
 def opinion_of(
-    graph: GraphSpec, model: bytes, others: Mapping[str, Engine], ask: Ask, clips: Sequence[Frames]
+    graph: GraphSpec, model: bytes, others: Mapping[str, Engine], ask: FullOutputs, clips: Sequence[Frames]
 ) -> Opinion:
     """What the frame graph `model` and the `others` say of `clips`, frame by frame, on the CPU."""
     from visrt.runtime.ort import CpuEngine
@@ -90,7 +90,7 @@ def opinion_of(
         for clip in clips:
             answers: Answers = []
             for t in range(len(clip)):
-                outputs = ask({**others, "frame": frame}, clip.images[t : t + 1], clip.valid_sizes[t : t + 1])
+                outputs = ask.run({**others, "frame": frame}, clip.images[t : t + 1], clip.valid_sizes[t : t + 1])
                 answers += answers_of(outputs)
                 if t == 0:
                     features.append(outputs["mask_features"][0].astype(np.float32))

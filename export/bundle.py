@@ -24,14 +24,13 @@ from visrt.export.nodes import NODES, computing_precisions, nodes_json
 from visrt.export.reference import NOISE, Steadiness, reference_of
 from visrt.export.workplace import Existing, check_target, workplace
 from visrt.models.class_names import chosen_classes
-from visrt.runtime.asking import asker_of
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
 from visrt.runtime.bundle_states import state_bytes
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import FAMILIES
 from visrt.runtime.image import letterbox
-from visrt.runtime.judge import ParityReport, judge
+from visrt.runtime.judge import ParityReport, full_outputs_of, judge
 from visrt.runtime.manifest import FileSpec, InputSpec, Manifest, StateSpec
 from visrt.runtime.reference import Reference
 from visrt.runtime.verify import closing
@@ -238,6 +237,6 @@ def _state_spec(state: InitialState, file: FileSpec) -> StateSpec:
 def _parity(folder: Path, reference: Reference, precision: str) -> ParityReport:
     """The bundle as the runtime opens and runs it, against torch's whole tensors."""
     bundle = open_bundle(folder)
-    ask = asker_of(bundle)
+    ask = full_outputs_of(bundle)
     with closing(open_engines(bundle)) as engines:
-        return judge(engines, reference, precision, ask=ask)
+        return judge(engines, reference, precision, outputs=ask)

@@ -19,7 +19,7 @@ from visrt.export.frames import Frames
 from visrt.runtime.agreement import packed_masks
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError
-from visrt.runtime.parity import BY_QUERY, TOLERANCES, errors_of_items, scale_of
+from visrt.runtime.parity import TOLERANCES, errors_of_items, is_by_query, scale_of
 from visrt.runtime.reference import ROLES, Reference, reference_from_outputs
 
 __all__ = ["NOISE", "Answering", "Steadiness", "reference_of", "reference_on"]
@@ -31,7 +31,7 @@ NOISE_DRAWS = 2
 STEADY_SHARE = 0.5
 """A steady query moves by less than this share of the tolerance, so that the rest is left for the engine."""
 
-JUDGED_BY = tuple(role for role in ROLES if role in BY_QUERY)
+JUDGED_BY = tuple(role for role in ROLES if is_by_query(role))
 
 Expected = dict[str, Array]
 

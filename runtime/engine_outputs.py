@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,13 +14,20 @@ from visrt.runtime.engine import Engine
 from visrt.runtime.errors import EngineError
 from visrt.runtime.queries import Queries
 
-__all__ = ["FullOutputs", "Outputs", "answers_of", "checked_batch", "mask_logits_of", "outputs_of"]
+__all__ = ["PER_FRAME", "FullOutputs", "Outputs", "answers_of", "checked_batch", "mask_logits_of", "outputs_of"]
 
 Outputs = dict[str, Array]
 """By role, [B, ...]; `mask_logits` [B, Q, h, w] are those of all queries."""
 
-FullOutputs = Callable[[Mapping[str, Engine], Array, Array], Outputs]
-"""Gives all outputs of a bundle's engines for `images` of `valid_sizes`; see `TrackingMethod.full_outputs`."""
+
+class FullOutputs(NamedTuple):
+    """How parity has all outputs of a bundle's engines; see `TrackingMethod.full_outputs`.
+
+    run: gives them for `images` of `valid_sizes`. graph_of: the graph that gives a role, for messages.
+    """
+
+    run: Callable[[Mapping[str, Engine], Array, Array], Outputs]
+    graph_of: Callable[[str], str]
 
 
 def outputs_of(
@@ -65,3 +73,7 @@ def answers_of(outputs: Outputs) -> list[FrameAnswer]:
     small = [outputs[role].astype(np.float32, copy=False) for role in roles]
     masks = packed_masks(outputs["mask_logits"])
     return [FrameAnswer(Queries(*(array[i] for array in small)), masks[i]) for i in range(len(masks))]
+
+
+PER_FRAME = FullOutputs(outputs_of, lambda role: "masks" if role == "mask_logits" else "frame")
+"""Of networks whose frame graph gives the queries."""

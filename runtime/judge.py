@@ -14,14 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.agreement import Agreement, Floors, FrameAnswer, agreement
+from visrt.runtime.arrays import Array
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.bundle_states import initial_states
 from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import FullOutputs, Outputs, answers_of, outputs_of
+from visrt.runtime.engine_outputs import PER_FRAME, FullOutputs, Outputs, answers_of
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError
 from visrt.runtime.manifest import Manifest
-from visrt.runtime.parity import TOLERANCES, Errors, TensorParity, errors_of_items, tensor_parity, worst_of
+from visrt.runtime.parity import (
+    REPORTED,
+    TOLERANCE,
+    TOLERANCES,
+    Errors,
+    TensorParity,
+    errors_of_items,
+    kind_of,
+    tensor_parity,
+    worst_of,
+)
 from visrt.runtime.reference import Reference
+from visrt.runtime.registry import method_of
 
-__all__ = ["BATCHES", "GATES", "BatchParity", "Gate", "ParityReport", "gate_of", "judge", "precision_of"]
+__all__ = [
+    "BATCHES",
+    "GATES",
+    "BatchParity",
+    "Gate",
+    "ParityReport",
+    "full_outputs_of",
+    "gate_of",
+    "judge",
+    "precision_of",
+]
 
 Indices = NDArray[np.intp]
 
@@ -31,14 +55,21 @@ BATCHES = (1, 3)
 
 @dataclass(frozen=True)
 class Gate:
-    """What engines must reach: errors of tensors by role, in relation to their scale, and floors of agreement."""
+    """What engines must reach: errors of tensors by role, relative to their scale, and floors of agreement.
+
+    others: the tolerance of roles that are not among `tolerances`.
+    """
 
     tolerances: Mapping[str, float]
     floors: Floors
+    others: float = REPORTED
+
+    def tolerance(self, role: str) -> float:
+        return self.tolerances.get(kind_of(role), self.others)
 
 
 GATES = {
-    "fp32": Gate(TOLERANCES, Floors(iou_mean=0.0, iou_min=0.0, top_class=0.0, assignment=0.0)),
+    "fp32": Gate(TOLERANCES, Floors(iou_mean=0.0, iou_min=0.0, top_class=0.0, assignment=0.0), TOLERANCE),
     "fp16": Gate({"mask_features": 1e-2}, Floors(iou_mean=0.995, top_class=0.99, assignment=0.99)),
     "int8": Gate({}, Floors(iou_mean=0.97, top_class=0.99, assignment=0.9)),
 }
@@ -138,29 +169,30 @@ def judge(
     precision: str = "fp32",
     batches: tuple[int, ...] = BATCHES,
     floors: Mapping[str, float] | None = None,
-    ask: FullOutputs = outputs_of,
+    outputs: FullOutputs = PER_FRAME,
 ) -> ParityReport:
-    """The judgement on `engines`, by graph, at each of `batches`, against `reference`; `ask` as the family is asked.
+    """The judgement on `engines`, by graph, at each of `batches`, against `reference`; `outputs` as the family has
+    them.
 
     An engine that fails while it runs is a fault of that batch; what the other batches gave is told all the same.
     """
     gate = gate_of(precision, floors)
     if reference.masks is None and {"iou_mean", "iou_min"} & (floors or {}).keys():
         raise UsageError("a floor for the IoU of masks was given, but the reference keeps no masks; export it again")
-    return ParityReport(precision, gate, tuple(_judged(engines, reference, gate, batch, ask) for batch in batches))
+    return ParityReport(precision, gate, tuple(_judged(engines, reference, gate, batch, outputs) for batch in batches))
 
 
 def _judged(
-    engines: Mapping[str, Engine], reference: Reference, gate: Gate, batch: int, ask: FullOutputs
+    engines: Mapping[str, Engine], reference: Reference, gate: Gate, batch: int, outputs: FullOutputs
 ) -> BatchParity:
     seen = _Seen()
     try:
         for frames in _calls(len(reference), batch):
-            seen.add(reference, frames, ask(engines, reference.images[frames], reference.valid_sizes[frames]))
+            seen.add(reference, frames, outputs.run(engines, reference.images[frames], reference.valid_sizes[frames]))
     except EngineError as error:
         return BatchParity(batch, faults=(f"it fails while it runs: {error}",))
     rows = tuple(
-        tensor_parity(role, batch, np.concatenate(errors), reference, gate.tolerances)
+        tensor_parity(outputs.graph_of(role), role, batch, np.concatenate(errors), reference, gate.tolerance(role))
         for role, errors in seen.errors.items()
     )
     if seen.misfits:
@@ -169,6 +201,19 @@ def _judged(
     reached = agreement([expected[t] for t in seen.frames], seen.given)
     told = reached if reference.masks is not None else replace(reached, iou_mean=np.nan, iou_min=np.nan)
     return BatchParity(batch, rows, told, tuple(gate.floors.missed(reached)))
+
+
+def full_outputs_of(bundle: Bundle) -> FullOutputs:
+    """How all outputs of a bundle's engines are had, by its tracking method.
+
+    Raises BundleError where the graphs do not fit the family.
+    """
+    method, initial = method_of(bundle.manifest), initial_states(bundle)
+
+    def run(engines: Mapping[str, Engine], images: Array, valid_sizes: Array) -> Outputs:
+        return method.full_outputs(engines, bundle.manifest, initial, images, valid_sizes)
+
+    return FullOutputs(run, method.graph_of)
 
 
 def _calls(count: int, batch: int) -> Iterator[Indices]:

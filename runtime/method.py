@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
 from visrt.runtime.contract import GraphNeed, TensorNeed
 from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import Outputs, outputs_of
+from visrt.runtime.engine_outputs import PER_FRAME, Outputs, outputs_of
 from visrt.runtime.errors import NumericalError
 from visrt.runtime.image import Letterbox
 from visrt.runtime.manifest import Manifest
@@ -187,6 +188,10 @@ class PerFrameMethod(TrackingMethod[S]):
     def associate(self, queries: Queries, masks_of: MasksOf, now_s: float, state: S) -> tuple[list[Track], S]:
         """The objects visible in a frame at `now_s` seconds, by id, and the state after it."""
 
+    @abstractmethod
+    def start(self, initial: Tensors = MappingProxyType({})) -> S:
+        """The state before the first frame."""
+
     def required_states(self) -> Mapping[str, TensorNeed]:
         return {}
 
@@ -200,10 +205,12 @@ class PerFrameMethod(TrackingMethod[S]):
     def full_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
     ) -> Outputs:
-        return outputs_of(engines, images, valid_sizes)
+        carried = manifest.carried("frame").items()
+        rows = {state.input: np.repeat(initial[name][None], len(images), axis=0) for name, state in carried}
+        return outputs_of(engines, images, valid_sizes, rows)
 
     def graph_of(self, role: str) -> str:
-        return "masks" if role == "mask_logits" else "frame"
+        return PER_FRAME.graph_of(role)
 
 
 def tracks_with_masks(

@@ -8,50 +8,36 @@ hundred, or twice as many as torch itself moved under noise when that is more, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.engine import Array
-from visrt.runtime.reference import Reference
+from visrt.runtime.reference import ROLES, Reference
 
 __all__ = [
-    "BY_QUERY",
     "REPORTED",
+    "TOLERANCE",
     "TOLERANCES",
     "Errors",
     "TensorParity",
     "errors_of_items",
+    "is_by_query",
     "kind_of",
     "scale_of",
     "tensor_parity",
     "worst_of",
 ]
 
-CLIP_STATE = ("base", "key", "memory_key", "memory_value")
-"""What a clip graph hands on to the next clip."""
-
-PAIRS = ("boxes", "next_queries", "next_proposals")
-"""What a head says of query-proposal pairs beside class, embedding and mask."""
-
-TOLERANCES = {
-    "class_logits": 2e-4,
-    "embeddings": 2e-4,
-    "mask_embeddings": 2e-4,
-    "mask_features": 2e-4,
-    "mask_logits": 1e-3,
-    "frame_queries": 2e-4,
-    **dict.fromkeys((*CLIP_STATE, *PAIRS), 2e-4),
-}
-"""Largest error of a float32 engine, relative to the larger of 1 and the largest expected value of the tensor."""
+TOLERANCE = 2e-4
+TOLERANCES = {**dict.fromkeys(ROLES, TOLERANCE), "mask_logits": 1e-3}
+"""Largest error of a float32 engine, relative to the larger of 1 and the largest expected value of the tensor; of roles
+that are not listed, TOLERANCE."""
 
 REPORTED = float("inf")
-"""The tolerance of a tensor whose errors are told but not judged; NaN and infinity fail all the same."""
-
-BY_QUERY = ("class_logits", "embeddings", "mask_embeddings", "mask_logits", "frame_queries", *CLIP_STATE, *PAIRS)
-"""Roles whose second axis are the queries."""
+"""The tolerance of a tensor whose errors are reported and never a failure; NaN and infinity fail all the same."""
 
 BEYOND_SHARE = 0.02
 """Queries that may lie beyond the tolerance, of all queries of all frames, rounded down."""
@@ -88,13 +74,12 @@ class TensorParity:
 
 
 def tensor_parity(
-    role: str, batch: int, errors: Errors, reference: Reference, tolerances: Mapping[str, float]
+    graph: str, role: str, batch: int, errors: Errors, reference: Reference, tolerance: float
 ) -> TensorParity:
-    """The row of `role`, whose items are off by `errors`; a role that has no tolerance is only reported."""
+    """The row of `role` of `graph`, whose items are off by `errors`."""
     relative = errors / scale_of(reference.expected[role])
-    tolerance = tolerances.get(kind_of(role), REPORTED)
     return TensorParity(
-        graph=_graph_of(role, reference),
+        graph=graph,
         role=role,
         batch=batch,
         max_abs=float(errors.max()),
@@ -102,8 +87,13 @@ def tensor_parity(
         tolerance=tolerance,
         items=len(errors),
         beyond=int((relative > tolerance).sum()),
-        allowed=int(_beyond_share(reference) * len(errors)) if kind_of(role) in BY_QUERY else 0,
+        allowed=int(_beyond_share(reference) * len(errors)) if is_by_query(role) else 0,
     )
+
+
+def is_by_query(role: str) -> bool:
+    """Whether the second axis of a role is the queries: so are all but maps of the whole frame."""
+    return kind_of(role) != "mask_features"
 
 
 def errors_of_items(role: str, given: Array, expected: Array) -> Errors:
@@ -111,7 +101,7 @@ def errors_of_items(role: str, given: Array, expected: Array) -> Errors:
 
     `given` and `expected` [T, ...]; where the shapes differ, every item is infinitely wrong.
     """
-    axes = 2 if kind_of(role) in BY_QUERY else 1
+    axes = 2 if is_by_query(role) else 1
     if given.shape != expected.shape:
         return np.full(int(np.prod(expected.shape[:axes])), np.inf)
     errors = np.abs(given.astype(np.float64) - expected).reshape(*expected.shape[:axes], -1).max(axis=-1).ravel()
@@ -121,19 +111,6 @@ def errors_of_items(role: str, given: Array, expected: Array) -> Errors:
 def kind_of(role: str) -> str:
     """What a role is, whatever the length of the clip it was made from: "class_logits" of "class_logits@3"."""
     return role.partition("@")[0]
-
-
-def _graph_of(role: str, reference: Reference) -> str:
-    """The graph that gives a role. Where there are frame queries, what is said of slots comes from the clip graph;
-    where there are proposals, from a head."""
-    kind, _, which = role.partition("@")
-    if kind == "mask_logits":
-        return "masks"
-    if kind in ("frame_queries", "mask_features"):
-        return "frame"
-    if "next_proposals" in reference.expected:
-        return "head_lite" if which == "lite" else "head"
-    return "clip" if "frame_queries" in reference.expected else "frame"
 
 
 def scale_of(expected: Array) -> float:

@@ -6,19 +6,24 @@ bundle run by ONNX Runtime on the CPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from visrt.runtime.asking import asker_of
+import numpy as np
+from numpy.typing import NDArray
+
 from visrt.runtime.available import ABSENCE
 from visrt.runtime.backends import BACKENDS, EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import EngineError, ParityError, UsageError
-from visrt.runtime.judge import BATCHES, ParityReport, gate_of, judge, precision_of
-from visrt.runtime.reference import Reference, reference_from_bytes
+from visrt.runtime.judge import BATCHES, BatchParity, ParityReport, full_outputs_of, gate_of, judge, precision_of
+from visrt.runtime.manifest import Manifest
+from visrt.runtime.reference import Reference, reference_from_bytes, reference_from_outputs
 
 __all__ = [
     "EngineParity",
@@ -27,8 +32,10 @@ __all__ = [
     "Verification",
     "VerifySettings",
     "closing",
+    "reference_from_bundle",
     "require_available",
     "stored_reference",
+    "verification_values",
     "verify",
     "verify_engines",
 ]
@@ -162,8 +169,8 @@ def _judged(bundle: Bundle, reference: Reference, name: str, settings: VerifySet
     with closing(open_engines(bundle, name, options)) as engines:
         provider = engines["frame"].provider
         precision = precision_of(bundle.manifest)
-        ask = asker_of(bundle)
-        return judge(engines, reference, precision, settings.batches, settings.floors, ask), provider
+        outputs = full_outputs_of(bundle)
+        return judge(engines, reference, precision, settings.batches, settings.floors, outputs), provider
 
 
 @contextmanager
@@ -180,3 +187,90 @@ def stored_reference(bundle: Bundle) -> Reference:
     """What torch computed when `bundle` was exported."""
     spec = bundle.manifest.reference
     return reference_from_bytes(bundle.read(spec), str(bundle.folder / spec.file))
+
+
+def reference_from_bundle(
+    expected: Bundle,
+    judged: Manifest,
+    images: NDArray[np.uint8],
+    valid_sizes: NDArray[np.int32],
+    threads: int | None = None,
+) -> Reference:
+    """The float32 bundle `expected`, run by ONNX Runtime on the CPU, as the reference for `judged` on `images` [T, H,
+    W, 3].
+
+    Raises UsageError unless `expected` is in float32 and the same network at the same size. How many queries torch
+    itself moves on these frames is not known without torch; what was found at export is taken.
+    """
+    _refuse_another(expected.manifest, judged)
+    with closing(open_engines(expected, "cpu", EngineOptions(threads))) as engines:
+        outputs = full_outputs_of(expected)
+        calls = (outputs.run(engines, images[t : t + 1], valid_sizes[t : t + 1]) for t in range(len(images)))
+        frames = ({role: array[0] for role, array in one.items()} for one in calls)
+        reference = reference_from_outputs(images, valid_sizes, frames)
+    return replace(reference, moved_share=stored_reference(expected).moved_share)
+
+
+def _refuse_another(expected: Manifest, judged: Manifest) -> None:
+    if (precision := precision_of(expected)) != "fp32":
+        raise UsageError(f"--against {expected.name!r}: its precision is {precision}; expected an fp32 bundle")
+    pairs = {
+        "checkpoint": (expected.producer.checkpoint_sha256[:12], judged.producer.checkpoint_sha256[:12]),
+        "input": (_size(expected), _size(judged)),
+    }
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise UsageError(
+                f"--against {expected.name!r}: its {what} is {theirs}, that of {judged.name!r} is {ours}; expected "
+                "the same network, exported in fp32 at the same size"
+            )
+
+
+def _size(manifest: Manifest) -> str:
+    network, images = (manifest.input.height, manifest.input.width), manifest.input.image_size
+    return "{}x{}".format(*network) + ("" if images == network else " of images of {}x{}".format(*images))
+
+
+def verification_values(verification: Verification) -> dict[str, Any]:
+    """The verification as plain values for json; what is not finite, or not judged, is null."""
+    return {
+        "bundle": verification.bundle,
+        "precision": verification.precision,
+        "passed": verification.passed,
+        "engines": [_engine_values(engine) for engine in verification.engines],
+    }
+
+
+def _engine_values(engine: EngineParity) -> dict[str, Any]:
+    outcome = engine.outcome
+    if isinstance(outcome, Skipped):
+        return {"engine": engine.engine, "state": "skipped", "reason": outcome.reason}
+    if isinstance(outcome, Failed):
+        return {"engine": engine.engine, "state": "failed", "reason": outcome.reason}
+    state = "passed" if outcome.passed else "failed"
+    return {"engine": engine.engine, "state": state, "provider": engine.provider, **_report_values(outcome)}
+
+
+def _report_values(report: ParityReport) -> dict[str, Any]:
+    return {
+        "faults": report.faults(),
+        "tolerances": dict(report.gate.tolerances),
+        "floors": asdict(report.gate.floors),
+        "batches": [_batch_values(batch) for batch in report.batches],
+    }
+
+
+def _batch_values(batch: BatchParity) -> dict[str, Any]:
+    return {
+        "batch": batch.batch,
+        "passed": batch.passed,
+        "faults": list(batch.faults),
+        "agreement": None if batch.agreement is None else _finite(asdict(batch.agreement)),
+        "tensors": [{**_finite(asdict(row)), "passed": row.passed} for row in batch.tensors],
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

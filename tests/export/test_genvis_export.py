@@ -99,9 +99,9 @@ def test_genvis_verify_judges_the_bundle_and_a_checkpoint_run_anew_agrees(report
     )
     assert anew.expected["frame_queries"].shape == (1, 10, 32)
     with closing(open_engines(open_bundle(report.folder), "cpu", EngineOptions(1))) as engines:
-        from visrt.runtime.asking import asker_of
+        from visrt.runtime.judge import full_outputs_of
 
-        assert judge(engines, anew, batches=(1,), ask=asker_of(open_bundle(report.folder))).passed
+        assert judge(engines, anew, batches=(1,), outputs=full_outputs_of(open_bundle(report.folder))).passed
 
 
 def test_genvis_a_state_file_that_was_altered_is_refused(report: ExportReport, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from recorded_engine import FRAMES, QUERIES, Change, Recorded, Values, reference
 from visrt.runtime.engine import HostTensor, Tensor
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError
 from visrt.runtime.judge import GATES, ParityReport, gate_of, judge, precision_of
-from visrt.runtime.parity import BY_QUERY, scale_of
+from visrt.runtime.parity import is_by_query, scale_of
 from visrt.runtime.reference import ROLES
 
 PRECISIONS = tuple(GATES)
@@ -44,7 +44,7 @@ def test_the_same_values_pass(precision: str) -> None:
         assert (batch.agreement.iou_min, batch.agreement.top_class, batch.agreement.assignment) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role in BY_QUERY])
+@pytest.mark.parametrize("role", [role for role in ROLES if is_by_query(role)])
 def test_a_query_that_jumped_is_borne_in_float32_and_a_third_of_them_is_not(role: str) -> None:
     def jump(queries: int) -> Change:
         return lambda outputs: outputs[role].__setitem__((1, slice(queries)), 5.0)

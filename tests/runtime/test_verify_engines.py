@@ -21,8 +21,7 @@ from visrt.runtime.backends import BACKENDS
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.errors import EngineError, ParityError, UsageError
 from visrt.runtime.judge import ParityReport
-from visrt.runtime.verify import Failed, Skipped, Verification, VerifySettings, verify_engines
-from visrt.runtime.verify_report import verification_values
+from visrt.runtime.verify import Failed, Skipped, Verification, VerifySettings, verification_values, verify_engines
 
 
 class Backend:

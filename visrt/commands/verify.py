@@ -135,10 +135,10 @@ def _anew(checkpoint: Path, bundle: Bundle, clip: ClipFrames) -> Reference:
 
 
 def _of_bundle(against: Path, bundle: Bundle, clip: ClipFrames) -> Reference:
-    from visrt.runtime.against import reference_against
     from visrt.runtime.bundle import open_bundle
+    from visrt.runtime.verify import reference_from_bundle
 
-    return reference_against(open_bundle(against), bundle.manifest, clip.images, clip.valid_sizes)
+    return reference_from_bundle(open_bundle(against), bundle.manifest, clip.images, clip.valid_sizes)
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -168,7 +168,7 @@ def _write(path: Path, verification: Verification, settings: dict[str, Any]) -> 
 
     from visrt.benchmarks.machine import machine
     from visrt.runtime.output import write_atomically
-    from visrt.runtime.verify_report import verification_values
+    from visrt.runtime.verify import verification_values
 
     values = {**verification_values(verification), **settings, "machine": machine()}
     write_atomically(path, [json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"])
