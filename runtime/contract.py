@@ -57,6 +57,8 @@ def check_graphs(
         faults += _role_faults(f"{name}.inputs", need.inputs, graph.inputs, known)
         faults += _role_faults(f"{name}.outputs", need.outputs, graph.outputs, known)
     faults += [fault for name, need in states.items() for fault in _state_faults(name, need, manifest, known)]
+    faults += [fault for name in manifest.states for fault in _carried_faults(name, manifest)]
+    faults += [fault for name in manifest.graphs for fault in _device_faults(name, manifest)]
     if faults:
         raise BundleError(f"bundle {manifest.name!r}: " + "; ".join(faults) + "; export it again")
 
@@ -95,6 +97,46 @@ def _state_faults(name: str, need: TensorNeed, manifest: Manifest, known: dict[s
     if not any(spec.output in graph.outputs for graph in graphs):
         faults.append(f"states.{name}: renewed by {spec.output!r}, which is no output of any graph")
     return faults
+
+
+def _carried_faults(name: str, manifest: Manifest) -> list[str]:
+    """Why the network cannot carry a state from call to call, where it is to."""
+    state = manifest.states[name]
+    if state.device != "engine":
+        return []
+    graphs = [key for key in manifest.graphs if name in manifest.carried(key)]
+    if not graphs:
+        return [f"states.{name}: carried by the engine, but no graph has both {state.input!r} and {state.output!r}"]
+    tensors = [
+        (f"{graph}.{role}", spec)
+        for graph in graphs
+        for role, spec in (
+            (state.input, manifest.graphs[graph].inputs[state.input]),
+            (state.output, manifest.graphs[graph].outputs[state.output]),
+        )
+    ]
+    return [
+        f"states.{name}: is {state.dtype} {_listed(state.shape)}, but {where} is {spec.dtype} {_listed(spec.shape)}"
+        for where, spec in tensors
+        if spec.dtype != state.dtype or spec.row_shape != state.shape
+    ]
+
+
+def _device_faults(name: str, manifest: Manifest) -> list[str]:
+    """Inputs of a graph that are to be taken on the device, but that no other graph leaves there in their shape."""
+    roles, spec = manifest.device_roles(name), manifest.graphs[name]
+    given = {
+        (role, tensor.dtype, tensor.row_shape)
+        for other, graph in manifest.graphs.items()
+        if other != name
+        for role, tensor in graph.outputs.items()
+        if role in manifest.device_roles(other)
+    }
+    return [
+        f"{name}.inputs.{role}: taken on the device, but no other graph leaves {tensor.dtype} {_listed(tensor.shape)} there"
+        for role, tensor in spec.inputs.items()
+        if role in roles and (role, tensor.dtype, tensor.shape) not in given
+    ]
 
 
 def _fits(need: TensorNeed, spec: TensorSpec | StateSpec, known: dict[str, Axis]) -> bool:
