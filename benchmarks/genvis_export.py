@@ -29,8 +29,8 @@ from visrt.export.frames import Frames, synthetic_frames
 from visrt.export.genvis import read_genvis
 from visrt.export.names import size_from_text, with_clip_lengths
 from visrt.export.nodes import computing_precisions
+from visrt.models.checkpoints import save_checkpoint
 from visrt.models.genvis import GenVis
-from visrt.models.genvis_checkpoints import save_genvis_checkpoint
 from visrt.models.published import DATASET_CLASSES, PUBLISHED, genvis
 from visrt.runtime.build import Profile
 from visrt.runtime.manifest import InputSpec
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checkpoint = Path(name) / "model.safetensors"
         torch.manual_seed(0)
         network = GenVis(genvis(PUBLISHED[given.network])).eval()
-        save_genvis_checkpoint(network, checkpoint, DATASET_CLASSES["ytvis2019"])
+        save_checkpoint(network, checkpoint, DATASET_CLASSES["ytvis2019"])
         start = time.process_time()
         report = exported(checkpoint, Path(name), size, association)
         told = _parity(report) | {"cpu_s": round(time.process_time() - start)}

@@ -19,8 +19,9 @@ from visrt.export.frames import Frames
 from visrt.export.graphs import FrameGraph, MasksGraph, resize_for
 from visrt.export.half import Island, halved, halved_network
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_frame_graph, onnx_from_masks_graph
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, VitaModule
-from visrt.models.genvis_checkpoints import GenVisCheckpoint, read_genvis_checkpoint
+from visrt.models.genvis_checkpoints import GENVIS
 from visrt.runtime.engine import Array
 from visrt.runtime.genvis import BASE
 from visrt.runtime.genvis_outputs import asked_lengths, roles_of_clip
@@ -164,7 +165,7 @@ def _last(module: str) -> str:
 
 def read_genvis(path: Path, spec: InputSpec, association: Mapping[str, Any]) -> GenVisExport:
     """`association`: all settings of the family."""
-    checkpoint = read_genvis_checkpoint(path)
+    checkpoint = load_checkpoint(path, GENVIS)
     settings = checkpoint.settings.frame
     graph = FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std, resize=resize_for(spec)).eval()
     return GenVisExport(checkpoint, graph, spec, tuple(association["clip_lengths"]))

@@ -29,9 +29,10 @@ from visrt.export.inspro_graphs import (
 )
 from visrt.export.inspro_half import halved_frame_graph, halved_head
 from visrt.export.onnx_graph import TRACED_WITH, onnx_from_frame_graph, onnx_from_module
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.condinst import STRIDE, parameter_count
 from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import InsProCheckpoint, read_inspro_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.clip_family import Tensors
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError
@@ -165,7 +166,7 @@ def read_inspro_lite(path: Path, spec: InputSpec, _: Mapping[str, Any]) -> InsPr
 
 
 def _read(path: Path, spec: InputSpec, heads: Mapping[str, Callable[..., nn.Module]]) -> InsProExport:
-    checkpoint = read_inspro_checkpoint(path)
+    checkpoint = load_checkpoint(path, INSPRO)
     settings = checkpoint.settings
     if "head_lite" in heads and not settings.lite_stages:
         raise CheckpointError(f"{path}: holds no lite head; export it with --family inspro, or train one")

@@ -14,7 +14,8 @@ from visrt.export.frames import Frames
 from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
 from visrt.export.half import Island, halved
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
-from visrt.models.checkpoints import Checkpoint, read_checkpoint
+from visrt.models.checkpoints import Checkpoint, load_checkpoint
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.engine import Array
 from visrt.runtime.manifest import InputSpec
 
@@ -64,5 +65,5 @@ class PerFrame:
 
 
 def read_per_frame(path: Path, spec: InputSpec, _: Mapping[str, Any]) -> PerFrame:
-    checkpoint = read_checkpoint(path)
+    checkpoint = load_checkpoint(path, MASK2FORMER)
     return PerFrame(checkpoint, frame_graph(checkpoint, spec), spec)

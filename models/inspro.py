@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from visrt.models.condinst import MaskBranch, parameter_count, placed
 from visrt.models.feature_pyramid import FeaturePyramid, PyramidRows, pyramid_rows
 from visrt.models.interaction import InteractionStage, StageOutputs
-from visrt.models.intra_query import IntraQueryAttention
 from visrt.models.mask2former import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, BackboneSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.models.roi_align import Outside
@@ -117,6 +116,29 @@ class Head(nn.Module):
             outputs.append(stage(pyramid, queries, boxes))
             queries, boxes = outputs[-1].object_features, outputs[-1].boxes.detach()
         return outputs
+
+
+class IntraQueryAttention(nn.Linear):
+    """Adds to a query a weighted mean of its own past, this frame included (equation 1 of the paper).
+
+    The weights are the layer's output, one number a frame or one a channel. Float32 in every precision, as its result
+    goes on for a whole video.
+    """
+
+    def forward(self, now: Tensor, past: Tensor, fill: Tensor) -> Tensor:  # type: ignore[override]
+        """Queries [B, N, C] for the next frame from object features `now` [B, N, C], `past` [B, T, N, C], the newest
+        last, and `fill` int32 [B, N]: how many of the newest count for each query, none in its first frame."""
+        entries = torch.cat((past.float(), now.float().unsqueeze(1)), dim=1)
+        out: Tensor = (self.weights(entries, fill) * entries).sum(dim=1) + now.float()
+        return out
+
+    def weights(self, entries: Tensor, fill: Tensor) -> Tensor:
+        """How much each of `entries` [B, T + 1, N, C] counts, [B, T + 1, N, 1 or C]; 0 before the newest `fill` + 1."""
+        length = entries.shape[1]
+        importance = nn.functional.linear(entries, self.weight.float(), self.bias.float())
+        age = torch.arange(length - 1, -1, -1, dtype=fill.dtype, device=fill.device)
+        known = age[:, None] <= fill.unsqueeze(1)
+        return importance.masked_fill(~known.unsqueeze(-1), float("-inf")).softmax(dim=1)
 
 
 class InsPro(nn.Module):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import save_inspro_checkpoint
 from visrt.training.batches import Batch, validation_clips
 from visrt.training.boxes import boxes_of_masks
 from visrt.training.inspro_clip import TrainedPairs
@@ -49,10 +45,6 @@ class InsProLearner:
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, InsPro)
         return slot_quality(network, self.settings, validation_clips(self.settings), device)
-
-    def save(self, network: nn.Module, path: Path, classes: Sequence[str], notes: Mapping[str, str]) -> None:
-        assert isinstance(network, InsPro)
-        save_inspro_checkpoint(network, path, classes, notes)
 
 
 def box_targets(frame: FrameTargets, size: tuple[int, int]) -> BoxTargets:

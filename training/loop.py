@@ -21,15 +21,20 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from visrt.models.checkpoints import save_checkpoint
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.training.batches import Batch, clip_loader, training_clips
-from visrt.training.learner import Trained
-from visrt.training.learners import learner_of
+from visrt.training.frame_learner import FrameLearner
+from visrt.training.genvis_learner import GenVisLearner
+from visrt.training.inspro_learner import InsProLearner
+from visrt.training.inspro_settings import InsProTrainSettings, check_inspro_settings
+from visrt.training.learner import Learner, Trained
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.plot import plot_run
 from visrt.training.run_settings import RunSettings, run_settings_from_file
+from visrt.training.settings import check_settings
 
-__all__ = ["train"]
+__all__ = ["learner_of", "train"]
 
 
 def train(settings: RunSettings, folder: Path, progress: Progress | None = None) -> Path:
@@ -51,6 +56,17 @@ def train(settings: RunSettings, folder: Path, progress: Progress | None = None)
     run.save()
     run.validate()
     return run.weights_path
+
+
+def learner_of(settings: RunSettings) -> Learner:
+    """The learner of `settings`. Raises SettingsError if they contradict each other."""
+    if isinstance(settings, InsProTrainSettings):
+        check_inspro_settings(settings)
+        return InsProLearner(settings)
+    check_settings(settings)
+    if settings.genvis is not None:
+        return GenVisLearner(settings, settings.genvis)
+    return FrameLearner(settings)
 
 
 class Run:
@@ -129,7 +145,7 @@ class Run:
         self.accelerator.save_state(str(self.folder / "state"))
         if self.accelerator.is_main_process:
             (self.folder / "state" / "progress.json").write_text(json.dumps({"step": self.step}))
-            self.learner.save(self.shipped(), self.weights_path, self.clips.classes, {"step": str(self.step)})
+            save_checkpoint(self.shipped(), self.weights_path, self.clips.classes, {"step": str(self.step)})
 
     def shipped(self) -> nn.Module:
         """The network as it would ship now: the running average if one is kept."""
