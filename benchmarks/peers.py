@@ -175,7 +175,7 @@ def _of_checkpoint(bundle: Bundle, checkpoint: Path | None, peer: str) -> FrameG
             f"{checkpoint}: has {found.settings.classes} classes, bundle {bundle.manifest.name!r} "
             f"{len(bundle.manifest.classes)}; give the checkpoint that the bundle was exported from"
         )
-    return frame_graph(found, bundle.manifest.input)
+    return frame_graph(found.network(), found.settings, bundle.manifest.input)
 
 
 def _eager(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:

@@ -16,9 +16,9 @@ import onnx
 from torch import nn
 
 from visrt.export.contract import file_spec, graph_spec, producer
-from visrt.export.families import read_for, require_known
+from visrt.export.families import DEFAULT_FAMILY, read_for, require_known
 from visrt.export.family import PRECISIONS, InitialState
-from visrt.export.frames import Frames, frames_from_sources, synthetic_frames
+from visrt.export.frames import frames_from_sources, synthetic_frames
 from visrt.export.half import Island
 from visrt.export.nodes import NODES, computing_precisions, nodes_json
 from visrt.export.reference import NOISE, Steadiness, reference_of
@@ -28,6 +28,7 @@ from visrt.runtime.asking import asker_of
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
 from visrt.runtime.bundle_states import state_bytes
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import FAMILIES
 from visrt.runtime.image import letterbox
@@ -51,8 +52,7 @@ lost there is lost for all that follow."""
 class Export:
     """What to export and where to.
 
-    family: "minvis" or "ctvis", how objects are followed; a network with an instance-embedding head may do either; or
-    "genvis", "inspro" or "inspro_lite", whose networks are their own.
+    family: how objects are followed, a name in `export.families`. The families of single frames share their networks.
     height, width: of the network input in pixels, divisible by 32. classes: names in the order of the logits; None
     takes those in the checkpoint. association: settings that differ from the family's defaults. references: pictures
     and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"
@@ -72,7 +72,7 @@ class Export:
     precision: str = "fp32"
     keep_fp32: tuple[str, ...] | None = None
     source: tuple[int, int] | None = None
-    family: str = "minvis"
+    family: str = DEFAULT_FAMILY
 
     @property
     def input(self) -> InputSpec:
@@ -109,7 +109,9 @@ def export_bundle(
     check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
     association = _association(export)
     model = read_for(export.family, export.checkpoint, export.input, association)
-    classes = chosen_classes(export.classes, model.classes, model.class_count, export.checkpoint)
+    classes = chosen_classes(
+        export.classes, model.checkpoint.classes, model.checkpoint.settings.classes, export.checkpoint
+    )
     frames = _candidates(export)
     on_stage("asking torch on reference frames")
     _check_modules(export, model.network)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from visrt.export.folding import folded
-from visrt.export.frames import Frames
-from visrt.export.graphs import FrameGraph
+from visrt.export.graphs import FrameGraph, G
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import CheckpointError
 
-__all__ = ["HEADROOM", "Island", "halved", "halved_network", "islands_of"]
+__all__ = ["HEADROOM", "Island", "halved", "halved_network", "islands_of", "network_inputs"]
 
 HEADROOM = 4.0
 """Other frames may go so many times further than those at hand."""
@@ -62,16 +62,20 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def halved(graph: FrameGraph, frames: Frames, kept: Sequence[str] = ()) -> tuple[FrameGraph, list[Island]]:
-    """A copy of `graph` whose network computes in FP16 but for its islands: those in `frames` and those `kept`.
+def halved(graph: G, pixels: Sequence[Tensor], kept: Sequence[str] = ()) -> tuple[G, list[Island]]:
+    """A copy of `graph` whose network computes in FP16 but for its islands: those found on `pixels` and those `kept`.
 
-    `kept` names modules of the network ("backbone") that stay in float32 as a whole.
+    `pixels`: network inputs [1, 3, H, W]. `kept` names modules of the network ("backbone") that stay in float32 as a
+    whole.
     """
-    pixels = [_pixels(graph, frames, index) for index in range(len(frames))]
     half, found = halved_network(folded(graph.network, pixels[0]), [(one,) for one in pixels], kept)
-    whole = FrameGraph(half, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float16, graph.resize)
-    whole.pixel_mean, whole.pixel_std = graph.pixel_mean.clone(), graph.pixel_std.clone()
-    return whole.eval(), found
+    return graph.with_network(half, torch.float16), found
+
+
+def network_inputs(graph: FrameGraph, frames: Frames) -> list[Tensor]:
+    """The normalised network input [1, 3, H, W] of each frame."""
+    images, sizes = torch.from_numpy(frames.images), torch.from_numpy(frames.valid_sizes)
+    return [graph.normalised(images[t : t + 1], sizes[t : t + 1]) for t in range(len(frames))]
 
 
 @torch.no_grad()
@@ -149,9 +153,3 @@ def _floating(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             yield from _floating(item)
-
-
-def _pixels(graph: FrameGraph, frames: Frames, index: int) -> Tensor:
-    """The normalised network input [1, 3, H, W] of one frame."""
-    image, size = frames.images[index : index + 1], frames.valid_sizes[index : index + 1]
-    return graph.normalised(torch.from_numpy(image), torch.from_numpy(size))

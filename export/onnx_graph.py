@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from visrt.export.cleaning import cleaned
+from visrt.models.mask2former import FrameOutputs
 from visrt.runtime.errors import ParityError
 
 __all__ = [
@@ -40,11 +41,8 @@ DOMAINS = ("", "ai.onnx")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
-QUERIES = ("class_logits", "embeddings", "mask_embeddings", "mask_features")
-
-
 def onnx_from_frame_graph(
-    module: nn.Module, height: int, width: int, outputs: Sequence[str] = QUERIES
+    module: nn.Module, height: int, width: int, outputs: Sequence[str] = FrameOutputs._fields
 ) -> onnx.ModelProto:
     """The `frame` graph of images `height` x `width`, its batch dynamic; `outputs` names those of `module` in order."""
     images = torch.zeros((TRACED_WITH, height, width, 3), dtype=torch.uint8)

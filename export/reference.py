@@ -1,4 +1,4 @@
-"""What torch computes on the reference frames, and which frames are best to judge by.
+"""Torch's outputs on the reference frames, and the choice of frames that parity is judged on.
 
 Masked attention is discontinuous where a mask logit is 0: a last-bit difference can flip a pixel of an attention mask
 and move a query visibly, in torch as well as in any engine. So torch is asked first: frames on which its own queries
@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from visrt.export.frames import Frames
+from visrt.export.contract import producer
+from visrt.export.families import read_for
 from visrt.runtime.agreement import packed_masks
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError
+from visrt.runtime.manifest import Manifest
 from visrt.runtime.parity import BY_QUERY, TOLERANCES, errors_of_items, scale_of
 from visrt.runtime.reference import ROLES, Reference, reference_from_outputs
 
-__all__ = ["NOISE", "Answering", "Steadiness", "reference_of", "reference_on"]
+__all__ = ["NOISE", "Answering", "Steadiness", "reference_from_checkpoint", "reference_of", "reference_on"]
 
 NOISE = 1e-5
 """Relative noise on the normalised input. It moves mask features about as much as another engine's rounding does."""
@@ -46,7 +51,7 @@ class Steadiness:
 
 
 class Answering(Protocol):
-    """A network in torch that says what a bundle's engines must say."""
+    """A network in torch whose outputs a bundle's engines must repeat."""
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
         """Network input [B, 3, H, W] of `images`, the frame graph's input."""
@@ -95,6 +100,25 @@ def reference_on(graph: Answering, frames: Frames) -> Reference:
 
     reference = reference_from_outputs(frames.images, frames.valid_sizes, outputs())
     return replace(reference, moved_share=_moved_share(steadiness))
+
+
+def reference_from_checkpoint(
+    path: Path, manifest: Manifest, images: NDArray[np.uint8], valid_sizes: NDArray[np.int32]
+) -> Reference:
+    """Torch's float32 outputs from the checkpoint at `path` on `images` [T, H, W, 3], the frame graph's input.
+
+    Raises CheckpointError if the bundle of `manifest` was not exported from that very file: a difference from another
+    network's outputs would mean nothing.
+    """
+    model = read_for(manifest.family, path, manifest.input, manifest.association)
+    made = manifest.producer
+    given = producer(path).checkpoint_sha256
+    if given != made.checkpoint_sha256:
+        raise CheckpointError(
+            f"{path}: sha256 {given[:12]}; bundle {manifest.name!r} was exported from {made.checkpoint}, sha256 "
+            f"{made.checkpoint_sha256[:12]}: give that file, or export this one"
+        )
+    return reference_on(model, Frames(images, valid_sizes))
 
 
 def _moved_share(steadiness: list[Steadiness]) -> float:

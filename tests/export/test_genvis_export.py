@@ -15,9 +15,9 @@ from written_clips import write_clip
 
 from visrt.calibration.calibrate import Calibration, calibrate_bundle
 from visrt.calibration.layers import layers_of
-from visrt.export.anew import reference_anew
 from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
+from visrt.export.reference import reference_from_checkpoint
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.genvis_checkpoints import GENVIS
 from visrt.runtime.agreement import Floors
@@ -95,7 +95,7 @@ def test_genvis_a_session_runs_the_bundle_and_gives_ids_that_stay(report: Export
 def test_genvis_verify_judges_the_bundle_and_a_checkpoint_run_anew_agrees(report: ExportReport) -> None:
     assert verify(report.folder, threads=1).passed
     frames = synthetic_frames(1, HEIGHT, WIDTH, seed=5)
-    anew = reference_anew(
+    anew = reference_from_checkpoint(
         report.folder.parent / "model.safetensors", report.manifest, frames.images, frames.valid_sizes
     )
     assert anew.expected["frame_queries"].shape == (1, 10, 32)

@@ -123,7 +123,8 @@ def test_grid_sample_computes_what_the_networks_form_computes() -> None:
 
 @pytest.fixture(scope="module")
 def sides(network: Exported) -> Iterator[Sides]:
-    graph = frame_graph(load_checkpoint(network.checkpoint, MASK2FORMER), network.wanted.input)
+    checkpoint = load_checkpoint(network.checkpoint, MASK2FORMER)
+    graph = frame_graph(checkpoint.network(), checkpoint.settings, network.wanted.input)
     setting = Setting(PUBLISHED_KIND, size=(HEIGHT, WIDTH), source=(120, 160), rounds=3, frames=2)
     with Session.open(network.folder, threads=1, association=SHOWS_TEN) as session:
         yield Sides(setting, graph, session)

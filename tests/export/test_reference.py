@@ -10,10 +10,11 @@ import torch
 from networks import PUBLISHED_KIND
 from torch import Tensor, nn
 
-from visrt.export.frames import Frames, synthetic_frames
-from visrt.export.graphs import FrameGraph, FrameTensors
+from visrt.export.frames import synthetic_frames
+from visrt.export.graphs import FrameGraph
 from visrt.export.reference import NOISE_DRAWS, reference_of, reference_on
-from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former
+from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, FrameOutputs, Mask2Former
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import BundleError
 from visrt.runtime.reference import ROLES, Reference, reference_from_bytes
 
@@ -28,11 +29,11 @@ class Edge(nn.Module):
         super().__init__()
         self.limit = limit
 
-    def forward(self, images: Tensor) -> FrameTensors:
+    def forward(self, images: Tensor) -> FrameOutputs:
         features = nn.functional.avg_pool2d(images, 4)
         queries = features.flatten(2)[:, :, :5].transpose(1, 2)
         jumps = (images.mean() > self.limit) * torch.frac(images.double().sum() * 1e3).float()
-        return FrameTensors(queries + jumps, queries, queries, features)
+        return FrameOutputs(queries + jumps, queries, queries, features)
 
 
 def framed(network: nn.Module) -> FrameGraph:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
 from visrt.cli import app
-from visrt.export.anew import reference_anew
 from visrt.export.contract import file_spec
+from visrt.export.reference import reference_from_checkpoint
 from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.backends import BACKENDS
@@ -108,7 +108,7 @@ def test_an_altered_file_and_an_unknown_engine_are_refused(bundle: Path) -> None
 def anew(bundle: Exported, checkpoint: Path) -> Reference:
     opened = open_bundle(bundle.folder)
     stored = stored_reference(opened)
-    return reference_anew(checkpoint, opened.manifest, stored.images, stored.valid_sizes)
+    return reference_from_checkpoint(checkpoint, opened.manifest, stored.images, stored.valid_sizes)
 
 
 def test_a_checkpoint_run_anew_gives_what_the_bundle_keeps(published_kind: Exported) -> None:
