@@ -73,7 +73,7 @@ class Exportable(ABC, Generic[S]):
         return self.graph.normalised(images, valid_sizes)
 
     @abstractmethod
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
         """Torch's outputs for one frame, by the roles that parity compares; `pixels` [1, 3, H, W]."""
 
     def traced(self, precision: str, frames: Frames, kept: Sequence[str]) -> Traced:

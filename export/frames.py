@@ -25,7 +25,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 CLIP_FRAMES = 8
 CLIP_STEP = 2
-"""Of a video, so many frames are taken, one of so many."""
+"""Of a video, CLIP_FRAMES frames are taken, every CLIP_STEP-th."""
 
 
 def synthetic_frames(count: int, height: int, width: int, seed: int = 0) -> Frames:

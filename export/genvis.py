@@ -1,7 +1,7 @@
 """Export of GenVIS: graphs `frame`, `clip` and `masks`, and what the first clip of a video starts from.
 
 The memory read is no graph: its size grows with the video, and softmax over inner products without scaling wants
-float32. The clip graph takes what was read as part of its input, and hands on in float32 what the next one needs.
+float32. The clip graph takes what was read as part of its input, and returns in float32 what the next one needs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class GenVisExport(Exportable[GenVisNetworkSettings]):
         return {BASE: InitialState("instance_queries", BASE, self._base().numpy())}
 
     @torch.no_grad()
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
         """The same calls as `runtime.genvis_outputs` makes of engines."""
         frame: FrameQueries = self.network(pixels)
         clip, base = ClipGraph(self._vita()), self._base()

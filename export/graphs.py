@@ -25,7 +25,7 @@ G = TypeVar("G", bound="FrameGraph")
 
 
 class Normalisation(Protocol):
-    """Settings of a network that say how pixels are normalised: RGB in 0..255 units."""
+    """Settings of a network by which pixels are normalised: RGB in 0..255 units."""
 
     @property
     def pixel_mean(self) -> tuple[float, float, float]: ...
@@ -67,7 +67,7 @@ class FrameGraph(nn.Module):
         kept = outputs._replace(**{role: getattr(outputs, role).float() for role in outputs._fields})
         return kept._replace(mask_features=outputs.mask_features)
 
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
         """One frame's outputs by role, without the batch axis, with the mask logits [Q, H/4, W/4] of all queries.
 
         `pixels` [1, 3, H, W] as `normalised` gives them.

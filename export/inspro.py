@@ -77,7 +77,7 @@ class InsProExport(Exportable[InsProSettings]):
         }
 
     @torch.no_grad()
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
         """The same calls as `runtime.inspro_outputs` makes of engines."""
         maps = self.network(pixels)
         pairs = first_pairs(*(state.values for state in self.states.values()))

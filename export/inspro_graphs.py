@@ -76,7 +76,7 @@ class InsProFrameGraph(FrameGraph):
 
 
 class _Head(nn.Module):
-    """What both heads share: one frame's tensors, as the network takes them."""
+    """The inputs of both heads: one frame's tensors, as the network takes them."""
 
     def __init__(self, network: InsPro, height: int, width: int, precision: torch.dtype = torch.float32) -> None:
         super().__init__()

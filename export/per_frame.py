@@ -25,8 +25,8 @@ __all__ = ["PerFrame", "read_per_frame"]
 class PerFrame(Exportable[NetworkSettings]):
     """A Mask2Former, for MinVIS or CTVIS."""
 
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
-        return self.graph.answers(pixels)
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
+        return self.graph.full_outputs(pixels)
 
     def onnx_models(self, graphs: Graphs, precision: torch.dtype) -> dict[str, onnx.ModelProto]:
         size, dim = (self.spec.height, self.spec.width), self.checkpoint.settings.mask_dim

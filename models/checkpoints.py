@@ -158,14 +158,19 @@ def _from_file(path: Path, kind: NetworkKind[N, S], given: Mapping[str, Any]) ->
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of any checkpoint file by published key, in float32, and the metadata of a safetensors file."""
+    """Weights of any checkpoint file by published key, in float32, and the metadata of a safetensors file.
+
+    Left out is what is computed or belongs to training.
+    """
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such checkpoint file; give the path of a .pth, .pkl or .safetensors file, or of "
             "a Hugging Face folder"
         )
     contents, metadata = read_tensor_file(path)
-    return _published_keys(_state(contents, path)), metadata
+    state = _state(contents, path)
+    kept = {k: v for k, v in state.items() if not k.startswith(IGNORED_STARTS) and not k.endswith(INDEX)}
+    return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}, metadata
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -207,12 +212,6 @@ def _state(contents: Any, path: Path) -> dict[str, Tensor]:
             "tensors, alone or under 'model'"
         )
     return state
-
-
-def _published_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` in float32 by today's keys, without what is computed or belongs to training."""
-    kept = {k: v for k, v in state.items() if not k.startswith(IGNORED_STARTS) and not k.endswith(INDEX)}
-    return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}
 
 
 def _renamed(key: str) -> str:

@@ -55,7 +55,7 @@ def read_hugging_face(folder: Path) -> FolderContents:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The files of `folder` that say what its network computes."""
+    """The files of `folder` that determine what its network computes."""
     weights = _weights_path(folder)
     shards = _shards(weights) if weights.name.endswith(INDEX_END) else []
     return [path for path in (folder / CONFIG, folder / PREPROCESSOR, weights, *shards) if path.is_file()]
@@ -90,7 +90,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that `index` names, which must lie beside it."""
+    """The files that `index` names, which must be in its folder."""
     names = sorted(set(_weight_map(index).values()))
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):

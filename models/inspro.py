@@ -74,7 +74,7 @@ INSPRO_R50_LITE = InsProSettings(classes=40, lite_stages=1)
 
 
 class FrameMaps(NamedTuple):
-    """What a frame gives before any query looks: the pyramid, and mask features [B, F, H/8, W/8] or None."""
+    """Maps of a frame, before any query is used: the pyramid, and mask features [B, F, H/8, W/8] or None."""
 
     pyramid: PyramidRows
     mask_features: Tensor | None
@@ -133,7 +133,7 @@ class IntraQueryAttention(nn.Linear):
         return out
 
     def weights(self, entries: Tensor, fill: Tensor) -> Tensor:
-        """How much each of `entries` [B, T + 1, N, C] counts, [B, T + 1, N, 1 or C]; 0 before the newest `fill` + 1."""
+        """Weights of `entries` [B, T + 1, N, C], [B, T + 1, N, 1 or C]; 0 for all but the newest `fill` + 1."""
         length = entries.shape[1]
         importance = nn.functional.linear(entries, self.weight.float(), self.bias.float())
         age = torch.arange(length - 1, -1, -1, dtype=fill.dtype, device=fill.device)
@@ -169,7 +169,7 @@ class InsPro(nn.Module):
                 self.lite_controller = _generator(settings)
 
     def forward(self, images: Tensor) -> FrameMaps:
-        """What a frame gives before any query looks."""
+        """The maps of a frame."""
         maps: list[Tensor] = self.backbone(images)
         mask_features = self.mask_branch(maps[1:]) if self.settings.outputs == "masks" else None
         return FrameMaps(pyramid_rows(maps), mask_features)
@@ -203,7 +203,7 @@ class InsPro(nn.Module):
         return clipped(proposals) if self.settings.proposal_clip == "handover" else proposals
 
     def mask_parameters(self, last: StageOutputs) -> Tensor:
-        """What a mask is made from, [B, N, P], by the last stage's outputs of a frame."""
+        """The numbers each mask is computed from, [B, N, P], from the last stage's outputs for a frame."""
         return placed(self.controller(last.object_features), last.boxes, self.settings.mask_scale_px)
 
     def lite_mask_parameters(self, last: StageOutputs) -> Tensor:

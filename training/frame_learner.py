@@ -1,4 +1,4 @@
-"""MinVIS and CTVIS: Mask2Former trained frame by frame, with losses over clips for its embeddings if asked for."""
+"""MinVIS and CTVIS: Mask2Former trained frame by frame, optionally with losses over clips for its embeddings."""
 
 from __future__ import annotations
 

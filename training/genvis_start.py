@@ -43,7 +43,7 @@ SHARPNESS = 4.0
 """Attention logits are multiplied by it, so that a slot sees one frame query and not the mean of several."""
 
 PLACE = 0.8
-"""Size of the position that slot j shares with frame query j, beside contents of size 1."""
+"""Size of the position that slot j shares with frame query j, next to contents of size 1."""
 
 NO_CONTENT = 0.02
 """Size of what slots start from in the first clip: next to nothing, so that there places decide."""
@@ -55,8 +55,8 @@ def start_from(network: GenVis, path: Path | str, new_part: NewPart = "frame_hea
     """Start `network` from the checkpoint at `path`; returns the keys that stay as they are.
 
     Every key must fit, but for classifiers if the number of classes differs, and what the file's network does not
-    have: of VITA the memory, of a Mask2Former the video part. Of that, `new_part` says what starts as the frame part:
-    its heads, or all of it (see above), or nothing.
+    have: of VITA the memory, of a Mask2Former the video part. Of that, `new_part` chooses what starts as the frame
+    part: its heads, or all of it (see above), or nothing.
     """
     path = Path(path)
     weights, own = _weights(path), network.state_dict()

@@ -36,11 +36,11 @@ class InsProLearner:
         targets = [box_targets(frame, size) for frame in batch.targets]
         clips = [targets[i : i + batch.frames] for i in range(0, len(targets), batch.frames)]
         learned_from = settings.key_frames if settings.phase == "lite" else 0
-        told = [
-            clip_losses(frames, wanted, settings.loss, learned_from)
-            for frames, wanted in zip(trained(batch.images, batch.frames), clips, strict=True)
+        losses = [
+            clip_losses(outputs, objects, settings.loss, learned_from)
+            for outputs, objects in zip(trained(batch.images, batch.frames), clips, strict=True)
         ]
-        return {name: torch.stack([losses[name] for losses in told]).mean() for name in told[0]}
+        return {name: torch.stack([of_clip[name] for of_clip in losses]).mean() for name in losses[0]}
 
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, InsPro)

@@ -45,10 +45,10 @@ def train(settings: RunSettings, folder: Path, progress: Progress | None = None)
     run = Run(settings, folder)
     run.resume()
     with progress or _progress() as bar:
-        task = bar.add_task("train", total=settings.optim.steps, completed=run.step, told="")
+        task = bar.add_task("train", total=settings.optim.steps, completed=run.step, loss="")
         for batch in run.batches():
             metrics = run.advance(batch)
-            bar.update(task, completed=run.step, told=f"loss {metrics['loss']:.2f}")
+            bar.update(task, completed=run.step, loss=f"loss {metrics['loss']:.2f}")
             if run.step % settings.save_every == 0:
                 run.save()
             if run.step % settings.validate_every == 0:
@@ -160,8 +160,8 @@ class Run:
 
     def _mean(self, count: float) -> float:
         """The mean of `count` over processes, at least 1."""
-        told = torch.tensor(float(count), device=self.accelerator.device)
-        return max(float(self.accelerator.reduce(told, reduction="mean")), 1.0)
+        tensor = torch.tensor(float(count), device=self.accelerator.device)
+        return max(float(self.accelerator.reduce(tensor, reduction="mean")), 1.0)
 
     def _log(self, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -193,5 +193,5 @@ def _progress() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[loss]}"),
     )

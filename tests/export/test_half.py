@@ -12,10 +12,9 @@ from networks import HEIGHT, LIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 from torch import nn
 
 from visrt.export.bundle import Export, ExportReport, export_bundle
-from visrt.export.folding import folded
 from visrt.export.frames import synthetic_frames
 from visrt.export.graphs import FrameGraph
-from visrt.export.half import FP16_MAX, halved, islands_of, network_inputs
+from visrt.export.half import FP16_MAX, folded, halved, islands_of, network_inputs
 from visrt.models.layers import FrozenBatchNorm2d
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.bundle import open_bundle

@@ -14,9 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from visrt.export.cleaning import cleaned
 from visrt.export.graphs import FrameGraph, MasksGraph
-from visrt.export.onnx_graph import OPSET, onnx_from_frame_graph, onnx_from_masks_graph
+from visrt.export.onnx_graph import OPSET, cleaned, onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, FrameOutputs
 from visrt.models.mask2former_checkpoints import MASK2FORMER

@@ -44,7 +44,7 @@ def test_frames_on_which_torch_itself_jumps_are_left_out() -> None:
     candidates = synthetic_frames(6, HEIGHT, WIDTH)
     steady = [i for i, mean in enumerate(means_of(candidates)) if mean < LIMIT]
     assert 2 <= len(steady) < 6
-    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, wanted=len(steady))
+    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, count=len(steady))
     assert [frame.index for frame in kept] == steady
     assert all(frame.moved == 0 for frame in kept)
     np.testing.assert_array_equal(reference.images, candidates.images[steady])
@@ -52,7 +52,7 @@ def test_frames_on_which_torch_itself_jumps_are_left_out() -> None:
 
 def test_where_too_few_are_steady_the_steadiest_are_taken_and_tell_how_many_queries_move() -> None:
     candidates = synthetic_frames(6, HEIGHT, WIDTH)
-    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, wanted=6)
+    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, count=6)
     expected = [0 if mean < LIMIT else 5 for mean in means_of(candidates)]
     assert [frame.moved for frame in kept] == expected
     assert [frame.queries for frame in kept] == [5] * 6
@@ -69,7 +69,7 @@ def test_looking_stops_when_enough_frames_are_steady() -> None:
     looked: list[Tensor] = []
     network = Edge(float("inf"))
     network.register_forward_hook(lambda module, given, out: looked.append(given[0]))
-    reference, kept = reference_of(framed(network), synthetic_frames(5, HEIGHT, WIDTH), wanted=2)
+    reference, kept = reference_of(framed(network), synthetic_frames(5, HEIGHT, WIDTH), count=2)
     assert len(reference) == len(kept) == 2
     assert len(looked) == 2 * (1 + NOISE_DRAWS)
 
@@ -83,7 +83,7 @@ def test_synthetic_frames_are_the_same_for_a_seed_and_differ_between_seeds() -> 
 def test_a_reference_comes_back_from_its_bytes_and_the_same_values_are_the_same_bytes() -> None:
     torch.manual_seed(0)
     graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
-    whole, _ = reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), wanted=2)
+    whole, _ = reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), count=2)
     kept = whole.sampled()
     again = reference_from_bytes(kept.to_bytes(), "here")
     for role in ROLES:
@@ -114,7 +114,7 @@ def damaged(how: str) -> bytes:
 
 def kept_reference() -> Reference:
     graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
-    return reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), wanted=2)[0]
+    return reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), count=2)[0]
 
 
 def test_the_masks_of_all_queries_are_kept_pixel_by_pixel() -> None:
@@ -146,6 +146,6 @@ def test_a_reference_of_many_frames_is_made_one_by_one_and_equals_the_whole() ->
     torch.manual_seed(0)
     graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
     frames = synthetic_frames(2, HEIGHT, WIDTH)
-    whole, _ = reference_of(graph, frames, wanted=2)
+    whole, _ = reference_of(graph, frames, count=2)
     single = reference_on(graph, frames)
     assert single.to_bytes() == whole.sampled().to_bytes()
