@@ -25,14 +25,14 @@ from visrt.benchmarks.large_build import built_from
 from visrt.benchmarks.large_graphs import FullSize
 from visrt.benchmarks.machine import machine
 from visrt.export.bundle import Export, ExportReport, export_bundle
-from visrt.export.frames import Frames, synthetic_frames
+from visrt.export.frames import synthetic_frames
 from visrt.export.genvis import read_genvis
-from visrt.export.names import size_from_text, with_clip_lengths
 from visrt.export.nodes import computing_precisions
+from visrt.models.checkpoints import save_checkpoint
 from visrt.models.genvis import GenVis
-from visrt.models.genvis_checkpoints import save_genvis_checkpoint
 from visrt.models.published import DATASET_CLASSES, PUBLISHED, genvis
 from visrt.runtime.build import Profile
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import load_tensorrt
@@ -69,14 +69,15 @@ def half_graphs(checkpoint: Path, size: tuple[int, int], association: dict[str, 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
-    size = size_from_text(given.size)
-    association = with_clip_lengths({}, given.clip_lengths)
+    height, width = map(int, given.size.split("x"))
+    size, lengths = (height, width), tuple(map(int, given.clip_lengths.split(",")))
+    association = {"clip_frames": lengths[0], "clip_lengths": lengths}
     asked = {"network": given.network, "size": given.size, "clip_lengths": association["clip_lengths"]}
     with TemporaryDirectory() as name:
         checkpoint = Path(name) / "model.safetensors"
         torch.manual_seed(0)
         network = GenVis(genvis(PUBLISHED[given.network])).eval()
-        save_genvis_checkpoint(network, checkpoint, DATASET_CLASSES["ytvis2019"])
+        save_checkpoint(network, checkpoint, DATASET_CLASSES["ytvis2019"])
         start = time.process_time()
         report = exported(checkpoint, Path(name), size, association)
         told = _parity(report) | {"cpu_s": round(time.process_time() - start)}

@@ -27,10 +27,9 @@ from visrt.benchmarks.machine import machine
 from visrt.export.bundle import Export, ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.export.inspro import read_inspro_lite
-from visrt.export.names import size_from_text
 from visrt.export.nodes import computing_precisions
+from visrt.models.checkpoints import save_checkpoint
 from visrt.models.inspro import INSPRO_R50_LITE, InsPro, InsProSettings
-from visrt.models.inspro_checkpoints import save_inspro_checkpoint
 from visrt.models.interaction import InteractionStage
 from visrt.models.published import DATASET_CLASSES
 from visrt.runtime.build import Profile
@@ -87,10 +86,11 @@ def half_graphs(checkpoint: Path, size: tuple[int, int]) -> FullSize:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
-    size = size_from_text(given.size)
+    height, width = map(int, given.size.split("x"))
+    size = height, width
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "model.safetensors"
-        save_inspro_checkpoint(random_network(INSPRO_R50_LITE), checkpoint, DATASET_CLASSES["ytvis2019"])
+        save_checkpoint(random_network(INSPRO_R50_LITE), checkpoint, DATASET_CLASSES["ytvis2019"])
         start = time.process_time()
         told = _parity(exported(checkpoint, given.bundle, size)) | {"cpu_s": round(time.process_time() - start)}
         print(json.dumps(told, indent=1), flush=True)

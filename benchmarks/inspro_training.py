@@ -27,8 +27,9 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.bundle_states import initial_states
@@ -128,7 +129,7 @@ def main() -> None:
 
 
 def _network(weights: Path) -> InsPro:
-    return read_inspro_checkpoint(weights).network()
+    return load_checkpoint(weights, INSPRO).network()
 
 
 def _for_boxes(settings: InsProTrainSettings) -> InsProTrainSettings:

@@ -16,7 +16,6 @@ from typing import Any
 
 from visrt.benchmarks.large_graphs import FullSize, network_graphs
 from visrt.benchmarks.machine import machine
-from visrt.export.names import size_from_text
 from visrt.models.published import PUBLISHED
 from visrt.runtime.build import Profile, build_engine
 from visrt.runtime.errors import VisrtError
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
     library = load_tensorrt("tensorrt-rtx")
     start = time.perf_counter()
-    graphs = network_graphs(PUBLISHED[given.network], given.precision, *size_from_text(given.size))
+    graphs = network_graphs(PUBLISHED[given.network], given.precision, *map(int, given.size.split("x")))
     traced_s = round(time.perf_counter() - start, 1)
     engines = [built(library, graphs, name, tuple(given.target)) for name in graphs.models]
     asked = {"network": given.network, "precision": given.precision, "size": given.size, "targets": given.target}

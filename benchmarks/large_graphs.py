@@ -17,7 +17,7 @@ from visrt.calibration.tensors import with_node_names
 from visrt.export.contract import file_spec, graph_spec
 from visrt.export.frames import synthetic_frames
 from visrt.export.graphs import FrameGraph, MasksGraph
-from visrt.export.half import halved
+from visrt.export.half import halved, network_inputs
 from visrt.export.nodes import computing_precisions
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.mask2former import Mask2Former, NetworkSettings
@@ -56,7 +56,7 @@ def network_graphs(settings: NetworkSettings, precision: str, height: int, width
     graph = FrameGraph(network, settings.pixel_mean, settings.pixel_std).eval()
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
     if precision == "fp16":
-        graph, _ = halved(graph, synthetic_frames(1, height, width))
+        graph, _ = halved(graph, network_inputs(graph, synthetic_frames(1, height, width)))
     models = {
         "frame": onnx_from_frame_graph(graph, height, width),
         "masks": onnx_from_masks_graph(MasksGraph(), settings.mask_dim, height, width, dtype),

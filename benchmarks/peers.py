@@ -15,7 +15,8 @@ import torch
 from visrt.benchmarks.official_order import KeptFrame, VideoAnswer, video_answer
 from visrt.benchmarks.subjects import Opening, Round
 from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
-from visrt.models.checkpoints import read_checkpoint
+from visrt.models.checkpoints import load_checkpoint
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.engine import Array
@@ -168,13 +169,13 @@ def _floats(array: Array) -> Floats:
 def _of_checkpoint(bundle: Bundle, checkpoint: Path | None, peer: str) -> FrameGraph:
     if checkpoint is None:
         raise UsageError(f"peer {peer!r} runs a network in PyTorch: give its weights with --checkpoint")
-    found = read_checkpoint(checkpoint)
+    found = load_checkpoint(checkpoint, MASK2FORMER)
     if found.settings.classes != len(bundle.manifest.classes):
         raise UsageError(
             f"{checkpoint}: has {found.settings.classes} classes, bundle {bundle.manifest.name!r} "
             f"{len(bundle.manifest.classes)}; give the checkpoint that the bundle was exported from"
         )
-    return frame_graph(found, bundle.manifest.input)
+    return frame_graph(found.network(), found.settings, bundle.manifest.input)
 
 
 def _eager(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:

@@ -27,6 +27,7 @@ from visrt.benchmarks.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import SettingsError
@@ -143,7 +144,9 @@ def _measure(
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     if not any("found_again" in name for name in figures):
-        for name, rates in found_again(load_checkpoint(weights), sets["pseudo"], DISTANCES).items():
+        for name, rates in found_again(
+            load_checkpoint(weights, MASK2FORMER).network(), sets["pseudo"], DISTANCES
+        ).items():
             figures |= {f"pseudo found_again {name} at {d}": found.rate for d, found in rates.items()}
     missing = [rule for rule in rules if not any(f" {rule.name} " in name for name in figures)]
     if missing:

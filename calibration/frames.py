@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.export.frames import Frames
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.family import Floats
 from visrt.runtime.image import RESIZERS, image_for

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from visrt.export.frames import Frames
 from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.engine import Array, Engine
 from visrt.runtime.engine_outputs import FullOutputs, answers_of
 from visrt.runtime.manifest import GraphSpec

@@ -1,7 +1,7 @@
 """Checkpoint -> bundle: trace the graphs, check them against torch through the runtime, then put them in place.
 
-The bundle is built in a folder beside its target and checked there by what will run it. Only a bundle that passes is
-renamed to the target, so a failed export leaves nothing and spoils nothing.
+The bundle is built in a folder next to its target and checked there by the runtime itself. Only a bundle that passes is
+renamed to the target, so a failed export leaves nothing behind and overwrites nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import onnx
 from torch import nn
 
 from visrt.export.contract import file_spec, graph_spec, producer
-from visrt.export.families import read_for, require_known
+from visrt.export.families import DEFAULT_FAMILY, read_for, require_known
 from visrt.export.family import PRECISIONS, InitialState
-from visrt.export.frames import Frames, frames_from_sources, synthetic_frames
+from visrt.export.frames import frames_from_sources, synthetic_frames
 from visrt.export.half import Island
 from visrt.export.nodes import NODES, computing_precisions, nodes_json
 from visrt.export.reference import NOISE, Steadiness, reference_of
@@ -27,6 +27,7 @@ from visrt.models.class_names import chosen_classes
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import MANIFEST, open_bundle
 from visrt.runtime.bundle_states import state_bytes
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import FAMILIES
 from visrt.runtime.image import letterbox
@@ -42,16 +43,15 @@ REFERENCE_FRAMES = 3
 CANDIDATES = 6
 
 ISLANDS: tuple[tuple[str, ...], ...] = ((), ("backbone",), ("backbone", "sem_seg_head.pixel_decoder"))
-"""What an FP16 network keeps in float32, tried in this order until its quality holds. Early layers come first: what is
-lost there is lost for all that follow."""
+"""Modules that an FP16 network keeps in float32, tried in this order until its quality holds. Early layers come first:
+precision lost there is lost for all that follow."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What to export and where to.
+    """The settings of one export.
 
-    family: "minvis" or "ctvis", how objects are followed; a network with an instance-embedding head may do either; or
-    "genvis", "inspro" or "inspro_lite", whose networks are their own.
+    family: how objects are followed, a name in `export.families`. The families of single frames share their networks.
     height, width: of the network input in pixels, divisible by 32. classes: names in the order of the logits; None
     takes those in the checkpoint. association: settings that differ from the family's defaults. references: pictures
     and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"
@@ -71,7 +71,7 @@ class Export:
     precision: str = "fp32"
     keep_fp32: tuple[str, ...] | None = None
     source: tuple[int, int] | None = None
-    family: str = "minvis"
+    family: str = DEFAULT_FAMILY
 
     @property
     def input(self) -> InputSpec:
@@ -101,37 +101,34 @@ def export_bundle(
 ) -> ExportReport:
     """Write the bundle. Raises before the long work for what can be known; ParityError if the graphs are wrong.
 
-    `on_stage` hears what is being done, `on_parity` each comparison with torch, before it is judged, and of what.
+    `on_stage` receives the current step, `on_parity` each comparison with torch and its name, before it is judged.
     """
     _check_size(export.height, export.width)
     _check_precision(export)
     check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
-    association = _association(export)
+    require_known(export.family)
+    association = asdict(FAMILIES[export.family](export.association).settings)
     model = read_for(export.family, export.checkpoint, export.input, association)
-    classes = chosen_classes(export.classes, model.classes, model.class_count, export.checkpoint)
+    classes = chosen_classes(
+        export.classes, model.checkpoint.classes, model.checkpoint.settings.classes, export.checkpoint
+    )
     frames = _candidates(export)
-    on_stage("asking torch on reference frames")
+    on_stage("running torch on reference frames")
     _check_modules(export, model.network)
     reference, steadiness = reference_of(model, frames, len(frames) if export.references else REFERENCE_FRAMES)
     judged_on = Frames(reference.images, reference.valid_sizes)
     with workplace(export.out) as folder:
         for kept in _islands(export):
-            on_stage(f"tracing the network to ONNX, {_told(export, kept)}")
+            on_stage(f"tracing the network to ONNX, {_described(export, kept)}")
             traced = model.traced(export.precision, judged_on, kept)
             on_stage("comparing ONNX Runtime with torch")
             manifest = _written(folder, export, model.states, traced.models, reference, classes, association)
             parity = _parity(folder, reference, export.precision)
-            on_parity(parity, _told(export, kept))
+            on_parity(parity, _described(export, kept))
             if parity.passed:
                 break
-        parity.require(_judged(export, steadiness))
+        parity.require(_compared(export, steadiness))
     return ExportReport(export.out, manifest, parity, steadiness, traced.kept, traced.found)
-
-
-def _association(export: Export) -> dict[str, Any]:
-    """All association settings of the family, those of `export` in the place of its defaults."""
-    require_known(export.family)
-    return asdict(FAMILIES[export.family](export.association).settings)
 
 
 def _islands(export: Export) -> tuple[tuple[str, ...], ...]:
@@ -141,12 +138,12 @@ def _islands(export: Export) -> tuple[tuple[str, ...], ...]:
     return ISLANDS if export.keep_fp32 is None else (export.keep_fp32,)
 
 
-def _told(export: Export, kept: tuple[str, ...]) -> str:
+def _described(export: Export, kept: tuple[str, ...]) -> str:
     return export.precision + (f" with {' and '.join(kept)} in fp32" if kept else "")
 
 
-def _judged(export: Export, steadiness: list[Steadiness]) -> str:
-    """What was compared, with what speaks for another choice of frames if it fails."""
+def _compared(export: Export, steadiness: list[Steadiness]) -> str:
+    """The exported checkpoint, with a hint at other reference frames for the error if the comparison fails."""
     moved = sum(frame.moved for frame in steadiness)
     hint = f" (torch itself moves {moved} queries under noise of {NOISE:.0e}: try --reference)" if moved else ""
     return f"{export.checkpoint.name} exported to ONNX{hint}"

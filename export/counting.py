@@ -1,4 +1,4 @@
-"""What a graph costs, counted from its shapes: multiply-accumulates of one frame or mask, numbers in its weights."""
+"""Counts the cost of a graph from its shapes: multiply-accumulates of one frame or mask, numbers in its weights."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _bytes(kind: TypeProto) -> int:
 
 def count(model: ModelProto) -> Counts:
     """Counts of `model`; ParityError names the node if a shape that matters depends on the data."""
-    shapes = _shapes(model)
+    shapes = {name: sizes for name, kind in _types(model).items() if (sizes := _sizes(kind)) is not None}
     by_operator: Counter[str] = Counter()
     for node in _nodes(model.graph):
         if node.op_type in MACS:
@@ -144,21 +144,20 @@ def _parameters(graph: GraphProto) -> int:
     return sum(math.prod(weight.dims) for weight in counted)
 
 
-def _shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
-    """The shapes of all tensors by name, as far as they can be known, with every dynamic axis at one.
+def _types(model: ModelProto) -> dict[str, TypeProto]:
+    """The types of all tensors by name, as far as they can be known, with every dynamic axis at one.
 
     onnx's own inference over a whole graph loses shapes that were computed from shapes, as a traced dynamic batch makes
     them. Node by node, with the values of small integer tensors at hand, nothing is lost.
     """
-    return {name: sizes for name, kind in _types(model).items() if (sizes := _sizes(kind)) is not None}
-
-
-def _types(model: ModelProto) -> dict[str, TypeProto]:
-    """The types of all tensors by name, as far as they can be known."""
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     types = {weight.name: _type(weight.data_type, weight.dims) for weight in model.graph.initializer}
     types |= {value.name: _fixed(value) for value in model.graph.input if value.name not in types}
-    values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if _is_small(item)}
+    values = {
+        weight.name: numpy_helper.to_array(weight)
+        for weight in model.graph.initializer
+        if math.prod(weight.dims) <= SMALL and weight.data_type in INTEGERS
+    }
     for node in model.graph.node:
         _infer(node, opsets, types, values)
     return types
@@ -183,13 +182,9 @@ def _infer(node: NodeProto, opsets: Mapping[str, int], types: dict[str, TypeProt
 
 
 def _part_of_shape(node: NodeProto, sizes: tuple[int, ...]) -> Array:
-    """What a Shape node gives: all sizes, or those from its start to its end."""
+    """The output of a Shape node: all sizes, or those from its start to its end."""
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
     return np.array(sizes[bounds.get("start", 0) : bounds.get("end")], dtype=np.int64)
-
-
-def _is_small(weight: TensorProto) -> bool:
-    return math.prod(weight.dims) <= SMALL and weight.data_type in INTEGERS
 
 
 def _is_small_type(kind: TypeProto | None) -> bool:

@@ -1,4 +1,4 @@
-"""From a family's name to how its checkpoints are exported. A new family is one file beside this one and one line."""
+"""How each family exports its checkpoints, by name. A new family is a file of its own and one line here."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from visrt.export.per_frame import read_per_frame
 from visrt.runtime.errors import UsageError
 from visrt.runtime.manifest import InputSpec
 
-__all__ = ["FAMILIES", "read_for", "require_known"]
+__all__ = ["DEFAULT_FAMILY", "FAMILIES", "read_for", "require_known"]
 
-FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable]] = {
+FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable[Any]]] = {
     "minvis": read_per_frame,
     "ctvis": read_per_frame,
     "genvis": read_genvis,
@@ -25,13 +25,16 @@ FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable]] 
 """Each takes the checkpoint, the images that the frame graph will be given, and all association settings."""
 
 
+DEFAULT_FAMILY = "minvis"
+
+
 def require_known(family: str) -> None:
     """Raises UsageError for a family that cannot be exported."""
     if family not in FAMILIES:
         raise UsageError(f"family {family!r} cannot be exported; choose one of {', '.join(FAMILIES)}")
 
 
-def read_for(family: str, checkpoint: Path, spec: InputSpec, association: Mapping[str, Any]) -> Exportable:
+def read_for(family: str, checkpoint: Path, spec: InputSpec, association: Mapping[str, Any]) -> Exportable[Any]:
     """The checkpoint as `family` exports it. Raises UsageError for an unknown family."""
     require_known(family)
     return FAMILIES[family](checkpoint, spec, association)

@@ -1,29 +1,41 @@
-"""What export needs to know of a family: its network, what that answers in torch, and its graphs."""
+"""What export needs to know of a family: its network, the outputs that torch gives, and its graphs.
+
+A new family is a subclass of `Exportable` in a file of its own, and one line in `export.families`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, TypeVar
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from visrt.export.frames import Frames
-from visrt.export.half import Island
+from visrt.export.graphs import FrameGraph
+from visrt.export.half import Island, halved, network_inputs
+from visrt.models.checkpoints import Checkpoint, HasClasses
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.engine import Array
 from visrt.runtime.family import Floats
+from visrt.runtime.manifest import InputSpec
 
-__all__ = ["PRECISIONS", "Exportable", "InitialState", "Traced"]
+__all__ = ["PRECISIONS", "Exportable", "Graphs", "InitialState", "Traced"]
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+
+Graphs = dict[str, Any]
+"""A family's graphs with weights by name, as torch modules; "frame" is a FrameGraph."""
+
+S = TypeVar("S", bound=HasClasses)
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The graphs by name, and what in them computes in float32 although FP16 was asked for: `kept` by choice, `found`
-    because its values leave FP16's range."""
+    """The graphs by name, and the modules of an FP16 network that compute in float32: `kept` by choice, `found`
+    because their values leave FP16's range."""
 
     models: Mapping[str, onnx.ModelProto]
     kept: tuple[str, ...] = ()
@@ -39,33 +51,50 @@ class InitialState:
     values: Floats
 
 
-class Exportable(Protocol):
-    """A checkpoint that was read, as its family exports it."""
+@dataclass(frozen=True)
+class Exportable(ABC, Generic[S]):
+    """A checkpoint that was read, as its family exports it. `graph` is the frame graph in float32."""
 
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """The class names in the checkpoint, if it holds any."""
-        ...
-
-    @property
-    def class_count(self) -> int: ...
+    checkpoint: Checkpoint[Any, S]
+    graph: FrameGraph
+    spec: InputSpec
 
     @property
     def network(self) -> nn.Module:
-        """What modules that stay in float32 are named in."""
-        ...
+        """The whole network; modules that stay in float32 are named as in it."""
+        return self.graph.network
+
+    @property
+    def states(self) -> Mapping[str, InitialState]:
+        return {}
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
         """Network input [B, 3, H, W] of `images`, the frame graph's input."""
-        ...
+        return self.graph.normalised(images, valid_sizes)
 
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
-        """What torch says of one frame, by the roles that parity compares; `pixels` [1, 3, H, W]."""
-        ...
+    @abstractmethod
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
+        """Torch's outputs for one frame, by the roles that parity compares; `pixels` [1, 3, H, W]."""
 
     def traced(self, precision: str, frames: Frames, kept: Sequence[str]) -> Traced:
         """The graphs in `precision`; `kept` names modules of the network that stay in float32."""
-        ...
+        modules = dict(self.network.named_modules())
+        kept = [name for name in kept if name in modules]
+        graphs, found = self.float32_graphs(), list[Island]()
+        if precision == "fp16":
+            graphs, found = self.halved_graphs(graphs, network_inputs(self.graph, frames), kept)
+        return Traced(self.onnx_models(graphs, PRECISIONS[precision]), tuple(kept), tuple(found))
 
-    @property
-    def states(self) -> Mapping[str, InitialState]: ...
+    def float32_graphs(self) -> Graphs:
+        return {"frame": self.graph}
+
+    def halved_graphs(
+        self, graphs: Graphs, pixels: Sequence[Tensor], kept: Sequence[str]
+    ) -> tuple[Graphs, list[Island]]:
+        """`graphs` in FP16 but for islands: those `kept`, and those found on `pixels`, each [1, 3, H, W]."""
+        frame, found = halved(graphs["frame"], pixels, kept)
+        return {"frame": frame}, found
+
+    @abstractmethod
+    def onnx_models(self, graphs: Graphs, precision: torch.dtype) -> dict[str, onnx.ModelProto]:
+        """All graphs of the bundle by name, `graphs` and those without weights, in `precision`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -11,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from visrt.runtime.clip_frames import clip_frames
+from visrt.runtime.clip_frames import Frames, clip_frames
 from visrt.runtime.errors import SourceError
 from visrt.runtime.image import image_for, pillow_bilinear
 from visrt.runtime.manifest import InputSpec
 
-__all__ = ["Frames", "frames_from_sources", "synthetic_frames"]
+__all__ = ["frames_from_sources", "synthetic_frames"]
 
 # Valid areas as fractions of the input: a frame that fills it, one padded on the right, one at the bottom.
 FITS = ((1.0, 1.0), (1.0, 0.72), (0.8, 1.0))
@@ -26,22 +25,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 CLIP_FRAMES = 8
 CLIP_STEP = 2
-"""Of a video, so many frames are taken, one of so many."""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Images for the frame graph: uint8 RGB [T, H, W, 3], and valid_sizes int32 [T, 2], height and width that each
-    fills in the network input."""
-
-    images: NDArray[np.uint8]
-    valid_sizes: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, kept: Sequence[int]) -> Frames:
-        return Frames(self.images[list(kept)], self.valid_sizes[list(kept)])
+"""Of a video, CLIP_FRAMES frames are taken, every CLIP_STEP-th."""
 
 
 def synthetic_frames(count: int, height: int, width: int, seed: int = 0) -> Frames:

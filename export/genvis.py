@@ -1,7 +1,7 @@
 """Export of GenVIS: graphs `frame`, `clip` and `masks`, and what the first clip of a video starts from.
 
 The memory read is no graph: its size grows with the video, and softmax over inner products without scaling wants
-float32. The clip graph takes what was read as part of its input, and hands on in float32 what the next one needs.
+float32. The clip graph takes what was read as part of its input, and returns in float32 what the next one needs.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import onnx
 import torch
 from torch import Tensor, nn
 
-from visrt.export.family import PRECISIONS, InitialState, Traced
-from visrt.export.frames import Frames
-from visrt.export.graphs import FrameGraph, MasksGraph, resize_for
+from visrt.export.family import Exportable, Graphs, InitialState
+from visrt.export.graphs import MasksGraph, frame_graph
 from visrt.export.half import Island, halved, halved_network
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_frame_graph, onnx_from_masks_graph
-from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, VitaModule
-from visrt.models.genvis_checkpoints import GenVisCheckpoint, read_genvis_checkpoint
+from visrt.models.checkpoints import load_checkpoint
+from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, GenVisNetworkSettings, VitaModule
+from visrt.models.genvis_checkpoints import GENVIS
 from visrt.runtime.engine import Array
 from visrt.runtime.genvis import BASE
 from visrt.runtime.genvis_outputs import asked_lengths, roles_of_clip
@@ -48,7 +49,7 @@ class ClipTensors(NamedTuple):
 
 
 class ClipGraph(nn.Module):
-    """Frame queries of a clip and what its slots start from in, its slots and what they hand on out."""
+    """From the frame queries of a clip and the queries its slots start from to its slots and their state."""
 
     def __init__(self, vita: VitaModule, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -73,36 +74,18 @@ class ClipGraph(nn.Module):
 
 
 @dataclass(frozen=True)
-class GenVisExport:
+class GenVisExport(Exportable[GenVisNetworkSettings]):
     """A GenVIS network; clip_lengths: of clips it will be used for."""
 
-    checkpoint: GenVisCheckpoint
-    graph: FrameGraph
-    spec: InputSpec
     clip_lengths: tuple[int, ...]
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self.checkpoint.classes
-
-    @property
-    def class_count(self) -> int:
-        return self.checkpoint.settings.classes
-
-    @property
-    def network(self) -> nn.Module:
-        return self.graph.network
 
     @property
     def states(self) -> Mapping[str, InitialState]:
         return {BASE: InitialState("instance_queries", BASE, self._base().numpy())}
 
-    def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
-        return self.graph.normalised(images, valid_sizes)
-
     @torch.no_grad()
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
-        """As `runtime.genvis_outputs` asks engines."""
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
+        """The same calls as `runtime.genvis_outputs` makes of engines."""
         frame: FrameQueries = self.network(pixels)
         clip, base = ClipGraph(self._vita()), self._base()
         roles: dict[str, Array] = {"frame_queries": frame.frame_queries[0].numpy()}
@@ -113,40 +96,39 @@ class GenVisExport:
             roles |= roles_of_clip({name: value.numpy() for name, value in outputs._asdict().items()}, length)
         return {**roles, "mask_features": frame.mask_features[0].numpy(), "mask_logits": masks.numpy()}
 
-    def traced(self, precision: str, frames: Frames, kept: Sequence[str]) -> Traced:
-        graph, clip, found = self.graph, ClipGraph(self._vita()), list[Island]()
-        if precision == "fp16":
-            graph, of_frame = halved(graph, frames, [name for name in kept if not name.startswith(VIDEO_PART)])
-            clip, of_clip = self._halved_clip(frames, kept)
-            found = [*of_frame, *of_clip]
-        settings = self.checkpoint.settings
-        sizes = settings.frame.queries, settings.instances, settings.frame.hidden_dim
-        models = {
-            "frame": onnx_from_frame_graph(graph, *self.spec.image_size, FrameQueries._fields),
-            "clip": onnx_from_clip_graph(clip, *sizes, ClipTensors._fields),
-            "masks": onnx_from_masks_graph(
-                MasksGraph(), settings.frame.mask_dim, self.spec.height, self.spec.width, PRECISIONS[precision]
-            ),
-        }
-        return Traced(models, tuple(kept), tuple(found))
+    def float32_graphs(self) -> Graphs:
+        return {"frame": self.graph, "clip": ClipGraph(self._vita())}
 
     @torch.no_grad()
-    def _halved_clip(self, frames: Frames, kept: Sequence[str]) -> tuple[ClipGraph, list[Island]]:
-        """The clip graph in FP16, with what the memory is made of in float32."""
-        pixels = [
-            self.normalised(torch.from_numpy(frames.images[t : t + 1]), torch.from_numpy(frames.valid_sizes[t : t + 1]))
-            for t in range(len(frames))
-        ]
+    def halved_graphs(
+        self, graphs: Graphs, pixels: Sequence[Tensor], kept: Sequence[str]
+    ) -> tuple[Graphs, list[Island]]:
+        """In the clip graph, what the memory is made of stays in float32."""
+        frame, found = halved(graphs["frame"], pixels, [name for name in kept if not name.startswith(VIDEO_PART)])
         start = self._base()[None]
         batches = [(self.network(one).frame_queries[None], start) for one in pixels]
         inside = [name.removeprefix(VIDEO_PART) for name in kept if name.startswith(VIDEO_PART)]
         vita = self._vita()
-        half, found = halved_network(vita, batches, inside)
+        half, found_in_clip = halved_network(vita, batches, inside)
         assert isinstance(half, VitaModule)
         for name in STATE_MODULES:
             half.set_submodule(name, vita.get_submodule(name))
-        named = [Island(VIDEO_PART + island.module, island.largest) for island in found]
-        return ClipGraph(half, torch.float16), [one for one in named if _last(one.module) not in STATE_MODULES]
+        found += [
+            Island(VIDEO_PART + island.module, island.largest)
+            for island in found_in_clip
+            if island.module.rpartition(".")[2] not in STATE_MODULES
+        ]
+        return {"frame": frame, "clip": ClipGraph(half, torch.float16)}, found
+
+    def onnx_models(self, graphs: Graphs, precision: torch.dtype) -> dict[str, onnx.ModelProto]:
+        settings = self.checkpoint.settings
+        sizes = settings.frame.queries, settings.instances, settings.frame.hidden_dim
+        size, dim = (self.spec.height, self.spec.width), settings.frame.mask_dim
+        return {
+            "frame": onnx_from_frame_graph(graphs["frame"], *self.spec.image_size, FrameQueries._fields),
+            "clip": onnx_from_clip_graph(graphs["clip"], *sizes, ClipTensors._fields),
+            "masks": onnx_from_masks_graph(MasksGraph(), dim, *size, precision),
+        }
 
     def _vita(self) -> VitaModule:
         assert isinstance(self.network, GenVis)
@@ -158,13 +140,8 @@ class GenVisExport:
         return self.network.first_start().base
 
 
-def _last(module: str) -> str:
-    return module.rpartition(".")[2]
-
-
 def read_genvis(path: Path, spec: InputSpec, association: Mapping[str, Any]) -> GenVisExport:
     """`association`: all settings of the family."""
-    checkpoint = read_genvis_checkpoint(path)
-    settings = checkpoint.settings.frame
-    graph = FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std, resize=resize_for(spec)).eval()
+    checkpoint = load_checkpoint(path, GENVIS)
+    graph = frame_graph(checkpoint.network(), checkpoint.settings.frame, spec)
     return GenVisExport(checkpoint, graph, spec, tuple(association["clip_lengths"]))

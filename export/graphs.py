@@ -1,4 +1,4 @@
-"""The two graphs of a per-frame model: what the bundle's runtime calls, as torch modules to be traced.
+"""The two graphs of a per-frame model, which the runtime calls, as torch modules to be traced.
 
 Other families share them. Both are written so that a trace is right at every batch size: sizes of the image are
 constants, everything that depends on the data is arithmetic.
@@ -6,36 +6,38 @@ constants, everything that depends on the data is arithmetic.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from visrt.export.source_resize import SourceResize
-from visrt.models.checkpoints import Checkpoint
+from visrt.models.mask2former import FrameOutputs
 from visrt.runtime.engine import Array
 from visrt.runtime.image import letterbox
 from visrt.runtime.manifest import InputSpec
 
-__all__ = ["FrameGraph", "FrameTensors", "MasksGraph", "frame_graph", "resize_for"]
+__all__ = ["FrameGraph", "MasksGraph", "frame_graph"]
 
 
-class FrameTensors(NamedTuple):
-    """Outputs of the `frame` graph, float32; mask_features in the precision of the network, as they stay inside.
+G = TypeVar("G", bound="FrameGraph")
 
-    class_logits [B, Q, K + 1], embeddings [B, Q, C], mask_embeddings [B, Q, D], mask_features [B, D, H/4, W/4].
-    """
 
-    class_logits: Tensor
-    embeddings: Tensor
-    mask_embeddings: Tensor
-    mask_features: Tensor
+class Normalisation(Protocol):
+    """Settings of a network by which pixels are normalised: RGB in 0..255 units."""
+
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]: ...
+
+    @property
+    def pixel_std(self) -> tuple[float, float, float]: ...
 
 
 class FrameGraph(nn.Module):
     """Raw frames in, queries and mask features out.
 
-    `network` takes normalised RGB [B, 3, H, W] in `precision` and returns a named tuple: `FrameTensors`, or another one
+    `network` takes normalised RGB [B, 3, H, W] in `precision` and returns a named tuple: `FrameOutputs`, or another one
     with `mask_features`. `pixel_mean` and `pixel_std` are RGB in 0..255 units; pixels are normalised in float32.
     `resize` takes frames of one size to the network's; without it they come fitted already.
     """
@@ -46,8 +48,8 @@ class FrameGraph(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        pixel_mean: tuple[float, ...],
-        pixel_std: tuple[float, ...],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
         precision: torch.dtype = torch.float32,
         resize: nn.Module | None = None,
     ) -> None:
@@ -65,15 +67,20 @@ class FrameGraph(nn.Module):
         kept = outputs._replace(**{role: getattr(outputs, role).float() for role in outputs._fields})
         return kept._replace(mask_features=outputs.mask_features)
 
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
         """One frame's outputs by role, without the batch axis, with the mask logits [Q, H/4, W/4] of all queries.
 
         `pixels` [1, 3, H, W] as `normalised` gives them.
         """
         outputs = self.network(pixels)
-        tensors: dict[str, Tensor] = {role: getattr(outputs, role)[0] for role in FrameTensors._fields}
+        tensors: dict[str, Tensor] = {role: getattr(outputs, role)[0] for role in FrameOutputs._fields}
         tensors["mask_logits"] = MasksGraph()(tensors["mask_embeddings"], tensors["mask_features"])
         return {role: tensor.numpy() for role, tensor in tensors.items()}
+
+    def with_network(self: G, network: nn.Module, precision: torch.dtype = torch.float32) -> G:
+        """The same graph around another `network`."""
+        mean, std = self.pixel_mean.flatten().tolist(), self.pixel_std.flatten().tolist()
+        return type(self)(network, mean, std, precision, self.resize).eval()
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
         """Network input [B, 3, H, W]. Padding is zero after normalising, as the published models were trained.
@@ -95,15 +102,15 @@ def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
     return (rows < valid_sizes[:, 0:1]).unsqueeze(2) & (columns < valid_sizes[:, 1:2]).unsqueeze(1)
 
 
-def frame_graph(checkpoint: Checkpoint, spec: InputSpec) -> FrameGraph:
-    """The frame graph of `checkpoint` in float32, for the images that `spec` says."""
-    settings = checkpoint.settings
-    return FrameGraph(checkpoint.network(), settings.pixel_mean, settings.pixel_std, resize=resize_for(spec)).eval()
-
-
-def resize_for(spec: InputSpec) -> nn.Module | None:
-    """The resize inside the frame graph, where `spec` says so."""
-    return None if spec.source is None else SourceResize(letterbox(spec.source, (spec.height, spec.width)))
+def frame_graph(
+    network: nn.Module,
+    settings: Normalisation,
+    spec: InputSpec,
+    graph: type[G] = FrameGraph,  # type: ignore[assignment]
+) -> G:
+    """The frame graph of `network` in float32 for images of `spec`, resized inside it where `spec` has a source."""
+    resize = None if spec.source is None else SourceResize(letterbox(spec.source, (spec.height, spec.width)))
+    return graph(network, settings.pixel_mean, settings.pixel_std, resize=resize).eval()
 
 
 class MasksGraph(nn.Module):

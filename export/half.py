@@ -2,7 +2,7 @@
 
 Some islands are written in the models: sampling places and weights of deformable attention, position embeddings, the
 sums inside a layer norm. Others are found, modules whose values leave FP16's range on the frames at hand, and others
-asked for by whoever sees that quality needs them.
+are chosen by the user or by export, as quality needs them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visrt.export.folding import folded
-from visrt.export.frames import Frames
-from visrt.export.graphs import FrameGraph
+from visrt.export.graphs import FrameGraph, G
+from visrt.models.layers import FrozenBatchNorm2d
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import CheckpointError
 
-__all__ = ["HEADROOM", "Island", "halved", "halved_network", "islands_of"]
+__all__ = ["HEADROOM", "Island", "folded", "halved", "halved_network", "islands_of", "network_inputs"]
 
 HEADROOM = 4.0
-"""Other frames may go so many times further than those at hand."""
+"""Values of other frames may be larger than those at hand by this factor."""
 
 FP16_MAX = torch.finfo(torch.float16).max
 
@@ -62,16 +62,65 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def halved(graph: FrameGraph, frames: Frames, kept: Sequence[str] = ()) -> tuple[FrameGraph, list[Island]]:
-    """A copy of `graph` whose network computes in FP16 but for its islands: those in `frames` and those `kept`.
+def folded(network: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of `network` in which each batch norm that follows a convolution is part of that convolution, in float32.
 
-    `kept` names modules of the network ("backbone") that stay in float32 as a whole.
+    One run on `images`, normalised [B, 3, H, W], shows which follows which. The tracer would fold them too, but in
+    FP16, where a small variance is lost before it is used.
     """
-    pixels = [_pixels(graph, frames, index) for index in range(len(frames))]
+    network = deepcopy(network)
+    names = {module: name for name, module in network.named_modules()}
+    for norm, conv in _norms_with_convs(network, images).items():
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = torch.zeros_like(norm.bias) if conv.bias is None else conv.bias
+        conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1))
+        conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias)
+        network.set_submodule(names[norm], nn.Identity())
+    return network
+
+
+def _norms_with_convs(network: nn.Module, images: Tensor) -> dict[FrozenBatchNorm2d, nn.Conv2d]:
+    """Each batch norm with the convolution that feeds it: one that holds it as a part, or whose output it is given."""
+    holders = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    pairs = {
+        part: conv for conv in holders for part in conv.children() if isinstance(part, FrozenBatchNorm2d)
+    }  # the published residual networks
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+
+    def after_conv(conv: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        made[id(output)] = conv, output  # the tensor is kept, so that its id is not given to another
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, FrozenBatchNorm2d)
+        if norm not in pairs and id(inputs[0]) in made:
+            pairs[norm] = made[id(inputs[0])][0]
+
+    hooks = [conv.register_forward_hook(after_conv) for conv in holders if not any(conv.children())]
+    hooks += [m.register_forward_pre_hook(before_norm) for m in network.modules() if isinstance(m, FrozenBatchNorm2d)]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pairs
+
+
+@torch.no_grad()
+def halved(graph: G, pixels: Sequence[Tensor], kept: Sequence[str] = ()) -> tuple[G, list[Island]]:
+    """A copy of `graph` whose network computes in FP16 but for its islands: those found on `pixels` and those `kept`.
+
+    `pixels`: network inputs [1, 3, H, W]. `kept` names modules of the network ("backbone") that stay in float32 as a
+    whole.
+    """
     half, found = halved_network(folded(graph.network, pixels[0]), [(one,) for one in pixels], kept)
-    whole = FrameGraph(half, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float16, graph.resize)
-    whole.pixel_mean, whole.pixel_std = graph.pixel_mean.clone(), graph.pixel_std.clone()
-    return whole.eval(), found
+    return graph.with_network(half, torch.float16), found
+
+
+def network_inputs(graph: FrameGraph, frames: Frames) -> list[Tensor]:
+    """The normalised network input [1, 3, H, W] of each frame."""
+    images, sizes = torch.from_numpy(frames.images), torch.from_numpy(frames.valid_sizes)
+    return [graph.normalised(images[t : t + 1], sizes[t : t + 1]) for t in range(len(frames))]
 
 
 @torch.no_grad()
@@ -149,9 +198,3 @@ def _floating(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             yield from _floating(item)
-
-
-def _pixels(graph: FrameGraph, frames: Frames, index: int) -> Tensor:
-    """The normalised network input [1, 3, H, W] of one frame."""
-    image, size = frames.images[index : index + 1], frames.valid_sizes[index : index + 1]
-    return graph.normalised(torch.from_numpy(image), torch.from_numpy(size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from visrt.export.family import InitialState, Traced
-from visrt.export.frames import Frames
-from visrt.export.graphs import resize_for
-from visrt.export.half import Island
+from visrt.export.family import Exportable, Graphs, InitialState
+from visrt.export.graphs import frame_graph
+from visrt.export.half import Island, halved, halved_network
 from visrt.export.inspro_graphs import (
     HeadGraph,
     HeadTensors,
@@ -25,13 +24,13 @@ from visrt.export.inspro_graphs import (
     LiteHeadGraph,
     LiteHeadTensors,
     head_examples,
-    inspro_frame_graph,
+    with_frozen_norms,
 )
-from visrt.export.inspro_half import halved_frame_graph, halved_head
 from visrt.export.onnx_graph import TRACED_WITH, onnx_from_frame_graph, onnx_from_module
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.condinst import STRIDE, parameter_count
-from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import InsProCheckpoint, read_inspro_checkpoint
+from visrt.models.inspro import InsPro, InsProSettings
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.clip_family import Tensors
 from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError
@@ -44,25 +43,22 @@ __all__ = ["InsProExport", "read_inspro", "read_inspro_lite"]
 
 Heads = dict[str, HeadGraph | LiteHeadGraph]
 
+LITE_INPUTS = ("pyramid", "picture_size", "queries", "proposals")
+INPUTS = {"head": (*LITE_INPUTS, "bank", "fill"), "head_lite": LITE_INPUTS}
 OUTPUTS = {"head": HeadTensors._fields, "head_lite": LiteHeadTensors._fields}
+
+OF_FRAMES = ("backbone", "mask_branch")
+"""Parts of the network that see the frame, before any query does."""
+
+INSIDE = "network."
+"""A head graph's modules lie below the network that it holds."""
 
 
 @dataclass(frozen=True)
-class InsProExport:
+class InsProExport(Exportable[InsProSettings]):
     """An InsPro network. heads: "head", and "head_lite" for the lite variant, in float32."""
 
-    checkpoint: InsProCheckpoint
-    graph: InsProFrameGraph
     heads: Heads
-    spec: InputSpec
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self.checkpoint.classes
-
-    @property
-    def class_count(self) -> int:
-        return self.checkpoint.settings.classes
 
     @property
     def network(self) -> InsPro:
@@ -80,12 +76,9 @@ class InsProExport:
             BANK: InitialState("bank", "object_features", bank),
         }
 
-    def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
-        return self.graph.normalised(images, valid_sizes)
-
     @torch.no_grad()
-    def answers(self, pixels: Tensor) -> dict[str, Array]:
-        """As `runtime.inspro_outputs` asks engines."""
+    def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
+        """The same calls as `runtime.inspro_outputs` makes of engines."""
         maps = self.network(pixels)
         pairs = first_pairs(*(state.values for state in self.states.values()))
         roles = roles_of_frame(self._looking(maps.pyramid.rows[0]), pairs, tuple(self.heads))
@@ -93,18 +86,34 @@ class InsProExport:
         masks = InsProMasksGraph(self.checkpoint.settings.mask_scale_px)(parameters, maps.mask_features[0])
         return {**roles, "mask_features": maps.mask_features[0].numpy(), "mask_logits": masks.numpy()}
 
-    def traced(self, precision: str, frames: Frames, kept: Sequence[str]) -> Traced:
-        modules = dict(self.network.named_modules())
-        kept = [name for name in kept if name in modules]
-        graph, heads, found = self.graph, self.heads, list[Island]()
-        if precision == "fp16":
-            graph, heads, found = self._halved(frames, kept)
-        models = {
-            "frame": onnx_from_frame_graph(graph, *self.spec.image_size, InsProFrameTensors._fields),
-            **{name: self._head_model(name, head) for name, head in heads.items()},
-            "masks": self._masks_model(),
+    def float32_graphs(self) -> Graphs:
+        return {"frame": self.graph, **self.heads}
+
+    @torch.no_grad()
+    def halved_graphs(
+        self, graphs: Graphs, pixels: Sequence[Tensor], kept: Sequence[str]
+    ) -> tuple[Graphs, list[Island]]:
+        """Boxes and what travels from frame to frame stay in float32. Each head is watched on the learned pairs."""
+        of_frames = [name for name in kept if name.startswith(OF_FRAMES)]
+        of_heads = [INSIDE + name for name in kept if not name.startswith(OF_FRAMES)]
+        frame, found = halved(self.graph.with_network(with_frozen_norms(self.network)), pixels, of_frames)
+        halves: Graphs = {"frame": frame}
+        for name, head in self.heads.items():
+            examples = self._examples(name, torch.float32)
+            batches = [tuple({**examples, "pyramid": self.network(one).pyramid.rows[0]}.values()) for one in pixels]
+            half, found_in_head = halved_network(head, batches, of_heads)
+            halves[name] = half.eval()
+            halves[name].precision = torch.float16
+            found += [Island(island.module.removeprefix(INSIDE), island.largest) for island in found_in_head]
+        return halves, found
+
+    def onnx_models(self, graphs: Graphs, precision: torch.dtype) -> dict[str, onnx.ModelProto]:
+        heads = {
+            name: onnx_from_module(graphs[name], self._examples(name, precision), {}, dict.fromkeys(OUTPUTS[name]))
+            for name in self.heads
         }
-        return Traced(models, tuple(kept), tuple(found))
+        frame = onnx_from_frame_graph(graphs["frame"], *self.spec.image_size, InsProFrameTensors._fields)
+        return {"frame": frame, **heads, "masks": self._masks_model()}
 
     def _looking(self, pyramid: Tensor) -> Look:
         picture = torch.tensor([self.spec.height, self.spec.width], dtype=torch.float32)
@@ -116,31 +125,10 @@ class InsProExport:
 
         return look
 
-    @torch.no_grad()
-    def _halved(self, frames: Frames, kept: Sequence[str]) -> tuple[InsProFrameGraph, Heads, list[Island]]:
-        graph, found = halved_frame_graph(self.graph, list(self._pixels(frames)), kept)
-        heads: Heads = {}
-        for name, head in self.heads.items():
-            heads[name], more = halved_head(head, [self._inputs_of(name, one) for one in self._pixels(frames)], kept)
-            found += more
-        return graph, heads, found
-
-    def _pixels(self, frames: Frames) -> Iterator[Tensor]:
-        for t in range(len(frames)):
-            image, size = frames.images[t : t + 1], frames.valid_sizes[t : t + 1]
-            yield self.normalised(torch.from_numpy(image), torch.from_numpy(size))
-
-    def _inputs_of(self, name: str, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Inputs of a head for one frame, from the learned pairs."""
-        examples = self._examples(name, torch.float32)
-        return (self.network(pixels).pyramid.rows[0], *list(examples.values())[1:])
-
     def _examples(self, name: str, precision: torch.dtype) -> dict[str, Tensor]:
+        """Inputs of the head `name`, in the order of its `forward`."""
         examples = head_examples(self.network, self.spec.height, self.spec.width, precision)
-        return examples if name == "head" else {role: examples[role] for role in list(examples)[:4]}
-
-    def _head_model(self, name: str, head: HeadGraph | LiteHeadGraph) -> onnx.ModelProto:
-        return onnx_from_module(head, self._examples(name, head.precision), {}, dict.fromkeys(OUTPUTS[name]))
+        return {role: examples[role] for role in INPUTS[name]}
 
     def _masks_model(self) -> onnx.ModelProto:
         """In float32 in every precision: its work is little, and coordinates in pixels are too large for FP16."""
@@ -165,7 +153,7 @@ def read_inspro_lite(path: Path, spec: InputSpec, _: Mapping[str, Any]) -> InsPr
 
 
 def _read(path: Path, spec: InputSpec, heads: Mapping[str, Callable[..., nn.Module]]) -> InsProExport:
-    checkpoint = read_inspro_checkpoint(path)
+    checkpoint = load_checkpoint(path, INSPRO)
     settings = checkpoint.settings
     if "head_lite" in heads and not settings.lite_stages:
         raise CheckpointError(f"{path}: holds no lite head; export it with --family inspro, or train one")
@@ -175,4 +163,4 @@ def _read(path: Path, spec: InputSpec, heads: Mapping[str, Callable[..., nn.Modu
         raise CheckpointError(f"{path}: this network has no intra-query attention; expected bank_frames of 2 or more")
     network = checkpoint.network()
     graphs: Any = {name: head(network, spec.height, spec.width).eval() for name, head in heads.items()}
-    return InsProExport(checkpoint, inspro_frame_graph(network, resize_for(spec)), graphs, spec)
+    return InsProExport(checkpoint, frame_graph(network, settings, spec, InsProFrameGraph), spec, graphs)

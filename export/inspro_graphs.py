@@ -29,7 +29,6 @@ __all__ = [
     "LiteHeadGraph",
     "LiteHeadTensors",
     "head_examples",
-    "inspro_frame_graph",
     "with_frozen_norms",
 ]
 
@@ -77,7 +76,7 @@ class InsProFrameGraph(FrameGraph):
 
 
 class _Head(nn.Module):
-    """What both heads share: one frame's tensors, as the network takes them."""
+    """The inputs of both heads: one frame's tensors, as the network takes them."""
 
     def __init__(self, network: InsPro, height: int, width: int, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -128,12 +127,6 @@ class InsProMasksGraph(nn.Module):
     def forward(self, mask_embeddings: Tensor, mask_features: Tensor) -> Tensor:
         """Logits [masks, H/4, W/4] from `mask_embeddings` [masks, P] and one frame's `mask_features` [F, H/8, W/8]."""
         return dynamic_masks(mask_embeddings, mask_features, self.scale_px)
-
-
-def inspro_frame_graph(network: InsPro, resize: nn.Module | None = None) -> InsProFrameGraph:
-    """The frame graph of `network` in float32; `resize` as in `FrameGraph`."""
-    settings = network.settings
-    return InsProFrameGraph(network, settings.pixel_mean, settings.pixel_std, resize=resize).eval()
 
 
 def head_examples(network: InsPro, height: int, width: int, precision: torch.dtype) -> dict[str, Tensor]:

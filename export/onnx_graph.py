@@ -11,16 +11,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from visrt.export.cleaning import cleaned
+from visrt.models.mask2former import FrameOutputs
 from visrt.runtime.errors import ParityError
 
 __all__ = [
     "OPSET",
     "TRACED_WITH",
+    "cleaned",
     "onnx_from_clip_graph",
     "onnx_from_frame_graph",
     "onnx_from_masks_graph",
@@ -39,12 +43,11 @@ FORBIDDEN = {
 DOMAINS = ("", "ai.onnx")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
-
-QUERIES = ("class_logits", "embeddings", "mask_embeddings", "mask_features")
+REARRANGES = ("Split", "Reshape", "Transpose")
 
 
 def onnx_from_frame_graph(
-    module: nn.Module, height: int, width: int, outputs: Sequence[str] = QUERIES
+    module: nn.Module, height: int, width: int, outputs: Sequence[str] = FrameOutputs._fields
 ) -> onnx.ModelProto:
     """The `frame` graph of images `height` x `width`, its batch dynamic; `outputs` names those of `module` in order."""
     images = torch.zeros((TRACED_WITH, height, width, 3), dtype=torch.uint8)
@@ -115,6 +118,51 @@ def onnx_from_module(
     return model
 
 
+def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` without what an engine does not need: stack traces, paths, arithmetic on constants."""
+    clean = onnx.ModelProto()
+    clean.CopyFrom(model)
+    clean.ClearField("metadata_props")
+    clean.ClearField("doc_string")
+    clean.producer_name, clean.producer_version = "visrt", ""
+    clean.graph.name = "visrt"
+    _strip(clean.graph)
+    _fold_rearranged(clean.graph, clean.opset_import[0].version)
+    _drop_unused_weights(clean.graph)
+    return clean
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Drop what the tracer noted on each node and tensor: its module, source lines and inferred shapes."""
+    graph.ClearField("value_info")
+    for described in (graph, *graph.input, *graph.output, *graph.initializer, *graph.node):
+        described.ClearField("doc_string")
+        described.ClearField("metadata_props")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _strip(attribute.g)
+
+
+def _fold_rearranged(graph: onnx.GraphProto, opset: int) -> None:
+    """Weights that are split, reshaped or transposed at every call in the trace; here once and for all."""
+    weights = {weight.name: weight for weight in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type in REARRANGES and all(name in weights for name in node.input):
+            given = {name: numpy_helper.to_array(weights[name]) for name in node.input}
+            parts = ReferenceEvaluator(node, opsets={"": opset}).run(None, given)
+            for name, part in zip(node.output, parts, strict=True):
+                weights[name] = numpy_helper.from_array(np.ascontiguousarray(part), name)
+                graph.initializer.append(weights[name])
+            graph.node.remove(node)
+
+
+def _drop_unused_weights(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for weight in [weight for weight in graph.initializer if weight.name not in used]:
+        graph.initializer.remove(weight)
+
+
 @contextmanager
 def _quiet_tracer() -> Iterator[None]:
     """Without the tracer's notes on its own internals; what it gets wrong is found by the checks and by parity."""
@@ -167,11 +215,8 @@ def _check_axes(model: onnx.ModelProto, symbols: Mapping[str, str | None]) -> No
         static = others if symbol else (first, *others)
         if (symbol and first.dim_param != symbol) or any(axis.WhichOneof("value") != "dim_value" for axis in static):
             expected = f"a dynamic first axis {symbol!r} and static others" if symbol else "static axes"
+            shape = tuple(axis.dim_param or axis.dim_value for axis in (first, *others))
             raise ParityError(
-                f"{name} was traced as {_shape(tensors[name])}; expected {expected}: something in the network fixes "
-                "the batch size or lets a size depend on the data"
+                f"{name} was traced as {shape}; expected {expected}: something in the network fixes the batch size or "
+                "lets a size depend on the data"
             )
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
-    return tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)

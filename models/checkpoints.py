@@ -1,8 +1,7 @@
-"""Checkpoints in and out: published MinVIS, CTVIS and Mask2Former files and Hugging Face folders unchanged, and visrt's
-own safetensors.
+"""Checkpoints in and out, of every family: published files and folders unchanged, and visrt's own safetensors.
 
 A checkpoint must fit its network key by key. What does not fit is refused with a list, never repaired; two renamings
-of old Mask2Former files are the only exception.
+of old Mask2Former files are the only exception. What is particular to a family is its `NetworkKind`.
 """
 
 from __future__ import annotations
@@ -12,36 +11,39 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from visrt.models.architecture import other_family, settings_from_weights
-from visrt.models.hugging_face import read_hugging_face
-from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.architecture import Weights, other_family
 from visrt.models.swin import Swin, relative_position_index
 from visrt.models.tensor_files import read_tensor_file
-from visrt.runtime.errors import CheckpointError, SettingsError
+from visrt.runtime.errors import CheckpointError, SettingsError, UsageError
 from visrt.runtime.settings import load_settings
 
 __all__ = [
+    "PREDICTOR",
     "Checkpoint",
-    "class_names_of",
+    "FolderContents",
+    "NetworkKind",
     "fill",
-    "fitted_network",
     "load_checkpoint",
-    "load_weights",
-    "read_checkpoint",
     "read_weights",
     "save_checkpoint",
-    "save_network",
-    "settings_of",
 ]
 
+
+class HasClasses(Protocol):
+    """Settings of a network, a frozen dataclass."""
+
+    @property
+    def classes(self) -> int: ...
+
+
 N = TypeVar("N", bound=nn.Module)
-S = TypeVar("S")
+S = TypeVar("S", bound=HasClasses)
 
 LISTED = 20
 """Keys named in an error, of each kind; the rest is counted."""
@@ -49,87 +51,126 @@ LISTED = 20
 IGNORED_STARTS = ("criterion.", "vita_criterion.", "genvis_criterion.", "pixel_mean", "pixel_std")
 INDEX = "relative_position_index"
 PREDICTOR = "sem_seg_head.predictor."
-CLASSIFIER = (PREDICTOR + "class_embed.weight", PREDICTOR + "class_embed.bias")
+
+
+class FolderContents(NamedTuple):
+    """A checkpoint that is a folder: float32 weights by published key, the architecture, class names if it has them."""
+
+    weights: dict[str, Tensor]
+    settings: Any
+    classes: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class NetworkKind(Generic[N, S]):
+    """One kind of network, as checkpoints hold it.
+
+    expected: its name in errors. settings_from_weights: the architecture, from weights and the file's name for errors.
+    mark: a key that only networks of this kind have; without one, files of known other families are refused. ignored:
+    starts of keys that belong to training. not_in_weights: settings that the weights do not show. read_folder: for
+    checkpoints that are folders.
+    """
+
+    expected: str
+    settings: type[S]
+    build: Callable[[S], N]
+    settings_from_weights: Callable[[Weights, str], S]
+    mark: str | None = None
+    ignored: tuple[str, ...] = ()
+    not_in_weights: tuple[str, ...] = ()
+    read_folder: Callable[[Path], FolderContents] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[N, S]):
     """A checkpoint that was read: weights by published key, the architecture, class names and notes if it has them."""
 
+    kind: NetworkKind[N, S]
     path: Path
     weights: dict[str, Tensor]
-    settings: NetworkSettings
+    settings: S
     classes: tuple[str, ...] | None
     notes: dict[str, str]
 
-    def network(self) -> Mask2Former:
-        """The network with these weights, in eval mode. Raises CheckpointError listing the keys that do not fit."""
-        return fitted_network(lambda: Mask2Former(self.settings), self.weights, self.path)
+    def network(self) -> N:
+        """The network with these weights, float32, on the CPU, in eval mode.
+
+        Raises CheckpointError listing the keys that do not fit.
+        """
+        try:
+            with torch.device("meta"):  # without memory for its weights, which are assigned from the file
+                network = self.kind.build(self.settings)
+        except (ValueError, RuntimeError, ZeroDivisionError) as error:
+            raise CheckpointError(f"{self.path}: the sizes in it do not make a network ({error})") from None
+        _check_fit(network, self.weights, self.path)
+        network.load_state_dict({**self.weights, **_position_indices(network)}, assign=True)
+        return network.eval()
 
 
-def load_checkpoint(path: Path | str, expected_classes: int | None = None) -> Mask2Former:
-    """The network at `path`, float32, on the CPU, in eval mode; its architecture is read from the weights.
+def load_checkpoint(
+    path: Path | str,
+    kind: NetworkKind[N, S],
+    *,
+    expected_classes: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Checkpoint[N, S]:
+    """Weights, architecture and class names of the file or folder at `path`; nothing in it is executed.
 
-    `path`: an official .pth or .pkl, a Hugging Face Mask2Former's folder, or visrt's .safetensors. `expected_classes`:
-    refuse another number of classes.
+    `expected_classes`: refuse another number of classes. `settings`: those that the weights do not show, in place of
+    the defaults, for a file that visrt did not write.
     """
-    checkpoint = read_checkpoint(path)
-    if expected_classes is not None and checkpoint.settings.classes != expected_classes:
-        raise CheckpointError(
-            f"{path}: the network has {checkpoint.settings.classes} classes but {expected_classes} were given; "
-            "give the class names of the data set it was trained on"
-        )
-    return checkpoint.network()
-
-
-def read_checkpoint(path: Path | str) -> Checkpoint:
-    """Weights, architecture and class names of the file or folder at `path`; nothing in it is executed."""
     path = Path(path)
-    if path.is_dir():
-        model = read_hugging_face(path)
-        return Checkpoint(path, model.weights, model.settings, model.classes, {})
+    if kind.read_folder is not None and path.is_dir():
+        checkpoint = Checkpoint(kind, path, *kind.read_folder(path), notes={})
+    else:
+        checkpoint = _from_file(path, kind, settings or {})
+    classes = checkpoint.settings.classes
+    if expected_classes is not None and classes != expected_classes:
+        raise CheckpointError(
+            f"{path}: the network has {classes} classes but {expected_classes} were given; give the class names of "
+            "the data set it was trained on"
+        )
+    return checkpoint
+
+
+def _from_file(path: Path, kind: NetworkKind[N, S], given: Mapping[str, Any]) -> Checkpoint[N, S]:
     weights, metadata = read_weights(path)
-    if family := other_family(weights):
-        raise CheckpointError(f"{path}: this is {family}; expected a MinVIS, CTVIS or Mask2Former network")
-    settings = settings_of(NetworkSettings, metadata, path) or settings_from_weights(weights, str(path))
-    return Checkpoint(path, weights, settings, class_names_of(metadata, path), metadata)
+    weights = {key: value for key, value in weights.items() if not key.startswith(kind.ignored)}
+    if kind.mark is None or kind.mark not in weights:
+        other = other_family(weights)
+        if other or kind.mark:
+            raise CheckpointError(
+                f"{path}: {f'this is {other}' if other else f'holds no {kind.mark}'}; expected {kind.expected}"
+            )
+    if unknown := given.keys() - set(kind.not_in_weights):
+        known = ", ".join(kind.not_in_weights) or "none"
+        raise UsageError(f"{', '.join(sorted(unknown))}: the weights tell it; given can be {known}")
+    settings = _stored_settings(kind.settings, metadata, path)
+    if settings is None:
+        settings = kind.settings_from_weights(weights, str(path))
+        if given:
+            values = {**asdict(settings), **given}  # type: ignore[call-overload]
+            settings = load_settings(kind.settings, values, f"{path}: settings")
+    elif given:
+        raise UsageError(f"{path}: holds its own settings; leave out {', '.join(given)}")
+    classes = tuple(_json(metadata["classes"], "classes", path)) if "classes" in metadata else None
+    return Checkpoint(kind, path, weights, settings, classes, metadata)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What any checkpoint file holds: weights by published key, in float32, and the metadata of a safetensors file."""
+    """Weights of any checkpoint file by published key, in float32, and the metadata of a safetensors file.
+
+    Left out is what is computed or belongs to training.
+    """
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such checkpoint file; give the path of a .pth, .pkl or .safetensors file, or of "
             "a Hugging Face folder"
         )
     contents, metadata = read_tensor_file(path)
-    return _published_keys(_state(contents, path)), metadata
-
-
-def fitted_network(build: Callable[[], N], weights: Mapping[str, Tensor], path: Path) -> N:
-    """The network that `build` makes with these weights, in eval mode; it is built without memory for its own.
-
-    Raises CheckpointError listing the keys that do not fit.
-    """
-    network = _empty_network(build, path)
-    _check_fit(network, weights, path)
-    network.load_state_dict({**weights, **_position_indices(network)}, assign=True)
-    return network.eval()
-
-
-def load_weights(network: Mask2Former, path: Path | str) -> list[str]:
-    """Start `network` from the weights at `path`; the keys that stay as they are.
-
-    Every key must fit, but for what fine-tuning replaces: the classifier, if the number of classes differs, and an
-    instance-embedding head that the file does not have.
-    """
-    checkpoint = read_checkpoint(path)
-    weights = dict(checkpoint.weights)
-    own = network.state_dict()
-    kept = [key for key in CLASSIFIER if key in weights and weights[key].shape != own[key].shape]
-    kept += [key for key in own if key.startswith(PREDICTOR + "reid_embed.") and key not in weights]
-    fill(network, {**weights, **{key: own[key] for key in kept}}, checkpoint.path)
-    return kept
+    state = _state(contents, path)
+    kept = {k: v for k, v in state.items() if not k.startswith(IGNORED_STARTS) and not k.endswith(INDEX)}
+    return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}, metadata
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -139,27 +180,21 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def save_checkpoint(
-    network: Mask2Former, path: Path | str, classes: Sequence[str], notes: Mapping[str, str] | None = None
+    network: nn.Module, path: Path | str, classes: Sequence[str], notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write visrt's own checkpoint: the weights, and in the metadata the architecture, class names and `notes`.
+    """Write visrt's own checkpoint: the weights, and in the metadata the network's settings, class names and `notes`.
 
-    The file is complete or not there: it is written beside `path` and moved.
+    The file is complete or not there: it is written to a temporary name and moved.
     """
     path, settings = Path(path), network.settings
-    if len(classes) != settings.classes:
-        raise CheckpointError(
-            f"{path}: {len(classes)} class names for a network of {settings.classes} classes; give one for each"
-        )
-    described = {"settings": json.dumps(asdict(settings)), "classes": json.dumps(list(classes))}
-    save_network(network, path, {**(notes or {}), **described})
-
-
-def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    """The weights of any network as safetensors, complete or not there."""
+    count: Any = settings.classes
+    if len(classes) != count:
+        raise CheckpointError(f"{path}: {len(classes)} class names for a network of {count} classes; give one for each")
+    described = {"settings": json.dumps(asdict(settings)), "classes": json.dumps(list(classes))}  # type: ignore[arg-type]
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.endswith(INDEX)}
-    beside = path.with_name(path.name + ".part")
-    save_file(weights, beside, metadata=dict(metadata))
-    os.replace(beside, path)
+    part = path.with_name(path.name + ".part")
+    save_file(weights, part, metadata={**(notes or {}), **described})
+    os.replace(part, path)
 
 
 def _state(contents: Any, path: Path) -> dict[str, Tensor]:
@@ -179,12 +214,6 @@ def _state(contents: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _published_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` in float32 by today's keys, without what is computed or belongs to training."""
-    kept = {k: v for k, v in state.items() if not k.startswith(IGNORED_STARTS) and not k.endswith(INDEX)}
-    return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}
-
-
 def _renamed(key: str) -> str:
     """Files of Mask2Former before its version 2 lack `pixel_decoder.` and call the query features static."""
     head, _, rest = key.partition("sem_seg_head.")
@@ -193,7 +222,7 @@ def _renamed(key: str) -> str:
     return key.replace(PREDICTOR + "static_query.", PREDICTOR + "query_feat.")
 
 
-def settings_of(cls: type[S], metadata: Mapping[str, str], path: Path) -> S | None:
+def _stored_settings(cls: type[S], metadata: Mapping[str, str], path: Path) -> S | None:
     """The architecture in the metadata of visrt's own checkpoint; None in others."""
     if "settings" not in metadata:
         return None
@@ -203,25 +232,11 @@ def settings_of(cls: type[S], metadata: Mapping[str, str], path: Path) -> S | No
         raise CheckpointError(f"{error}; it was written by another version of visrt or altered") from None
 
 
-def class_names_of(metadata: Mapping[str, str], path: Path) -> tuple[str, ...] | None:
-    """The class names in the metadata of visrt's own checkpoint; None in others."""
-    return tuple(_json(metadata["classes"], "classes", path)) if "classes" in metadata else None
-
-
 def _json(text: str, what: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
         raise CheckpointError(f"{path}: its {what} are not json ({error}); the file was altered") from None
-
-
-def _empty_network(build: Callable[[], N], path: Path) -> N:
-    """The network without memory for its weights, which are assigned from the file."""
-    try:
-        with torch.device("meta"):
-            return build()
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: the sizes in it do not make a network ({error})") from None
 
 
 def _position_indices(network: nn.Module) -> dict[str, Tensor]:
@@ -245,9 +260,9 @@ def _check_fit(network: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
             if key in own and value.shape != own[key].shape
         ],
     }
-    told = "; ".join(f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in faults.items() if keys)
-    if told:
-        raise CheckpointError(f"{path}: does not fit the network read from it: {told}")
+    message = "; ".join(f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in faults.items() if keys)
+    if message:
+        raise CheckpointError(f"{path}: does not fit the network read from it: {message}")
 
 
 def _shape(tensor: Tensor) -> str:

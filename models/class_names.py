@@ -17,8 +17,8 @@ def chosen_classes(
     classes = stored if given is None else given
     if classes is None:
         fitting = [name for name, names in DATASET_CLASSES.items() if len(names) == count]
-        told = f", as --classes {' or '.join(fitting)} if it was trained on that" if fitting else ""
-        raise UsageError(f"{path}: holds no class names; name its {count} classes with --classes{told}")
+        hint = f", as --classes {' or '.join(fitting)} if it was trained on that" if fitting else ""
+        raise UsageError(f"{path}: holds no class names; name its {count} classes with --classes{hint}")
     if len(classes) != count:
         raise CheckpointError(
             f"{path}: the network has {count} classes but {len(classes)} names were given; give the class names of the "

@@ -19,7 +19,7 @@ __all__ = ["CrossAttentionLayer", "LayerPrediction", "MaskedAttentionDecoder", "
 
 
 class LayerPrediction(NamedTuple):
-    """What one decoder layer says of each query.
+    """The prediction of one decoder layer for each query.
 
     class_logits [B, Q, K + 1], the last is "no object"; mask_embeddings [B, Q, D]; queries [B, Q, C], normalised by
     `decoder_norm`: the embeddings that MinVIS associates.
@@ -98,7 +98,8 @@ class MaskedAttentionDecoder(nn.Module):
         `levels` are the pixel decoder's maps at strides 32, 16 and 8, [B, C, h, w]; `mask_features` [B, D, H/4, W/4].
         """
         values, keys = self._memories(levels)
-        small_features = [_resized(mask_features, level.shape[-2:]).flatten(2) for level in levels]
+        sizes = [tuple(level.shape[-2:]) for level in levels]
+        small_features = [F.interpolate(mask_features, size, mode="bilinear").flatten(2) for size in sizes]
         batch = mask_features.shape[0]
         x = self.query_feat.weight.unsqueeze(0).expand(batch, -1, -1)
         position = self.query_embed.weight.unsqueeze(0)
@@ -137,12 +138,8 @@ class MaskedAttentionDecoder(nn.Module):
 
 
 def visible_pixels(mask_embeddings: Tensor, small_features: Tensor) -> Tensor:
-    """Where each query may look, bool [B, Q, S]: its mask one layer before; everywhere if that mask is empty."""
+    """Pixels each query attends to, bool [B, Q, S]: its mask one layer before; all if that mask is empty."""
     with torch.no_grad():
         inside = torch.bmm(mask_embeddings, small_features) >= 0
         empty = ~inside.any(dim=-1, keepdim=True)
         return inside | empty
-
-
-def _resized(features: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)

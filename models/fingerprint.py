@@ -1,4 +1,4 @@
-"""One hash for a checkpoint, a file or a folder of files, by which a bundle tells what it was made from."""
+"""One hash for a checkpoint, a file or a folder of files, which bundles record as their origin."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class FpnPixelDecoder(nn.Module):
         return self.mask_features(fine), levels
 
     def maps(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What the mask features are made of, [B, dim, H/4, W/4], and the maps at strides 32, 16, 8."""
+        """The map that gives the mask features, [B, dim, H/4, W/4], and the maps at strides 32, 16, 8."""
         x = self.lateral["res5"](features["res5"])
         for layer in self.encoder:
             x = layer(x)

@@ -3,7 +3,7 @@
 Frame by frame, Mask2Former gives frame queries. Clip by clip, VITA's encoder and decoder (Heo et al., NeurIPS 2022)
 turn them into instances: slot j of the decoder is the same object throughout the video. What it starts from is made
 of its own output in the clip before, the prototype, and of its own memory of all earlier clips. The memory itself is
-no part of the network, as it grows: whoever calls it keeps it and reads it (`read_memory` in training, numpy in
+no part of the network, as it grows: the caller keeps it and reads it (`read_memory` in training, numpy in
 runtime/genvis). Where the paper and the published code differ, this is the code.
 """
 
@@ -51,14 +51,14 @@ class GenVisNetworkSettings:
 
 
 class FrameQueries(NamedTuple):
-    """What the frame part says of each frame: frame_queries [B, Q, C], mask_features [B, D, H/4, W/4]."""
+    """Outputs of the frame part for each frame: frame_queries [B, Q, C], mask_features [B, D, H/4, W/4]."""
 
     frame_queries: Tensor
     mask_features: Tensor
 
 
 class ClipOutputs(NamedTuple):
-    """What the video part says of a clip's S slots, for each of N clips.
+    """Outputs of the video part for the S slots of each of N clips.
 
     class_logits [N, S, K + 1], the last is "no object"; mask_embeddings [N, S, D], the same for all frames of the clip;
     prototypes [N, S, C], before the last norm, as they pass on; layers: prototypes after each decoder layer.
@@ -71,7 +71,7 @@ class ClipOutputs(NamedTuple):
 
 
 class NextStart(NamedTuple):
-    """What the next clip starts from, each [..., S, C]: `base` plus what `key` reads from the memory."""
+    """Where the slots of the next clip start, each [..., S, C]: at `base` plus what `key` reads from the memory."""
 
     base: Tensor
     key: Tensor
@@ -160,7 +160,7 @@ class VitaModule(nn.Module):
 
 
 def read_memory(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    """What slots read, [N, S, C]: a slot with `key` [N, S, C] sees what it was itself in the clips before.
+    """What slots read from memory, [N, S, C]: attention of each slot's `key` [N, S, C] over its own past clips.
 
     `keys` and `values` hold a [N, S, C] for each of them. One head, no scaling; nothing to read gives zeros.
     """
@@ -184,7 +184,7 @@ class GenVis(nn.Module):
         self.vita_module = VitaModule(settings)
 
     def forward(self, images: Tensor) -> FrameQueries:
-        """The frame part. The last layer's queries go on; its classes and masks are not asked for."""
+        """The frame part. The last layer's queries are used; its classes and masks are not computed."""
         decoder = self.sem_seg_head.pixel_decoder
         fine, levels = decoder.maps(self.backbone(images))
         queries = self.sem_seg_head.predictor(levels, decoder.mask_features(fine))[-1].queries
@@ -196,5 +196,5 @@ class GenVis(nn.Module):
         return outputs
 
     def first_start(self) -> NextStart:
-        """What the first clip of a video starts from, each [S, C]; its memory is empty."""
+        """Where the first clip of a video starts, each [S, C]; its memory is empty."""
         return self.vita_module.next_start(self.vita_module.query_feat.weight)

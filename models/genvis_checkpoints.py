@@ -1,63 +1,38 @@
-"""GenVIS checkpoints in and out: published files unchanged, and visrt's own safetensors.
-
-As with other families: a file must fit its network key by key, and what does not fit is refused with a list.
-"""
+"""GenVIS in checkpoints: published files, and visrt's own."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
-from torch import Tensor
-
-from visrt.models.architecture import genvis_settings_from_weights
-from visrt.models.checkpoints import class_names_of, fitted_network, read_weights, save_network, settings_of
+from visrt.models.architecture import NETWORKS, Weights, check_shapes, layer_count, settings_from_weights
+from visrt.models.checkpoints import NetworkKind
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
-from visrt.runtime.errors import CheckpointError
 
-__all__ = ["GenVisCheckpoint", "read_genvis_checkpoint", "save_genvis_checkpoint"]
+__all__ = ["GENVIS"]
 
-MARK = "vita_module.pre_query_embed_k.weight"
-VITA_MARK = "vita_module."
-
-
-@dataclass(frozen=True)
-class GenVisCheckpoint:
-    """A checkpoint that was read: weights by published key, the architecture, class names and notes if it has them."""
-
-    path: Path
-    weights: dict[str, Tensor]
-    settings: GenVisNetworkSettings
-    classes: tuple[str, ...] | None
-    notes: dict[str, str]
-
-    def network(self) -> GenVis:
-        """The network with these weights, in eval mode. Raises CheckpointError listing the keys that do not fit."""
-        return fitted_network(lambda: GenVis(self.settings), self.weights, self.path)
+VITA = "vita_module."
+VITA_WEIGHTS = {
+    VITA + "query_feat.weight": 2,
+    VITA + "transformer_ffn_layers.0.linear1.weight": 2,
+}
 
 
-def read_genvis_checkpoint(path: Path | str) -> GenVisCheckpoint:
-    """Weights, architecture and class names of the file at `path`; nothing in the file is executed."""
-    path = Path(path)
-    weights, metadata = read_weights(path)
-    if MARK not in weights:
-        vita = any(key.startswith(VITA_MARK) for key in weights)
-        told = "this is a VITA checkpoint, which has no memory" if vita else f"holds no {MARK}"
-        raise CheckpointError(f"{path}: {told}; expected a GenVIS network, trained with visrt or published")
-    settings = settings_of(GenVisNetworkSettings, metadata, path) or genvis_settings_from_weights(weights, str(path))
-    return GenVisCheckpoint(path, weights, settings, class_names_of(metadata, path), metadata)
+def _settings_from_weights(weights: Weights, where: str) -> GenVisNetworkSettings:
+    """The architecture of a GenVIS network in its published layout. Its attention has as many heads everywhere."""
+    frame = settings_from_weights(weights, where)
+    check_shapes(weights, VITA_WEIGHTS, where, NETWORKS)
+    return GenVisNetworkSettings(
+        frame=frame,
+        instances=weights[VITA + "query_feat.weight"].shape[0],
+        heads=frame.heads,
+        encoder_layers=layer_count(weights, VITA + "enc_ffn."),
+        decoder_layers=layer_count(weights, VITA + "transformer_ffn_layers."),
+        feedforward_dim=weights[VITA + "transformer_ffn_layers.0.linear1.weight"].shape[0],
+    )
 
 
-def save_genvis_checkpoint(
-    network: GenVis, path: Path | str, classes: Sequence[str], notes: Mapping[str, str] | None = None
-) -> None:
-    """Write visrt's own checkpoint: the weights, and in the metadata the architecture, class names and `notes`."""
-    path, settings = Path(path), network.settings
-    if len(classes) != settings.classes:
-        raise CheckpointError(
-            f"{path}: {len(classes)} class names for a network of {settings.classes} classes; give one for each"
-        )
-    described = {"settings": json.dumps(asdict(settings)), "classes": json.dumps(list(classes))}
-    save_network(network, path, {**(notes or {}), **described})
+GENVIS = NetworkKind(
+    expected="a GenVIS network, trained with visrt or published",
+    settings=GenVisNetworkSettings,
+    build=GenVis,
+    settings_from_weights=_settings_from_weights,
+    mark=VITA + "pre_query_embed_k.weight",
+)

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from visrt.models.architecture import settings_from_weights
+from visrt.models.checkpoints import FolderContents
 from visrt.models.hugging_face_config import check_agreement, check_options, class_names
 from visrt.models.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.tensor_files import read_tensor_file
 from visrt.runtime.errors import CheckpointError
 
-__all__ = ["HuggingFaceModel", "folder_files", "read_hugging_face"]
+__all__ = ["folder_files", "read_hugging_face"]
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -36,16 +37,7 @@ LISTED = 10
 """Unknown keys named in an error; the rest is counted."""
 
 
-@dataclass(frozen=True)
-class HuggingFaceModel:
-    """What the folder holds: float32 weights by published key, the architecture, and class names if it has them."""
-
-    weights: dict[str, Tensor]
-    settings: NetworkSettings
-    classes: tuple[str, ...] | None
-
-
-def read_hugging_face(folder: Path) -> HuggingFaceModel:
+def read_hugging_face(folder: Path) -> FolderContents:
     """The model in `folder`. Raises CheckpointError for whatever is not the published network."""
     config = _json(folder / CONFIG)
     check_options(config, folder / CONFIG)
@@ -59,11 +51,11 @@ def read_hugging_face(folder: Path) -> HuggingFaceModel:
     settings = settings_from_weights(weights, str(folder))
     check_agreement(config, settings, folder / CONFIG)
     names = class_names(config, settings.classes, folder / CONFIG)
-    return HuggingFaceModel(weights, _normalised(settings, folder / PREPROCESSOR), names)
+    return FolderContents(weights, _normalised(settings, folder / PREPROCESSOR), names)
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The files of `folder` that say what its network computes."""
+    """The files of `folder` that determine what its network computes."""
     weights = _weights_path(folder)
     shards = _shards(weights) if weights.name.endswith(INDEX_END) else []
     return [path for path in (folder / CONFIG, folder / PREPROCESSOR, weights, *shards) if path.is_file()]
@@ -98,7 +90,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that `index` names, which must lie beside it."""
+    """The files that `index` names, which must be in its folder."""
     names = sorted(set(_weight_map(index).values()))
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):

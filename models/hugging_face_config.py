@@ -1,4 +1,4 @@
-"""What a Hugging Face Mask2Former's configuration says, held against what visrt computes and what its weights are.
+"""Checks a Hugging Face Mask2Former's configuration against visrt's network and against the weights.
 
 transformers builds networks that the published one is not: other activations, strides, inputs. Their weights might
 load all the same, and would then give wrong numbers, so every option that changes the computation is checked here.
@@ -89,7 +89,7 @@ def _check_sizes(config: Mapping[str, Any], sizes: Mapping[str, Any], prefix: st
         given = config.get(option)
         if given is not None and given != size:
             raise CheckpointError(
-                f"{path}: {prefix}{option} is {given!r} but the weights beside it have {size!r}; give the config.json "
+                f"{path}: {prefix}{option} is {given!r} but the weights with it have {size!r}; give the config.json "
                 "that was saved with them"
             )
 
@@ -138,13 +138,9 @@ def class_names(config: Mapping[str, Any], classes: int, path: Path) -> tuple[st
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{path}: id2label is no json object of names; expected a name for each class number")
     if set(names) != set(expected):
+        first = ", ".join(f"{number}: {name}" for number, name in list(names.items())[:3])
         raise CheckpointError(
-            f"{path}: id2label names {len(names)} classes, {_few(names)}; the weights beside it have {classes}, "
-            f"expected the numbers 0 to {classes - 1}"
+            f"{path}: id2label names {len(names)} classes, {first}{' ...' if len(names) > 3 else ''}; the weights "
+            f"with it have {classes}, expected the numbers 0 to {classes - 1}"
         )
     return tuple(names[index] for index in expected)
-
-
-def _few(names: Mapping[str, Any]) -> str:
-    listed = [f"{number}: {name}" for number, name in list(names.items())[:3]]
-    return ", ".join(listed) + (" ..." if len(names) > 3 else "")

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from visrt.models.condinst import MaskBranch, parameter_count, placed
 from visrt.models.feature_pyramid import FeaturePyramid, PyramidRows, pyramid_rows
 from visrt.models.interaction import InteractionStage, StageOutputs
-from visrt.models.intra_query import IntraQueryAttention
 from visrt.models.mask2former import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, BackboneSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.models.roi_align import Outside
@@ -75,7 +74,7 @@ INSPRO_R50_LITE = InsProSettings(classes=40, lite_stages=1)
 
 
 class FrameMaps(NamedTuple):
-    """What a frame gives before any query looks: the pyramid, and mask features [B, F, H/8, W/8] or None."""
+    """Maps of a frame, before any query is used: the pyramid, and mask features [B, F, H/8, W/8] or None."""
 
     pyramid: PyramidRows
     mask_features: Tensor | None
@@ -119,6 +118,29 @@ class Head(nn.Module):
         return outputs
 
 
+class IntraQueryAttention(nn.Linear):
+    """Adds to a query a weighted mean of its own past, this frame included (equation 1 of the paper).
+
+    The weights are the layer's output, one number a frame or one a channel. Float32 in every precision, as its result
+    goes on for a whole video.
+    """
+
+    def forward(self, now: Tensor, past: Tensor, fill: Tensor) -> Tensor:  # type: ignore[override]
+        """Queries [B, N, C] for the next frame from object features `now` [B, N, C], `past` [B, T, N, C], the newest
+        last, and `fill` int32 [B, N]: how many of the newest count for each query, none in its first frame."""
+        entries = torch.cat((past.float(), now.float().unsqueeze(1)), dim=1)
+        out: Tensor = (self.weights(entries, fill) * entries).sum(dim=1) + now.float()
+        return out
+
+    def weights(self, entries: Tensor, fill: Tensor) -> Tensor:
+        """Weights of `entries` [B, T + 1, N, C], [B, T + 1, N, 1 or C]; 0 for all but the newest `fill` + 1."""
+        length = entries.shape[1]
+        importance = nn.functional.linear(entries, self.weight.float(), self.bias.float())
+        age = torch.arange(length - 1, -1, -1, dtype=fill.dtype, device=fill.device)
+        known = age[:, None] <= fill.unsqueeze(1)
+        return importance.masked_fill(~known.unsqueeze(-1), float("-inf")).softmax(dim=1)
+
+
 class InsPro(nn.Module):
     """Images in, maps out; pairs in, objects and the next pairs out.
 
@@ -147,7 +169,7 @@ class InsPro(nn.Module):
                 self.lite_controller = _generator(settings)
 
     def forward(self, images: Tensor) -> FrameMaps:
-        """What a frame gives before any query looks."""
+        """The maps of a frame."""
         maps: list[Tensor] = self.backbone(images)
         mask_features = self.mask_branch(maps[1:]) if self.settings.outputs == "masks" else None
         return FrameMaps(pyramid_rows(maps), mask_features)
@@ -181,7 +203,7 @@ class InsPro(nn.Module):
         return clipped(proposals) if self.settings.proposal_clip == "handover" else proposals
 
     def mask_parameters(self, last: StageOutputs) -> Tensor:
-        """What a mask is made from, [B, N, P], by the last stage's outputs of a frame."""
+        """The numbers each mask is computed from, [B, N, P], from the last stage's outputs for a frame."""
         return placed(self.controller(last.object_features), last.boxes, self.settings.mask_scale_px)
 
     def lite_mask_parameters(self, last: StageOutputs) -> Tensor:

@@ -48,7 +48,7 @@ class DynamicConv(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, features: Tensor) -> Tensor:
-        """What queries [B, N, C] find in `features` [B, N, 49, C] of their boxes, [B, N, C]."""
+        """Object features [B, N, C], from queries [B, N, C] and the `features` [B, N, 49, C] of their boxes."""
         down, up = self.dynamic_layer(queries).chunk(2, dim=-1)
         x = F.relu(self.norm1(features @ down.unflatten(-1, (self.dim, self.dynamic_dim))))
         x = F.relu(self.norm2(x @ up.unflatten(-1, (self.dynamic_dim, self.dim))))
@@ -56,7 +56,7 @@ class DynamicConv(nn.Module):
 
 
 class InteractionStage(nn.Module):
-    """Queries exchange, look into their boxes, and say class and change of the box."""
+    """Self-attention of the queries, interaction with the features of their boxes, then class and change of the box."""
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class NetworkSettings:
 
 
 class FrameOutputs(NamedTuple):
-    """What leaves the frame network: the last layer only.
+    """Outputs of the frame network, those of its last layer, and of the `frame` graph of a bundle.
 
     class_logits [B, Q, K + 1], embeddings [B, Q, C], mask_embeddings [B, Q, D], mask_features [B, D, H/4, W/4].
     """
@@ -132,7 +132,7 @@ class Mask2Former(nn.Module):
         return self.sem_seg_head.predictor(levels, mask_features), mask_features
 
     def embeddings(self, queries: Tensor) -> Tensor:
-        """What is associated: the instance-embedding head's output, or the queries themselves without that head."""
+        """Embeddings for association: the instance-embedding head's output, or without that head the queries."""
         reid = self.sem_seg_head.predictor.reid_embed
         return queries if reid is None else reid(queries)
 

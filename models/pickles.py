@@ -29,7 +29,7 @@ DTYPES = frozenset(f"{kind}{size}" for kind, sizes in (("f", "248"), ("i", "1248
 
 
 def read_pickle(path: Path) -> Any:
-    """What the torch file or the plain pickle of numpy arrays at `path` holds; arrays come as tensors on the CPU."""
+    """The contents of the torch file or plain pickle of numpy arrays at `path`, arrays as tensors on the CPU."""
     with path.open("rb") as file:
         start = file.read(len(LEGACY_TORCH_START))
         if start.startswith(ZIP_START) or start == LEGACY_TORCH_START:
@@ -70,9 +70,9 @@ def _refused(path: Path, what: str) -> CheckpointError:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    told = str(error).strip().splitlines()
+    lines = str(error).strip().splitlines()
     return CheckpointError(
-        f"{path}: damaged or no checkpoint ({type(error).__name__}: {told[0][:120] if told else 'no message'}); "
+        f"{path}: damaged or no checkpoint ({type(error).__name__}: {lines[0][:120] if lines else 'no message'}); "
         "copy or download it again"
     )
 
@@ -120,7 +120,7 @@ def _reconstruct(*_: Any) -> PickledArray:
 
 
 def _frombuffer(raw: bytes, kind: PickledDtype, shape: tuple[int, ...], order: str, axes: Any = None) -> PickledArray:
-    """How protocol 5 writes arrays: bytes, dtype, shape, "C" or "F", and for order "K" the order of the axes."""
+    """Arrays as protocol 5 writes them: bytes, dtype, shape, "C" or "F", and for order "K" the order of the axes."""
     if order not in ("C", "F") or axes is not None:
         raise RefusedNameError(f"an array in memory order {order!r}")
     array = PickledArray()
@@ -129,7 +129,7 @@ def _frombuffer(raw: bytes, kind: PickledDtype, shape: tuple[int, ...], order: s
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 writes bytes."""
+    """Bytes as protocol 2 writes them."""
     if encoding != "latin1":
         raise RefusedNameError(f"_codecs.encode({encoding!r})")
     return text.encode("latin1")

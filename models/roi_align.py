@@ -87,7 +87,7 @@ def _line(start: Tensor, end: Tensor, size: Tensor, outside: Outside) -> tuple[T
 
 
 def _sample_places(start: Tensor, end: Tensor) -> Tensor:
-    """Where the samples of each bin lie between `start` and `end` [B, N]: [B, N, 7, 2], equally spaced."""
+    """Sample positions of each bin between `start` and `end` [B, N]: [B, N, 7, 2], equally spaced."""
     bins = torch.arange(BINS, dtype=torch.float32, device=start.device).unsqueeze(-1)
     within = (torch.arange(SAMPLES, dtype=torch.float32, device=start.device) + 0.5) / SAMPLES
     size = ((end - start) / BINS)[..., None, None]

@@ -1,4 +1,4 @@
-"""One file of weights, whatever its format: what it holds comes out as tensors, and nothing in it is executed."""
+"""Reads one file of weights, whatever its format, as tensors; nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["read_tensor_file"]
 
 
 def read_tensor_file(path: Path) -> tuple[Any, dict[str, str]]:
-    """What the file holds, arrays as tensors on the CPU, and the metadata of a safetensors file."""
+    """The contents of the file, arrays as tensors on the CPU, and the metadata of a safetensors file."""
     try:
         if path.suffix != ".safetensors":
             return read_pickle(path), {}

@@ -1,7 +1,8 @@
-"""The first frames of a clip, as the network sees them."""
+"""Frames as the network takes them, and the first ones of a clip."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,12 +15,13 @@ from visrt.runtime.image import RESIZERS, image_for
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.video import read_video
 
-__all__ = ["ClipFrames", "clip_frames"]
+__all__ = ["Frames", "clip_frames"]
 
 
 @dataclass(frozen=True)
-class ClipFrames:
-    """Images for the frame graph in order: uint8 RGB [T, H, W, 3], and valid_sizes int32 [T, 2] (height, width)."""
+class Frames:
+    """Images for the frame graph in order: uint8 RGB [T, H, W, 3], and valid_sizes int32 [T, 2], height and width that
+    each fills in the network input."""
 
     images: NDArray[np.uint8]
     valid_sizes: NDArray[np.int32]
@@ -27,8 +29,11 @@ class ClipFrames:
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, kept: Sequence[int]) -> Frames:
+        return Frames(self.images[list(kept)], self.valid_sizes[list(kept)])
 
-def clip_frames(source: str | Path, spec: InputSpec, limit: int) -> ClipFrames:
+
+def clip_frames(source: str | Path, spec: InputSpec, limit: int) -> Frames:
     """At most the first `limit` frames of `source`, a video or a folder of images, fitted as a session fits them."""
     images, sizes = [], []
     for frame in islice(read_video(source), limit):
@@ -37,4 +42,4 @@ def clip_frames(source: str | Path, spec: InputSpec, limit: int) -> ClipFrames:
         images.append(image)
     if not images:
         raise SourceError(f"{source}: gives no frame; expected a video or a folder of images")
-    return ClipFrames(np.stack(images), np.array(sizes, np.int32))
+    return Frames(np.stack(images), np.array(sizes, np.int32))

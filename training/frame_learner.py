@@ -1,17 +1,16 @@
-"""MinVIS and CTVIS: Mask2Former trained frame by frame, with losses over clips for its embeddings if asked for."""
+"""MinVIS and CTVIS: Mask2Former trained frame by frame, optionally with losses over clips for its embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from visrt.models.checkpoints import load_weights, save_checkpoint
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.mask2former import Mask2Former
+from visrt.models.mask2former_checkpoints import load_weights
 from visrt.runtime.errors import SettingsError
 from visrt.training.batches import Batch, validation_clips
 from visrt.training.learner import Mean, Trained
@@ -69,7 +68,3 @@ class FrameLearner:
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, Mask2Former)
         return clip_quality(network, validation_clips(self.settings), device)
-
-    def save(self, network: nn.Module, path: Path, classes: Sequence[str], notes: Mapping[str, str]) -> None:
-        assert isinstance(network, Mask2Former)
-        save_checkpoint(network, path, classes, notes)

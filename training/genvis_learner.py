@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from visrt.models.genvis import GenVis
-from visrt.models.genvis_checkpoints import save_genvis_checkpoint
-from visrt.models.genvis_start import start_from
 from visrt.training.batches import Batch, validation_clips
 from visrt.training.genvis_losses import video_losses
 from visrt.training.genvis_quality import video_quality
 from visrt.training.genvis_settings import GenVisTraining
+from visrt.training.genvis_start import start_from
 from visrt.training.genvis_video import TrainedVideo
 from visrt.training.learner import Mean
 from visrt.training.settings import TrainSettings
@@ -41,7 +39,3 @@ class GenVisLearner:
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, GenVis)
         return video_quality(TrainedVideo(network, self.video), validation_clips(self.settings), device)
-
-    def save(self, network: nn.Module, path: Path, classes: Sequence[str], notes: Mapping[str, str]) -> None:
-        assert isinstance(network, GenVis)
-        save_genvis_checkpoint(network, path, classes, notes)

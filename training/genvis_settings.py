@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from visrt.models.genvis import GenVisNetworkSettings
-from visrt.models.genvis_start import NewPart
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import SettingsError
+from visrt.training.genvis_start import NewPart
 
 __all__ = ["GenVisTraining", "check_genvis"]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import save_inspro_checkpoint
 from visrt.training.batches import Batch, validation_clips
 from visrt.training.boxes import boxes_of_masks
 from visrt.training.inspro_clip import TrainedPairs
@@ -40,19 +36,15 @@ class InsProLearner:
         targets = [box_targets(frame, size) for frame in batch.targets]
         clips = [targets[i : i + batch.frames] for i in range(0, len(targets), batch.frames)]
         learned_from = settings.key_frames if settings.phase == "lite" else 0
-        told = [
-            clip_losses(frames, wanted, settings.loss, learned_from)
-            for frames, wanted in zip(trained(batch.images, batch.frames), clips, strict=True)
+        losses = [
+            clip_losses(outputs, objects, settings.loss, learned_from)
+            for outputs, objects in zip(trained(batch.images, batch.frames), clips, strict=True)
         ]
-        return {name: torch.stack([losses[name] for losses in told]).mean() for name in told[0]}
+        return {name: torch.stack([of_clip[name] for of_clip in losses]).mean() for name in losses[0]}
 
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, InsPro)
         return slot_quality(network, self.settings, validation_clips(self.settings), device)
-
-    def save(self, network: nn.Module, path: Path, classes: Sequence[str], notes: Mapping[str, str]) -> None:
-        assert isinstance(network, InsPro)
-        save_inspro_checkpoint(network, path, classes, notes)
 
 
 def box_targets(frame: FrameTargets, size: tuple[int, int]) -> BoxTargets:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from visrt.models.checkpoints import read_weights
+from visrt.models.checkpoints import load_checkpoint, read_weights
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.training.inspro_settings import InsProTrainSettings
 
@@ -83,14 +83,16 @@ def _take_backbone(network: InsPro, path: Path) -> None:
 
 def _take_network(network: InsPro, path: Path) -> list[str]:
     """Every weight must fit, but for what a later phase adds or fine-tuning replaces: the keys of that."""
-    checkpoint = read_inspro_checkpoint(path)
+    checkpoint = load_checkpoint(path, INSPRO)
     own, weights = network.state_dict(), checkpoint.weights
     fresh = [key for key in own if _may_be_fresh(key, own, weights)]
     wrong = [key for key in own if key not in fresh and (key not in weights or weights[key].shape != own[key].shape)]
     left = [key for key in weights if key not in own]
     if wrong or left:
-        told = f"{len(wrong)} weights missing or misshapen: {', '.join(wrong[:3])}; {len(left)} too many: {left[:3]}"
-        raise CheckpointError(f"{path}: does not fit the network of the settings; {told}; make `network` agree with it")
+        raise CheckpointError(
+            f"{path}: does not fit the network of the settings; {len(wrong)} weights missing or misshapen: "
+            f"{', '.join(wrong[:3])}; {len(left)} too many: {left[:3]}; make `network` agree with it"
+        )
     network.load_state_dict({key: own[key] if key in fresh else weights[key] for key in own})
     return fresh
 

@@ -1,9 +1,8 @@
-"""What the training loop leaves to a family: where its network starts, what it loses on a batch, how well it does."""
+"""What the training loop leaves to a family: where its network starts, its losses on a batch, its quality."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -18,9 +17,10 @@ Mean = Callable[[float], float]
 
 
 class Trained(nn.Module):
-    """What is trained: a `network`, and in `forward` everything of it that the losses ask for.
+    """A `network` in training; `forward` returns everything that the losses need.
 
-    DistributedDataParallel only follows `forward`, hence a module of its own around the network.
+    DistributedDataParallel only follows `forward`, hence a module of its own around the network. The network has
+    `settings`, which its checkpoint keeps.
     """
 
     network: nn.Module
@@ -39,8 +39,4 @@ class Learner(Protocol):
 
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         """How well `network` does on held-out clips, 0..1 by name."""
-        ...
-
-    def save(self, network: nn.Module, path: Path, classes: Sequence[str], notes: Mapping[str, str]) -> None:
-        """Write the checkpoint that `visrt export` takes."""
         ...

@@ -21,15 +21,20 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from visrt.models.checkpoints import save_checkpoint
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.training.batches import Batch, clip_loader, training_clips
-from visrt.training.learner import Trained
-from visrt.training.learners import learner_of
+from visrt.training.frame_learner import FrameLearner
+from visrt.training.genvis_learner import GenVisLearner
+from visrt.training.inspro_learner import InsProLearner
+from visrt.training.inspro_settings import InsProTrainSettings, check_inspro_settings
+from visrt.training.learner import Learner, Trained
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.plot import plot_run
 from visrt.training.run_settings import RunSettings, run_settings_from_file
+from visrt.training.settings import check_settings
 
-__all__ = ["train"]
+__all__ = ["learner_of", "train"]
 
 
 def train(settings: RunSettings, folder: Path, progress: Progress | None = None) -> Path:
@@ -40,10 +45,10 @@ def train(settings: RunSettings, folder: Path, progress: Progress | None = None)
     run = Run(settings, folder)
     run.resume()
     with progress or _progress() as bar:
-        task = bar.add_task("train", total=settings.optim.steps, completed=run.step, told="")
+        task = bar.add_task("train", total=settings.optim.steps, completed=run.step, loss="")
         for batch in run.batches():
             metrics = run.advance(batch)
-            bar.update(task, completed=run.step, told=f"loss {metrics['loss']:.2f}")
+            bar.update(task, completed=run.step, loss=f"loss {metrics['loss']:.2f}")
             if run.step % settings.save_every == 0:
                 run.save()
             if run.step % settings.validate_every == 0:
@@ -51,6 +56,17 @@ def train(settings: RunSettings, folder: Path, progress: Progress | None = None)
     run.save()
     run.validate()
     return run.weights_path
+
+
+def learner_of(settings: RunSettings) -> Learner:
+    """The learner of `settings`. Raises SettingsError if they contradict each other."""
+    if isinstance(settings, InsProTrainSettings):
+        check_inspro_settings(settings)
+        return InsProLearner(settings)
+    check_settings(settings)
+    if settings.genvis is not None:
+        return GenVisLearner(settings, settings.genvis)
+    return FrameLearner(settings)
 
 
 class Run:
@@ -129,7 +145,7 @@ class Run:
         self.accelerator.save_state(str(self.folder / "state"))
         if self.accelerator.is_main_process:
             (self.folder / "state" / "progress.json").write_text(json.dumps({"step": self.step}))
-            self.learner.save(self.shipped(), self.weights_path, self.clips.classes, {"step": str(self.step)})
+            save_checkpoint(self.shipped(), self.weights_path, self.clips.classes, {"step": str(self.step)})
 
     def shipped(self) -> nn.Module:
         """The network as it would ship now: the running average if one is kept."""
@@ -144,8 +160,8 @@ class Run:
 
     def _mean(self, count: float) -> float:
         """The mean of `count` over processes, at least 1."""
-        told = torch.tensor(float(count), device=self.accelerator.device)
-        return max(float(self.accelerator.reduce(told, reduction="mean")), 1.0)
+        tensor = torch.tensor(float(count), device=self.accelerator.device)
+        return max(float(self.accelerator.reduce(tensor, reduction="mean")), 1.0)
 
     def _log(self, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -177,5 +193,5 @@ def _progress() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[loss]}"),
     )

@@ -9,7 +9,7 @@ import onnx
 from fakes import graph_spec
 from onnx import TensorProto, helper, numpy_helper
 
-from visrt.export.frames import Frames
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.manifest import GraphSpec
 
 HEIGHT, WIDTH = 16, 24

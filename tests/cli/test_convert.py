@@ -16,10 +16,11 @@ from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
 from visrt.cli import app
-from visrt.models.checkpoints import read_checkpoint
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
-from visrt.models.genvis_checkpoints import read_genvis_checkpoint
+from visrt.models.genvis_checkpoints import GENVIS
 from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.bundle import open_bundle
 
@@ -61,7 +62,7 @@ def official(tmp_path: Path) -> Path:
 
 
 def assert_holds(path: Path, expected: State) -> None:
-    weights = read_checkpoint(path).weights
+    weights = load_checkpoint(path, MASK2FORMER).weights
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], value) for key, value in expected.items())
 
@@ -73,7 +74,7 @@ def test_a_published_file_becomes_safetensors_with_names_and_where_they_came_fro
     done = run("convert", official, "--classes", ",".join(NAMES), "--out", out)
     assert done.exit_code == 0, done.stderr
     assert_holds(out, state(3))
-    checkpoint = read_checkpoint(out)
+    checkpoint = load_checkpoint(out, MASK2FORMER)
     assert checkpoint.classes == NAMES
     assert checkpoint.notes["converted_from"] == "minvis.pth"
     assert checkpoint.notes["converted_from_sha256"] == hashlib.sha256(official.read_bytes()).hexdigest()
@@ -88,7 +89,7 @@ def test_a_coco_pickle_of_numpy_arrays_is_converted_with_cocos_names(tmp_path: P
     done = run("convert", tmp_path / "coco.pkl", "--classes", "coco", "--out", tmp_path / "coco.safetensors")
     assert done.exit_code == 0, done.stderr
     assert_holds(tmp_path / "coco.safetensors", state(80))
-    names = read_checkpoint(tmp_path / "coco.safetensors").classes or ()
+    names = load_checkpoint(tmp_path / "coco.safetensors", MASK2FORMER).classes or ()
     assert (names[0], names[9], names[79]) == ("person", "traffic light", "toothbrush")
 
 
@@ -96,7 +97,7 @@ def test_ctvis_keeps_its_instance_embeddings(tmp_path: Path) -> None:
     torch.save({"model": state(25, reid_dim=32, reid_hidden_dim=32)}, tmp_path / "ctvis.pth")
     done = run("convert", tmp_path / "ctvis.pth", "--classes", "ovis", "--out", tmp_path / "ctvis.safetensors")
     assert done.exit_code == 0, done.stderr
-    assert read_checkpoint(tmp_path / "ctvis.safetensors").settings.reid_dim == 32
+    assert load_checkpoint(tmp_path / "ctvis.safetensors", MASK2FORMER).settings.reid_dim == 32
     assert "instance embeddings of 32" in done.stdout
     assert "--family ctvis --size" in done.stdout
 
@@ -112,7 +113,7 @@ def test_genvis_is_converted_by_its_kind_and_the_way_there_is_told(tmp_path: Pat
     assert "convert it with --kind genvis" in refused.stderr
     done = run(*arguments, "--kind", "genvis")
     assert done.exit_code == 0, done.stderr
-    found = read_genvis_checkpoint(tmp_path / "g.safetensors")
+    found = load_checkpoint(tmp_path / "g.safetensors", GENVIS)
     assert (found.classes, found.settings.instances) == (NAMES, 5)
     assert all(torch.equal(found.weights[key], value) for key, value in network.state_dict().items())
     assert "--family genvis --size" in done.stdout
@@ -125,7 +126,7 @@ def test_names_come_from_a_list_or_from_annotations(official: Path, tmp_path: Pa
         out = tmp_path / "out.safetensors"
         done = run("convert", official, "--classes", tmp_path / "names.json", "--out", out, "--overwrite")
         assert done.exit_code == 0, done.stderr
-        assert read_checkpoint(out).classes == NAMES
+        assert load_checkpoint(out, MASK2FORMER).classes == NAMES
 
 
 @pytest.mark.parametrize(
@@ -206,9 +207,9 @@ def test_a_hugging_face_folder_is_converted_exported_and_tracked(tmp_path: Path)
     folder = save_folder(tmp_path / "hf", "resnet", encoder_layers=1, decoder_layers=2)
     converted = run("convert", folder, "--out", tmp_path / "hf.safetensors")
     assert converted.exit_code == 0, converted.stderr
-    ours = read_checkpoint(tmp_path / "hf.safetensors")
-    assert (ours.settings, ours.classes) == (read_checkpoint(folder).settings, CLASSES)
-    assert_holds(tmp_path / "hf.safetensors", read_checkpoint(folder).weights)
+    ours = load_checkpoint(tmp_path / "hf.safetensors", MASK2FORMER)
+    assert (ours.settings, ours.classes) == (load_checkpoint(folder, MASK2FORMER).settings, CLASSES)
+    assert_holds(tmp_path / "hf.safetensors", load_checkpoint(folder, MASK2FORMER).weights)
 
     exported = run("export", folder, "--size", "64x64", "--out", tmp_path / "bundle")
     assert exported.exit_code == 0, exported.stderr

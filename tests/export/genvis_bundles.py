@@ -10,8 +10,8 @@ import torch
 from networks import CLASSES, HEIGHT, PUBLISHED_KIND, WIDTH
 
 from visrt.export.bundle import Export, ExportReport, export_bundle
+from visrt.models.checkpoints import save_checkpoint
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
-from visrt.models.genvis_checkpoints import save_genvis_checkpoint
 
 __all__ = ["LENGTHS", "SETTINGS", "exported_genvis", "wanted_genvis"]
 
@@ -33,7 +33,7 @@ def wanted_genvis(folder: Path, precision: str = "fp32") -> Export:
     """An export of a network with random weights to `folder`, not yet done."""
     torch.manual_seed(0)
     checkpoint = folder / "model.safetensors"
-    save_genvis_checkpoint(GenVis(SETTINGS).eval(), checkpoint, CLASSES)
+    save_checkpoint(GenVis(SETTINGS).eval(), checkpoint, CLASSES)
     association = {"clip_frames": 3, "clip_lengths": LENGTHS, "birth_score": 0.0, "keep_score": 0.0}
     kept = None if precision == "fp32" else ()
     return Export(

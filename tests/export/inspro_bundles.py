@@ -10,8 +10,8 @@ import torch
 from networks import CLASSES, HEIGHT, WIDTH
 
 from visrt.export.bundle import Export, ExportReport, export_bundle
+from visrt.models.checkpoints import save_checkpoint
 from visrt.models.inspro import InsPro, InsProSettings
-from visrt.models.inspro_checkpoints import save_inspro_checkpoint
 from visrt.models.interaction import InteractionStage
 from visrt.models.resnet import ResNetSettings
 
@@ -45,7 +45,7 @@ def saved_inspro(path: Path, settings: InsProSettings = SETTINGS) -> Path:
         network.init_proposal_boxes.weight.copy_(torch.cat(parts, dim=-1))
         for stage in (module for module in network.modules() if isinstance(module, InteractionStage)):
             stage.bboxes_delta.weight.mul_(0.1)
-    save_inspro_checkpoint(network, path, CLASSES)
+    save_checkpoint(network, path, CLASSES)
     return path
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from visrt.export.cleaning import cleaned
+from visrt.export.onnx_graph import cleaned
 
 
 def test_weights_that_a_trace_rearranges_are_stored_as_they_are_used() -> None:

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from visrt.export.counting import count
 from visrt.export.graphs import FrameGraph
-from visrt.models.checkpoints import read_checkpoint
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former import NetworkSettings
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.errors import ParityError
 
 DYNAMIC = "batch"
@@ -97,14 +98,14 @@ def test_a_whole_network_counts_what_torch_counts(
     expected = torch_macs(done)
     assert counts.by_operator["Conv"] == expected["convolution"]
     assert counts.macs == pytest.approx(sum(expected.values()), rel=0.01)
-    network = read_checkpoint(done.checkpoint).network()
+    network = load_checkpoint(done.checkpoint, MASK2FORMER).network()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert counts.parameters == pytest.approx(parameters, rel=0.05)
 
 
 def torch_macs(done: Exported) -> dict[str, int]:
     """Of one frame, by operator; torch counts two operations a multiply-accumulate."""
-    checkpoint = read_checkpoint(done.checkpoint)
+    checkpoint = load_checkpoint(done.checkpoint, MASK2FORMER)
     whole = FrameGraph(checkpoint.network(), checkpoint.settings.pixel_mean, checkpoint.settings.pixel_std).eval()
     whole.requires_grad_(False)
     images = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)

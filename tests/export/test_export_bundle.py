@@ -249,9 +249,10 @@ def test_a_published_checkpoint_without_class_names_asks_for_them(tmp_path: Path
 @pytest.mark.parametrize("settings", [PUBLISHED_KIND, LIGHT], ids=["published_kind", "light"])
 def test_weights_that_are_not_numbers_are_refused(settings: NetworkSettings, tmp_path: Path) -> None:
     from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+    from visrt.models.mask2former_checkpoints import MASK2FORMER
 
     path = saved(settings, tmp_path / "model.safetensors")
-    network = load_checkpoint(path)
+    network = load_checkpoint(path, MASK2FORMER).network()
     network.sem_seg_head.predictor.class_embed.bias.data[0] = float("nan")
     save_checkpoint(network, path, CLASSES)
     with pytest.raises(CheckpointError, match="NaN or infinity in class_logits"):

@@ -15,10 +15,11 @@ from written_clips import write_clip
 
 from visrt.calibration.calibrate import Calibration, calibrate_bundle
 from visrt.calibration.layers import layers_of
-from visrt.export.anew import reference_anew
 from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
-from visrt.models.genvis_checkpoints import read_genvis_checkpoint
+from visrt.export.reference import reference_from_checkpoint
+from visrt.models.checkpoints import load_checkpoint
+from visrt.models.genvis_checkpoints import GENVIS
 from visrt.runtime.agreement import Floors
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.build import build_engine, build_request
@@ -47,7 +48,7 @@ def rtx() -> TensorRt:
 def test_genvis_a_bundle_holds_three_graphs_and_what_the_first_clip_starts_from(report: ExportReport) -> None:
     bundle = open_bundle(report.folder)
     assert set(bundle.manifest.graphs) == {"frame", "clip", "masks"}
-    network = read_genvis_checkpoint(report.folder.parent / "model.safetensors").network()
+    network = load_checkpoint(report.folder.parent / "model.safetensors", GENVIS).network()
     with torch.no_grad():
         expected = network.first_start().base.numpy()
     assert np.array_equal(initial_states(bundle)["base"], expected)
@@ -67,7 +68,7 @@ def test_genvis_parity_covers_every_output_at_every_clip_length(report: ExportRe
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_genvis_clips_of_any_length_give_what_torch_gives(report: ExportReport, length: int) -> None:
-    network = read_genvis_checkpoint(report.folder.parent / "model.safetensors").network()
+    network = load_checkpoint(report.folder.parent / "model.safetensors", GENVIS).network()
     random = np.random.default_rng(length)
     queries = random.standard_normal((length, 10, 32)).astype(np.float32)
     start = random.standard_normal((SETTINGS.instances, 32)).astype(np.float32)
@@ -94,7 +95,7 @@ def test_genvis_a_session_runs_the_bundle_and_gives_ids_that_stay(report: Export
 def test_genvis_verify_judges_the_bundle_and_a_checkpoint_run_anew_agrees(report: ExportReport) -> None:
     assert verify(report.folder, threads=1).passed
     frames = synthetic_frames(1, HEIGHT, WIDTH, seed=5)
-    anew = reference_anew(
+    anew = reference_from_checkpoint(
         report.folder.parent / "model.safetensors", report.manifest, frames.images, frames.valid_sizes
     )
     assert anew.expected["frame_queries"].shape == (1, 10, 32)

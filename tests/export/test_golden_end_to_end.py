@@ -19,6 +19,7 @@ from torch_engine import TorchEngine
 from visrt.export.bundle import Export, export_bundle
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.models.checkpoints import load_checkpoint
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.ctvis import CtVis
 from visrt.runtime.ctvis_video import followed
 from visrt.runtime.engine import Engine
@@ -43,7 +44,7 @@ def weights_of(path: Path) -> Path:
 
 def on_torch(path: Path, golden: Golden) -> Session:
     """A session whose engines are the network of the golden set at `path`, in its input size."""
-    network = load_checkpoint(weights_of(path))
+    network = load_checkpoint(weights_of(path), MASK2FORMER).network()
     settings = network.settings
     manifest = fake_manifest(
         golden["net_input"].shape[2:],

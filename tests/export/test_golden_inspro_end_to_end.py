@@ -13,10 +13,10 @@ import pytest
 import torch
 from golden import assert_same_finals, fit_officially, golden_sets, load_golden
 from numpy.typing import NDArray
-from visrt.runtime.following import runner_on
 
 from visrt.export.bundle import Export, export_bundle
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint, save_inspro_checkpoint
+from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.inspro import first_step, frame_step
 from visrt.runtime.inspro_pairs import Pairs
 from visrt.runtime.network import FrameOutputs
@@ -62,8 +62,8 @@ def exported(path: Path, arrays: dict[str, NDArray[Any]], folder: Path) -> Path:
         torch.save({"model": weights}, folder / "composed.pth")
         told = json.loads(str(arrays["config_json"]))
         untold = {"heads": told["sparsercnn"]["NHEADS"], "bank_frames": told["bank_T"]}
-        network = read_inspro_checkpoint(folder / "composed.pth", untold).network()
-        save_inspro_checkpoint(network, folder / "model.safetensors", CLASSES)
+        network = load_checkpoint(folder / "composed.pth", INSPRO, settings=untold).network()
+        save_checkpoint(network, folder / "model.safetensors", CLASSES)
         height, width = arrays["frame0/image_normalized_padded"].shape[2:]
         family = "inspro_lite" if told["lite_K"] else "inspro"
         association = {"key_every_frames": told["lite_K"] or 1}

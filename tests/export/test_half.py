@@ -12,13 +12,13 @@ from networks import HEIGHT, LIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 from torch import nn
 
 from visrt.export.bundle import Export, ExportReport, export_bundle
-from visrt.export.folding import folded
-from visrt.export.frames import Frames, synthetic_frames
+from visrt.export.frames import synthetic_frames
 from visrt.export.graphs import FrameGraph
-from visrt.export.half import FP16_MAX, halved, islands_of
+from visrt.export.half import FP16_MAX, folded, halved, islands_of, network_inputs
 from visrt.models.layers import FrozenBatchNorm2d
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.bundle import open_bundle
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import CheckpointError, UsageError
 from visrt.runtime.precision import node_precisions
 
@@ -64,7 +64,7 @@ def test_folding_takes_every_batch_norm_and_changes_nothing_else(settings: Netwo
 @torch.no_grad()
 def test_half_a_network_says_nearly_the_same(settings: NetworkSettings) -> None:
     graph = graph_of(settings)
-    half, _ = halved(graph, frames())
+    half, _ = halved(graph, network_inputs(graph, frames()))
     expected, given = graph(*tensors(frames())), half(*tensors(frames()))
     assert given.mask_features.dtype == torch.float16
     assert {given.class_logits.dtype, given.embeddings.dtype, given.mask_embeddings.dtype} == {torch.float32}
@@ -76,7 +76,7 @@ def test_half_a_network_says_nearly_the_same(settings: NetworkSettings) -> None:
 def test_the_network_that_was_given_stays_as_it_was() -> None:
     graph = graph_of(LIGHT)
     before = [value.clone() for value in graph.state_dict().values()]
-    halved(graph, frames(), kept=["backbone"])
+    halved(graph, network_inputs(graph, frames()), kept=["backbone"])
     after = graph.state_dict().values()
     assert all(torch.equal(one, other) and one.dtype == other.dtype for one, other in zip(before, after, strict=True))
 
@@ -93,7 +93,7 @@ def test_what_leaves_the_range_of_fp16_is_found_and_stays_in_float32() -> None:
     for conv in (second, shortcut):
         assert isinstance(conv.weight, torch.Tensor)
         conv.weight *= 1e-6
-    half, found = halved(graph, frames())
+    half, found = halved(graph, network_inputs(graph, frames()))
     [island] = found
     assert island.module == "backbone"  # the smallest module around it that FP16 can feed and hear
     assert island.largest > FP16_MAX
@@ -107,7 +107,8 @@ def test_a_tame_network_needs_no_island() -> None:
 
 
 def test_a_module_that_is_kept_stays_in_float32_as_a_whole() -> None:
-    half, _ = halved(graph_of(LIGHT), frames(), kept=["backbone"])
+    graph = graph_of(LIGHT)
+    half, _ = halved(graph, network_inputs(graph, frames()), kept=["backbone"])
     kinds = {name.startswith("backbone."): set[torch.dtype]() for name, _ in half.network.named_parameters()}
     for name, parameter in half.network.named_parameters():
         kinds[name.startswith("backbone.")].add(parameter.dtype)
@@ -117,7 +118,7 @@ def test_a_module_that_is_kept_stays_in_float32_as_a_whole() -> None:
 def test_the_offsets_of_deformable_attention_are_a_module_that_is_watched_and_can_be_kept() -> None:
     graph, given = graph_of(PUBLISHED_KIND), frames()
     name = next(name for name, _ in graph.network.named_modules() if name.endswith("self_attn.sampling_offsets"))
-    half, found = halved(graph, given, kept=[name])
+    half, found = halved(graph, network_inputs(graph, given), kept=[name])
     assert found == []
     assert next(half.network.get_submodule(name).parameters()).dtype == torch.float32
     assert all(tensor.isfinite().all() for tensor in half(*tensors(given)))
@@ -125,7 +126,7 @@ def test_the_offsets_of_deformable_attention_are_a_module_that_is_watched_and_ca
     offsets = graph.network.get_submodule(name)
     assert isinstance(offsets, nn.Linear)
     nn.init.constant_(offsets.bias, FP16_MAX)
-    _, found = halved(graph, given)
+    _, found = halved(graph, network_inputs(graph, given))
     assert any(name.startswith(island.module) for island in found)
 
 
@@ -136,7 +137,7 @@ def test_outputs_beyond_fp16_are_refused() -> None:
     assert isinstance(last.weight, torch.Tensor)
     last.weight *= 1e7
     with pytest.raises(CheckpointError, match=r"outputs reach .* --precision fp32"):
-        halved(graph, frames())
+        halved(graph, network_inputs(graph, frames()))
 
 
 @pytest.fixture(scope="module")

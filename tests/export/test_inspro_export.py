@@ -13,7 +13,8 @@ from networks import HEIGHT, WIDTH
 
 from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint
+from visrt.models.checkpoints import load_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.build import Profile, build_engine, build_request
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.bundle_states import initial_states
@@ -53,7 +54,7 @@ def test_inspro_a_lite_bundle_holds_four_graphs_and_the_learned_pairs(report: Ex
     bundle = open_bundle(report.folder)
     manifest = bundle.manifest
     assert set(manifest.graphs) == {"frame", "head", "head_lite", "masks"}
-    network = read_inspro_checkpoint(report.folder.parent / "model.safetensors").network()
+    network = load_checkpoint(report.folder.parent / "model.safetensors", INSPRO).network()
     queries, proposals = (part.detach().numpy() for part in network.first_pairs())
     states = initial_states(bundle)
     assert np.array_equal(states["queries"], queries)

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from visrt.export.cleaning import cleaned
-from visrt.export.graphs import FrameGraph, FrameTensors, MasksGraph
-from visrt.export.onnx_graph import OPSET, onnx_from_frame_graph, onnx_from_masks_graph
+from visrt.export.graphs import FrameGraph, MasksGraph
+from visrt.export.onnx_graph import OPSET, cleaned, onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.checkpoints import load_checkpoint
-from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD
+from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, FrameOutputs
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.errors import ParityError
 
 
@@ -35,14 +35,14 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 class Pooled(nn.Module):
     """The smallest network with the four outputs."""
 
-    def forward(self, images: Tensor) -> FrameTensors:
+    def forward(self, images: Tensor) -> FrameOutputs:
         features = nn.functional.avg_pool2d(images, 4)
         queries = features.flatten(2)[:, :, :5].transpose(1, 2)
-        return FrameTensors(queries, queries, queries, features)
+        return FrameOutputs(queries, queries, queries, features)
 
 
 class Sampled(Pooled):
-    def forward(self, images: Tensor) -> FrameTensors:
+    def forward(self, images: Tensor) -> FrameOutputs:
         grid = images[:, :2].permute(0, 2, 3, 1).tanh()
         return super().forward(nn.functional.grid_sample(images, grid, align_corners=False))
 
@@ -50,7 +50,7 @@ class Sampled(Pooled):
 class FixedBatch(Pooled):
     """Two images, however many are given: what a trace makes of a batch size in Python."""
 
-    def forward(self, images: Tensor) -> FrameTensors:
+    def forward(self, images: Tensor) -> FrameOutputs:
         return super().forward(images.mean(0, keepdim=True).expand(2, -1, -1, -1))
 
 
@@ -78,7 +78,7 @@ def test_graphs_have_opset_18_and_nothing_but_standard_operators(published_kind:
 
 
 def test_two_exports_are_the_same_bytes(published_kind: Exported) -> None:
-    network = load_checkpoint(published_kind.checkpoint)
+    network = load_checkpoint(published_kind.checkpoint, MASK2FORMER).network()
     settings = network.settings
     again = onnx_from_frame_graph(FrameGraph(network, settings.pixel_mean, settings.pixel_std), HEIGHT, WIDTH)
     assert again.SerializeToString(deterministic=True) == (published_kind.folder / "frame.onnx").read_bytes()

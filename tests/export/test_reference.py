@@ -10,10 +10,11 @@ import torch
 from networks import PUBLISHED_KIND
 from torch import Tensor, nn
 
-from visrt.export.frames import Frames, synthetic_frames
-from visrt.export.graphs import FrameGraph, FrameTensors
+from visrt.export.frames import synthetic_frames
+from visrt.export.graphs import FrameGraph
 from visrt.export.reference import NOISE_DRAWS, reference_of, reference_on
-from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former
+from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, FrameOutputs, Mask2Former
+from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import BundleError
 from visrt.runtime.reference import ROLES, Reference, reference_from_bytes
 
@@ -28,11 +29,11 @@ class Edge(nn.Module):
         super().__init__()
         self.limit = limit
 
-    def forward(self, images: Tensor) -> FrameTensors:
+    def forward(self, images: Tensor) -> FrameOutputs:
         features = nn.functional.avg_pool2d(images, 4)
         queries = features.flatten(2)[:, :, :5].transpose(1, 2)
         jumps = (images.mean() > self.limit) * torch.frac(images.double().sum() * 1e3).float()
-        return FrameTensors(queries + jumps, queries, queries, features)
+        return FrameOutputs(queries + jumps, queries, queries, features)
 
 
 def framed(network: nn.Module) -> FrameGraph:
@@ -43,7 +44,7 @@ def test_frames_on_which_torch_itself_jumps_are_left_out() -> None:
     candidates = synthetic_frames(6, HEIGHT, WIDTH)
     steady = [i for i, mean in enumerate(means_of(candidates)) if mean < LIMIT]
     assert 2 <= len(steady) < 6
-    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, wanted=len(steady))
+    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, count=len(steady))
     assert [frame.index for frame in kept] == steady
     assert all(frame.moved == 0 for frame in kept)
     np.testing.assert_array_equal(reference.images, candidates.images[steady])
@@ -51,7 +52,7 @@ def test_frames_on_which_torch_itself_jumps_are_left_out() -> None:
 
 def test_where_too_few_are_steady_the_steadiest_are_taken_and_tell_how_many_queries_move() -> None:
     candidates = synthetic_frames(6, HEIGHT, WIDTH)
-    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, wanted=6)
+    reference, kept = reference_of(framed(Edge(LIMIT)), candidates, count=6)
     expected = [0 if mean < LIMIT else 5 for mean in means_of(candidates)]
     assert [frame.moved for frame in kept] == expected
     assert [frame.queries for frame in kept] == [5] * 6
@@ -68,7 +69,7 @@ def test_looking_stops_when_enough_frames_are_steady() -> None:
     looked: list[Tensor] = []
     network = Edge(float("inf"))
     network.register_forward_hook(lambda module, given, out: looked.append(given[0]))
-    reference, kept = reference_of(framed(network), synthetic_frames(5, HEIGHT, WIDTH), wanted=2)
+    reference, kept = reference_of(framed(network), synthetic_frames(5, HEIGHT, WIDTH), count=2)
     assert len(reference) == len(kept) == 2
     assert len(looked) == 2 * (1 + NOISE_DRAWS)
 
@@ -82,7 +83,7 @@ def test_synthetic_frames_are_the_same_for_a_seed_and_differ_between_seeds() -> 
 def test_a_reference_comes_back_from_its_bytes_and_the_same_values_are_the_same_bytes() -> None:
     torch.manual_seed(0)
     graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
-    whole, _ = reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), wanted=2)
+    whole, _ = reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), count=2)
     kept = whole.sampled()
     again = reference_from_bytes(kept.to_bytes(), "here")
     for role in ROLES:
@@ -113,7 +114,7 @@ def damaged(how: str) -> bytes:
 
 def kept_reference() -> Reference:
     graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
-    return reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), wanted=2)[0]
+    return reference_of(graph, synthetic_frames(2, HEIGHT, WIDTH), count=2)[0]
 
 
 def test_the_masks_of_all_queries_are_kept_pixel_by_pixel() -> None:
@@ -145,6 +146,6 @@ def test_a_reference_of_many_frames_is_made_one_by_one_and_equals_the_whole() ->
     torch.manual_seed(0)
     graph = FrameGraph(Mask2Former(PUBLISHED_KIND).eval(), IMAGENET_MEAN, IMAGENET_STD)
     frames = synthetic_frames(2, HEIGHT, WIDTH)
-    whole, _ = reference_of(graph, frames, wanted=2)
+    whole, _ = reference_of(graph, frames, count=2)
     single = reference_on(graph, frames)
     assert single.to_bytes() == whole.sampled().to_bytes()

@@ -18,9 +18,10 @@ from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
 from visrt.cli import app
-from visrt.export.anew import reference_anew
 from visrt.export.contract import file_spec
+from visrt.export.reference import reference_from_checkpoint
 from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.backends import BACKENDS
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import BundleError, CheckpointError, ParityError, UsageError
@@ -107,7 +108,7 @@ def test_an_altered_file_and_an_unknown_engine_are_refused(bundle: Path) -> None
 def anew(bundle: Exported, checkpoint: Path) -> Reference:
     opened = open_bundle(bundle.folder)
     stored = stored_reference(opened)
-    return reference_anew(checkpoint, opened.manifest, stored.images, stored.valid_sizes)
+    return reference_from_checkpoint(checkpoint, opened.manifest, stored.images, stored.valid_sizes)
 
 
 def test_a_checkpoint_run_anew_gives_what_the_bundle_keeps(published_kind: Exported) -> None:
@@ -122,7 +123,7 @@ def test_a_checkpoint_run_anew_gives_what_the_bundle_keeps(published_kind: Expor
 
 
 def test_another_checkpoint_than_the_bundles_is_refused(published_kind: Exported, tmp_path: Path) -> None:
-    network = load_checkpoint(published_kind.checkpoint)
+    network = load_checkpoint(published_kind.checkpoint, MASK2FORMER).network()
     save_checkpoint(network, tmp_path / "copy.safetensors", CLASSES, {"note": "the same weights in another file"})
     with pytest.raises(CheckpointError, match=r"copy\.safetensors: sha256 .* was exported from model\.safetensors"):
         anew(published_kind, tmp_path / "copy.safetensors")

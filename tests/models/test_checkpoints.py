@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from visrt.models import checkpoints
-from visrt.models.checkpoints import load_checkpoint, load_weights, read_checkpoint, save_checkpoint
+from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.mask2former_checkpoints import MASK2FORMER, load_weights
 from visrt.models.resnet import ResNetSettings
 from visrt.models.swin import SwinSettings
 from visrt.runtime.errors import CheckpointError
@@ -80,7 +81,7 @@ def assert_same_network(loaded: Mask2Former, expected: Mask2Former) -> None:
 
 @pytest.mark.parametrize("settings", [RESNET, SWIN, CTVIS], ids=["resnet", "swin", "ctvis"])
 def test_an_official_file_says_its_architecture_by_its_shapes(settings: NetworkSettings, tmp_path: Path) -> None:
-    loaded = load_checkpoint(saved(tmp_path / "official.pth", published_state(settings)))
+    loaded = load_checkpoint(saved(tmp_path / "official.pth", published_state(settings)), MASK2FORMER).network()
     assert loaded.settings == settings
     assert not loaded.training
     assert_same_network(loaded, network(settings))
@@ -88,7 +89,7 @@ def test_an_official_file_says_its_architecture_by_its_shapes(settings: NetworkS
 
 def test_an_old_torch_file_without_zip_loads_too(tmp_path: Path) -> None:
     torch.save({"model": published_state()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert_same_network(load_checkpoint(tmp_path / "old.pth"), network())
+    assert_same_network(load_checkpoint(tmp_path / "old.pth", MASK2FORMER).network(), network())
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -96,12 +97,12 @@ def test_a_plain_pickle_of_numpy_arrays_loads(protocol: int, tmp_path: Path) -> 
     arrays = {key: np.asfortranarray(value.numpy()) for key, value in published_state().items()}
     contents = {"model": arrays, "__author__": "someone", "matching_heuristics": True}
     (tmp_path / "coco.pkl").write_bytes(pickle.dumps(contents, protocol))
-    assert_same_network(load_checkpoint(tmp_path / "coco.pkl"), network())
+    assert_same_network(load_checkpoint(tmp_path / "coco.pkl", MASK2FORMER).network(), network())
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
     half = {key: value.half() for key, value in published_state().items()}
-    loaded = load_checkpoint(saved(tmp_path / "half.pth", half))
+    loaded = load_checkpoint(saved(tmp_path / "half.pth", half), MASK2FORMER).network()
     assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
 
 
@@ -109,19 +110,21 @@ def test_position_indices_in_a_file_are_ignored_and_computed(tmp_path: Path) -> 
     state = published_state(SWIN)
     wrong = {key: value * 0 for key, value in state.items() if key.endswith("relative_position_index")}
     assert wrong
-    assert_same_network(load_checkpoint(saved(tmp_path / "swin.pth", {**state, **wrong})), network(SWIN))
+    assert_same_network(
+        load_checkpoint(saved(tmp_path / "swin.pth", {**state, **wrong}), MASK2FORMER).network(), network(SWIN)
+    )
 
 
 def test_names_of_old_mask2former_files_are_understood(tmp_path: Path) -> None:
     old = {as_in_2021(key): value for key, value in published_state().items()}
-    assert_same_network(load_checkpoint(saved(tmp_path / "old.pth", old)), network())
+    assert_same_network(load_checkpoint(saved(tmp_path / "old.pth", old), MASK2FORMER).network(), network())
 
 
 @pytest.mark.parametrize("settings", [RESNET, SWIN, CTVIS, DEFAULT], ids=["resnet", "swin", "ctvis", "default"])
 def test_what_is_saved_comes_back_with_its_classes_and_notes(settings: NetworkSettings, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_checkpoint(network(settings), path, CLASSES, {"step": "7"})
-    checkpoint = read_checkpoint(path)
+    checkpoint = load_checkpoint(path, MASK2FORMER)
     assert (checkpoint.settings, checkpoint.classes, checkpoint.notes["step"]) == (settings, CLASSES, "7")
     assert_same_network(checkpoint.network(), network(settings))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -135,9 +138,9 @@ def test_as_many_class_names_as_classes_are_saved_or_nothing(tmp_path: Path) -> 
 
 def test_a_class_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "official.pth", published_state())
-    assert load_checkpoint(path, expected_classes=3).settings.classes == 3
+    assert load_checkpoint(path, MASK2FORMER, expected_classes=3).network().settings.classes == 3
     with pytest.raises(CheckpointError, match="has 3 classes but 40 were given"):
-        load_checkpoint(path, expected_classes=40)
+        load_checkpoint(path, MASK2FORMER, expected_classes=40).network()
 
 
 LISTS = Path(__file__).parents[2].parent / "shared" / "reference"
@@ -159,7 +162,9 @@ def test_all_weights_of_the_official_files_load_into_full_size_networks(
     }
     monkeypatch.setattr(checkpoints, "read_tensor_file", lambda _: ({"model": state, "iteration": 5999}, {}))
     (tmp_path / "official.pth").touch()
-    loaded = load_checkpoint(tmp_path / "official.pth", expected_classes=25 if "ovis" in name else 40)
+    loaded = load_checkpoint(
+        tmp_path / "official.pth", MASK2FORMER, expected_classes=25 if "ovis" in name else 40
+    ).network()
     # The loss's weight of "no object" is all that the network has no place for.
     assert len(loaded.state_dict()) == len(state) - 1
 
@@ -211,13 +216,13 @@ DECODER_BIAS = PREDICTOR + "mask_embed.layers.1.bias"
 )
 def test_a_key_that_does_not_fit_is_named(change: Callable[[State], State], told: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=told):
-        load_checkpoint(saved(tmp_path / "changed.pth", change(published_state())))
+        load_checkpoint(saved(tmp_path / "changed.pth", change(published_state())), MASK2FORMER).network()
 
 
 def test_many_faults_are_counted_and_the_first_twenty_named(tmp_path: Path) -> None:
     extra = {f"backbone.extra.{i}": torch.zeros(1) for i in range(50)}
     with pytest.raises(CheckpointError) as raised:
-        load_checkpoint(saved(tmp_path / "more.pth", {**published_state(), **extra}))
+        load_checkpoint(saved(tmp_path / "more.pth", {**published_state(), **extra}), MASK2FORMER).network()
     message = str(raised.value)
     assert "50 unexpected: backbone.extra.0, " in message
     assert message.count("backbone.extra.") == 20
@@ -242,14 +247,14 @@ def test_many_faults_are_counted_and_the_first_twenty_named(tmp_path: Path) -> N
 )
 def test_a_checkpoint_of_another_family_is_told_in_one_line(keys: list[str], family: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=family) as raised:
-        load_checkpoint(saved(tmp_path / "other.pth", {key: torch.zeros(2, 2) for key in keys}))
+        load_checkpoint(saved(tmp_path / "other.pth", {key: torch.zeros(2, 2) for key in keys}), MASK2FORMER).network()
     assert "\n" not in str(raised.value)
 
 
 def test_genvis_is_not_taken_for_the_network_inside_it(tmp_path: Path) -> None:
     state = {**published_state(), "vita_module.pre_memory_embed_k.weight": torch.zeros(2, 2)}
     with pytest.raises(CheckpointError, match="GenVIS"):
-        load_checkpoint(saved(tmp_path / "genvis.pth", state))
+        load_checkpoint(saved(tmp_path / "genvis.pth", state), MASK2FORMER).network()
 
 
 class Payload:
@@ -271,7 +276,7 @@ def test_a_pickle_with_a_payload_is_refused_and_the_payload_does_not_run(form: s
     else:
         torch.save(contents, path, _use_new_zipfile_serialization=form == "torch")
     with pytest.raises(CheckpointError, match=r"refused.*mkdir") as raised:
-        load_checkpoint(path)
+        load_checkpoint(path, MASK2FORMER).network()
     assert not trap.exists()
     assert "\n" not in str(raised.value)
 
@@ -285,7 +290,7 @@ def test_a_plain_pickle_may_hold_arrays_of_plain_numbers_only(value: Any, tmp_pa
     path = tmp_path / "odd.pkl"
     path.write_bytes(pickle.dumps({"model": {"weight": value}}))
     with pytest.raises(CheckpointError, match="refused"):
-        load_checkpoint(path)
+        load_checkpoint(path, MASK2FORMER).network()
 
 
 def cut_in_half(path: Path) -> None:
@@ -303,7 +308,7 @@ def test_a_cut_file_is_said_to_be_damaged(name: str, tmp_path: Path) -> None:
     writers[name]()
     cut_in_half(path)
     with pytest.raises(CheckpointError, match="download it again") as raised:
-        load_checkpoint(path)
+        load_checkpoint(path, MASK2FORMER).network()
     assert "\n" not in str(raised.value)
 
 
@@ -322,22 +327,22 @@ def test_what_is_no_checkpoint_is_refused(contents: bytes, told: str, tmp_path: 
     path = tmp_path / "model.pth"
     path.write_bytes(contents)
     with pytest.raises(CheckpointError, match=told):
-        load_checkpoint(path)
+        load_checkpoint(path, MASK2FORMER).network()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere.pth: no such checkpoint file"):
-        load_checkpoint(tmp_path / "nowhere.pth")
+        load_checkpoint(tmp_path / "nowhere.pth", MASK2FORMER).network()
 
 
 def test_settings_that_do_not_describe_the_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_checkpoint(network(), path, CLASSES)
-    settings = json.loads(read_checkpoint(path).notes["settings"])
+    settings = json.loads(load_checkpoint(path, MASK2FORMER).notes["settings"])
     for changed, told in (({**settings, "queries": 6}, "misshapen"), ({**settings, "colour": 1}, "unknown setting")):
         save_file(load_file(path), tmp_path / "altered.safetensors", metadata={"settings": json.dumps(changed)})
         with pytest.raises(CheckpointError, match=told):
-            load_checkpoint(tmp_path / "altered.safetensors")
+            load_checkpoint(tmp_path / "altered.safetensors", MASK2FORMER).network()
 
 
 def test_fine_tuning_keeps_a_fresh_classifier_and_takes_the_rest(tmp_path: Path) -> None:
@@ -367,4 +372,4 @@ def test_reading_never_imports_what_a_pickle_names(tmp_path: Path) -> None:
     path = tmp_path / "yolo.pt"
     path.write_bytes(stream.getvalue())
     with pytest.raises(CheckpointError, match=r"refused.*ultralytics.nn.tasks.DetectionModel"):
-        load_checkpoint(path)
+        load_checkpoint(path, MASK2FORMER).network()

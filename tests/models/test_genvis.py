@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.genvis import GenVis, GenVisNetworkSettings, read_memory
-from visrt.models.genvis_checkpoints import read_genvis_checkpoint, save_genvis_checkpoint
+from visrt.models.genvis_checkpoints import GENVIS
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.published import genvis, published
 from visrt.models.resnet import ResNetSettings
@@ -107,8 +108,8 @@ def test_genvis_a_slot_reads_its_own_past_only_and_nothing_from_an_empty_memory(
 
 def test_genvis_what_is_saved_comes_back(tmp_path: Path) -> None:
     network = small()
-    save_genvis_checkpoint(network, tmp_path / "model.safetensors", CLASSES, {"step": "7"})
-    checkpoint = read_genvis_checkpoint(tmp_path / "model.safetensors")
+    save_checkpoint(network, tmp_path / "model.safetensors", CLASSES, {"step": "7"})
+    checkpoint = load_checkpoint(tmp_path / "model.safetensors", GENVIS)
     assert (checkpoint.settings, checkpoint.classes, checkpoint.notes["step"]) == (SMALL, CLASSES, "7")
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -119,11 +120,11 @@ def test_genvis_what_is_saved_comes_back(tmp_path: Path) -> None:
 def test_genvis_checkpoints_of_other_families_are_refused(tmp_path: Path) -> None:
     torch.save(Mask2Former(SMALL.frame).state_dict(), tmp_path / "minvis.pth")
     with pytest.raises(CheckpointError, match="expected a GenVIS network"):
-        read_genvis_checkpoint(tmp_path / "minvis.pth")
+        load_checkpoint(tmp_path / "minvis.pth", GENVIS)
     vita = {key: value for key, value in small().state_dict().items() if ".pre_" not in key}
     torch.save(vita, tmp_path / "vita.pth")
     with pytest.raises(CheckpointError, match="this is a VITA checkpoint, which has no memory; expected a GenVIS"):
-        read_genvis_checkpoint(tmp_path / "vita.pth")
+        load_checkpoint(tmp_path / "vita.pth", GENVIS)
 
 
 def test_genvis_what_does_not_fit_is_listed(tmp_path: Path) -> None:
@@ -131,4 +132,4 @@ def test_genvis_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     del state["vita_module.fq_pos.weight"]
     torch.save({"model": state}, tmp_path / "broken.pth")
     with pytest.raises(CheckpointError, match=r"1 missing: vita_module\.fq_pos\.weight"):
-        read_genvis_checkpoint(tmp_path / "broken.pth").network()
+        load_checkpoint(tmp_path / "broken.pth", GENVIS).network()

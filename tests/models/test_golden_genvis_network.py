@@ -14,9 +14,10 @@ from golden import golden_sets, load_golden
 from numpy.typing import NDArray
 from torch import Tensor
 
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.decoder import mask_logits
 from visrt.models.genvis import GenVis, read_memory
-from visrt.models.genvis_checkpoints import read_genvis_checkpoint
+from visrt.models.genvis_checkpoints import GENVIS
 from visrt.runtime.genvis_memory import MemoryEntry, empty_memory, read, remembered
 
 SETS = [*golden_sets("genvis_online_*"), *golden_sets("genvis_semionline_*")]
@@ -45,7 +46,7 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
     arrays = load_golden(request.param)
     weights = {name[3:]: torch.from_numpy(array) for name, array in arrays.items() if name.startswith("sd/")}
     torch.save({"model": weights}, tmp_path / "official.pth")
-    return Golden(arrays, read_genvis_checkpoint(tmp_path / "official.pth").network())
+    return Golden(arrays, load_checkpoint(tmp_path / "official.pth", GENVIS).network())
 
 
 def assert_stage(computed: Mapping[str, Tensor | NDArray[Any]], golden: Golden, clip: str) -> None:

@@ -15,10 +15,11 @@ from golden import golden_sets, load_golden
 from numpy.typing import NDArray
 from torch import Tensor
 
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.condinst import aligned_bilinear, dynamic_masks
 from visrt.models.feature_pyramid import PyramidRows, pyramid_rows, pyramid_sizes
 from visrt.models.inspro import FrameMaps, InsPro, Pairs
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.models.interaction import InteractionStage
 from visrt.models.roi_align import box_levels, roi_align
 
@@ -73,9 +74,14 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
     weights = {name[3:]: torch.from_numpy(array) for name, array in arrays.items() if name.startswith("sd/")}
     torch.save({"model": weights}, tmp_path / "composed.pth")
     told = json.loads(str(arrays["config_json"]))
-    checkpoint = read_inspro_checkpoint(
+    checkpoint = load_checkpoint(
         tmp_path / "composed.pth",
-        {"heads": told["sparsercnn"]["NHEADS"], "bank_frames": told["bank_T"], "mask_scale_px": told["rel_coord_div"]},
+        INSPRO,
+        settings={
+            "heads": told["sparsercnn"]["NHEADS"],
+            "bank_frames": told["bank_T"],
+            "mask_scale_px": told["rel_coord_div"],
+        },
     )
     return Golden(arrays, checkpoint.network(), told["lite_K"] or 1)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.decoder import mask_logits
 from visrt.models.mask2former import Mask2Former
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 
 MINVIS = golden_sets("minvis_*", without="_track_")
 CTVIS = golden_sets("ctvis_*", without="_track_")
@@ -40,7 +41,10 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     path: Path = request.param
     arrays = load_golden(path)
     classes = arrays["pred_logits"].shape[-1] - 1
-    return Golden(arrays, load_checkpoint(path.with_name(f"{path.stem}_weights.pth"), expected_classes=classes))
+    return Golden(
+        arrays,
+        load_checkpoint(path.with_name(f"{path.stem}_weights.pth"), MASK2FORMER, expected_classes=classes).network(),
+    )
 
 
 def assert_within(tolerance: float, computed: Mapping[str, Tensor], stored: Mapping[str, NDArray[Any]]) -> None:

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from visrt.models.architecture import settings_from_weights
-from visrt.models.checkpoints import load_checkpoint, read_checkpoint
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.decoder import mask_logits
 from visrt.models.fingerprint import checkpoint_sha256
 from visrt.models.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.models.published import published
 from visrt.runtime.errors import CheckpointError
 
@@ -70,7 +71,7 @@ def test_a_saved_model_gives_the_logits_and_masks_of_transformers(
     model = hugging_face_model(backbone, **sizes)
     model.save_pretrained(tmp_path, max_shard_size=options.get("max_shard_size", "1GB"))
     assert (tmp_path / INDEX).exists() == ("max_shard_size" in options)
-    assert_computes(load_checkpoint(tmp_path), model)
+    assert_computes(load_checkpoint(tmp_path, MASK2FORMER).network(), model)
 
 
 def test_names_of_transformers_5_in_a_file_are_understood_too(tmp_path: Path) -> None:
@@ -80,19 +81,24 @@ def test_names_of_transformers_5_in_a_file_are_understood_too(tmp_path: Path) ->
     newer = {key: value.contiguous() for key, value in model.state_dict().items()}
     assert newer.keys() != load_file(tmp_path / WEIGHTS).keys()
     save_file(newer, tmp_path / WEIGHTS)
-    assert_computes(load_checkpoint(tmp_path), model)
+    assert_computes(load_checkpoint(tmp_path, MASK2FORMER).network(), model)
 
 
 def test_a_torch_file_in_the_place_of_safetensors_is_read(copied: Path, folder: Path) -> None:
     torch.save(load_file(copied / WEIGHTS), copied / "pytorch_model.bin")
     (copied / WEIGHTS).unlink()
-    ours, theirs = load_checkpoint(copied).state_dict(), load_checkpoint(folder).state_dict()
+    ours, theirs = (
+        load_checkpoint(copied, MASK2FORMER).network().state_dict(),
+        load_checkpoint(folder, MASK2FORMER).network().state_dict(),
+    )
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
 def test_half_precision_becomes_float32(copied: Path) -> None:
     save_file({key: value.to(torch.bfloat16) for key, value in load_file(copied / WEIGHTS).items()}, copied / WEIGHTS)
-    assert {value.dtype for value in load_checkpoint(copied).state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in load_checkpoint(copied, MASK2FORMER).network().state_dict().values()} == {
+        torch.float32
+    }
 
 
 PUBLISHED_SWIN = {
@@ -124,7 +130,7 @@ def test_full_size_models_have_every_weight_of_the_published_networks(name: str)
 
 
 def test_class_names_come_in_the_order_of_the_logits(folder: Path) -> None:
-    checkpoint = read_checkpoint(folder)
+    checkpoint = load_checkpoint(folder, MASK2FORMER)
     assert checkpoint.classes == CLASSES
     assert checkpoint.settings.classes == 3
 
@@ -142,7 +148,7 @@ def config_with(**changed: Any) -> Callable[[Path], None]:
 
 def test_a_model_without_names_leaves_them_to_the_user(copied: Path) -> None:
     config_with(id2label=None)(copied)
-    assert read_checkpoint(copied).classes is None
+    assert load_checkpoint(copied, MASK2FORMER).classes is None
 
 
 def preprocessor(folder: Path, **values: Any) -> None:
@@ -150,7 +156,7 @@ def preprocessor(folder: Path, **values: Any) -> None:
 
 
 def test_without_a_preprocessor_the_normalisation_is_imagenets(folder: Path) -> None:
-    settings = read_checkpoint(folder).settings
+    settings = load_checkpoint(folder, MASK2FORMER).settings
     assert (settings.pixel_mean, settings.pixel_std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -168,7 +174,7 @@ def test_the_preprocessors_normalisation_is_kept_in_0_255_units(
     values: dict[str, Any], mean: tuple[float, ...], std: tuple[float, ...], copied: Path
 ) -> None:
     preprocessor(copied, **values)
-    settings = read_checkpoint(copied).settings
+    settings = load_checkpoint(copied, MASK2FORMER).settings
     assert settings.pixel_mean == pytest.approx(mean)
     assert settings.pixel_std == pytest.approx(std)
     pixel = torch.tensor(200.0)
@@ -191,7 +197,7 @@ def test_the_preprocessors_normalisation_is_kept_in_0_255_units(
 def test_a_preprocessor_that_cannot_be_followed_is_refused(values: dict[str, Any], told: str, copied: Path) -> None:
     preprocessor(copied, **values)
     with pytest.raises(CheckpointError, match=told):
-        read_checkpoint(copied)
+        load_checkpoint(copied, MASK2FORMER)
 
 
 @pytest.mark.parametrize(
@@ -233,13 +239,13 @@ def test_a_configuration_of_what_is_not_computed_is_refused(
 ) -> None:
     change(copied)
     with pytest.raises(CheckpointError, match=told) as raised:
-        read_checkpoint(copied)
+        load_checkpoint(copied, MASK2FORMER)
     assert "\n" not in str(raised.value)
 
 
 def test_options_that_change_nothing_in_inference_are_let_pass(copied: Path) -> None:
     config_with(dropout=0.3, use_auxiliary_loss=False, no_object_weight=0.5, train_num_points=7)(copied)
-    assert read_checkpoint(copied).settings.queries == 6
+    assert load_checkpoint(copied, MASK2FORMER).settings.queries == 6
 
 
 def weights_with(change: Callable[[dict[str, Tensor]], None]) -> Callable[[Path], None]:
@@ -271,7 +277,7 @@ QUERY = "model.transformer_module.decoder.layers.0.self_attn.q_proj.weight"
 def test_weights_that_do_not_fit_are_named(change: Callable[[Any], None], told: str, copied: Path) -> None:
     weights_with(change)(copied)
     with pytest.raises(CheckpointError, match=told):
-        load_checkpoint(copied)
+        load_checkpoint(copied, MASK2FORMER).network()
 
 
 def cut(path: Path) -> None:
@@ -293,7 +299,7 @@ def cut(path: Path) -> None:
 def test_a_damaged_folder_is_one_line(spoil: Callable[[Path], object], told: str, copied: Path) -> None:
     spoil(copied)
     with pytest.raises(CheckpointError, match=told) as raised:
-        load_checkpoint(copied)
+        load_checkpoint(copied, MASK2FORMER).network()
     assert "\n" not in str(raised.value)
 
 
@@ -312,7 +318,7 @@ def test_an_index_leads_to_whole_files_beside_it_only(weight_map: Any, told: str
     (copied / WEIGHTS).rename(copied / "shard.safetensors")
     (copied / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointError, match=told):
-        read_checkpoint(copied)
+        load_checkpoint(copied, MASK2FORMER)
 
 
 class Payload:
@@ -329,13 +335,13 @@ def test_a_torch_file_with_a_payload_is_refused_and_the_payload_does_not_run(cop
     (copied / WEIGHTS).unlink()
     (copied / "pytorch_model.bin").write_bytes(pickle.dumps({"class_predictor.weight": Payload(copied / "ran")}))
     with pytest.raises(CheckpointError, match="refused"):
-        read_checkpoint(copied)
+        load_checkpoint(copied, MASK2FORMER)
     assert not (copied / "ran").exists()
 
 
 def test_the_weights_without_their_folder_are_told_to_need_it(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"Hugging Face Mask2Former \(give the folder, with its config.json\)"):
-        read_checkpoint(folder / WEIGHTS)
+        load_checkpoint(folder / WEIGHTS, MASK2FORMER)
 
 
 def test_a_folder_is_known_again_by_all_files_that_matter(copied: Path) -> None:
@@ -348,4 +354,4 @@ def test_a_folder_is_known_again_by_all_files_that_matter(copied: Path) -> None:
 
 def test_class_numbers_are_not_taken_for_positions_in_the_file(copied: Path) -> None:
     config_with(id2label={"2": "c", "0": "a", "1": "b"})(copied)
-    assert read_checkpoint(copied).classes == ("a", "b", "c")
+    assert load_checkpoint(copied, MASK2FORMER).classes == ("a", "b", "c")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from inspro_networks import CLASSES, SMALL, SMALL_LITE, small
 
+from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.condinst import dynamic_masks, parameter_count, placed
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, InsPro, InsProSettings, Pairs
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint, save_inspro_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.models.interaction import moved_boxes
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import CheckpointError, UsageError
@@ -142,8 +143,8 @@ def test_inspro_a_mask_moves_with_its_box() -> None:
 )
 def test_inspro_what_is_saved_comes_back(settings: InsProSettings, tmp_path: Path) -> None:
     network = small(settings)
-    save_inspro_checkpoint(network, tmp_path / "model.safetensors", CLASSES, {"step": "7"})
-    checkpoint = read_inspro_checkpoint(tmp_path / "model.safetensors")
+    save_checkpoint(network, tmp_path / "model.safetensors", CLASSES, {"step": "7"})
+    checkpoint = load_checkpoint(tmp_path / "model.safetensors", INSPRO)
     assert (checkpoint.settings, checkpoint.classes, checkpoint.notes["step"]) == (settings, CLASSES, "7")
     again = checkpoint.network()
     with torch.inference_mode():
@@ -157,17 +158,17 @@ def test_inspro_what_is_saved_comes_back(settings: InsProSettings, tmp_path: Pat
 def test_inspro_settings_are_read_from_weights_alone(tmp_path: Path) -> None:
     network = small(SMALL_LITE, importance="channel")
     torch.save({"model": network.state_dict()}, tmp_path / "model.pth")
-    read = read_inspro_checkpoint(tmp_path / "model.pth", {"heads": 4, "bank_frames": 4})
+    read = load_checkpoint(tmp_path / "model.pth", INSPRO, settings={"heads": 4, "bank_frames": 4})
     assert read.settings == network.settings
     with pytest.raises(UsageError, match="stages: the weights tell it; given can be heads, bank_frames"):
-        read_inspro_checkpoint(tmp_path / "model.pth", {"stages": 2})
+        load_checkpoint(tmp_path / "model.pth", INSPRO, settings={"stages": 2})
 
 
 def test_inspro_checkpoints_of_other_families_are_refused(tmp_path: Path) -> None:
     other = Mask2Former(NetworkSettings(classes=2, backbone=SMALL.backbone, decoder_layers=1, encoder_layers=1))
     torch.save(other.state_dict(), tmp_path / "minvis.pth")
-    with pytest.raises(CheckpointError, match="this is no InsPro network; expected an InsPro one"):
-        read_inspro_checkpoint(tmp_path / "minvis.pth")
+    with pytest.raises(CheckpointError, match=r"holds no init_proposal_features\.weight; expected an InsPro network"):
+        load_checkpoint(tmp_path / "minvis.pth", INSPRO)
 
 
 def test_inspro_what_does_not_fit_is_listed(tmp_path: Path) -> None:
@@ -176,8 +177,8 @@ def test_inspro_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     state["controller.weight"] = torch.zeros(100, 32)
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match="gives 100 numbers a mask; expected 169"):
-        read_inspro_checkpoint(tmp_path / "odd.pth", {"heads": 4})
+        load_checkpoint(tmp_path / "odd.pth", INSPRO, settings={"heads": 4})
     state["controller.weight"] = torch.zeros(169, 32)
     torch.save(state, tmp_path / "broken.pth")
     with pytest.raises(CheckpointError, match=r"1 missing: head\.head_series\.1\.norm2\.bias"):
-        read_inspro_checkpoint(tmp_path / "broken.pth", {"heads": 4}).network()
+        load_checkpoint(tmp_path / "broken.pth", INSPRO, settings={"heads": 4}).network()

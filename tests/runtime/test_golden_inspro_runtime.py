@@ -14,8 +14,9 @@ import torch
 from golden import assert_same_finals, fit_officially, golden_sets, load_golden
 from torch import nn
 
-from visrt.export.inspro_graphs import HeadGraph, InsProMasksGraph, LiteHeadGraph, inspro_frame_graph
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint
+from visrt.export.inspro_graphs import HeadGraph, InsProFrameGraph, InsProMasksGraph, LiteHeadGraph
+from visrt.models.checkpoints import load_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings
 from visrt.runtime.inspro_video import inspro_result
@@ -46,10 +47,10 @@ def torch_network(golden: dict[str, Any], folder: Path) -> Network:
     torch.save({"model": weights}, folder / "composed.pth")
     told = json.loads(str(golden["config_json"]))
     untold = {"heads": told["sparsercnn"]["NHEADS"], "bank_frames": told["bank_T"]}
-    network = read_inspro_checkpoint(folder / "composed.pth", untold).network()
+    network = load_checkpoint(folder / "composed.pth", INSPRO, settings=untold).network()
     height, width = golden["frame0/image_normalized_padded"].shape[2:]
     modules: dict[str, nn.Module] = {
-        "frame": inspro_frame_graph(network),
+        "frame": InsProFrameGraph(network, network.settings.pixel_mean, network.settings.pixel_std),
         "head": HeadGraph(network, height, width),
         "masks": InsProMasksGraph(network.settings.mask_scale_px),
     }

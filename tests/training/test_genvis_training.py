@@ -13,11 +13,10 @@ import torch
 from tiny_sets import coco_values, write_coco
 from torch import Tensor
 
-from visrt.models.checkpoints import save_checkpoint
+from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.genvis import GenVis
-from visrt.models.genvis_checkpoints import read_genvis_checkpoint, save_genvis_checkpoint
-from visrt.models.genvis_start import start_from
+from visrt.models.genvis_checkpoints import GENVIS
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.published import genvis, published
 from visrt.runtime.errors import CheckpointError, SettingsError
@@ -26,6 +25,7 @@ from visrt.training.batches import clip_loader, training_clips
 from visrt.training.clips import ClipSettings
 from visrt.training.genvis_losses import video_losses
 from visrt.training.genvis_settings import GenVisTraining
+from visrt.training.genvis_start import start_from
 from visrt.training.genvis_video import TrainedVideo
 from visrt.training.loop import Run, train
 from visrt.training.losses import LossSettings
@@ -95,7 +95,7 @@ def whole(made: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_genvis_a_run_leaves_a_checkpoint_whose_frame_part_is_the_one_it_was_given(
     made: TrainSettings, whole: Path
 ) -> None:
-    checkpoint = read_genvis_checkpoint(whole / "model.safetensors")
+    checkpoint = load_checkpoint(whole / "model.safetensors", GENVIS)
     assert (checkpoint.settings, checkpoint.classes) == (VIDEO.network(FRAME), CLASSES)
     start = GenVis(VIDEO.network(FRAME))
     start_from(start, made.init or "")
@@ -228,7 +228,7 @@ def test_genvis_starts_from_vita_but_for_the_memory_and_from_another_number_of_c
         "pre_query_embed_v",
         "class_embed",
     }
-    save_genvis_checkpoint(trained().network, tmp_path / "genvis.safetensors", CLASSES)
+    save_checkpoint(trained().network, tmp_path / "genvis.safetensors", CLASSES)
     assert start_from(network, tmp_path / "genvis.safetensors") == []
     assert torch.equal(
         network.vita_module.pre_query_embed_k.weight, trained().network.vita_module.pre_query_embed_k.weight

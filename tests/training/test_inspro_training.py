@@ -15,10 +15,10 @@ from tiny_sets import coco_values, write_coco
 from torch import Tensor, nn
 
 from visrt.export.inspro_graphs import HeadGraph
-from visrt.models.checkpoints import save_checkpoint
+from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.inspro import InsPro, InsProSettings
-from visrt.models.inspro_checkpoints import read_inspro_checkpoint, save_inspro_checkpoint
+from visrt.models.inspro_checkpoints import INSPRO
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.errors import CheckpointError, SettingsError
@@ -80,7 +80,7 @@ def saved_network(folder: Path, settings: InsProSettings = NETWORK) -> Path:
     network = InsPro(settings).eval()
     with torch.no_grad():
         network.init_proposal_boxes.weight.copy_(torch.rand(settings.queries, 4).clamp(0.2, 0.8))
-    save_inspro_checkpoint(network, folder / "first.safetensors", CLASSES[: settings.classes])
+    save_checkpoint(network, folder / "first.safetensors", CLASSES[: settings.classes])
     return folder / "first.safetensors"
 
 
@@ -104,7 +104,7 @@ def one_step(settings: InsProTrainSettings, folder: Path) -> tuple[InsPro, dict[
 def test_a_run_leaves_what_export_reads_and_is_repeated_from_its_file(pictures: Path, tmp_path: Path) -> None:
     settings = settings_on(pictures)
     weights = train(settings, tmp_path / "run")
-    checkpoint = read_inspro_checkpoint(weights)
+    checkpoint = load_checkpoint(weights, INSPRO)
     assert (checkpoint.settings, checkpoint.classes) == (settings.network, CLASSES)
     assert run_settings_from_file(tmp_path / "run" / "settings.json") == settings
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -114,18 +114,18 @@ def test_a_run_leaves_what_export_reads_and_is_repeated_from_its_file(pictures: 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(pictures: Path, tmp_path: Path) -> None:
     settings = settings_on(pictures)
-    whole = weights_of(read_inspro_checkpoint(train(settings, tmp_path / "whole")).network())
+    whole = weights_of(load_checkpoint(train(settings, tmp_path / "whole"), INSPRO).network())
     run = Run(settings, tmp_path / "cut")
     run.advance(next(iter(run.batches())))
     run.save()
-    cut = weights_of(read_inspro_checkpoint(train(settings, tmp_path / "cut")).network())
+    cut = weights_of(load_checkpoint(train(settings, tmp_path / "cut"), INSPRO).network())
     for key, value in whole.items():
         torch.testing.assert_close(cut[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_pairs_travel_through_a_clip_as_they_do_in_the_runtime(pictures: Path, tmp_path: Path) -> None:
     """More frames than the bank holds."""
-    network = read_inspro_checkpoint(saved_network(tmp_path)).network()
+    network = load_checkpoint(saved_network(tmp_path), INSPRO).network()
     images, size = torch.randn(4, 3, 64, 96), torch.tensor([64.0, 96.0])
     head, bank = HeadGraph(network, 64, 96), np.zeros((NETWORK.bank_frames - 1, 5, NETWORK.dim), np.float32)
     queries, proposals = (part.detach().numpy() for part in network.first_pairs())
@@ -223,7 +223,7 @@ def test_a_backbone_is_taken_from_the_other_families(pictures: Path, tmp_path: P
 
 def test_another_number_of_classes_replaces_the_classifiers_alone(pictures: Path, tmp_path: Path) -> None:
     first = saved_network(tmp_path, replace(NETWORK, classes=2))
-    before = weights_of(read_inspro_checkpoint(first).network())
+    before = weights_of(load_checkpoint(first, INSPRO).network())
     network = first_network(settings_on(pictures, init=str(first)))
     changed = moved(before, network)
     assert {key.split(".")[-2] for key in changed} == {"class_logits"}
@@ -290,4 +290,4 @@ def test_a_grid_of_boxes_covers_the_picture_and_gives_way_to_a_checkpoint(pictur
     assert len(cells) == 16
     first = saved_network(tmp_path)
     boxes = first_network(settings_on(pictures, first_boxes="grid", init=str(first))).init_proposal_boxes.weight
-    assert torch.equal(boxes, read_inspro_checkpoint(first).weights["init_proposal_boxes.weight"])
+    assert torch.equal(boxes, load_checkpoint(first, INSPRO).weights["init_proposal_boxes.weight"])

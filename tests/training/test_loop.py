@@ -14,6 +14,7 @@ from tiny_sets import coco_values, write_coco
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.clips import ClipSettings
@@ -69,7 +70,7 @@ def losses_of(folder: Path) -> list[float]:
 def test_a_run_leaves_a_checkpoint_metrics_and_a_plot(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path / "data")
     weights = train(settings, tmp_path / "run")
-    assert load_checkpoint(weights).settings == settings.network
+    assert load_checkpoint(weights, MASK2FORMER).network().settings == settings.network
     assert len(losses_of(tmp_path / "run")) == 4
     assert (tmp_path / "run" / "plot.png").stat().st_size > 1000
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])

@@ -12,7 +12,7 @@ from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.settings import settings_from_file
 from visrt.training.cutouts import DISTRACTOR
 from visrt.training.inspro_settings import InsProTrainSettings
-from visrt.training.learners import learner_of
+from visrt.training.loop import learner_of
 from visrt.training.run_settings import run_settings_from_file
 from visrt.training.settings import TrainSettings
 

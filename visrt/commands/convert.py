@@ -45,8 +45,8 @@ def convert(
 
     Nothing in the checkpoint is executed. Weights that do not fit the published network are refused key by key.
     """
+    from visrt.commands.names import class_names
     from visrt.console import report_console
-    from visrt.export.names import class_names
     from visrt.models.conversion import convert_checkpoint
     from visrt.runtime.errors import OutputError
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from visrt.commands.association import association_in
 from visrt.commands.build import build, flavour_named
+from visrt.runtime.families import FAMILIES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,16 +19,6 @@ if TYPE_CHECKING:
     from visrt.runtime.judge import ParityReport
 
 __all__ = ["Precision", "export"]
-
-
-class Family(str, Enum):
-    """How objects are followed from frame to frame; the graphs of minvis and ctvis are the same."""
-
-    minvis = "minvis"
-    ctvis = "ctvis"
-    genvis = "genvis"
-    inspro = "inspro"
-    inspro_lite = "inspro_lite"
 
 
 class Precision(str, Enum):
@@ -54,12 +46,13 @@ def export(
         ),
     ] = None,
     family: Annotated[
-        Family,
+        str | None,
         typer.Option(
-            help="How objects are followed: slots as in MinVIS, a memory bank as in CTVIS; or a network of the GenVIS "
-            "or InsPro kind."
+            metavar="NAME",
+            help="How objects are followed, by slots, a memory bank, or a video network of its own: "
+            f"{', '.join(FAMILIES)}. The first by default.",
         ),
-    ] = Family.minvis,
+    ] = None,
     clip_lengths: Annotated[
         str | None,
         typer.Option(
@@ -103,31 +96,32 @@ def export(
     """Export a checkpoint to a bundle of ONNX graphs that compute what PyTorch computes, or refuse."""
     from rich.console import Console
 
+    from visrt.commands.names import class_names, size_from_text, with_clip_lengths
     from visrt.console import report_console
     from visrt.export.bundle import Export, export_bundle
-    from visrt.export.names import association_from_file, class_names, size_from_text, with_clip_lengths
+    from visrt.export.families import DEFAULT_FAMILY
 
     _check_engine(engine, target)
     height, width = size_from_text(size)
-    wanted = Export(
+    request = Export(
         checkpoint=checkpoint,
         out=out,
         height=height,
         width=width,
         name=name,
         classes=class_names(classes) if classes is not None else None,
-        association=with_clip_lengths(association_from_file(association) if association else {}, clip_lengths),
+        association=with_clip_lengths(association_in(association, None).changes or {}, clip_lengths),
         references=tuple(reference or ()),
         overwrite=overwrite,
         precision=precision.value,
-        family=family.value,
+        family=family or DEFAULT_FAMILY,
         source=None if source_size is None else size_from_text(source_size),
         keep_fp32=None if keep_fp32 is None else tuple(keep_fp32),
     )
     console = report_console()
     with Console(stderr=True).status("reading the checkpoint") as status:
         report = export_bundle(
-            wanted,
+            request,
             on_stage=status.update,
             on_parity=lambda parity, what: _tell(console, parity, what),
         )

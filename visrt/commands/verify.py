@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from visrt.runtime.bundle import Bundle
-    from visrt.runtime.clip_frames import ClipFrames
+    from visrt.runtime.clip_frames import Frames
     from visrt.runtime.reference import Reference
     from visrt.runtime.verify import Verification, VerifySettings
 
@@ -105,12 +105,12 @@ def _verified(bundle: Bundle, expected: Expected, settings: VerifySettings) -> t
 
 
 def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
-    from visrt.runtime.clip_frames import ClipFrames, clip_frames
+    from visrt.runtime.clip_frames import Frames, clip_frames
     from visrt.runtime.verify import stored_reference
 
     stored = stored_reference(bundle)
     if expected.source is None:
-        clip, where = ClipFrames(stored.images, stored.valid_sizes), f"its {len(stored)} reference frames"
+        clip, where = Frames(stored.images, stored.valid_sizes), f"its {len(stored)} reference frames"
     else:
         clip = clip_frames(expected.source, bundle.manifest.input, expected.frames)
         where = f"{len(clip)} frames of {expected.source}"
@@ -121,20 +121,20 @@ def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
     return f"what torch computed at export on {where}", stored
 
 
-def _anew(checkpoint: Path, bundle: Bundle, clip: ClipFrames) -> Reference:
+def _anew(checkpoint: Path, bundle: Bundle, clip: Frames) -> Reference:
     from visrt.runtime.errors import UsageError
 
     try:
-        from visrt.export.anew import reference_anew
+        from visrt.export.reference import reference_from_checkpoint
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--checkpoint needs {error.name}, which is not installed; run `pip install 'visrt[train]'`, or leave it "
             "out to compare with what the bundle keeps"
         ) from None
-    return reference_anew(checkpoint, bundle.manifest, clip.images, clip.valid_sizes)
+    return reference_from_checkpoint(checkpoint, bundle.manifest, clip.images, clip.valid_sizes)
 
 
-def _of_bundle(against: Path, bundle: Bundle, clip: ClipFrames) -> Reference:
+def _of_bundle(against: Path, bundle: Bundle, clip: Frames) -> Reference:
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.verify import reference_from_bundle
 

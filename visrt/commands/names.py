@@ -1,4 +1,4 @@
-"""What the user writes for `visrt export`, read: sizes, class names, association settings."""
+"""Reads options of `visrt export` and `visrt convert`: sizes, class names, clip lengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from visrt.models.published import DATASET_CLASSES
 from visrt.runtime.errors import SettingsError, UsageError
 
-__all__ = ["association_from_file", "class_names", "size_from_text", "with_clip_lengths"]
+__all__ = ["class_names", "size_from_text", "with_clip_lengths"]
 
 
 def size_from_text(text: str) -> tuple[int, int]:
@@ -45,7 +45,14 @@ def class_names(text: str) -> tuple[str, ...]:
 
 def _names_in(path: Path) -> tuple[str, ...]:
     """A list of names, or the categories of a COCO or YouTube-VIS annotation file in the order of their ids."""
-    names = _json(path, "class names")
+    try:
+        names = json.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: class names cannot be read ({error.strerror}); give the path of a json file"
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: not json ({error}); expected class names") from None
     if isinstance(names, dict) and isinstance(names.get("categories"), list):
         names = _category_names(names["categories"], path)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -61,22 +68,3 @@ def _category_names(categories: list[Any], path: Path) -> list[Any]:
         if not isinstance(category, dict) or not isinstance(category.get("id"), int) or "name" not in category:
             raise SettingsError(f"{path}: categories[{i}] is {category!r}; expected an object with an id and a name")
     return [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
-
-
-def association_from_file(path: Path) -> dict[str, Any]:
-    """Association settings by name; they are checked against the family's when they are used."""
-    values = _json(path, "association settings")
-    if not isinstance(values, dict):
-        raise SettingsError(
-            f"{path}: holds a {type(values).__name__}; expected one json object of association settings"
-        )
-    return values
-
-
-def _json(path: Path, what: str) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(f"{path}: {what} cannot be read ({error.strerror}); give the path of a json file") from None
-    except ValueError as error:
-        raise SettingsError(f"{path}: not json ({error}); expected {what}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from visrt.export.names import with_clip_lengths
+from visrt.commands.names import with_clip_lengths
 from visrt.runtime.errors import UsageError
 
 
