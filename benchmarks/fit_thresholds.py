@@ -24,8 +24,9 @@ from visrt.benchmarks.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, 
 from visrt.calibration.criterion import Counts, Criterion
 from visrt.calibration.thresholds import FLOORS, Fit, Trial, fit, floors_of, write_fitted
 from visrt.export.workplace import Existing, check_target, workplace
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
 from visrt.training.clips import ClipSettings

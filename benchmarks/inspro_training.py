@@ -29,11 +29,11 @@ from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.inspro import InsPro
 from visrt.models.inspro_checkpoints import read_inspro_checkpoint
-from visrt.runtime.backends import EngineOptions, open_engines
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.backends import open_engines
+from visrt.runtime.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.clip_family import Tensors
 from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.inspro import PROPOSALS, QUERIES
 from visrt.runtime.output import write_atomically

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import onnx
 
-from visrt.export.contract import file_spec, graph_spec
+from visrt.export.contract import graph_spec
 from visrt.export.nodes import NODES, nodes_json
 from visrt.runtime.bundle import MANIFEST, Bundle
+from visrt.runtime.bundle_writer import file_spec
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import family_of
 from visrt.runtime.manifest import Manifest, Producer

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from torch import nn
 
-from visrt.export.contract import file_spec, graph_spec, producer
+from visrt.export.contract import graph_spec, producer
 from visrt.export.families import read_for, require_known
 from visrt.export.family import PRECISIONS, InitialState
 from visrt.export.frames import Frames, frames_from_sources, synthetic_frames
@@ -26,8 +26,8 @@ from visrt.export.workplace import Existing, check_target, workplace
 from visrt.models.class_names import chosen_classes
 from visrt.runtime.asking import asker_of
 from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import MANIFEST, open_bundle
-from visrt.runtime.bundle_states import state_bytes
+from visrt.runtime.bundle import open_bundle, state_bytes
+from visrt.runtime.bundle_writer import file_spec, write_bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import FAMILIES
 from visrt.runtime.image import letterbox
@@ -217,9 +217,7 @@ def _written(
         nodes=specs.get(NODES),
         producer=producer(export.checkpoint),
     )
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_bundle(folder, manifest, files)
     return manifest
 
 

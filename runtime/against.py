@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.asking import asker_of
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.judge import precision_of
 from visrt.runtime.manifest import Manifest

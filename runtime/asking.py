@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.bundle import Bundle, initial_states
 from visrt.runtime.engine_outputs import Ask, outputs_of
 from visrt.runtime.families import family_of
 from visrt.runtime.genvis import BASE, GenVis

@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-from visrt.runtime.engine import AnswersLater, Array, Engine, Tensor
+from visrt.runtime.engine import Array, AsyncEngine, Engine, Tensor
 from visrt.runtime.errors import NumericalError, UsageError
 from visrt.runtime.family import Floats, Queries
 from visrt.runtime.image import RESIZERS, Frame, Letterbox, image_for
@@ -98,7 +98,7 @@ class Network:
         beside: int = 0,
     ) -> None:
         self._engines = engines
-        self._later = isinstance(engines.get("frame"), AnswersLater)
+        self._later = isinstance(engines.get("frame"), AsyncEngine)
         if self._later and beside > 1:
             raise UsageError(f"{beside + 1} frames in flight were asked for; this engine takes 2 at the most")
         self._beside = ThreadPoolExecutor(beside, "visrt-frame-engine") if beside and not self._later else None

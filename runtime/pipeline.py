@@ -21,11 +21,11 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-from visrt.runtime.backends import EngineOptions, open_engines, threads_of_each
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.backends import backend_named, open_engines, threads_of_each
+from visrt.runtime.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.clip_family import Tensors, clip_frames_of
 from visrt.runtime.engine import Engine
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError, VisrtError
 from visrt.runtime.families import family_of
 from visrt.runtime.lane import Job, Lane
@@ -58,7 +58,7 @@ class PipelineSettings:
 
     def on(self, engine: str, cores: int) -> tuple[int, int]:
         """Batch and calls. On the CPU calls of one frame, one for each of `cores` or streams; else one wide call."""
-        batch, calls = (1, min(self.streams, cores)) if engine == "cpu" else (WIDE, 1)
+        batch, calls = (WIDE, 1) if backend_named(engine).on_gpu else (1, min(self.streams, cores))
         return self.batch or batch, self.calls or calls
 
 

@@ -20,10 +20,10 @@ from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.models.genvis_checkpoints import read_genvis_checkpoint
 from visrt.runtime.agreement import Floors
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.build import build_engine, build_request
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.bundle import initial_states, open_bundle
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import BundleError, CheckpointError, UsageError
 from visrt.runtime.judge import judge
 from visrt.runtime.session import Session

@@ -15,8 +15,7 @@ from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.models.inspro_checkpoints import read_inspro_checkpoint
 from visrt.runtime.build import Profile, build_engine, build_request
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.bundle import initial_states, open_bundle
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.session import Session
 from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
