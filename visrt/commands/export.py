@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from visrt.commands.build import build, flavour_named
+from visrt.runtime.tensorrt_library import FLAVOURS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +93,7 @@ def export(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="Then build its engines as `visrt build` does, tensorrt or tensorrt-rtx, for the GPU here."),
+        typer.Option(help=f"Then build engines of {' or '.join(FLAVOURS)} for the GPU here, as `visrt build` does."),
     ] = None,
     target: Annotated[
         list[str] | None,
