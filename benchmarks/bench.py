@@ -15,6 +15,7 @@ from visrt.benchmarks.lengths import LengthFigures, over_length
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
 from visrt.benchmarks.subjects import BundleSubject, Subject
+from visrt.runtime.backends import backend_named
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.video import open_source
@@ -137,7 +138,7 @@ def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say
     peak = machine_peak(settings.threads)
     for bundle, engine in pairs:
         name = f"{bundle.manifest.name} on {engine}"
-        if engine != "cpu":
+        if backend_named(engine).on_gpu:
             report.left_out.append(f"roofline of {name}: the machine's peak is measured on the CPU only")
         elif "mask_embeddings" not in bundle.manifest.graphs["frame"].outputs:
             report.left_out.append(f"roofline of {name}: its family looks at clips; minvis and ctvis are counted")

@@ -23,10 +23,10 @@ import torch
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.peak_memory import peak_mb
 from visrt.benchmarks.sampling_forms import FORMS, SHIPPED, attention_in_form
-from visrt.export.contract import file_spec
 from visrt.export.onnx_graph import cleaned
 from visrt.models.deformable import Size, pixel_centres
 from visrt.runtime.build import BuildRequest, build_engine
+from visrt.runtime.bundle_writer import file_spec
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.manifest import GraphSpec, TensorSpec
 from visrt.runtime.tensorrt_library import load_tensorrt

@@ -38,16 +38,18 @@ from visrt.benchmarks.memory import peak_rss_mb, rss_mb, start_peak
 from visrt.benchmarks.official_order import BEST, KeptFrame, video_answer
 from visrt.benchmarks.peers import eager
 from visrt.benchmarks.scripted import Scene, scripted_session
-from visrt.export.contract import file_spec, graph_spec
+from visrt.export.contract import graph_spec
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models import deformable
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.published import published
+from visrt.runtime.bundle_writer import file_spec
 from visrt.runtime.engine import Engine
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
 from visrt.runtime.manifest import InputSpec, Manifest, Producer
-from visrt.runtime.ort import CpuEngine, OrtOptions
+from visrt.runtime.ort import CpuEngine
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.source import Image
@@ -241,7 +243,7 @@ def _session(graph: FrameGraph, setting: Setting) -> Session:
         reference=file_spec("none", b""),
         producer=Producer(versions={}, checkpoint="random", checkpoint_sha256="0" * 64, created="now"),
     )
-    options = OrtOptions(setting.threads)
+    options = EngineOptions(setting.threads)
     engines: dict[str, Engine] = {name: CpuEngine(specs[name], data[name], options) for name in specs}
     return Session(manifest, engines)
 

@@ -1,8 +1,7 @@
 """Bundle and labelled data -> the bundle with thresholds fitted on them: the network runs once, association often.
 
-Labelled clips are taken as they are. Of a labelled set of images, pseudo-videos are made: what is cut out of one image
-crosses another, objects cover each other and come back. All the images are used, so a bundle that was trained on them
-is judged on what it knows; give images it has not seen.
+Labelled clips are used as they are. Labelled images become pseudo-videos: objects cut out of one image cross another,
+cover each other and come back. All images are used, so give images that the bundle was not trained on.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from visrt.benchmarks.evaluate import evaluate_session
+from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.returning_videos import crowded, moving_clips
+from visrt.benchmarks.thresholds import Criterion, Fit, Trial, fit, floors_of, values_of, write_fitted
 from visrt.benchmarks.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, load_class_map
-from visrt.calibration.criterion import Counts, Criterion
-from visrt.calibration.thresholds import FLOORS, Fit, Trial, fit, floors_of, write_fitted
 from visrt.export.workplace import Existing, check_target, workplace
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
@@ -40,7 +39,7 @@ SEED = 5
 
 @dataclass(frozen=True)
 class ThresholdFit:
-    """What to fit, on what, by what, and where to.
+    """Which bundle to fit, where to write it, on which data and by which criterion.
 
     data: a folder with instances.json of YouTube-VIS and JPEGImages/, or of COCO and images/. class_map: json of its
     categories to the bundle's classes. fps: of the videos. videos, frames: of the pseudo-videos, where there are only
@@ -59,22 +58,22 @@ class ThresholdFit:
 
 
 def fit_thresholds(
-    wanted: ThresholdFit, progress: Progress = lambda _: None, on_trial: Callable[[Trial], None] = lambda _: None
+    settings: ThresholdFit, progress: Progress = lambda _: None, on_trial: Callable[[Trial], None] = lambda _: None
 ) -> Fit:
-    """Writes the bundle with the fitted thresholds; raises before the long work for what can be known.
+    """Writes the bundle with the fitted thresholds. What can be checked is checked before the long work.
 
-    The network's outputs lie in the temporary folder of the machine while it runs, some MB a frame.
+    The network's outputs are in the machine's temporary folder meanwhile, some MB per frame.
     """
-    check_target(wanted.out, wanted.existing)
-    bundle = open_bundle(wanted.bundle)
+    check_target(settings.out, settings.existing)
+    bundle = open_bundle(settings.bundle)
     start = floors_of(bundle)
-    with tempfile.TemporaryDirectory() as kept, threadpool_limits(1):
-        annotated = _labelled(wanted, bundle, Path(kept), progress)
-        _require_objects(wanted.data, annotated)
-        measure = _measure(wanted, bundle, annotated, Path(kept) / "recording", progress)
-        fitted = fit(measure, start, FLOORS[bundle.manifest.family], wanted.criterion, on_trial)
-    with workplace(wanted.out) as folder:
-        write_fitted(folder, bundle, fitted, _told(wanted, annotated))
+    with tempfile.TemporaryDirectory() as temporary, threadpool_limits(1):
+        annotated = _labelled(settings, bundle, Path(temporary), progress)
+        _require_objects(settings.data, annotated)
+        measure = _measure(settings, bundle, annotated, Path(temporary) / "recording", progress)
+        fitted = fit(measure, start, values_of(bundle), settings.criterion, on_trial)
+    with workplace(settings.out) as folder:
+        write_fitted(folder, bundle, fitted, _data_values(settings, annotated))
     return fitted
 
 
@@ -91,31 +90,31 @@ def is_image_set(folder: Path) -> bool:
     return isinstance(values, dict) and "images" in values and "videos" not in values
 
 
-def _labelled(wanted: ThresholdFit, bundle: Bundle, kept: Path, progress: Progress) -> AnnotatedSet:
-    """The labelled clips, or pseudo-videos of the labelled images, made in `kept`."""
-    mapped = load_class_map(wanted.class_map) if wanted.class_map else None
+def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Progress) -> AnnotatedSet:
+    """The labelled clips, or pseudo-videos of the labelled images, made in `folder`."""
+    mapped = load_class_map(settings.class_map) if settings.class_map else None
     classes = bundle.manifest.classes
-    if not is_image_set(wanted.data):
-        return load_annotations(wanted.data, classes, mapped)
+    if not is_image_set(settings.data):
+        return load_annotations(settings.data, classes, mapped)
     progress("making pseudo-videos")
     shape = bundle.manifest.input.image_size
-    settings = crowded(ClipSettings(classes=classes, part="all"), shape, wanted.frames)
-    source = SourceSettings("coco", str(wanted.data), class_map=_written_map(mapped, kept))
-    pool = load_pool([source], settings)
+    clips = crowded(ClipSettings(classes=classes, part="all"), shape, settings.frames)
+    source = SourceSettings("coco", str(settings.data), class_map=_written_map(mapped, folder))
+    pool = load_pool([source], clips)
     if not pool.cutouts:
         raise DataError(
-            f"{wanted.data}: no labelled object is large and whole enough to be cut out; expected masks of objects of "
-            f"{', '.join(classes)}"
+            f"{settings.data}: no labelled object is large and whole enough to be cut out; expected masks of "
+            f"objects of {', '.join(classes)}"
         )
-    write_clips(islice(moving_clips(pool, settings, SEED), wanted.videos), classes, kept / "videos", SEED)
-    return load_annotations(kept / "videos", classes)
+    write_clips(islice(moving_clips(pool, clips, SEED), settings.videos), classes, folder / "videos", SEED)
+    return load_annotations(folder / "videos", classes)
 
 
-def _written_map(mapped: Mapping[str, str | None] | None, kept: Path) -> str | None:
-    """The class map without what it leaves out, as training reads it; the path."""
+def _written_map(mapped: Mapping[str, str | None] | None, folder: Path) -> str | None:
+    """Writes the class map without the classes it drops, as training reads it; returns the path."""
     if mapped is None:
         return None
-    path = kept / "classes.json"
+    path = folder / "classes.json"
     path.write_text(json.dumps({name: target for name, target in mapped.items() if target is not None}))
     return str(path)
 
@@ -129,26 +128,26 @@ def _require_objects(data: Path, annotated: AnnotatedSet) -> None:
 
 
 def _measure(
-    wanted: ThresholdFit, bundle: Bundle, annotated: AnnotatedSet, recording: Path, progress: Progress
-) -> Callable[[Mapping[str, float]], Counts]:
-    """What floors make of the videos; the network has seen them all by then."""
-    engines = open_engines(bundle, options=EngineOptions())
+    settings: ThresholdFit, bundle: Bundle, annotated: AnnotatedSet, recording: Path, progress: Progress
+) -> Callable[[Mapping[str, float]], IdentityCounts]:
+    """The function that gives the counts for floors; the network runs here, once, over all videos."""
+    engines = open_engines(bundle)
     record(bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}"))
     engines["frame"].close()
     engines["frame"] = ReplayEngine(recording, bundle.manifest)
 
-    def measure(floors: Mapping[str, float]) -> Counts:
-        return evaluate_session(Session(bundle.manifest, engines, association=floors), annotated, wanted.fps).counts
+    def measure(floors: Mapping[str, float]) -> IdentityCounts:
+        return evaluate_session(Session(bundle.manifest, engines, association=floors), annotated, settings.fps).counts
 
     return measure
 
 
-def _told(wanted: ThresholdFit, annotated: AnnotatedSet) -> dict[str, Any]:
-    made = {"pseudo_videos": {"frames": wanted.frames, "seed": SEED}} if is_image_set(wanted.data) else {}
+def _data_values(settings: ThresholdFit, annotated: AnnotatedSet) -> dict[str, Any]:
+    made = {"pseudo_videos": {"frames": settings.frames, "seed": SEED}} if is_image_set(settings.data) else {}
     return {
-        "folder": wanted.data.resolve().name,
+        "folder": settings.data.resolve().name,
         "videos": len(annotated.videos),
         "frames": sum(len(video.pictures) for video in annotated.videos),
-        "fps": wanted.fps,
+        "fps": settings.fps,
         **made,
     }

@@ -25,9 +25,9 @@ from visrt.benchmarks.returning_videos import crowded, returning_clips
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
-from visrt.runtime.backends import EngineOptions, open_engines
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.backends import open_engines
+from visrt.runtime.bundle import initial_states, open_bundle
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session

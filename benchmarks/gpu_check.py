@@ -21,12 +21,12 @@ from visrt.benchmarks.clip_timing import ClipTiming, EngineTiming, time_clip, ti
 from visrt.benchmarks.engine_layers import inspected_layers
 from visrt.benchmarks.gpu_memory import gpu_memory_mb
 from visrt.benchmarks.machine import machine
-from visrt.runtime.available import ABSENCE
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import BACKENDS, open_engines
 from visrt.runtime.build import build_request
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.dynamic_axes import profile_of
 from visrt.runtime.engine_cache import EngineCache, engine_key
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import PARTIAL, EngineError, VisrtError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import OLDEST, Flavour, load_tensorrt
@@ -35,7 +35,7 @@ from visrt.runtime.verify import VerifySettings, closing, stored_reference, veri
 __all__ = ["CheckSettings", "EngineCheck", "check", "exit_code", "main"]
 
 FAILED = 5
-ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
+ON_GPU = tuple(name for name, backend in BACKENDS.items() if backend.on_gpu)
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def check(
     bundles: Sequence[Bundle], clip: Path, settings: CheckSettings, say: Callable[[str], None] = print
 ) -> list[EngineCheck]:
     """Every bundle on every engine of a GPU, and on the CPU where there is none. `say` hears what is found."""
-    absences = {engine: ABSENCE[engine]() for engine in ON_GPU}
+    absences = {engine: BACKENDS[engine].absence() for engine in ON_GPU}
     if all(absences.values()):
-        absences["cpu"] = ABSENCE["cpu"]()
+        absences["cpu"] = BACKENDS["cpu"].absence()
     checks = []
     for bundle in bundles:
         for engine, absence in absences.items():

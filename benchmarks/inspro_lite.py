@@ -21,11 +21,11 @@ import numpy as np
 
 from visrt.benchmarks.machine import machine
 from visrt.export.frames import synthetic_frames
-from visrt.runtime.backends import EngineOptions, open_engines
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.backends import open_engines
+from visrt.runtime.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.clip_family import Tensors
 from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session

@@ -30,11 +30,11 @@ from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.inspro import InsPro
 from visrt.models.inspro_checkpoints import INSPRO
-from visrt.runtime.backends import EngineOptions, open_engines
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.backends import open_engines
+from visrt.runtime.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.clip_family import Tensors
 from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.inspro import PROPOSALS, QUERIES
 from visrt.runtime.output import write_atomically

@@ -14,7 +14,7 @@ from visrt.calibration.layers import layers_of, precision_by_node
 from visrt.calibration.quantise import quantised
 from visrt.calibration.ranges import TensorRange
 from visrt.calibration.tensors import with_node_names
-from visrt.export.contract import file_spec, graph_spec
+from visrt.export.contract import graph_spec
 from visrt.export.frames import synthetic_frames
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.half import halved, network_inputs
@@ -22,6 +22,7 @@ from visrt.export.nodes import computing_precisions
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.build import BuildRequest, Profile
+from visrt.runtime.bundle_writer import file_spec
 
 __all__ = ["FullSize", "in_int8", "network_graphs"]
 

@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from visrt.runtime.doctor import examine
+from visrt.runtime.diagnostics import examine
 from visrt.runtime.threads import usable_cores
 
 __all__ = ["machine"]

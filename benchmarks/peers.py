@@ -17,9 +17,10 @@ from visrt.benchmarks.subjects import Opening, Round
 from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.engine import Array
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.family import Floats
 from visrt.runtime.image import Letterbox, image_for, pillow_bilinear

@@ -30,10 +30,11 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.report import rates, without_nan
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, load_annotations, load_class_map
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.clip_family import ClipFamily
 from visrt.runtime.engine import Engine
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import family_of
 from visrt.runtime.family import Floats

@@ -28,8 +28,9 @@ from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_ma
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session

@@ -21,8 +21,8 @@ from rich.table import Table
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.thresholds import Criterion
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
-from visrt.calibration.criterion import Criterion
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.session import Session
@@ -82,7 +82,7 @@ def main() -> None:
 def _figures(evaluation: Evaluation) -> tuple[str, ...]:
     c = evaluation.counts
     ap50 = f"{100 * evaluation.precision.ap50:.1f}"
-    return f"{c.recall:.3f}", f"{c.duplicates_a_frame:.2f}", f"{c.switch_rate:.1%}", ap50, f"{Criterion().of(c):.3f}"
+    return f"{c.recall:.3f}", f"{c.duplicates_a_frame:.2f}", f"{c.switch_rate:.1%}", ap50, f"{Criterion().score(c):.3f}"
 
 
 if __name__ == "__main__":

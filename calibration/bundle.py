@@ -1,86 +1,77 @@
-"""The calibrated bundle: that of the user with another frame graph, and what each node computes in."""
+"""The calibrated bundle: the user's bundle with another frame graph and the precision of each node."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 
-from visrt.export.contract import file_spec, graph_spec
+from visrt.export.contract import graph_spec
 from visrt.export.nodes import NODES, nodes_json
-from visrt.runtime.bundle import MANIFEST, Bundle
+from visrt.runtime.bundle import Bundle
+from visrt.runtime.bundle_writer import copied_files, creation_time, file_spec, package_versions, write_bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import family_of
-from visrt.runtime.manifest import Manifest, Producer
+from visrt.runtime.manifest import Manifest
 
-__all__ = ["refuse_family", "refuse_int8", "write_calibrated"]
+__all__ = ["GRAPH", "require_calibratable", "write_calibrated"]
 
 GRAPH = "frame"
-"""The graph that is quantised. The masks graph has no constant weight; GenVIS's clip graph is small, and what it hands
-on to the next clip is not to be rounded."""
+"""The graph that is quantised. The masks graph has no constant weight; GenVIS's clip graph is small, and what it passes
+on to the next clip must not be rounded."""
 
-FAMILIES = ("minvis", "ctvis", "genvis")
-"""Those whose queries have a class "no object", by which agreement is judged."""
-
+INPUTS = {"images", "valid_sizes"}
 PACKAGES = ("visrt", "onnx", "onnxruntime", "numpy")
 
 
-def refuse_int8(bundle: Bundle) -> None:
-    """Raises UsageError for a bundle that was calibrated before: its graphs hold Q/DQ already."""
-    precisions = {name: graph.precision for name, graph in bundle.manifest.graphs.items()}
+def require_calibratable(bundle: Bundle) -> None:
+    """Raises UsageError for a bundle that INT8 calibration does not support, BundleError for one that is unsound.
+
+    Its graphs must hold no Q/DQ pairs yet, its frame graph must take nothing but frames, and its queries must have a
+    class "no object", by which agreement is judged.
+    """
+    manifest = bundle.manifest
+    family_of(manifest)
+    precisions = {name: graph.precision for name, graph in manifest.graphs.items()}
     if "int8" in precisions.values():
         raise UsageError(
             f"{bundle.folder}: is int8 already ({', '.join(f'{n} {p}' for n, p in precisions.items())}); expected the "
             "fp32 or fp16 bundle it was made from"
         )
-
-
-def refuse_family(bundle: Bundle) -> None:
-    """Raises UsageError for a bundle of a family that is not calibrated, BundleError for one that does not fit its."""
-    family_of(bundle.manifest)
-    if bundle.manifest.family not in FAMILIES:
+    if unknown := manifest.graphs[GRAPH].inputs.keys() - INPUTS:
         raise UsageError(
-            f"{bundle.folder}: is of family {bundle.manifest.family!r}; INT8 is for bundles of {', '.join(FAMILIES)}, "
-            "whose agreement is judged query by query; keep it in fp16"
+            f"{bundle.folder}: its {GRAPH} graph takes {', '.join(sorted(unknown))}, which calibration cannot give it; "
+            "INT8 is for graphs of frames alone; keep it in fp16"
+        )
+    outputs = [graph.outputs for graph in manifest.graphs.values()]
+    logits = {tensors["class_logits"].shape[-1] for tensors in outputs if "class_logits" in tensors}
+    expected = len(manifest.classes) + 1
+    if logits != {expected}:
+        raise UsageError(
+            f"{bundle.folder}: its queries have {' and '.join(map(str, logits)) or 'no'} class logits; INT8 is judged "
+            f'query by query and needs {expected}, one for each class and one for "no object"; keep it in fp16'
         )
 
 
 def write_calibrated(
     folder: Path, bundle: Bundle, model: onnx.ModelProto, nodes: Mapping[str, Mapping[str, str]]
 ) -> Manifest:
-    """Writes to `folder` the bundle `bundle` with the frame graph `model`. nodes: by graph, a precision a node."""
+    """Writes to `folder` the bundle `bundle` with the frame graph `model`. nodes: by graph, a precision per node."""
     old = bundle.manifest
-    files = {f"{name}.onnx": bundle.graph(name) for name in old.graphs}
-    files[f"{GRAPH}.onnx"] = model.SerializeToString(deterministic=True)
-    files[NODES] = nodes_json(nodes)
-    kept = [old.reference, old.thresholds, *(state.initial for state in old.states.values())]
-    files |= {spec.file: bundle.read(spec) for spec in kept if spec is not None}
-    specs = {name: file_spec(name, data) for name, data in files.items()}
-    graphs = {name: graph.model_copy(update={"file": specs[f"{name}.onnx"]}) for name, graph in old.graphs.items()}
-    now = graph_spec(model, specs[f"{GRAPH}.onnx"], "int8")
-    graphs[GRAPH] = graphs[GRAPH].model_copy(update={"opset": now.opset, "precision": now.precision})
+    graph = old.graphs[GRAPH]
+    changed = {graph.file.file: model.SerializeToString(deterministic=True), NODES: nodes_json(nodes)}
+    specs = {name: file_spec(name, data) for name, data in changed.items()}
+    now = graph_spec(model, specs[graph.file.file], "int8")
+    update = {"file": now.file, "opset": now.opset, "precision": now.precision}
+    versions = {**old.producer.versions, **package_versions(PACKAGES)}
     manifest = old.model_copy(
         update={
             "name": f"{old.name.removesuffix('-fp16')}-int8",
-            "graphs": graphs,
+            "graphs": {**old.graphs, GRAPH: graph.model_copy(update=update)},
             "nodes": specs[NODES],
-            "producer": _producer(old.producer),
+            "producer": old.producer.model_copy(update={"versions": versions, "created": creation_time()}),
         }
     )
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_bundle(folder, manifest, copied_files(bundle, replaced=[graph.file, old.nodes]) | changed)
     return manifest
-
-
-def _producer(old: Producer) -> Producer:
-    """The same checkpoint and tracer, the versions that calibrated it. SOURCE_DATE_EPOCH fixes the time."""
-    here = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    seconds = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.fromtimestamp(int(seconds), timezone.utc) if seconds else datetime.now(timezone.utc)
-    return old.model_copy(update={"versions": {**old.versions, **here}, "created": now.isoformat(timespec="seconds")})

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import onnx
 
-from visrt.calibration.bundle import refuse_family, refuse_int8, write_calibrated
-from visrt.calibration.frames import CalibrationFrames, FrameChoice, choose_frames, read_frames
-from visrt.calibration.judging import Judge, agreement_of_clips, opinion_of
+from visrt.calibration.bundle import GRAPH, require_calibratable, write_calibrated
+from visrt.calibration.evaluator import AgreementEvaluator, agreement_of_clips, model_outputs
+from visrt.calibration.frames import CalibrationFrames, choose_frames, read_frames
 from visrt.calibration.layers import Layer, layers_of, precision_by_node
 from visrt.calibration.quantise import quantised
 from visrt.calibration.ranges import Hazard, TensorRange, hazards, ranges_of, refuse_overflow
-from visrt.calibration.ranking import RankedLayer, Trial, chosen, ranked
+from visrt.calibration.ranking import RankedLayer, Trial, rank_layers, select_layers
 from visrt.calibration.report import CalibrationReport, write_report
 from visrt.calibration.tensors import with_node_names
 from visrt.export.workplace import Existing, check_target, workplace
@@ -69,42 +69,54 @@ class _Measured:
 
 
 def calibrate_bundle(
-    wanted: Calibration,
+    calibration: Calibration,
     progress: Progress = lambda *_: None,
     on_hazards: Callable[[list[Hazard]], None] = lambda _: None,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> CalibrationReport:
     """Writes the INT8 bundle and returns the report that lies in its folder `calibration`.
 
-    Raises before the long work for what can be known, ParityError if the floors cannot be met. `progress` hears a
-    stage, what is done of it and how much it is; `on_hazards` the tensors that FP16 does not hold; `on_trial` the
-    agreement with each number of layers that is tried.
+    What can be checked is checked before the long work. Raises ParityError if the floors cannot be met. `progress` gets
+    a stage, the steps done and the steps in all; `on_hazards` the tensors beyond FP16's range; `on_trial` the agreement
+    for each number of layers that is tried.
     """
     started = time.monotonic()
-    check_target(wanted.out, wanted.existing)
-    bundle = open_bundle(wanted.bundle)
-    refuse_int8(bundle)
-    refuse_family(bundle)
-    choice = choose_frames(wanted.sources, wanted.frames, lambda name: progress(f"looking at {name}", 0, 0))
+    check_target(calibration.out, calibration.existing)
+    bundle = open_bundle(calibration.bundle)
+    require_calibratable(bundle)
+    choice = choose_frames(calibration.sources, calibration.frames, lambda name: progress(f"looking at {name}", 0, 0))
     frames = read_frames(choice, bundle.manifest.input)
     measured = _measured(bundle, frames, progress)
-    on_hazards(hazards(measured.ranges))
-    refuse_overflow(measured.ranges, str(wanted.bundle))
+    found = hazards(measured.ranges)
+    on_hazards(found)
+    refuse_overflow(measured.ranges, str(calibration.bundle))
     with closing(_others(bundle)) as others:
-        judge = _judge(bundle, others, frames)
-        ranking = _ranked(judge, measured, progress)
-        found = chosen(judge, measured.model, ranking, measured.limits, wanted.floors, on_trial)
-    with workplace(wanted.out) as folder:
-        _write_graphs(folder, bundle, measured, found.layers)
-        agreement = _judged_as_written(folder, judge, wanted.floors)
-        report = _report(wanted, bundle, choice, measured, ranking, found.trials, found.layers, agreement, started)
+        evaluator = _evaluator(bundle, others, frames)
+        ranking = _ranking(evaluator, measured, progress)
+        selected = select_layers(evaluator, measured.model, ranking, measured.limits, calibration.floors, on_trial)
+    with workplace(calibration.out) as folder:
+        _write_graphs(folder, bundle, measured, selected.layers)
+        report = CalibrationReport(
+            bundle=bundle.manifest.name,
+            frame_sha256=bundle.manifest.graphs[GRAPH].file.sha256,
+            choice=choice,
+            floors=calibration.floors,
+            hazards=tuple(found),
+            ranges=measured.ranges,
+            limits=measured.limits,
+            ranking=ranking,
+            trials=selected.trials,
+            quantised=frozenset(layer.name for layer in selected.layers),
+            agreement=_agreement_as_written(folder, evaluator, calibration.floors),
+            seconds=time.monotonic() - started,
+        )
         write_report(folder / "calibration", report)
     return report
 
 
 def _measured(bundle: Bundle, frames: CalibrationFrames, progress: Progress) -> _Measured:
-    model = with_node_names(onnx.load_from_string(bundle.graph("frame")))
-    graph = bundle.manifest.graphs["frame"]
+    model = with_node_names(onnx.load_from_string(bundle.graph(GRAPH)))
+    graph = bundle.manifest.graphs[GRAPH]
     ranges = ranges_of(graph, model, frames.ranges, lambda done, of: progress("measuring ranges", done, of))
     layers = layers_of(model, ranges)
     if not layers:
@@ -119,66 +131,39 @@ def _measured(bundle: Bundle, frames: CalibrationFrames, progress: Progress) -> 
 def _others(bundle: Bundle) -> dict[str, Engine]:
     """Engines of all graphs but the one that is quantised."""
     graphs = bundle.manifest.graphs
-    return {name: CpuEngine(graph, bundle.graph(name)) for name, graph in graphs.items() if name != "frame"}
+    return {name: CpuEngine(graph, bundle.graph(name)) for name, graph in graphs.items() if name != GRAPH}
 
 
-def _judge(bundle: Bundle, others: dict[str, Engine], frames: CalibrationFrames) -> Judge:
-    graph, ask = bundle.manifest.graphs["frame"], full_outputs_of(bundle)
-    expected = opinion_of(graph, bundle.graph("frame"), others, ask, frames.clips)
-    return Judge(graph, others, ask, frames.clips, expected)
+def _evaluator(bundle: Bundle, others: dict[str, Engine], frames: CalibrationFrames) -> AgreementEvaluator:
+    graph, ask = bundle.manifest.graphs[GRAPH], full_outputs_of(bundle)
+    expected = model_outputs(graph, bundle.graph(GRAPH), others, ask, frames.clips)
+    return AgreementEvaluator(graph, others, ask, frames.clips, expected)
 
 
-def _ranked(judge: Judge, measured: _Measured, progress: Progress) -> tuple[RankedLayer, ...]:
-    height, width = judge.clips[0].images.shape[1:3]
-    few = judge.of_first_frames(RANKING_FRAMES // 2 if height * width > LARGE_PIXELS else RANKING_FRAMES)
+def _ranking(evaluator: AgreementEvaluator, measured: _Measured, progress: Progress) -> tuple[RankedLayer, ...]:
+    height, width = evaluator.clips[0].images.shape[1:3]
+    few = evaluator.of_first_frames(RANKING_FRAMES // 2 if height * width > LARGE_PIXELS else RANKING_FRAMES)
     layers, limits = measured.layers, measured.limits
-    return ranked(few, measured.model, layers, limits, lambda done, of: progress("ranking layers", done, of))
+    return rank_layers(few, measured.model, layers, limits, lambda done, of: progress("ranking layers", done, of))
 
 
 def _write_graphs(folder: Path, bundle: Bundle, measured: _Measured, layers: tuple[Layer, ...]) -> None:
     model = quantised(measured.model, layers, measured.limits)
     onnx.checker.check_model(model, full_check=True)
     int8 = frozenset(node for layer in layers for node in layer.nodes)
-    others = [name for name in bundle.manifest.graphs if name != "frame"]
-    nodes = {"frame": precision_by_node(measured.model, int8)}
+    others = [name for name in bundle.manifest.graphs if name != GRAPH]
+    nodes = {GRAPH: precision_by_node(measured.model, int8)}
     nodes |= {name: precision_by_node(onnx.load_from_string(bundle.graph(name)), frozenset()) for name in others}
     write_calibrated(folder, bundle, model, nodes)
 
 
-def _judged_as_written(folder: Path, judge: Judge, floors: Floors) -> Agreement:
+def _agreement_as_written(folder: Path, evaluator: AgreementEvaluator, floors: Floors) -> Agreement:
     """The agreement of the bundle in `folder`, opened as the runtime opens it."""
     bundle = open_bundle(folder)
-    graph, ask = bundle.manifest.graphs["frame"], full_outputs_of(bundle)
+    graph, ask = bundle.manifest.graphs[GRAPH], full_outputs_of(bundle)
     with closing(_others(bundle)) as others:
-        given = opinion_of(graph, bundle.graph("frame"), others, ask, judge.clips)
-    agreement = agreement_of_clips(judge.expected.clips, given.clips)
+        given = model_outputs(graph, bundle.graph(GRAPH), others, ask, evaluator.clips)
+    agreement = agreement_of_clips(evaluator.expected.clips, given.clips)
     if missed := floors.missed(agreement):
         raise ParityError(f"the bundle as written has {', '.join(missed)}, though its graph held; do not deploy it")
     return agreement
-
-
-def _report(
-    wanted: Calibration,
-    bundle: Bundle,
-    choice: FrameChoice,
-    measured: _Measured,
-    ranking: tuple[RankedLayer, ...],
-    trials: tuple[Trial, ...],
-    layers: tuple[Layer, ...],
-    agreement: Agreement,
-    started: float,
-) -> CalibrationReport:
-    return CalibrationReport(
-        bundle=bundle.manifest.name,
-        frame_sha256=bundle.manifest.graphs["frame"].file.sha256,
-        choice=choice,
-        floors=wanted.floors,
-        hazards=tuple(hazards(measured.ranges)),
-        ranges=measured.ranges,
-        limits=measured.limits,
-        ranking=ranking,
-        trials=trials,
-        quantised=frozenset(layer.name for layer in layers),
-        agreement=agreement,
-        seconds=time.monotonic() - started,
-    )

@@ -1,4 +1,4 @@
-"""Which layers may compute in INT8: all but the few that do the most harm, as few as the quality floors ask for."""
+"""Which layers compute in INT8: all but the most sensitive, of which as few are left out as the floors allow."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 import onnx
 
-from visrt.calibration.judging import Harm, Judge
+from visrt.calibration.evaluator import AgreementEvaluator, Degradation
 from visrt.calibration.layers import Layer
 from visrt.calibration.quantise import quantised
 from visrt.runtime.agreement import Agreement, Floors
 from visrt.runtime.errors import ParityError
 
-__all__ = ["Choice", "RankedLayer", "Trial", "chosen", "ranked"]
+__all__ = ["Choice", "RankedLayer", "Trial", "rank_layers", "select_layers"]
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class RankedLayer:
-    """A layer and the harm it does when it alone computes in INT8."""
+    """A layer, and what happens when it alone computes in INT8."""
 
     layer: Layer
-    harm: Harm
+    degradation: Degradation
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,24 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
-def ranked(
-    judge: Judge,
+def rank_layers(
+    evaluator: AgreementEvaluator,
     model: onnx.ModelProto,
     layers: Sequence[Layer],
     limits: Mapping[str, float],
     progress: Progress = lambda *_: None,
 ) -> tuple[RankedLayer, ...]:
-    """`layers` with the harm each does alone, the least harmful first; equal ones in the order of the graph."""
-    harms = []
+    """`layers` with what each alone degrades, the least harmful first; equal ones in the order of the graph."""
+    entries = []
     for done, layer in enumerate(layers):
         progress(done, len(layers))
-        harms.append(RankedLayer(layer, judge.harm(quantised(model, [layer], limits))))
+        entries.append(RankedLayer(layer, evaluator.degradation(quantised(model, [layer], limits))))
     progress(len(layers), len(layers))
-    return tuple(sorted(harms, key=lambda entry: entry.harm.total))
+    return tuple(sorted(entries, key=lambda entry: entry.degradation.total))
 
 
-def chosen(
-    judge: Judge,
+def select_layers(
+    evaluator: AgreementEvaluator,
     model: onnx.ModelProto,
     ranking: Sequence[RankedLayer],
     limits: Mapping[str, float],
@@ -76,7 +76,7 @@ def chosen(
     trials: dict[int, Trial] = {}
 
     def holds(count: int) -> bool:
-        agreement = judge.agreement(quantised(model, layers[:count], limits))
+        agreement = evaluator.agreement(quantised(model, layers[:count], limits))
         trials[count] = Trial(count, agreement, tuple(floors.missed(agreement)))
         on_trial(trials[count])
         return not trials[count].missed

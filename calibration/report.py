@@ -92,7 +92,7 @@ def _layer(report: CalibrationReport, entry: RankedLayer) -> dict[str, Any]:
         "weight": layer.weight,
         "int8": report.is_int8(layer),
         "share_of_macs": layer.work / max(1, sum(entry.layer.work for entry in report.ranking)),
-        "harm": {"total": entry.harm.total, **asdict(entry.harm)},
+        "harm": {"total": entry.degradation.total, **asdict(entry.degradation)},
     }
 
 
@@ -134,8 +134,8 @@ def _lines(report: CalibrationReport) -> list[str]:
 
 
 def _row(report: CalibrationReport, entry: RankedLayer) -> str:
-    layer, harm = entry.layer, entry.harm
-    figures = " | ".join(f"{value:.5f}" for value in (harm.total, harm.masks, harm.classes, harm.features))
+    layer, loss = entry.layer, entry.degradation
+    figures = " | ".join(f"{value:.5f}" for value in (loss.total, loss.masks, loss.classes, loss.features))
     return f"| {layer.op} {layer.name} | {layer.weight} | {'yes' if report.is_int8(layer) else 'no'} | {figures} |"
 
 
@@ -153,7 +153,7 @@ def plot(report: CalibrationReport, image: Path) -> None:
 
 
 def _plot_harm(axes: Any, report: CalibrationReport) -> None:
-    totals = [entry.harm.total for entry in report.ranking]
+    totals = [entry.degradation.total for entry in report.ranking]
     colours = ["tab:blue" if report.is_int8(entry.layer) else "tab:red" for entry in report.ranking]
     axes.bar(range(1, len(totals) + 1), totals, width=1.0, color=colours)
     axes.set(title="harm of each layer alone in INT8 (red: kept)", xlabel="layer, least harmful first", ylabel="harm")

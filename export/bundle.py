@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from torch import nn
 
-from visrt.export.contract import file_spec, graph_spec, producer
+from visrt.export.contract import graph_spec, producer
 from visrt.export.families import DEFAULT_FAMILY, read_for, require_known
 from visrt.export.family import PRECISIONS, InitialState
 from visrt.export.frames import frames_from_sources, synthetic_frames
@@ -25,8 +25,8 @@ from visrt.export.reference import NOISE, Steadiness, reference_of
 from visrt.export.workplace import Existing, check_target, workplace
 from visrt.models.class_names import chosen_classes
 from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import MANIFEST, open_bundle
-from visrt.runtime.bundle_states import state_bytes
+from visrt.runtime.bundle import open_bundle, state_bytes
+from visrt.runtime.bundle_writer import file_spec, write_bundle
 from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import UsageError
 from visrt.runtime.families import FAMILIES
@@ -213,9 +213,7 @@ def _written(
         nodes=specs.get(NODES),
         producer=producer(export.checkpoint),
     )
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_bundle(folder, manifest, files)
     return manifest
 
 

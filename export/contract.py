@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-from collections.abc import Mapping
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 
 from visrt.export.counting import count
 from visrt.models.fingerprint import checkpoint_sha256
+from visrt.runtime.bundle_writer import creation_time, package_versions
 from visrt.runtime.manifest import FileSpec, GraphSpec, Producer, TensorSpec
 
-__all__ = ["file_spec", "graph_spec", "producer"]
+__all__ = ["graph_spec", "producer"]
 
 MEANINGS = {
     "images": "frames, RGB 0..255, fitted into the input from the top left; beyond the valid size is ignored",
@@ -72,18 +67,11 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     )
 
 
-def file_spec(name: str, data: bytes) -> FileSpec:
-    return FileSpec(file=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
 def producer(checkpoint: Path) -> Producer:
-    """Versions, and the checkpoint by name and hash. SOURCE_DATE_EPOCH fixes the time, for identical bundles."""
-    versions: Mapping[str, str] = {name: version(name) for name in PACKAGES}
-    seconds = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.fromtimestamp(int(seconds), timezone.utc) if seconds else datetime.now(timezone.utc)
+    """Versions and time of this export, and the checkpoint by name and hash."""
     return Producer(
-        versions={"python": platform.python_version(), **versions},
+        versions=package_versions(PACKAGES),
         checkpoint=checkpoint.absolute().name,
         checkpoint_sha256=checkpoint_sha256(checkpoint),
-        created=now.isoformat(timespec="seconds"),
+        created=creation_time(),
     )

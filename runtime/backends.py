@@ -1,72 +1,82 @@
-"""From the name of a backend to engines. The backend asked for is the backend used, or an error."""
+"""From the name of a backend to engines. The backend that was named is the one that runs, or there is an error.
+
+Backends are imported when they are opened, so that help texts can name them without loading anything heavy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine import Engine
+from visrt.runtime.diagnostics import onnxruntime_absence, tensorrt_absence
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
-from visrt.runtime.ort import CpuEngine, CudaEngine, OrtOptions
-from visrt.runtime.threads import usable_cores
 
-__all__ = ["BACKENDS", "EngineOptions", "open_engines", "threads_of_each"]
+if TYPE_CHECKING:
+    from visrt.runtime.bundle import Bundle
+    from visrt.runtime.engine import Engine
+    from visrt.runtime.tensorrt_library import Flavour
 
-Engines = dict[str, Engine]
+__all__ = ["BACKENDS", "Backend", "backend_named", "open_engines", "threads_of_each"]
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """How engines are opened.
+class Backend:
+    """One way to run the graphs of a bundle.
 
-    threads: of one operator on the CPU, None takes all cores. device: index of the GPU. batch: the most frames that
-    one call will bring; TensorRT builds for it.
+    open: the engines of a bundle by graph. absence: why this machine cannot run it, found without opening an engine;
+    empty if it should, as a broken driver shows only when an engine is opened. on_gpu: whether it computes on a GPU,
+    where one call with the frames of several streams is fastest; on the CPU it is one call of one frame per core.
     """
 
-    threads: int | None = None
-    device: int = 0
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.device < 0:
-            raise UsageError(f"{self}: expected a batch of 1 or more and a device of 0 or more")
+    open: Callable[[Bundle, EngineOptions], dict[str, Engine]]
+    absence: Callable[[], str]
+    on_gpu: bool = True
 
 
 def threads_of_each(threads: int | None, calls: int) -> int | None:
-    """Threads of one call where so many `calls` share `threads`, or all cores."""
+    """Threads of each of so many `calls` at a time, which share `threads` or all cores."""
+    from visrt.runtime.threads import usable_cores
+
     return threads if calls <= 1 else max(1, (threads or usable_cores()) // calls)
 
 
-def _onnxruntime(start: type[CpuEngine] | type[CudaEngine], bundle: Bundle, options: EngineOptions) -> Engines:
-    settings = OrtOptions(options.threads, options.device)
-    specs = bundle.manifest.graphs
-    return {name: start(spec, bundle.graph(name), settings) for name, spec in specs.items()}
+def _cpu(bundle: Bundle, options: EngineOptions) -> dict[str, Engine]:
+    from visrt.runtime.ort import CpuEngine
+
+    return {name: CpuEngine(graph, bundle.graph(name), options) for name, graph in bundle.manifest.graphs.items()}
 
 
-def _tensorrt(bundle: Bundle, options: EngineOptions) -> Engines:
+def _cuda(bundle: Bundle, options: EngineOptions) -> dict[str, Engine]:
+    from visrt.runtime.ort import CudaEngine
+
+    return {name: CudaEngine(graph, bundle.graph(name), options) for name, graph in bundle.manifest.graphs.items()}
+
+
+def _tensorrt(flavour: Flavour, bundle: Bundle, options: EngineOptions) -> dict[str, Engine]:
     from visrt.runtime.trt import open_tensorrt
 
-    return open_tensorrt(bundle, "tensorrt", options)
+    return open_tensorrt(bundle, flavour, options)
 
 
-def _tensorrt_rtx(bundle: Bundle, options: EngineOptions) -> Engines:
-    from visrt.runtime.trt import open_tensorrt
-
-    return open_tensorrt(bundle, "tensorrt-rtx", options)
-
-
-BACKENDS: dict[str, Callable[[Bundle, EngineOptions], Engines]] = {
-    "cpu": partial(_onnxruntime, CpuEngine),
-    "cuda": partial(_onnxruntime, CudaEngine),
-    "tensorrt": _tensorrt,
-    "tensorrt-rtx": _tensorrt_rtx,
+BACKENDS = {
+    "cpu": Backend(_cpu, partial(onnxruntime_absence, "CPUExecutionProvider"), on_gpu=False),
+    "cuda": Backend(_cuda, partial(onnxruntime_absence, "CUDAExecutionProvider")),
+    "tensorrt": Backend(partial(_tensorrt, "tensorrt"), partial(tensorrt_absence, "tensorrt")),
+    "tensorrt-rtx": Backend(partial(_tensorrt, "tensorrt-rtx"), partial(tensorrt_absence, "tensorrt-rtx")),
 }
+"""Every backend by the name that users give it."""
 
 
-def open_engines(bundle: Bundle, backend: str = "cpu", options: EngineOptions | None = None) -> Engines:
-    """An engine for each graph of `bundle`, all on one backend, as their tensors go from one to the next."""
-    if backend not in BACKENDS:
-        raise UsageError(f"engine {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[backend](bundle, options or EngineOptions())
+def backend_named(name: str) -> Backend:
+    """The backend called `name`; UsageError lists the known ones."""
+    if name not in BACKENDS:
+        raise UsageError(f"engine {name!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def open_engines(bundle: Bundle, backend: str = "cpu", options: EngineOptions | None = None) -> dict[str, Engine]:
+    """An engine for each graph of `bundle`, all on one backend, because their tensors go from one to the next."""
+    return backend_named(backend).open(bundle, options or EngineOptions())

@@ -5,19 +5,20 @@ The same code serves TensorRT 10.3 to 11 and TensorRT-RTX. TensorRT-RTX also bui
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from visrt.runtime.build_progress import Progress, ProgressTree, monitor_of, unheard
-from visrt.runtime.build_warnings import sorted_out
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.errors import EngineError
 from visrt.runtime.interrupts import deferred_interrupt
-from visrt.runtime.manifest import GraphSpec, TensorSpec
+from visrt.runtime.manifest import GraphSpec
 from visrt.runtime.precision import check_precision, node_precisions, precision_of
-from visrt.runtime.tensorrt_library import TensorRt
+from visrt.runtime.signature import Axis, EngineTensor, same_axis, signature_faults
+from visrt.runtime.tensorrt_library import Flavour, TensorRt
 from visrt.runtime.tensorrt_log import Line, TensorRtLog, log_of
 
 __all__ = ["RECIPE", "BuildRequest", "BuiltEngine", "Profile", "build_engine", "build_request"]
@@ -28,15 +29,28 @@ Profile = Mapping[str, tuple[int, int, int]]
 RECIPE = 1
 """Grows with every change of how engines are built, so that engines of before are built anew."""
 
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT8": "int8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-    "UINT8": "uint8",
-}
+
+@dataclass(frozen=True)
+class Accepted:
+    """A warning that is let pass. pattern: what the whole of its text matches."""
+
+    pattern: str
+    reason: str
+    flavours: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
+
+
+ACCEPTED = (
+    Accepted(
+        r".*The logger passed into createInferBuilder differs from one already registered.*",
+        "another library in this process uses TensorRT too; the builder tells us of our builds all the same",
+    ),
+    Accepted(
+        r"\(foreignNode\) Converting conv (activation|weight) scales to fp32\.",
+        "a scale of explicit quantisation goes from float16 to float32, which changes no value",
+        ("tensorrt-rtx",),
+    ),
+)
+"""TensorRT builds broken engines with only a warning, so any warning that is not listed here is an error."""
 
 # TensorRT's log is one for a process: what it says belongs to the one build that goes on.
 _BUILDING = threading.Lock()
@@ -143,11 +157,8 @@ class _Build:
             raise EngineError(
                 f"{self._where}: {self._flavour} cannot take this graph: {told}; export it again, or use --engine cpu"
             )
-        faults = [
-            *_differences("input", self._request.graph.inputs.values(), _tensors(network, "input")),
-            *_differences("output", self._request.graph.outputs.values(), _tensors(network, "output")),
-        ]
-        if faults:
+        inputs, outputs = _tensors(network, "input"), _tensors(network, "output")
+        if faults := signature_faults(self._request.graph, inputs, outputs, _fits):
             raise EngineError(
                 f"{self._where}: what {self._flavour} read does not fit the manifest: {'; '.join(faults)}; "
                 "export the bundle again"
@@ -194,7 +205,7 @@ class _Build:
 
     def _accounted(self) -> tuple[str, ...]:
         """The warnings that are listed; EngineError if anything else was said."""
-        accepted, refused = sorted_out(self._heard, self._flavour)
+        accepted, refused = sorted_warnings(self._heard, self._flavour)
         if refused:
             raise self._refused("built it with warnings that nobody has accounted for")
         return accepted
@@ -206,8 +217,19 @@ class _Build:
         return EngineError(f"{self._where}: {self._flavour} {what}; it says: {self._told()}{hint}")
 
     def _told(self) -> str:
-        _, refused = sorted_out(self._heard, self._flavour)
+        _, refused = sorted_warnings(self._heard, self._flavour)
         return " | ".join(refused) or "nothing"
+
+
+def sorted_warnings(lines: Iterable[Line], flavour: Flavour) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was logged, each text once: accepted warnings, and everything else."""
+    known = [accepted.pattern for accepted in ACCEPTED if flavour in accepted.flavours]
+    accepted: dict[str, None] = {}
+    refused: dict[str, None] = {}
+    for line in lines:
+        listed = line.severity == "WARNING" and any(re.fullmatch(pattern, line.text) for pattern in known)
+        (accepted if listed else refused)[line.text] = None
+    return tuple(accepted), tuple(refused)
 
 
 def _network_flags(trt: Any) -> int:
@@ -273,30 +295,14 @@ def _shapes(request: BuildRequest) -> dict[str, tuple[tuple[int, ...], ...]]:
     }
 
 
-def _tensors(network: Any, side: str) -> list[Any]:
-    count = getattr(network, f"num_{side}s")
-    return [getattr(network, f"get_{side}")(index) for index in range(count)]
+def _tensors(network: Any, side: str) -> list[EngineTensor]:
+    tensors = (getattr(network, f"get_{side}")(index) for index in range(getattr(network, f"num_{side}s")))
+    return [EngineTensor.reported(tensor.name, tensor.dtype.name, tensor.shape) for tensor in tensors]
 
 
-def _differences(side: str, specs: Iterable[TensorSpec], tensors: Iterable[Any]) -> list[str]:
-    """What TensorRT read against what the manifest says: names, types, and sizes where both are fixed."""
-    found = {tensor.name: tensor for tensor in tensors}
-    expected = {spec.name: spec for spec in specs}
-    faults = [f"{side} {name!r} is missing" for name in expected.keys() - found]
-    faults += [f"{side} {name!r} is not in the manifest" for name in found.keys() - expected]
-    for name in expected.keys() & found:
-        spec, tensor = expected[name], found[name]
-        dtype, shape = _DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()), tuple(tensor.shape)
-        if dtype != spec.dtype or not _sizes_fit(spec.shape, shape):
-            faults.append(f"{side} {name!r}: expected {spec.dtype} {list(spec.shape)}, found {dtype} {list(shape)}")
-    return sorted(faults)
-
-
-def _sizes_fit(expected: tuple[int | str, ...], found: tuple[int, ...]) -> bool:
-    if len(expected) != len(found):
-        return False
-    pairs = zip(expected, found, strict=True)
-    return all(size < 0 if isinstance(axis, str) else size in (axis, -1) for axis, size in pairs)
+def _fits(expected: int | str, found: Axis) -> bool:
+    """As `same_axis`, but the parser may leave a size open that the builder computes later."""
+    return found is None or same_axis(expected, found)
 
 
 def _told(error: Any) -> str:

@@ -7,16 +7,20 @@ path: what was hashed is what is loaded.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from visrt.runtime.engine import Array
 from visrt.runtime.errors import BundleError
-from visrt.runtime.manifest import FileSpec, Manifest, manifest_from_json
+from visrt.runtime.manifest import FileSpec, Manifest, StateSpec, manifest_from_json
 from visrt.runtime.onnx_file import check_onnx
 
-__all__ = ["MANIFEST", "Bundle", "open_bundle"]
+__all__ = ["MANIFEST", "Bundle", "initial_states", "open_bundle", "state_bytes"]
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 16 * 2**20
@@ -64,6 +68,39 @@ def open_bundle(folder: str | Path) -> Bundle:
         if spec not in graph_files:
             bundle.read(spec)
     return bundle
+
+
+def state_bytes(values: Array) -> bytes:
+    """`values` as a file of a bundle: npy."""
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=False)
+    return file.getvalue()
+
+
+def initial_states(bundle: Bundle) -> dict[str, Array]:
+    """The initial value of each state tensor by name; zeros where the bundle holds none.
+
+    Raises BundleError for a file that is not what the manifest says, or numbers that are none.
+    """
+    return {name: _initial(bundle, name, spec) for name, spec in bundle.manifest.states.items()}
+
+
+def _initial(bundle: Bundle, name: str, spec: StateSpec) -> Array:
+    if spec.initial is None:
+        return np.zeros(spec.shape, dtype=spec.dtype)
+    where = f"{bundle.folder / spec.initial.file}"
+    try:
+        values: Array = np.load(io.BytesIO(bundle.read(spec.initial)), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{where}: not a plain npy array ({error}); export the bundle again") from None
+    if values.dtype != spec.dtype or values.shape != spec.shape:
+        raise BundleError(
+            f"{where}: state {name!r} is {values.dtype} {list(values.shape)}, the manifest says {spec.dtype} "
+            f"{list(spec.shape)}; export the bundle again"
+        )
+    if not np.isfinite(values).all():
+        raise BundleError(f"{where}: state {name!r} holds NaN or infinity; export the bundle again")
+    return values
 
 
 def _read_plain_file(path: Path, limit: int) -> bytes:

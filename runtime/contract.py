@@ -133,7 +133,7 @@ def _device_faults(name: str, manifest: Manifest) -> list[str]:
         if role in manifest.device_roles(other)
     }
     return [
-        f"{name}.inputs.{role}: taken on the device, but no other graph leaves {tensor.dtype} {_listed(tensor.shape)} there"
+        f"{name}.inputs.{role}: taken on the device, where no graph leaves {tensor.dtype} {_listed(tensor.shape)}"
         for role, tensor in spec.inputs.items()
         if role in roles and (role, tensor.dtype, tensor.shape) not in given
     ]

@@ -11,15 +11,21 @@ from typing import Literal, Protocol, runtime_checkable
 
 from visrt.runtime.arrays import Array, HostTensor, Tensor
 
-__all__ = ["AnswersLater", "Array", "Engine", "HostTensor", "Tensor"]
+__all__ = ["Array", "AsyncEngine", "Engine", "HostTensor", "Tensor"]
 
 
 class Engine(Protocol):
-    """One graph of a bundle on one backend."""
+    """One graph of a bundle on one backend.
+
+    Threads: any number of threads may call an engine at the same time, unless it is an AsyncEngine. ONNX Runtime's
+    sessions are thread-safe, and each call on CUDA has an I/O binding of its own. An AsyncEngine (TensorRT) belongs to
+    the thread that opened it, which alone may call it, read its tensors and close it: others get an EngineError. Close
+    an engine when all its calls have returned.
+    """
 
     @property
     def provider(self) -> str:
-        """What really executes the graph, as the backend reports it: "CPUExecutionProvider", "TensorRT"."""
+        """What executes the graph, as the backend itself reports it: "CPUExecutionProvider", "TensorRT 10.13.3"."""
         ...
 
     def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
@@ -33,8 +39,8 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class AnswersLater(Protocol):
-    """An engine whose calls return before it has computed: its tensors wait when they are read."""
+class AsyncEngine(Protocol):
+    """An engine whose calls return before the outputs are computed: reading a tensor waits for it."""
 
     @property
-    def answers_later(self) -> Literal[True]: ...
+    def is_async(self) -> Literal[True]: ...

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from visrt.runtime.agreement import Agreement, Floors, FrameAnswer, agreement
 from visrt.runtime.arrays import Array
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.bundle import Bundle, initial_states
 from visrt.runtime.engine import Engine
 from visrt.runtime.engine_outputs import PER_FRAME, FullOutputs, Outputs, answers_of
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
-from visrt.runtime.engine import AnswersLater, Engine
+from visrt.runtime.engine import AsyncEngine, Engine
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import RESIZERS, Frame, Letterbox, letterbox_into
 from visrt.runtime.manifest import Manifest
@@ -87,7 +87,7 @@ class Network:
         worker_threads: int = 0,
     ) -> None:
         self._engines, self._manifest, self._spec, self._watch = engines, manifest, manifest.input, watch
-        self._async = isinstance(engines.get("frame"), AnswersLater)
+        self._async = isinstance(engines.get("frame"), AsyncEngine)
         if self._async and worker_threads > 1:
             raise UsageError(f"in_flight is {worker_threads + 1}; this engine takes 2 at the most")
         threaded = worker_threads and not self._async

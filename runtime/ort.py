@@ -1,7 +1,7 @@
 """ONNX Runtime as an engine: on the CPU, and on CUDA with tensors that stay on the device.
 
-ONNX Runtime falls back to the CPU with no more than a log line, so the providers that really took the graph are
-compared with the one that was asked for.
+ONNX Runtime falls back to the CPU with only a log line, so the provider that took the graph is compared with the one
+that was requested.
 """
 
 from __future__ import annotations
@@ -14,41 +14,28 @@ import numpy as np
 
 from visrt.runtime.contract import check_feeds
 from visrt.runtime.engine import Array, HostTensor, Tensor
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError
-from visrt.runtime.manifest import GraphSpec, TensorSpec
+from visrt.runtime.manifest import GraphSpec
+from visrt.runtime.signature import EngineTensor, dtype_name, signature_faults
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["CpuEngine", "CudaEngine", "DeviceTensor", "OrtOptions"]
+__all__ = ["CpuEngine", "CudaEngine", "DeviceTensor"]
 
-_DTYPES = {
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(float16)": "float16",
-    "tensor(float)": "float32",
-    "tensor(bool)": "bool",
-}
 _EXTRAS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "gpu"}
 _QUIET = 3
 
-
-@dataclass(frozen=True)
-class OrtOptions:
-    """threads: of one operator, None lets ONNX Runtime take all cores. device: index of the GPU."""
-
-    threads: int | None = None
-    device: int = 0
+DEFAULTS = EngineOptions()
 
 
 class CpuEngine:
-    """One graph on the CPU; outputs are host arrays of their own, valid as long as they are held."""
+    """One graph on the CPU. Outputs are new host arrays for each call."""
 
     provider = "CPUExecutionProvider"
 
-    def __init__(self, graph: GraphSpec, model: bytes, options: OrtOptions = OrtOptions()) -> None:
+    def __init__(self, graph: GraphSpec, model: bytes, options: EngineOptions = DEFAULTS) -> None:
         self._graph = graph
         self._session = _open(graph, model, self.provider, options)
         self._names = [spec.name for spec in graph.outputs.values()]
@@ -97,7 +84,7 @@ class CudaEngine:
     provider = "CUDAExecutionProvider"
     memory = "cuda"
 
-    def __init__(self, graph: GraphSpec, model: bytes, options: OrtOptions = OrtOptions()) -> None:
+    def __init__(self, graph: GraphSpec, model: bytes, options: EngineOptions = DEFAULTS) -> None:
         self._graph = graph
         self._device = options.device
         self._session = _open(graph, model, self.provider, options)
@@ -126,7 +113,7 @@ class CudaEngine:
             binding.bind_cpu_input(name, _host(tensor))
 
     def _tensor(self, value: Any) -> DeviceTensor:
-        dtype = np.dtype(_DTYPES[value.data_type()])
+        dtype = np.dtype(dtype_name(value.data_type()))
         return DeviceTensor(value, tuple(value.shape()), dtype, f"{self.memory}:{self._device}")
 
 
@@ -134,7 +121,7 @@ def _host(tensor: Array | Tensor) -> Array:
     return np.ascontiguousarray(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
 
-def _open(graph: GraphSpec, model: bytes, provider: str, options: OrtOptions) -> InferenceSession:
+def _open(graph: GraphSpec, model: bytes, provider: str, options: EngineOptions) -> InferenceSession:
     """An inference session on `provider` and no other, its tensors as the manifest says."""
     ort = _onnxruntime(provider)
     settings = ort.SessionOptions()
@@ -155,8 +142,13 @@ def _open(graph: GraphSpec, model: bytes, provider: str, options: OrtOptions) ->
             f"check the GPU's driver and libraries (`visrt doctor`), or use --engine cpu"
         )
     session.disable_fallback()
-    _check_signature(graph, session)
+    if faults := signature_faults(graph, _tensors(session.get_inputs()), _tensors(session.get_outputs())):
+        raise EngineError(f"{graph.file.file} does not fit its manifest: {'; '.join(faults)}; export the bundle again")
     return session
+
+
+def _tensors(nodes: list[Any]) -> list[EngineTensor]:
+    return [EngineTensor.reported(node.name, node.type, node.shape) for node in nodes]
 
 
 def _onnxruntime(provider: str) -> Any:
@@ -172,38 +164,6 @@ def _onnxruntime(provider: str) -> Any:
             f"pip uninstall onnxruntime and pip install 'visrt[{_EXTRAS[provider]}]'"
         )
     return onnxruntime
-
-
-def _check_signature(graph: GraphSpec, session: InferenceSession) -> None:
-    """Raises EngineError that lists the tensors of the graph which are not what the manifest says."""
-    faults = [
-        *_differences("input", graph.inputs, session.get_inputs()),
-        *_differences("output", graph.outputs, session.get_outputs()),
-    ]
-    if faults:
-        raise EngineError(f"{graph.file.file} does not fit its manifest: {'; '.join(faults)}; export the bundle again")
-
-
-def _differences(side: str, specs: Mapping[str, TensorSpec], nodes: list[Any]) -> list[str]:
-    expected = {spec.name: (spec.dtype, tuple(spec.shape)) for spec in specs.values()}
-    found = {node.name: (_DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
-    faults = [f"{side} {name!r} is not in the graph, which has {', '.join(found)}" for name in expected.keys() - found]
-    faults += [f"{side} {name!r} is in the graph but not in the manifest" for name in found.keys() - expected]
-    for name in expected.keys() & found:
-        if not _same(*expected[name], *found[name]):
-            faults.append(f"{side} {name!r}: expected {_told(*expected[name])}, found {_told(*found[name])}")
-    return sorted(faults)
-
-
-def _same(dtype: str, shape: tuple[Any, ...], found_dtype: str, found_shape: tuple[Any, ...]) -> bool:
-    """Equal dtype, rank and sizes; a dynamic axis is dynamic on both sides, whatever the graph calls it."""
-    sizes = [axis if isinstance(axis, int) else None for axis in shape]
-    found = [axis if isinstance(axis, int) else None for axis in found_shape]
-    return dtype == found_dtype and sizes == found
-
-
-def _told(dtype: str, shape: tuple[Any, ...]) -> str:
-    return f"{dtype} [{', '.join('?' if axis is None else str(axis) for axis in shape)}]"
 
 
 def _failed(graph: GraphSpec, error: Exception) -> EngineError:

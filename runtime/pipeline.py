@@ -22,10 +22,10 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.arrays import Tensors
-from visrt.runtime.backends import EngineOptions, open_engines, threads_of_each
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.backends import backend_named, open_engines, threads_of_each
+from visrt.runtime.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engine import Engine
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError, VisrtError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.network import Batch, Network
@@ -57,7 +57,7 @@ class PipelineSettings:
 
     def on(self, engine: str, cores: int) -> tuple[int, int]:
         """Batch and calls. On the CPU calls of one frame, one for each of `cores` or streams; else one wide call."""
-        batch, calls = (1, min(self.streams, cores)) if engine == "cpu" else (WIDE, 1)
+        batch, calls = (WIDE, 1) if backend_named(engine).on_gpu else (1, min(self.streams, cores))
         return self.batch or batch, self.calls or calls
 
 

@@ -77,9 +77,10 @@ def main() -> None:
     data = sys.stdin.buffer.read()
     start = BYTES_OF_LENGTH + int.from_bytes(data[:BYTES_OF_LENGTH], "big")
     spec = GraphSpec.model_validate_json(data[BYTES_OF_LENGTH:start])
-    from visrt.runtime.ort import CpuEngine, OrtOptions
+    from visrt.runtime.engine_options import EngineOptions
+    from visrt.runtime.ort import CpuEngine
 
-    engine = CpuEngine(spec, data[start:], OrtOptions(threads=1))
+    engine = CpuEngine(spec, data[start:], EngineOptions(threads=1))
     outputs = engine(
         {
             role: np.zeros([axis if isinstance(axis, int) else 1 for axis in tensor.shape], tensor.dtype)

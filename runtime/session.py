@@ -15,10 +15,10 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.arrays import Tensors
-from visrt.runtime.backends import EngineOptions, open_engines, threads_of_each
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.backends import open_engines, threads_of_each
+from visrt.runtime.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engine import Engine
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import Frame, check_frames
 from visrt.runtime.manifest import Manifest
@@ -82,7 +82,7 @@ class Session:
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
     ) -> Session:
-        """A session on the bundle (or its folder), its graphs run by `engine`: cpu, cuda, tensorrt or tensorrt-rtx.
+        """A session on the bundle (or its folder), its graphs run by `engine`, a name of backends.BACKENDS.
 
         `threads` of the network on the CPU; None takes all cores. `batch`: the most frames one call of `step_batch`
         will bring; TensorRT engines are built for it. Raises BundleError, EngineError, UsageError or SettingsError.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from visrt.runtime.errors import EngineError
 
-__all__ = ["OLDEST", "Flavour", "TensorRt", "load_tensorrt"]
+__all__ = ["FLAVOURS", "Flavour", "TensorRt", "load_tensorrt"]
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
+FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 
 MODULES: dict[Flavour, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),

@@ -6,7 +6,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from visrt.runtime.build import BuildRequest, BuiltEngine, build_engine, build_request
 from visrt.runtime.bundle import Bundle
@@ -14,16 +14,14 @@ from visrt.runtime.cuda import Gpu
 from visrt.runtime.dynamic_axes import largest_sizes, profile_of, run_sizes
 from visrt.runtime.engine import Engine
 from visrt.runtime.engine_cache import EngineCache, EngineKey, engine_key
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.tensorrt_library import Flavour, load_tensorrt
 from visrt.runtime.tensorrt_log import Line
-from visrt.runtime.trt_bench import Bench
+from visrt.runtime.trt_context import TrtContext
 from visrt.runtime.trt_engine import TrtEngine
 from visrt.runtime.trt_plan import Plan
-
-if TYPE_CHECKING:
-    from visrt.runtime.backends import EngineOptions
 
 __all__ = ["open_tensorrt", "start_engines"]
 
@@ -35,34 +33,34 @@ def open_tensorrt(bundle: Bundle, flavour: Flavour, options: EngineOptions) -> d
     EngineError if there is no library, no GPU or no memory, or an engine does not do.
     """
     library = load_tensorrt(flavour)
-    bench = Bench(Gpu(options.device), library)
-    source = _Source(bench, bundle, options.batch)
-    return dict(start_engines(bench, bundle.manifest, options.batch, source.engine))
+    context = TrtContext(Gpu(options.device), library)
+    source = _Source(context, bundle, options.batch)
+    return dict(start_engines(context, bundle.manifest, options.batch, source.engine))
 
 
 class _Source:
     """Where TensorRT's engines of a bundle come from: the cache, or the builder."""
 
-    def __init__(self, bench: Bench, bundle: Bundle, batch: int) -> None:
-        self._bench, self._bundle, self._batch = bench, bundle, batch
+    def __init__(self, context: TrtContext, bundle: Bundle, batch: int) -> None:
+        self._context, self._bundle, self._batch = context, bundle, batch
         self._cache = EngineCache()
         self._built: set[str] = set()
 
     def engine(self, name: str) -> Any:
         """TensorRT's own engine of graph `name`; the context must be current."""
         request = build_request(self._bundle, name, profile_of(self._bundle.manifest, name, self._batch))
-        key = engine_key(self._bench.library, request, self._bench.gpu.label, self._bench.gpu.driver)
+        key = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.driver)
         file = request.graph.file.file
-        with self._bench.log.listening() as heard:
+        with self._context.log.listening() as heard:
             engine = self._deserialized(request, key)
             if engine is None and name not in self._built and not _short_of_memory(heard):
-                self._bench.notice(f"{file}: TensorRT refuses the engine that was kept; a new one is built")
+                self._context.notice(f"{file}: TensorRT refuses the engine that was kept; a new one is built")
                 self._cache.forget(key)
                 engine = self._deserialized(request, key)
         if engine is None:
             said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
             raise EngineError(
-                f"{file}: TensorRT refuses the engine; it says: {said}; end what else runs on {self._bench.gpu.name} "
+                f"{file}: TensorRT refuses the engine; it says: {said}; end what else runs on {self._context.gpu.name} "
                 "if memory is short, or use --engine cpu"
             )
         return engine
@@ -70,9 +68,9 @@ class _Source:
     def _deserialized(self, request: BuildRequest, key: EngineKey) -> Any:
         def build() -> BuiltEngine:
             self._built.add(request.name)
-            return build_engine(self._bench.library, replace(request, timings=self._cache.timings(key)))
+            return build_engine(self._context.library, replace(request, timings=self._cache.timings(key)))
 
-        return self._bench.deserialize(self._cache.get_or_build(key, build))
+        return self._context.deserialize(self._cache.get_or_build(key, build))
 
 
 def _short_of_memory(heard: list[Line]) -> bool:
@@ -81,7 +79,7 @@ def _short_of_memory(heard: list[Line]) -> bool:
 
 
 def start_engines(
-    bench: Bench,
+    context: TrtContext,
     manifest: Manifest,
     batch: int,
     deserialized: Callable[[str], Any],
@@ -89,25 +87,25 @@ def start_engines(
     """The engines of a bundle, by graph, from TensorRT's own by name. If one fails, all that was made is freed."""
     plans: dict[str, Plan] = {}
     engines: dict[str, TrtEngine] = {}
-    bench.join()
+    context.join()
     try:
         largest = largest_sizes(manifest, batch)
-        with bench.gpu.current("opening the engines"):
+        with context.gpu.current("opening the engines"):
             for name, graph in manifest.graphs.items():
-                plans[name] = Plan(bench.library.module, deserialized(name), graph, largest)
-            bench.reserve(max(plan.workspace_bytes for plan in plans.values()))
+                plans[name] = Plan(context.library.module, deserialized(name), graph, largest)
+            context.reserve(max(plan.workspace_bytes for plan in plans.values()))
         for name, plan in plans.items():
-            engines[name] = _started(bench, plan, manifest, name, batch)
+            engines[name] = _started(context, plan, manifest, name, batch)
     except BaseException as error:
         # TensorRT's objects die with their last reference, and must not outlive the GPU's context in a traceback.
         traceback.clear_frames(error.__traceback__)
-        bench.gpu.release([*(engine.close for engine in engines.values()), *(plan.close for plan in plans.values())])
+        context.gpu.release([*(engine.close for engine in engines.values()), *(plan.close for plan in plans.values())])
         raise
     finally:
-        bench.leave()
+        context.leave()
     return engines
 
 
-def _started(bench: Bench, plan: Plan, manifest: Manifest, name: str, batch: int) -> TrtEngine:
+def _started(context: TrtContext, plan: Plan, manifest: Manifest, name: str, batch: int) -> TrtEngine:
     axes = {symbol: run_sizes(symbol, sizes[-1]) for symbol, sizes in profile_of(manifest, name, batch).items()}
-    return TrtEngine(bench, plan, manifest.graphs[name], axes, manifest.device_roles(name))
+    return TrtEngine(context, plan, manifest.graphs[name], axes, manifest.device_roles(name))

@@ -25,10 +25,10 @@ from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import GraphSpec
 from visrt.runtime.tensorrt_library import Flavour
 from visrt.runtime.tensorrt_log import Line
-from visrt.runtime.trt_bench import Bench
+from visrt.runtime.trt_context import TrtContext
+from visrt.runtime.trt_execution import Execution, ExecutionRefusedError
 from visrt.runtime.trt_plan import Plan
-from visrt.runtime.trt_run import Run, RunRefusedError
-from visrt.runtime.trt_slot import ALIGNMENT, DeviceTensor, Slot, bytes_of, shape_of
+from visrt.runtime.trt_slot import ALIGNMENT, BufferSlot, DeviceTensor, bytes_of, shape_of
 
 __all__ = ["SLOTS", "TrtEngine"]
 
@@ -37,13 +37,13 @@ PROVIDERS: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "Tensor
 SLOTS = 2
 """Calls of an engine that can be in flight."""
 
-RUNS_MAX = 64
-"""Execution contexts an engine keeps; beyond, the one that was not used for longest is given up."""
+EXECUTIONS_MAX = 64
+"""Execution contexts an engine keeps; beyond that, the least recently used one is freed."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """What a run is bound to: sizes of the dynamic axes, slot, and where each input lies."""
+    """What an execution is bound to: sizes of the dynamic axes, slot, and where each input lies."""
 
     sizes: tuple[tuple[str, int], ...]
     slot: int
@@ -53,38 +53,38 @@ class Binding:
 class TrtEngine:
     """One graph on the GPU of its bundle.
 
-    provider: "TensorRT 10.13.3" as the library tells it. captures: CUDA graphs recorded. retries: calls that failed
+    provider: "TensorRT 10.13.3", as the library reports it. captures: CUDA graphs recorded. retries: calls that failed
     once and succeeded in a fresh context.
     """
 
     def __init__(
         self,
-        bench: Bench,
+        context: TrtContext,
         plan: Plan,
         graph: GraphSpec,
         axes: Mapping[str, tuple[int, ...]],
         handed_over: frozenset[str],
     ) -> None:
-        """axes: for each dynamic axis the sizes it is run at, rising; others are padded to the next.
+        """axes: for each dynamic axis the sizes it is run at, in rising order; others are padded to the next.
 
         handed_over: roles that go from one graph to another on the device.
         """
-        self.answers_later: Literal[True] = True
-        self.provider = f"{PROVIDERS[bench.library.flavour]} {bench.library.version}"
+        self.is_async: Literal[True] = True
+        self.provider = f"{PROVIDERS[context.library.flavour]} {context.library.version}"
         self.captures = 0
         self.retries = 0
-        self._bench, self._plan, self._graph, self._axes = bench, plan, graph, axes
-        self._runs: OrderedDict[Binding, Run] = OrderedDict()
-        self._capture = bench.capture
+        self._context, self._plan, self._graph, self._axes = context, plan, graph, axes
+        self._executions: OrderedDict[Binding, Execution] = OrderedDict()
+        self._capture = context.capture
         self._turn = 0
         self._open = True
         largest = {symbol: sizes[-1] for symbol, sizes in axes.items()}
-        self._slots: list[Slot] = []
-        bench.join()
+        self._slots: list[BufferSlot] = []
+        context.join()
         try:
-            with bench.gpu.current(f"{graph.file.file}, allocating its buffers"):
+            with context.gpu.current(f"{graph.file.file}, allocating its buffers"):
                 for _ in range(SLOTS):
-                    self._slots.append(Slot(bench.gpu, graph, largest, handed_over))
+                    self._slots.append(BufferSlot(context.gpu, graph, largest, handed_over))
                     self._slots[-1].prepare()
         except EngineError:
             self.close()
@@ -92,8 +92,8 @@ class TrtEngine:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What is not as it could be: no CUDA graphs."""
-        return tuple(self._bench.notices)
+        """What makes this engine slower than it could be, such as missing CUDA graphs."""
+        return tuple(self._context.notices)
 
     def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
         if not self._open:
@@ -101,31 +101,31 @@ class TrtEngine:
         check_feeds(self._graph, feeds)
         sizes = _dynamic_sizes(self._graph, feeds)
         if 0 in sizes.values():
-            return self._nothing(sizes)
+            return self._empty_outputs(sizes)
         padded = {symbol: self._padded(symbol, size) for symbol, size in sizes.items()}
-        with self._bench.gpu.current(self._file):
-            return dict(self._answer(feeds, sizes, padded))
+        with self._context.gpu.current(self._file):
+            return dict(self._call(feeds, sizes, padded))
 
     def close(self) -> None:
         """Frees what the engine holds, and with the last engine of a bundle what they share. Outdates its tensors."""
         if not self._open:
             return
-        self._bench.gpu.require_owner()
+        self._context.gpu.require_owner()
         self._open = False
         ends = [end for slot in self._slots for end in slot.ends()]
-        self._bench.gpu.release([self._drop_runs, *ends, self._plan.close])
-        self._bench.leave()
+        self._context.gpu.release([self._drop_executions, *ends, self._plan.close])
+        self._context.leave()
 
     def __del__(self) -> None:
-        """For one that was never closed. In another thread nothing can be freed: CUDA would refuse."""
-        if getattr(self, "_open", False) and self._bench.gpu.owned and not sys.is_finalizing():
+        """Frees an engine that was never closed, unless this is another thread, where CUDA refuses to free anything."""
+        if getattr(self, "_open", False) and self._context.gpu.owned and not sys.is_finalizing():
             self.close()
 
     @property
     def _file(self) -> str:
         return self._graph.file.file
 
-    def _answer(
+    def _call(
         self, feeds: Mapping[str, Array | Tensor], sizes: Mapping[str, int], padded: Mapping[str, int]
     ) -> dict[str, DeviceTensor]:
         """Enqueues the whole call in the slot of the call before the last."""
@@ -134,13 +134,13 @@ class TrtEngine:
         slot.take()
         inputs = {role: self._placed(slot, role, tensor, padded) for role, tensor in feeds.items()}
         self._start(Binding(tuple(padded.items()), index, tuple(inputs.items())))
-        return slot.answer(sizes)
+        return slot.outputs(sizes)
 
-    def _placed(self, slot: Slot, role: str, tensor: Array | Tensor, padded: Mapping[str, int]) -> int:
+    def _placed(self, slot: BufferSlot, role: str, tensor: Array | Tensor, padded: Mapping[str, int]) -> int:
         """The address where the graph reads an input: in place if it lies on the device as TensorRT needs it."""
         if not isinstance(tensor, DeviceTensor):
             return slot.place(role, tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
-        if tensor.slot.gpu is not self._bench.gpu:
+        if tensor.slot.gpu is not self._context.gpu:
             raise EngineError(f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()")
         whole = tensor.bytes == bytes_of(self._graph.inputs[role], padded)
         if whole and tensor.address % ALIGNMENT == 0:
@@ -148,16 +148,16 @@ class TrtEngine:
         return slot.place_copy(role, tensor)
 
     def _start(self, binding: Binding) -> None:
-        """Starts the run of `binding`; what fails is tried once more in a fresh context, with all others given up."""
-        with self._bench.log.listening() as heard:
+        """Starts the execution of `binding`; if that fails, frees all contexts and tries once more in a new one."""
+        with self._context.log.listening() as heard:
             try:
-                self._run(binding).start()
-            except (RunRefusedError, GpuMemoryError):
-                self._bench.gpu.settle()
-                self._drop_runs()
+                self._execution(binding).start()
+            except (ExecutionRefusedError, GpuMemoryError):
+                self._context.gpu.settle()
+                self._drop_executions()
                 try:
-                    self._run(binding).start()
-                except (RunRefusedError, GpuMemoryError) as error:
+                    self._execution(binding).start()
+                except (ExecutionRefusedError, GpuMemoryError) as error:
                     raise self._failed(error, heard) from None
                 self.retries += 1
 
@@ -168,43 +168,44 @@ class TrtEngine:
             "memory is short, and see `visrt verify` whether the engine works on this GPU"
         )
 
-    def _run(self, binding: Binding) -> Run:
-        """The run of `binding`. Its second call records its CUDA graph."""
-        run = self._runs.get(binding)
-        if run is None:
-            return self._made(binding)
-        self._runs.move_to_end(binding)
-        if self._capture is None or run.captured:
-            return run
+    def _execution(self, binding: Binding) -> Execution:
+        """The execution of `binding`. Its second call records its CUDA graph."""
+        execution = self._executions.get(binding)
+        if execution is None:
+            return self._new_execution(binding)
+        self._executions.move_to_end(binding)
+        if self._capture is None or execution.captured:
+            return execution
         try:
-            run.record(self._capture)
+            execution.record(self._capture)
         except CaptureRefusedError as error:
             self._capture = None
-            self._bench.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
-            # What a context is worth whose recording broke off, TensorRT does not say. It has no work left: its slot
-            # was taken, which waits for it.
-            self._runs.pop(binding).close()
-            return self._made(binding)
+            self._context.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
+            # TensorRT does not define the state of a context whose recording was aborted. It has no work left, because
+            # taking its slot waited for it.
+            self._executions.pop(binding).close()
+            return self._new_execution(binding)
         self.captures += 1
-        return run
+        return execution
 
-    def _made(self, binding: Binding) -> Run:
-        if len(self._runs) >= RUNS_MAX:
-            self._bench.gpu.settle()
-            self._runs.popitem(last=False)[1].close()
+    def _new_execution(self, binding: Binding) -> Execution:
+        if len(self._executions) >= EXECUTIONS_MAX:
+            self._context.gpu.settle()
+            self._executions.popitem(last=False)[1].close()
         sizes, inputs, slot = dict(binding.sizes), dict(binding.inputs), self._slots[binding.slot]
         specs = self._graph.inputs
         dynamic = [spec for spec in specs.values() if not all(isinstance(axis, int) for axis in spec.shape)]
         shapes = {spec.name: shape_of(spec, sizes) for spec in dynamic}
         addresses = {specs[role].name: address for role, address in inputs.items()}
         addresses |= {spec.name: slot.ports[role].address for role, spec in self._graph.outputs.items()}
-        run = Run(self._plan.context(), self._bench.gpu.handle, self._bench.workspace, shapes, addresses)
-        self._runs[binding] = run
-        return run
+        shared = self._context
+        execution = Execution(self._plan.context(), shared.gpu.handle, shared.workspace, shapes, addresses)
+        self._executions[binding] = execution
+        return execution
 
-    def _drop_runs(self) -> None:
-        while self._runs:
-            self._runs.popitem()[1].close()
+    def _drop_executions(self) -> None:
+        while self._executions:
+            self._executions.popitem()[1].close()
 
     def _padded(self, symbol: str, size: int) -> int:
         sizes = self._axes[symbol]
@@ -215,8 +216,8 @@ class TrtEngine:
             )
         return next(known for known in sizes if known >= size)
 
-    def _nothing(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """The answer to an empty question, for which the GPU is not asked."""
+    def _empty_outputs(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """Outputs of a call without frames or masks; the GPU is not used."""
         return {
             role: HostTensor(np.empty(shape_of(spec, sizes), spec.dtype)) for role, spec in self._graph.outputs.items()
         }

@@ -1,7 +1,7 @@
-"""Where the tensors of one engine call lie: a slot's buffers, and the tensors that point into them.
+"""The buffers of one engine call, and the tensors that point into them.
 
-An engine has two slots, so that two calls can be in flight: while the host works on the answer of one, the GPU works
-on the other. A call waits for nothing but the call before the last, whose slot it takes over.
+An engine has two slots, so that two calls can be in flight: while the host works on the outputs of one, the GPU
+computes the other. A call waits only for the call before the last, whose slot it reuses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from visrt.runtime.engine import Array
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import GraphSpec, TensorSpec
 
-__all__ = ["ALIGNMENT", "DeviceTensor", "Port", "Slot", "bytes_of", "shape_of"]
+__all__ = ["ALIGNMENT", "BufferSlot", "DeviceTensor", "Port", "bytes_of", "shape_of"]
 
 ALIGNMENT = 256
 """Bytes. TensorRT takes only addresses that are multiples of it."""
@@ -35,9 +35,9 @@ def bytes_of(spec: TensorSpec, sizes: Sizes) -> int:
 
 
 class Port:
-    """Memory of one tensor of a slot at its largest: on the device, and page-locked on the host to copy through.
+    """Memory of one tensor of a slot at its largest size: on the device, and page-locked on the host to copy through.
 
-    Each is allocated once, when it is first needed or by `prepare`.
+    Each is allocated once, when it is first needed.
     """
 
     def __init__(self, gpu: Gpu, what: str, size: int) -> None:
@@ -46,23 +46,26 @@ class Port:
         self._device: DeviceMemory | None = None
         self._pinned: PinnedMemory | None = None
 
-    def prepare(self) -> None:
-        """Allocates both."""
-        assert self.address
-        assert self.pinned.size
+    def allocate_device(self) -> DeviceMemory:
+        """The memory on the device, allocated by the first call."""
+        if self._device is None:
+            self._device = self._gpu.allocate(self.bytes, self._what)
+        return self._device
+
+    def allocate_pinned(self) -> PinnedMemory:
+        """The page-locked memory on the host, allocated by the first call."""
+        if self._pinned is None:
+            self._pinned = self._gpu.pin(self.bytes, self._what)
+        return self._pinned
 
     @property
     def address(self) -> int:
-        if self._device is None:
-            self._device = self._gpu.allocate(self.bytes, self._what)
-        return self._device.address
+        return self.allocate_device().address
 
     @property
     def pinned(self) -> Array:
         """uint8 [bytes]."""
-        if self._pinned is None:
-            self._pinned = self._gpu.pin(self.bytes, self._what)
-        return self._pinned.array
+        return self.allocate_pinned().array
 
     def ends(self) -> list[Callable[[], None]]:
         """Steps that free it."""
@@ -71,11 +74,11 @@ class Port:
         return [memory.free for memory in held if memory is not None]
 
 
-class Slot:
+class BufferSlot:
     """Buffers of one call. Its tensors are valid until `take` gives them to the next call.
 
-    handed_over: roles that one graph gives to another on the device. Of these, outputs are copied to the host only
-    when someone asks for them, and inputs have buffers of their own only when they come from elsewhere.
+    handed_over: roles that one graph passes to another on the device. Of these, outputs are copied to the host only
+    when they are read, and inputs have buffers of their own only when they come from elsewhere.
     """
 
     def __init__(self, gpu: Gpu, graph: GraphSpec, largest: Sizes, handed_over: frozenset[str]) -> None:
@@ -90,19 +93,20 @@ class Slot:
         self._done = gpu.event()
 
     def prepare(self) -> None:
-        """Allocates all that every call needs."""
+        """Allocates what every call needs, so that no call has to."""
         for role in self.ports.keys() - self.handed_over:
-            self.ports[role].prepare()
+            self.ports[role].allocate_device()
+            self.ports[role].allocate_pinned()
         for role in self.handed_over & self._graph.outputs.keys():
-            assert self.ports[role].address
+            self.ports[role].allocate_device()
 
     def take(self) -> None:
-        """Outdates the tensors of the slot's last call, and waits until the GPU has done with it."""
+        """Invalidates the tensors of the slot's last call, and waits until the GPU has finished that call."""
         self.generation += 1
         self._done.synchronize()
 
     def place(self, role: str, array: Array) -> int:
-        """Enqueues the upload of a host array; the device address where it will be."""
+        """Enqueues the upload of a host array; returns its address on the device."""
         port = self.ports[role]
         pinned = port.pinned[: array.nbytes]
         pinned.view(array.dtype).reshape(array.shape)[...] = array
@@ -110,13 +114,13 @@ class Slot:
         return port.address
 
     def place_copy(self, role: str, tensor: DeviceTensor) -> int:
-        """Enqueues a copy of a tensor that lies on the device into the slot's own buffer; the address of that."""
+        """Enqueues a copy of a tensor on the device into the slot's own buffer; returns the address of the buffer."""
         port = self.ports[role]
         self.gpu.copy(port.address, tensor.address, tensor.bytes)
         return port.address
 
-    def answer(self, sizes: Sizes) -> dict[str, DeviceTensor]:
-        """Enqueues the copies to the host, of `sizes` and no more, and marks the end of the call."""
+    def outputs(self, sizes: Sizes) -> dict[str, DeviceTensor]:
+        """Enqueues the copies to the host, without padding, and the end of the call; returns the outputs."""
         for role in self._graph.outputs.keys() - self.handed_over:
             port = self.ports[role]
             self.gpu.download(port.pinned[: bytes_of(self._graph.outputs[role], sizes)], port.address)
@@ -139,7 +143,7 @@ class Slot:
             return part.view(tensor.dtype).reshape(tensor.shape).copy()
 
     def ends(self) -> list[Callable[[], None]]:
-        """Outdates the slot's tensors; steps that free it, each of which a GPU that was lost may refuse."""
+        """Invalidates the slot's tensors; returns the steps that free it, which may fail if the GPU was lost."""
         self.generation += 1
         return [*(end for port in self.ports.values() for end in port.ends()), self._drop_event]
 
@@ -152,7 +156,7 @@ class Slot:
 class DeviceTensor:
     """A tensor in GPU memory, `offset` bytes into its slot's buffer; outdated when the slot is taken again."""
 
-    slot: Slot
+    slot: BufferSlot
     generation: int
     role: str
     shape: tuple[int, ...]

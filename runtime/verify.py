@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.available import ABSENCE
-from visrt.runtime.backends import BACKENDS, EngineOptions, open_engines
+from visrt.runtime.backends import BACKENDS, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError, ParityError, UsageError
 from visrt.runtime.judge import BATCHES, BatchParity, ParityReport, full_outputs_of, gate_of, judge, precision_of
 from visrt.runtime.manifest import Manifest
@@ -146,7 +146,7 @@ def require_available(settings: VerifySettings) -> dict[str, str]:
 
     Raises EngineError if one was asked for by name that it cannot run, or if it can run none.
     """
-    absences = {name: ABSENCE[name]() for name in settings.engines or BACKENDS}
+    absences = {name: BACKENDS[name].absence() for name in settings.engines or BACKENDS}
     told = "; ".join(f"{name}: {absence}" for name, absence in absences.items() if absence)
     if settings.engines and told:
         raise EngineError(f"{told}; leave out --engine to verify on all that this machine can run (see `visrt doctor`)")

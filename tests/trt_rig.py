@@ -19,7 +19,7 @@ from visrt.runtime.manifest import GraphSpec, Manifest, TensorSpec
 from visrt.runtime.tensorrt_library import Flavour, TensorRt
 from visrt.runtime.tensorrt_log import log_of
 from visrt.runtime.trt import start_engines
-from visrt.runtime.trt_bench import Bench
+from visrt.runtime.trt_context import TrtContext
 from visrt.runtime.trt_engine import TrtEngine
 
 __all__ = ["Rig", "in_fp16", "install_cuda", "models_of", "rig_of", "serialised"]
@@ -126,8 +126,8 @@ def rig_of(
     identity = f"{flavour} {version}"
     data = {name: serialised(gpu, identity, manifest, name, batch) for name in manifest.graphs}
     known = manifest.model_copy(update={"graphs": {**manifest.graphs, **(told or {})}})
-    bench = Bench(RealGpu(), library)
+    context = TrtContext(RealGpu(), library)
     with log_of(library).listening() as said:
-        engines = start_engines(bench, known, batch, lambda name: bench.deserialize(data[name]))
+        engines = start_engines(context, known, batch, lambda name: context.deserialize(data[name]))
     assert not said
     return Rig(gpu, known, engines)

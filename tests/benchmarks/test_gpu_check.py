@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from visrt.benchmarks import gpu_check
 from visrt.benchmarks.engine_layers import counted_layers
 from visrt.benchmarks.gpu_check import CheckSettings, EngineCheck, check, exit_code, told
 from visrt.benchmarks.percentiles import by_stage, percentiles
-from visrt.runtime.available import ABSENCE
+from visrt.runtime.backends import BACKENDS
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import EngineError
 
@@ -25,7 +26,7 @@ NO_GPU = "no NVIDIA driver here"
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for engine in gpu_check.ON_GPU:
-        monkeypatch.setitem(ABSENCE, engine, lambda: NO_GPU)
+        monkeypatch.setitem(BACKENDS, engine, replace(BACKENDS[engine], absence=lambda: NO_GPU))
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -49,7 +50,7 @@ def test_without_a_gpu_the_cpu_is_measured_and_the_verdict_is_no_check(
 
 def test_a_failing_engine_is_told_and_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for engine in gpu_check.ON_GPU:
-        monkeypatch.setitem(ABSENCE, engine, lambda: "")
+        monkeypatch.setitem(BACKENDS, engine, replace(BACKENDS[engine], absence=lambda: ""))
 
     def refuse(bundle: object, engine: str, options: object) -> None:
         raise EngineError(f"{engine} is on fire")

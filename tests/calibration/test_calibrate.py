@@ -15,7 +15,7 @@ from fakes_inspro import inspro_manifest
 from numpy.typing import NDArray
 from written_clips import write_clip
 
-from visrt.calibration.bundle import refuse_family
+from visrt.calibration.bundle import require_calibratable
 from visrt.calibration.calibrate import INT8_FLOORS, Calibration, calibrate_bundle
 from visrt.calibration.layers import layers_of
 from visrt.commands.calibrate import floors_from
@@ -122,9 +122,9 @@ class TestRefusals:
             calibrate_bundle(Calibration(bundle.parent / "int8", bundle.parent / "again", (clip,)))
 
     def test_a_family_whose_queries_have_no_class_no_object_is_not_calibrated(self, tmp_path: Path) -> None:
-        refuse_family(Bundle(tmp_path, genvis_manifest()))
-        with pytest.raises(UsageError, match="family 'inspro'; INT8 is for bundles of minvis, ctvis, genvis"):
-            refuse_family(Bundle(tmp_path, inspro_manifest()))
+        require_calibratable(Bundle(tmp_path, genvis_manifest()))
+        with pytest.raises(UsageError, match='needs 4, one for each class and one for "no object"; keep it in fp16'):
+            require_calibratable(Bundle(tmp_path, inspro_manifest()))
 
     def test_a_bundle_is_replaced_only_on_request(self, bundle: Path, clip: str) -> None:
         with pytest.raises(OutputError, match="--overwrite"):

@@ -11,10 +11,10 @@ import pytest
 from tiny_networks import network, some_frames, spec
 
 import visrt.calibration.ranking as ranking_module
-from visrt.calibration.judging import Harm
+from visrt.calibration.evaluator import Degradation
 from visrt.calibration.layers import Layer, layers_of
 from visrt.calibration.ranges import ranges_of
-from visrt.calibration.ranking import RankedLayer, Trial, chosen, ranked
+from visrt.calibration.ranking import RankedLayer, Trial, rank_layers, select_layers
 from visrt.runtime.agreement import Agreement, Floors
 from visrt.runtime.errors import ParityError
 
@@ -23,7 +23,7 @@ MODEL = onnx.ModelProto()
 
 
 @dataclass
-class ScriptedJudge:
+class ScriptedEvaluator:
     """The IoU of each number of layers, and what was asked; each "model" is the layers it was made of."""
 
     iou: Sequence[float]
@@ -34,8 +34,8 @@ class ScriptedJudge:
         self.asked.append(len(model))
         return Agreement(4, 10, self.iou[len(model) - 1], 0.0, 1.0, 1.0)
 
-    def harm(self, model: Any) -> Harm:
-        return Harm(self.harms[model[0].name], 0, 0)
+    def degradation(self, model: Any) -> Degradation:
+        return Degradation(self.harms[model[0].name], 0, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +48,13 @@ def layer(name: str) -> Layer:
 
 
 def ranking(count: int) -> list[RankedLayer]:
-    return [RankedLayer(layer(str(at)), Harm(at, 0, 0)) for at in range(count)]
+    return [RankedLayer(layer(str(at)), Degradation(at, 0, 0)) for at in range(count)]
 
 
-def choose(iou: Sequence[float], heard: list[Trial] | None = None) -> tuple[Any, ScriptedJudge]:
-    judge = ScriptedJudge(iou)
+def choose(iou: Sequence[float], heard: list[Trial] | None = None) -> tuple[Any, ScriptedEvaluator]:
+    evaluator = ScriptedEvaluator(iou)
     on_trial = (heard if heard is not None else []).append
-    return chosen(judge, MODEL, ranking(len(iou)), {}, FLOORS, on_trial), judge  # type: ignore[arg-type]
+    return select_layers(evaluator, MODEL, ranking(len(iou)), {}, FLOORS, on_trial), evaluator  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", range(1, 9))
@@ -64,10 +64,10 @@ def test_the_most_layers_that_hold_are_found(most: int) -> None:
 
 
 def test_it_is_a_bisection_and_every_choice_was_tried_itself() -> None:
-    found, judge = choose([0.95] * 37 + [0.5] * 63)
-    assert len(judge.asked) <= 8
-    assert len(found.layers) in judge.asked
-    assert [trial.layers for trial in found.trials] == sorted(judge.asked)
+    found, evaluator = choose([0.95] * 37 + [0.5] * 63)
+    assert len(evaluator.asked) <= 8
+    assert len(found.layers) in evaluator.asked
+    assert [trial.layers for trial in found.trials] == sorted(evaluator.asked)
 
 
 def test_where_quality_jumps_up_and_down_the_choice_still_holds() -> None:
@@ -85,13 +85,13 @@ def test_a_floor_that_no_layer_holds_is_an_error_with_all_that_was_tried() -> No
 
 
 def test_the_least_harmful_layer_is_first_and_ties_keep_the_order_of_the_graph() -> None:
-    judge = ScriptedJudge([], {"a": 0.3, "b": 0.1, "c": 0.3})
-    found = ranked(judge, MODEL, [layer("a"), layer("b"), layer("c")], {})  # type: ignore[arg-type]
+    evaluator = ScriptedEvaluator([], {"a": 0.3, "b": 0.1, "c": 0.3})
+    found = rank_layers(evaluator, MODEL, [layer("a"), layer("b"), layer("c")], {})  # type: ignore[arg-type]
     assert [entry.layer.name for entry in found] == ["b", "a", "c"]
 
 
 def test_layers_of_a_real_graph_are_ranked_each() -> None:
     ranges = ranges_of(spec(), network(), some_frames())
     layers = layers_of(network(), ranges)
-    judge = ScriptedJudge([], {layer.name: at for at, layer in enumerate(layers)})
-    assert len(ranked(judge, network(), layers, {})) == 4  # type: ignore[arg-type]
+    evaluator = ScriptedEvaluator([], {layer.name: at for at, layer in enumerate(layers)})
+    assert len(rank_layers(evaluator, network(), layers, {})) == 4  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from tiny_sets import coco_values, video_values, write_coco, write_video
 from typer.testing import CliRunner, Result
 
 from visrt.benchmarks.fit_thresholds import ThresholdFit, fit_thresholds
-from visrt.calibration.criterion import Criterion
+from visrt.benchmarks.thresholds import Criterion
 from visrt.cli import app
 from visrt.commands.calibrate import prices_from
 from visrt.runtime.bundle import open_bundle

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from visrt import cli
 from visrt.cli import VERBS, Verb, app
+from visrt.runtime.backends import BACKENDS
 from visrt.runtime.errors import BundleError, OutputError, SourceError, UsageError
 
 HEAVY = {"cv2", "numpy", "scipy", "PIL", "av", "torch", "onnx", "onnxruntime", "pydantic", "pycocotools", "matplotlib"}
@@ -39,6 +40,13 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 def test_the_help_of_a_verb_loads_nothing_heavy() -> None:
     """Newer releases of typer look at pydantic themselves when a verb has options."""
     assert not imported_by("track", "--help") & (HEAVY - {"pydantic"})
+
+
+@pytest.mark.parametrize("verb", ["track", "eval", "verify", "bench"])
+def test_the_help_of_engine_names_every_backend(verb: str) -> None:
+    shown = runner.invoke(app, [verb, "--help"], env={"COLUMNS": "400"})
+    assert shown.exit_code == 0
+    assert ", ".join(BACKENDS) in shown.output
 
 
 def test_help_names_every_verb_and_its_line() -> None:

@@ -13,8 +13,8 @@ from bundles import write_bundle
 from typer.testing import CliRunner
 
 from visrt.cli import app
-from visrt.runtime import doctor
-from visrt.runtime.doctor import Finding, clashes
+from visrt.runtime import diagnostics
+from visrt.runtime.diagnostics import Finding, clashes
 
 runner = CliRunner()
 
@@ -74,11 +74,11 @@ def test_doctor_shows_versions_providers_and_gpu() -> None:
 
 def test_doctor_leaves_with_5_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = [Finding("numpy", "2.0"), Finding("onnxruntime", "does not load", "install [cpu] or [gpu]")]
-    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    monkeypatch.setattr(diagnostics, "examine", lambda: findings)
     ended = runner.invoke(app, ["doctor"])
     assert ended.exit_code == 5
     assert "onnxruntime: install [cpu] or [gpu]" in ended.output
-    monkeypatch.setattr(doctor, "examine", lambda: findings[:1])
+    monkeypatch.setattr(diagnostics, "examine", lambda: findings[:1])
     assert runner.invoke(app, ["doctor"]).exit_code == 0
 
 
@@ -91,5 +91,5 @@ def test_a_library_that_does_not_load_is_a_finding(monkeypatch: pytest.MonkeyPat
         return load(name)
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    problems = {finding.subject for finding in doctor.examine() if finding.problem}
+    problems = {finding.subject for finding in diagnostics.examine() if finding.problem}
     assert {"opencv", "onnxruntime", "video"} <= problems

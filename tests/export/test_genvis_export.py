@@ -21,10 +21,10 @@ from visrt.export.reference import reference_from_checkpoint
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.genvis_checkpoints import GENVIS
 from visrt.runtime.agreement import Floors
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.build import build_engine, build_request
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.bundle import initial_states, open_bundle
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import BundleError, CheckpointError, UsageError
 from visrt.runtime.judge import judge
 from visrt.runtime.session import Session

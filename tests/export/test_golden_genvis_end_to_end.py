@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch_engine import TorchEngine
 
 from visrt.export.bundle import Export, export_bundle
-from visrt.export.contract import file_spec, graph_spec
+from visrt.export.contract import graph_spec
 from visrt.export.genvis import ClipGraph, ClipTensors, GenVisExport, read_genvis
 from visrt.export.graphs import MasksGraph
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_masks_graph
 from visrt.models.genvis import GenVis
 from visrt.runtime import image
+from visrt.runtime.bundle_writer import file_spec
 from visrt.runtime.engine import Engine
 from visrt.runtime.genvis import BASE, clip_step, first_step
 from visrt.runtime.genvis import GenVis as GenVisFamily

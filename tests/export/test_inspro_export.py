@@ -16,8 +16,7 @@ from visrt.export.frames import synthetic_frames
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.build import Profile, build_engine, build_request
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.bundle_states import initial_states
+from visrt.runtime.bundle import initial_states, open_bundle
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.session import Session
 from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt

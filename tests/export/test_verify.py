@@ -18,12 +18,12 @@ from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
 from visrt.cli import app
-from visrt.export.contract import file_spec
 from visrt.export.reference import reference_from_checkpoint
 from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.backends import BACKENDS
 from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundle_writer import file_spec
 from visrt.runtime.errors import BundleError, CheckpointError, ParityError, UsageError
 from visrt.runtime.reference import ROLES, Reference
 from visrt.runtime.verify import stored_reference, verify

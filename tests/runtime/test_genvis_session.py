@@ -16,8 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.bundle_states import initial_states, state_bytes
+from visrt.runtime.bundle import Bundle, initial_states, state_bytes
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
 from visrt.runtime.families import family_of, frame_family_of
 from visrt.runtime.genvis import GenVisSettings, update_tracks

@@ -16,12 +16,13 @@ from onnx import helper
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.engine import Array, Engine
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError, UsageError
 from visrt.runtime.manifest import GraphSpec, TensorSpec
-from visrt.runtime.ort import CpuEngine, CudaEngine, DeviceTensor, OrtOptions
+from visrt.runtime.ort import CpuEngine, CudaEngine, DeviceTensor
 from visrt.runtime.session import Session
 
-ONE_THREAD = OrtOptions(threads=1)
+ONE_THREAD = EngineOptions(threads=1)
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_no_frames_in_flight_are_refused() -> None:
 
 def test_an_engine_that_answers_by_itself_takes_two_frames_at_the_most() -> None:
     class Later(ColourEngine):
-        answers_later = True
+        is_async = True
 
     manifest = fake_manifest()
     frame = Later(manifest.graphs["frame"], np.random.default_rng(0))

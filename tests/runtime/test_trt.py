@@ -19,8 +19,9 @@ from fake_pycuda import install_cuda
 from fake_tensorrt import FLAVOURS, install_tensorrt
 from fakes import patches
 
-from visrt.runtime.backends import EngineOptions, open_engines
+from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import BundleError, EngineError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import trt_rig
 from bundles import SIZE
 from fake_gpu import Gpu
 from fake_tensorrt import FLAVOURS
@@ -18,9 +21,10 @@ from fakes import fake_manifest, patches
 from trt_rig import Rig, in_fp16, models_of, rig_of
 
 from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import Manifest, TensorSpec
-from visrt.runtime.ort import CpuEngine, OrtOptions
+from visrt.runtime.ort import CpuEngine
 from visrt.runtime.tensorrt_library import Flavour
 
 VERSIONS = [(flavour, version) for flavour, versions in FLAVOURS.items() for version in versions]
@@ -54,7 +58,7 @@ def picks(count: int) -> Array:
 def on_cpu(size: tuple[int, int] = SIZE, manifest: Manifest | None = None) -> dict[str, Engine]:
     known = manifest or fake_manifest(size, 4)
     models = models_of(known)
-    return {name: CpuEngine(known.graphs[name], models[name].SerializeToString(), OrtOptions(1)) for name in models}
+    return {name: CpuEngine(known.graphs[name], models[name].SerializeToString(), EngineOptions(1)) for name in models}
 
 
 def expected_logits(x: int, embeddings: Array, size: tuple[int, int] = SIZE) -> Array:
@@ -295,6 +299,19 @@ def test_no_frames_are_no_call(rig: Rig) -> None:
     assert rig.gpu.counts["enqueued"] == 0
 
 
+def test_buffers_are_allocated_also_where_python_skips_assertions(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import pytest\nfrom trt_rig import rig_of\nrig = rig_of(pytest.MonkeyPatch())\n"
+        "print(rig.gpu.counts['allocate'], rig.gpu.counts['pin'])"
+    )
+    folder = Path(trt_rig.__file__).parent
+    done = subprocess.run([sys.executable, "-O", "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+
+    counts = rig_of(monkeypatch).gpu.counts
+    assert counts["pin"] > 0
+    assert done.stdout.split() == [str(counts["allocate"]), str(counts["pin"])]
+
+
 def test_once_warm_a_call_allocates_nothing(rig: Rig) -> None:
     def round_trip() -> None:
         answer = rig.frame(frames(4))
@@ -412,7 +429,7 @@ def test_without_capture_they_run_plainly_and_say_so_once(
 
 
 def test_contexts_are_kept_in_bounds(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visrt.runtime.trt_engine.RUNS_MAX", 2)
+    monkeypatch.setattr("visrt.runtime.trt_engine.EXECUTIONS_MAX", 2)
     for count in (1, 2, 4, 1, 2, 4, 1, 1, 1, 1):
         answer = rig.frame(frames(4))
         logits = masks_of(rig, answer["mask_features"].row(0), picks(count))
@@ -422,7 +439,7 @@ def test_contexts_are_kept_in_bounds(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_context_that_makes_room_has_done_its_work(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visrt.runtime.trt_engine.RUNS_MAX", 1)
+    monkeypatch.setattr("visrt.runtime.trt_engine.EXECUTIONS_MAX", 1)
 
     first, second = rig.frame(frames(4)), rig.frame(frames(8, GONE))
 
@@ -541,9 +558,12 @@ def test_tensors_of_another_bundle_are_refused(rig: Rig, monkeypatch: pytest.Mon
 
 
 CHANGES: list[tuple[Mapping[str, Any], str]] = [
-    ({"name": "elsewhere"}, r"output 'elsewhere' is not in it, it has class_logits, .*'embeddings' is in it but not"),
-    ({"dtype": "float16"}, r"'embeddings': expected float16 \[\?, 4, 8\], found float32 \[\?, 4, 8\]"),
-    ({"shape": ("batch", 4, 9)}, r"'embeddings': expected float32 \[\?, 4, 9\], found float32 \[\?, 4, 8\]"),
+    (
+        {"name": "elsewhere"},
+        r"output 'elsewhere' is not in the graph, which has class_logits, .*'embeddings' is in the graph but not",
+    ),
+    ({"dtype": "float16"}, r"'embeddings': expected float16 \[batch, 4, 8\], found float32 \[\?, 4, 8\]"),
+    ({"shape": ("batch", 4, 9)}, r"'embeddings': expected float32 \[batch, 4, 9\], found float32 \[\?, 4, 8\]"),
     ({"shape": (1, 4, 8)}, r"'embeddings': expected float32 \[1, 4, 8\], found float32 \[\?, 4, 8\]"),
 ]
 

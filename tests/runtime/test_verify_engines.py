@@ -15,16 +15,15 @@ from recorded_engine import Change, Recorded, Values, reference_of_values
 from rich.console import Console
 
 from visrt.commands.verify_table import lines_of
-from visrt.runtime import available
-from visrt.runtime.available import ABSENCE, gpu_absence
-from visrt.runtime.backends import BACKENDS
+from visrt.runtime import diagnostics
+from visrt.runtime.backends import BACKENDS, Backend
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.errors import EngineError, ParityError, UsageError
 from visrt.runtime.judge import ParityReport
 from visrt.runtime.verify import Failed, Skipped, Verification, VerifySettings, verification_values, verify_engines
 
 
-class Backend:
+class Opener:
     """Opens one recorded engine for both graphs, or refuses; knows the options it was opened with."""
 
     def __init__(self, change: Change = lambda _: None, refuses: str = "") -> None:
@@ -50,21 +49,20 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Backend]:
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Opener]:
     """A machine that runs cpu and cuda, and has no TensorRT."""
-    backends = {name: Backend() for name in BACKENDS}
-    for name, backend in backends.items():
-        monkeypatch.setitem(BACKENDS, name, backend)
+    openers = {name: Opener() for name in BACKENDS}
+    for name, opener in openers.items():
         absence = f"{name} is not installed" if name.startswith("tensorrt") else ""
-        monkeypatch.setitem(ABSENCE, name, partial(str, absence))
-    return backends
+        monkeypatch.setitem(BACKENDS, name, Backend(opener, partial(str, absence)))
+    return openers
 
 
 def verified(bundle: Bundle, *engines: str) -> Verification:
     return verify_engines(bundle, reference_of_values(), VerifySettings(engines))
 
 
-def test_all_that_the_machine_has_is_judged_and_the_rest_is_told(bundle: Bundle, machine: dict[str, Backend]) -> None:
+def test_all_that_the_machine_has_is_judged_and_the_rest_is_told(bundle: Bundle, machine: dict[str, Opener]) -> None:
     verification = verified(bundle)
     assert verification.passed
     verification.require("bundle")
@@ -75,7 +73,7 @@ def test_all_that_the_machine_has_is_judged_and_the_rest_is_told(bundle: Bundle,
     assert [one.provider for one in verification.engines] == ["recorded", "recorded", "", ""]
 
 
-def test_engines_are_opened_for_the_largest_batch_and_closed(bundle: Bundle, machine: dict[str, Backend]) -> None:
+def test_engines_are_opened_for_the_largest_batch_and_closed(bundle: Bundle, machine: dict[str, Opener]) -> None:
     verify_engines(bundle, reference_of_values(), VerifySettings(("cuda",), batches=(1, 4, 2)))
     assert [options.batch for options in machine["cuda"].options] == [4]
     assert machine["cuda"].closed == 2
@@ -83,7 +81,7 @@ def test_engines_are_opened_for_the_largest_batch_and_closed(bundle: Bundle, mac
 
 
 def test_an_absent_engine_that_was_asked_for_is_an_error_before_any_work(
-    bundle: Bundle, machine: dict[str, Backend]
+    bundle: Bundle, machine: dict[str, Opener]
 ) -> None:
     with pytest.raises(EngineError, match="tensorrt is not installed; leave out --engine"):
         verified(bundle, "cpu", "tensorrt")
@@ -91,10 +89,10 @@ def test_an_absent_engine_that_was_asked_for_is_an_error_before_any_work(
 
 
 def test_a_machine_that_can_run_nothing_is_an_error(
-    bundle: Bundle, machine: dict[str, Backend], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, machine: dict[str, Opener], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ABSENCE:
-        monkeypatch.setitem(ABSENCE, name, lambda: "nothing here")
+    for name, opener in machine.items():
+        monkeypatch.setitem(BACKENDS, name, Backend(opener, lambda: "nothing here"))
     with pytest.raises(EngineError, match="can run no engine: cpu: nothing here"):
         verified(bundle)
 
@@ -103,7 +101,7 @@ def not_a_number(outputs: Values) -> None:
     outputs["embeddings"][1, 2, 3] = np.nan
 
 
-def test_one_engine_that_is_wrong_is_named_while_the_others_pass(bundle: Bundle, machine: dict[str, Backend]) -> None:
+def test_one_engine_that_is_wrong_is_named_while_the_others_pass(bundle: Bundle, machine: dict[str, Opener]) -> None:
     machine["cuda"].engine.__init__(not_a_number)  # type: ignore[misc]
     verification = verified(bundle)
     assert [one.passed for one in verification.engines] == [True, False, True, True]
@@ -112,9 +110,7 @@ def test_one_engine_that_is_wrong_is_named_while_the_others_pass(bundle: Bundle,
     assert "cpu" not in str(told.value)
 
 
-def test_an_engine_that_cannot_be_opened_fails_and_the_others_go_on(
-    bundle: Bundle, machine: dict[str, Backend]
-) -> None:
+def test_an_engine_that_cannot_be_opened_fails_and_the_others_go_on(bundle: Bundle, machine: dict[str, Opener]) -> None:
     machine["cpu"].refuses = "the graph does not load"
     verification = verified(bundle)
     assert verification.engines[0].outcome == Failed("the graph does not load")
@@ -123,7 +119,7 @@ def test_an_engine_that_cannot_be_opened_fails_and_the_others_go_on(
         verification.require("bundle")
 
 
-def test_what_to_install_is_shown_with_its_brackets(bundle: Bundle, machine: dict[str, Backend]) -> None:
+def test_what_to_install_is_shown_with_its_brackets(bundle: Bundle, machine: dict[str, Opener]) -> None:
     machine["cpu"].refuses = "pip install 'visrt[cpu]'"
     shown = Console(file=StringIO(), width=200)
     for line in lines_of(verified(bundle)):
@@ -131,7 +127,7 @@ def test_what_to_install_is_shown_with_its_brackets(bundle: Bundle, machine: dic
     assert "visrt[cpu]" in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_values_for_json_hold_no_number_that_json_cannot(bundle: Bundle, machine: dict[str, Backend]) -> None:
+def test_values_for_json_hold_no_number_that_json_cannot(bundle: Bundle, machine: dict[str, Opener]) -> None:
     machine["cuda"].engine.__init__(not_a_number)  # type: ignore[misc]
     values = verification_values(verified(bundle))
     assert [engine["state"] for engine in values["engines"]] == ["passed", "failed", "skipped", "skipped"]
@@ -165,11 +161,11 @@ class Driver:
 )
 def test_a_gpu_is_looked_for_with_the_driver(monkeypatch: pytest.MonkeyPatch, driver: Driver, told: str) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    absence = gpu_absence()
+    absence = diagnostics.gpu_absence()
     assert told in absence
     assert bool(absence) == bool(told)
 
 
 def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(available, "DRIVER", "libcuda-of-nobody.so")
-    assert "libcuda-of-nobody.so does not load" in gpu_absence()
+    monkeypatch.setattr(diagnostics, "DRIVER", "libcuda-of-nobody.so")
+    assert "libcuda-of-nobody.so does not load" in diagnostics.gpu_absence()

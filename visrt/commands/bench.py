@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from visrt.runtime.backends import BACKENDS
+
 if TYPE_CHECKING:
     from visrt.benchmarks.bench import BenchReport
 
@@ -20,7 +22,7 @@ def bench(
     clip: Annotated[Path, typer.Option(help="Video that is followed.")] = Path("clips/demo.mp4"),
     engine: Annotated[
         list[str] | None,
-        typer.Option(help="cpu (if none is given), cuda, tensorrt or tensorrt-rtx; several in turn."),
+        typer.Option(help=f"{', '.join(BACKENDS)}; repeat to compare. cpu if none is given."),
     ] = None,
     in_flight: Annotated[
         list[int] | None, typer.Option(min=1, help="Frames in flight, 1 if none is given; several are compared.")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from visrt.runtime.tensorrt_library import FLAVOURS
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,7 +25,7 @@ __all__ = ["build", "flavour_named"]
 
 def build(
     bundle: Annotated[Path, typer.Option(help="Folder that `visrt export` wrote.")],
-    engine: Annotated[str, typer.Option(help="tensorrt or tensorrt-rtx.")] = "tensorrt",
+    engine: Annotated[str, typer.Option(help=f"{' or '.join(FLAVOURS)}.")] = "tensorrt",
     batch: Annotated[int, typer.Option(min=1, help="The most frames of one call.")] = 1,
     target: Annotated[
         list[str] | None,
@@ -58,12 +60,11 @@ def build(
 def flavour_named(engine: str) -> Flavour:
     """The flavour the user wrote; UsageError for any other word."""
     from visrt.runtime.errors import UsageError
-    from visrt.runtime.tensorrt_library import OLDEST
 
-    for flavour in OLDEST:
+    for flavour in FLAVOURS:
         if flavour == engine:
             return flavour
-    raise UsageError(f"--engine {engine}: expected {' or '.join(OLDEST)}; cpu and cuda run the bundle as it is")
+    raise UsageError(f"--engine {engine}: expected {' or '.join(FLAVOURS)}; other engines run the bundle as it is")
 
 
 @contextmanager

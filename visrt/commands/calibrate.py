@@ -12,12 +12,11 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from visrt.calibration.criterion import Criterion
+    from visrt.benchmarks.thresholds import Criterion, Fit
+    from visrt.benchmarks.thresholds import Trial as ThresholdTrial
     from visrt.calibration.ranges import Hazard
     from visrt.calibration.ranking import Trial
     from visrt.calibration.report import CalibrationReport
-    from visrt.calibration.thresholds import Fit
-    from visrt.calibration.thresholds import Trial as Floored
     from visrt.export.workplace import Existing
     from visrt.runtime.agreement import Floors
 
@@ -102,7 +101,7 @@ def _fit_thresholds(
     from rich.console import Console
 
     from visrt.benchmarks.fit_thresholds import ThresholdFit, fit_thresholds
-    from visrt.calibration.criterion import Criterion
+    from visrt.benchmarks.thresholds import Criterion
     from visrt.console import report_console
     from visrt.runtime.errors import UsageError
 
@@ -114,7 +113,7 @@ def _fit_thresholds(
     tried: list[float] = []
     with Console(stderr=True).status("opening") as status:
 
-        def on_trial(trial: Floored) -> None:
+        def on_trial(trial: ThresholdTrial) -> None:
             tried.append(trial.value)
             status.update(f"{len(tried)} settings tried, the best reaches {max(tried):.4f}")
 

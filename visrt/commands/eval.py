@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visrt.commands.association import PRESET_HELP, Association, association_in
+from visrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from visrt.benchmarks.evaluate import Evaluation
@@ -46,7 +47,7 @@ def evaluate(
         Path | None, typer.Option(help="Association settings (json) in place of the bundle's or the preset's.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help=PRESET_HELP)] = None,
-    engine: Annotated[str, typer.Option(help="What runs the network: cpu, cuda, tensorrt or tensorrt-rtx.")] = "cpu",
+    engine: Annotated[str, typer.Option(help=f"What runs the network: {', '.join(BACKENDS)}.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     rule: Annotated[
         Rule,

@@ -11,6 +11,7 @@ import typer
 from visrt.commands.association import association_in
 from visrt.commands.build import build, flavour_named
 from visrt.runtime.families import FAMILIES
+from visrt.runtime.tensorrt_library import FLAVOURS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +86,7 @@ def export(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="Then build its engines as `visrt build` does, tensorrt or tensorrt-rtx, for the GPU here."),
+        typer.Option(help=f"Then build engines of {' or '.join(FLAVOURS)} for the GPU here, as `visrt build` does."),
     ] = None,
     target: Annotated[
         list[str] | None,

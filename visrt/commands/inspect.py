@@ -1,13 +1,15 @@
-"""`visrt inspect`: what is in a bundle, what it costs, and the engines that were built of it, every file checked."""
+"""`visrt inspect`: checks the files of a bundle, and shows what it contains, what it costs and its cached engines."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from visrt.runtime.tensorrt_library import FLAVOURS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 NOT_RECORDED = "not recorded"
-FLAVOURS = ("tensorrt", "tensorrt-rtx")
 
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Folder that `visrt export` wrote.")],
     engine: Annotated[
-        list[str] | None, typer.Option(help="Kept engines of tensorrt or tensorrt-rtx only; may be repeated.")
+        list[str] | None,
+        typer.Option(help=f"Only the cached engines of {' or '.join(FLAVOURS)}; may be repeated."),
     ] = None,
     masks: Annotated[int, typer.Option(min=0, help="Masks a frame keeps, for the bytes it moves.")] = 10,
     nodes: Annotated[bool, typer.Option("--nodes", help="List the precision of every node.")] = False,
@@ -34,7 +36,7 @@ def inspect(
         bool,
         typer.Option(
             "--probe",
-            help="First run each graph once, on the CPU, in a process that may crash: for bundles from elsewhere.",
+            help="First run each graph once on the CPU in a separate process, which may crash: for untrusted bundles.",
         ),
     ] = False,
 ) -> None:
@@ -69,14 +71,14 @@ def _probe(bundle: Bundle) -> None:
     from visrt.runtime.probe import probe
 
     probe(bundle)
-    say(f"{', '.join(bundle.manifest.graphs)}: loaded and run once in a process of their own")
+    say(f"{', '.join(bundle.manifest.graphs)}: loaded and run once in a separate process")
 
 
 def _flavours(given: Sequence[str] | None) -> tuple[str, ...]:
     from visrt.runtime.errors import UsageError
 
     if unknown := [name for name in given or () if name not in FLAVOURS]:
-        raise UsageError(f"--engine {', '.join(unknown)}: expected {' or '.join(FLAVOURS)}, whose engines are kept")
+        raise UsageError(f"--engine {', '.join(unknown)}: expected {' or '.join(FLAVOURS)}, whose engines are cached")
     return tuple(given or FLAVOURS)
 
 
@@ -142,17 +144,30 @@ def _engine(kept: KeptEngine) -> str:
 
 
 def _moved(manifest: Manifest, masks: int) -> Table:
-    """Bytes a frame moves, tensor by tensor, then the sum of each way."""
+    """Bytes a frame moves, tensor by tensor, then the sum of each way. On the CPU nothing moves.
+
+    A tensor that one graph passes to another stays on the device and is listed once, where it is computed.
+    """
     from rich.table import Table
 
-    from visrt.runtime.traffic import traffic
+    from visrt.runtime.dynamic_axes import MASKS
+    from visrt.runtime.trt_slot import bytes_of
 
+    sizes = defaultdict(lambda: 1, {MASKS: masks})
     title = f"bytes a frame moves on a GPU, with {masks} masks kept"
     table = Table("graph", "tensor", "way", "bytes", title=title, title_justify="left")
     sums: Counter[str] = Counter()
-    for moved in traffic(manifest, masks):
-        table.add_row(moved.graph, moved.role, moved.way, f"{moved.bytes:,}")
-        sums[moved.way] += moved.bytes
+    for name, graph in manifest.graphs.items():
+        handed = manifest.device_roles(name)
+        moved = [(role, spec, "host to device") for role, spec in graph.inputs.items() if role not in handed]
+        moved += [
+            (role, spec, "stays on the device" if role in handed else "device to host")
+            for role, spec in graph.outputs.items()
+        ]
+        for role, spec, way in moved:
+            size = bytes_of(spec, sizes)
+            table.add_row(name, role, way, f"{size:,}")
+            sums[way] += size
     table.add_section()
     for way, total in sums.items():
         table.add_row("sum", "", way, f"{total:,}")

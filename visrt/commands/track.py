@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from visrt.commands.association import PRESET_HELP, association_in
+from visrt.runtime.backends import BACKENDS
 
 __all__ = ["track"]
 
@@ -37,7 +38,7 @@ def track(
     bundle: Annotated[Path, typer.Option(help="Folder that `visrt export` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; of several sources each gets a folder in it.")],
     engine: Annotated[
-        str, typer.Option(help="What runs the network: cpu, cuda, tensorrt or tensorrt-rtx (built on first use).")
+        str, typer.Option(help=f"What runs the network: {', '.join(BACKENDS)} (TensorRT's are built on first use).")
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     in_flight: Annotated[

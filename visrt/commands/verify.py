@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from visrt.runtime.backends import BACKENDS
+
 if TYPE_CHECKING:
     from visrt.runtime.bundle import Bundle
     from visrt.runtime.clip_frames import Frames
@@ -23,8 +25,7 @@ def verify(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="What runs it: cpu, cuda, tensorrt or tensorrt-rtx; repeat for more. All that this machine can run "
-            "if not given."
+            help=f"What runs it: {', '.join(BACKENDS)}; repeat for more. All that this machine can run if not given."
         ),
     ] = None,
     checkpoint: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visrt.calibration.judging import Harm, agreement_of_clips
+from visrt.calibration.evaluator import Degradation, agreement_of_clips
 from visrt.runtime.agreement import FrameAnswer, packed_masks
 from visrt.runtime.family import Queries
 
@@ -42,4 +42,4 @@ def test_clips_of_one_frame_have_no_assignment() -> None:
 
 
 def test_harm_is_the_mean_of_its_three_parts() -> None:
-    assert Harm(masks=0.3, classes=0.0, features=0.6).total == pytest.approx(0.3)
+    assert Degradation(masks=0.3, classes=0.0, features=0.6).total == pytest.approx(0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +12,30 @@ import numpy as np
 import pytest
 from bundles import write_bundle
 
+from visrt.benchmarks.identity import IdentityCounts
+from visrt.benchmarks.thresholds import FLOORS, THRESHOLDS, Criterion, fit, floors_of, write_fitted
 from visrt.calibration.bundle import write_calibrated
-from visrt.calibration.criterion import Criterion
-from visrt.calibration.thresholds import FLOORS, THRESHOLDS, fit, floors_of, write_fitted
 from visrt.runtime.bundle import MANIFEST, open_bundle
-from visrt.runtime.ctvis import CtVisSettings
 from visrt.runtime.errors import BundleError, DataError, UsageError
 from visrt.runtime.minvis import MinVisSettings
-
-
-@dataclass(frozen=True)
-class Seen:
-    wanted: int = 100
-    found: int = 0
-    duplicates: int = 0
-    spurious: int = 0
-    switches: int = 0
-    lost_ids: int = 0
-
 
 VALUES = {"birth_score": (0.1, 0.3, 0.5, 0.7, 0.9), "keep_score": (0.1, 0.3, 0.5), "revive_similarity": (0.0, 0.5)}
 START = {"birth_score": 0.9, "keep_score": 0.5, "revive_similarity": 0.5}
 
 
-def valley(floors: Mapping[str, float]) -> Seen:
+def valley(floors: Mapping[str, float]) -> IdentityCounts:
     """Best at 0.5, 0.3 and any similarity: low floors let rubbish in, high ones lose objects."""
     missed = 100 * max(0, floors["birth_score"] - 0.5) + 100 * max(0, floors["keep_score"] - 0.3)
     rubbish = 100 * max(0, 0.5 - floors["birth_score"]) + 100 * max(0, 0.3 - floors["keep_score"])
-    return Seen(found=round(100 - missed), spurious=round(rubbish))
+    return IdentityCounts(wanted=100, found=round(100 - missed), spurious=round(rubbish))
 
 
 def test_the_criterion_is_mota_with_prices() -> None:
-    seen = Seen(found=90, duplicates=4, spurious=3, switches=2, lost_ids=1)
-    assert Criterion().of(seen) == pytest.approx(0.8)
-    assert Criterion(spurious=0).of(seen) == pytest.approx(0.83)
-    assert Criterion(changed_id=5).of(seen) == pytest.approx(0.68)
-    assert np.isnan(Criterion().of(Seen(wanted=0)))
+    seen = IdentityCounts(wanted=100, found=90, duplicates=4, spurious=3, switches=2, lost_ids=1)
+    assert Criterion().score(seen) == pytest.approx(0.8)
+    assert Criterion(spurious=0).score(seen) == pytest.approx(0.83)
+    assert Criterion(changed_id=5).score(seen) == pytest.approx(0.68)
+    assert np.isnan(Criterion().score(IdentityCounts()))
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
@@ -72,7 +60,7 @@ def test_floors_that_serve_best_already_stay() -> None:
 def test_no_floors_are_measured_twice_and_an_object_that_is_born_is_kept() -> None:
     asked: list[tuple[float, ...]] = []
 
-    def measure(floors: Mapping[str, float]) -> Seen:
+    def measure(floors: Mapping[str, float]) -> IdentityCounts:
         asked.append(tuple(floors.values()))
         return valley(floors)
 
@@ -84,9 +72,9 @@ def test_no_floors_are_measured_twice_and_an_object_that_is_born_is_kept() -> No
 def test_the_price_decides() -> None:
     """A low floor finds more and switches more: what it is worth depends on what a changed id costs."""
 
-    def measure(floors: Mapping[str, float]) -> Seen:
+    def measure(floors: Mapping[str, float]) -> IdentityCounts:
         low = floors["birth_score"] < 0.5
-        return Seen(found=90 if low else 80, switches=4 if low else 0)
+        return IdentityCounts(wanted=100, found=90 if low else 80, switches=4 if low else 0)
 
     assert fit(measure, START, VALUES, Criterion()).best.floors["birth_score"] < 0.5
     assert fit(measure, START, VALUES, Criterion(changed_id=5)).best.floors["birth_score"] == 0.9
@@ -94,13 +82,13 @@ def test_the_price_decides() -> None:
 
 def test_without_an_object_in_sight_nothing_is_fitted() -> None:
     with pytest.raises(DataError, match="no labelled object is in sight"):
-        fit(lambda _: Seen(wanted=0), START, VALUES, Criterion())
+        fit(lambda _: IdentityCounts(), START, VALUES, Criterion())
 
 
 def test_every_floor_is_a_setting_of_its_family() -> None:
-    for family, settings in {"minvis": MinVisSettings, "ctvis": CtVisSettings}.items():
-        assert set(FLOORS[family]) <= {field.name for field in fields(settings)}
-        for name, values in FLOORS[family].items():
+    for settings, floors in FLOORS.items():
+        assert floors.keys() <= {field.name for field in fields(settings)}
+        for name, values in floors.items():
             for value in values:
                 settings(**{name: value})
 
@@ -161,7 +149,7 @@ def test_an_int8_bundle_keeps_the_figures(tmp_path: Path) -> None:
 
 def test_a_family_without_floors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(write_bundle(tmp_path / "bundle"))
-    monkeypatch.delitem(FLOORS, "minvis")
+    monkeypatch.delitem(FLOORS, MinVisSettings)
     with pytest.raises(UsageError, match="cannot be fitted; expected a bundle of ctvis"):
         floors_of(bundle)
 

@@ -14,23 +14,24 @@ from visrt.runtime.clip_frames import Frames
 from visrt.runtime.engine import Array, Engine
 from visrt.runtime.engine_outputs import FullOutputs, answers_of
 from visrt.runtime.manifest import GraphSpec
+from visrt.runtime.ort import CpuEngine
 
-__all__ = ["Harm", "Judge", "Opinion", "agreement_of_clips", "opinion_of"]
+__all__ = ["AgreementEvaluator", "Degradation", "ModelOutputs", "agreement_of_clips", "model_outputs"]
 
 Answers = list[FrameAnswer]
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """What engines say of clips of successive frames. mask_features: of the first frame of each, [clips, D, h, w]."""
+class ModelOutputs:
+    """Outputs on clips of successive frames. mask_features: of the first frame of each clip, [clips, D, h, w]."""
 
     clips: tuple[Answers, ...]
     mask_features: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Harm:
-    """What a change does to the answer, each 0 for nothing.
+class Degradation:
+    """How much a change alters the outputs; 0 is not at all.
 
     masks: 1 - mean IoU of the objects' masks. classes: share of queries with another best class. features: error of
     the mask features, root of the sum of squares, relative to the features.
@@ -42,62 +43,65 @@ class Harm:
 
     @property
     def total(self) -> float:
-        """One number to rank by: the mean of the three, so that the two coarse ones do not drown the smooth one."""
+        """One number to rank by: the mean of the three, so that the two coarse ones do not hide the smooth one."""
         return (self.masks + self.classes + self.features) / 3
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Runs frame graphs with the bundle's other graphs as they are, and compares them with `expected`, of `clips`.
+class AgreementEvaluator:
+    """Runs changed frame graphs with the bundle's other graphs, and compares the outputs with `expected` on `clips`.
 
-    ask: how the engines of the bundle's family are asked; one that looks at clips sees each frame as a clip of its own.
+    ask: gives all outputs of the bundle's engines; a family of clips sees each frame as a clip of its own.
     """
 
     graph: GraphSpec
     others: Mapping[str, Engine]
     ask: FullOutputs
     clips: tuple[Frames, ...]
-    expected: Opinion
+    expected: ModelOutputs
 
     def agreement(self, model: onnx.ModelProto) -> Agreement:
         """How far `model` agrees, over all frames."""
-        return agreement_of_clips(self.expected.clips, self._opinion(model).clips)
+        return agreement_of_clips(self.expected.clips, self._outputs(model).clips)
 
-    def harm(self, model: onnx.ModelProto) -> Harm:
+    def degradation(self, model: onnx.ModelProto) -> Degradation:
         """What `model` does to the first frame of each clip."""
-        return _harm(self.expected, self._opinion(model))
+        expected, given = self.expected, self._outputs(model)
+        whole = agreement(_all(expected.clips), _all(given.clips))
+        error = np.linalg.norm(given.mask_features - expected.mask_features)
+        features = float(error / max(float(np.linalg.norm(expected.mask_features)), 1e-12))
+        return Degradation(1 - whole.iou_mean, 1 - whole.top_class, features if np.isfinite(features) else float("inf"))
 
-    def _opinion(self, model: onnx.ModelProto) -> Opinion:
-        return opinion_of(self.graph, model.SerializeToString(), self.others, self.ask, self.clips)
+    def _outputs(self, model: onnx.ModelProto) -> ModelOutputs:
+        return model_outputs(self.graph, model.SerializeToString(), self.others, self.ask, self.clips)
 
-    def of_first_frames(self, count: int) -> Judge:
-        """A cheaper judge: the first frame of each of the first `count` clips."""
+    def of_first_frames(self, count: int) -> AgreementEvaluator:
+        """A cheaper evaluator: on the first frame of each of the first `count` clips."""
         clips = tuple(clip.take([0]) for clip in self.clips[:count])
-        expected = tuple(answer[:1] for answer in self.expected.clips[:count])
-        return replace(self, clips=clips, expected=Opinion(expected, self.expected.mask_features[:count]))
+        expected = tuple(answers[:1] for answers in self.expected.clips[:count])
+        return replace(self, clips=clips, expected=ModelOutputs(expected, self.expected.mask_features[:count]))
 
 
-def opinion_of(
+def model_outputs(
     graph: GraphSpec, model: bytes, others: Mapping[str, Engine], ask: FullOutputs, clips: Sequence[Frames]
-) -> Opinion:
-    """What the frame graph `model` and the `others` say of `clips`, frame by frame, on the CPU."""
-    from visrt.runtime.ort import CpuEngine
-
+) -> ModelOutputs:
+    """Outputs of the frame graph `model` and the `others` on `clips`, frame by frame, on the CPU."""
     frame = CpuEngine(graph, model)
-    said: list[Answers] = []
+    engines = {**others, "frame": frame}
+    outputs: list[Answers] = []
     features: list[Array] = []
     try:
         for clip in clips:
             answers: Answers = []
             for t in range(len(clip)):
-                outputs = ask.run({**others, "frame": frame}, clip.images[t : t + 1], clip.valid_sizes[t : t + 1])
-                answers += answers_of(outputs)
+                tensors = ask.run(engines, clip.images[t : t + 1], clip.valid_sizes[t : t + 1])
+                answers += answers_of(tensors)
                 if t == 0:
-                    features.append(outputs["mask_features"][0].astype(np.float32))
-            said.append(answers)
+                    features.append(tensors["mask_features"][0].astype(np.float32))
+            outputs.append(answers)
     finally:
         frame.close()
-    return Opinion(tuple(said), np.stack(features))
+    return ModelOutputs(tuple(outputs), np.stack(features))
 
 
 def agreement_of_clips(expected: Sequence[Answers], given: Sequence[Answers]) -> Agreement:
@@ -112,13 +116,6 @@ def _assignment(expected: Sequence[Answers], given: Sequence[Answers]) -> float:
     seen = [pair for pair in pairs if (pair[0][0].queries.scores() >= OBJECT_SCORE).any()]
     shares = [agreement(one, other).assignment for one, other in seen or pairs]
     return float(np.mean(shares)) if shares else float("nan")
-
-
-def _harm(expected: Opinion, given: Opinion) -> Harm:
-    whole = agreement(_all(expected.clips), _all(given.clips))
-    error = np.linalg.norm(given.mask_features - expected.mask_features)
-    features = float(error / max(float(np.linalg.norm(expected.mask_features)), 1e-12))
-    return Harm(1 - whole.iou_mean, 1 - whole.top_class, features if np.isfinite(features) else float("inf"))
 
 
 def _all(clips: Sequence[Answers]) -> Answers:

@@ -12,12 +12,12 @@ from visrt.runtime.tensorrt_library import TensorRt
 from visrt.runtime.tensorrt_log import log_of
 from visrt.runtime.trt_slot import ALIGNMENT
 
-__all__ = ["Bench"]
+__all__ = ["TrtContext"]
 
 LOGGER = logging.getLogger("visrt.tensorrt")
 
 
-class Bench:
+class TrtContext:
     """Lives as long as one of those who joined it. notices: what is not as it could be, in words, each logged once."""
 
     def __init__(self, gpu: Gpu, library: TensorRt) -> None:

@@ -1,18 +1,30 @@
-"""What this machine can run and what is in the way: versions, backends, GPUs, packages that overwrite each other."""
+"""What this machine can run and what prevents it: versions, backends, GPUs, packages that overwrite each other.
+
+Nothing is opened to find it out: packages are imported, and the NVIDIA driver is asked for its GPUs.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Finding", "clashes", "examine"]
+from visrt.runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from visrt.runtime.tensorrt_library import Flavour
+
+__all__ = ["Finding", "clashes", "examine", "gpu_absence", "onnxruntime_absence", "tensorrt_absence"]
+
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 RUNTIME_PACKAGES = ("visrt", "numpy", "scipy", "pillow", "pycocotools", "pydantic", "typer", "rich")
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "pycuda")
@@ -20,9 +32,45 @@ SHARED_FOLDERS = ("cv2", "onnxruntime")
 """Folders that several distributions install into: the last one wins, and removing one breaks the other."""
 
 
+def gpu_absence() -> str:
+    """Why there is no usable GPU, by the driver's own account; empty if there is one."""
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return f"no NVIDIA driver here ({DRIVER} does not load)"
+    count = ctypes.c_int(0)
+    if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return f"the NVIDIA driver finds no GPU it can use (error {status})"
+    return "" if count.value else "the NVIDIA driver finds no GPU"
+
+
+def onnxruntime_absence(provider: str) -> str:
+    """Why ONNX Runtime cannot run on `provider` here; empty if it can."""
+    onnxruntime, problem = _module("onnxruntime")
+    if not onnxruntime:
+        return f"onnxruntime does not load ({problem})"
+    if provider not in onnxruntime.get_available_providers():
+        return f"this onnxruntime has no {provider}"
+    return "" if provider == "CPUExecutionProvider" else gpu_absence()
+
+
+def tensorrt_absence(flavour: Flavour) -> str:
+    """Why TensorRT or TensorRT-RTX cannot run here; empty if it can."""
+    from visrt.runtime.tensorrt_library import load_tensorrt
+
+    try:
+        load_tensorrt(flavour)
+    except EngineError as error:
+        return str(error)
+    if absence := gpu_absence():
+        return absence
+    pycuda, problem = _module("pycuda.driver")
+    return "" if pycuda else f"pycuda does not load ({problem})"
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. problem: what to do about it, empty where all is well."""
+    """One line of the report. problem: what to do about it; empty where there is none."""
 
     subject: str
     found: str

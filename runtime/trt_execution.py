@@ -15,14 +15,14 @@ from visrt.runtime.cuda_graph import Capture, CaptureRefusedError, CudaGraph
 from visrt.runtime.errors import EngineError
 from visrt.runtime.trt_plan import PROFILE
 
-__all__ = ["Run", "RunRefusedError"]
+__all__ = ["Execution", "ExecutionRefusedError"]
 
 
-class RunRefusedError(EngineError):
+class ExecutionRefusedError(EngineError):
     """TensorRT refuses to make, bind or start an execution context."""
 
 
-class Run:
+class Execution:
     """shapes: of the dynamic inputs by tensor name. addresses: of all tensors by name."""
 
     def __init__(
@@ -34,13 +34,13 @@ class Run:
         addresses: Mapping[str, int],
     ) -> None:
         if context is None:
-            raise RunRefusedError("TensorRT refuses an execution context")
+            raise ExecutionRefusedError("TensorRT refuses an execution context")
         self._context, self._stream = context, stream
         self._graph: CudaGraph | None = None
         self.calls = 0
         try:
             self._bind(workspace, shapes, addresses)
-        except RunRefusedError:
+        except ExecutionRefusedError:
             # The traceback keeps this frame: a context in it would outlive the GPU's.
             del context
             self.close()
@@ -92,4 +92,4 @@ class Run:
 
 def _accepted(answer: bool, what: str) -> None:
     if not answer:
-        raise RunRefusedError(f"TensorRT refuses {what}")
+        raise ExecutionRefusedError(f"TensorRT refuses {what}")

@@ -1,0 +1,23 @@
+"""How the engines of a bundle are opened, whatever the backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visrt.runtime.errors import UsageError
+
+__all__ = ["EngineOptions"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """threads: of one operator on the CPU; None takes all cores. device: index of the GPU. batch: the most frames of
+    one call, which TensorRT engines are built for."""
+
+    threads: int | None = None
+    device: int = 0
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.device < 0:
+            raise UsageError(f"{self}: expected a batch of 1 or more and a device of 0 or more")
