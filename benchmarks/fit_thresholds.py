@@ -7,7 +7,6 @@ is judged on what it knows; give images it has not seen.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from threadpoolctl import threadpool_limits
 from visrt.benchmarks.evaluate import evaluate_session
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.returning_videos import crowded, moving_clips
-from visrt.benchmarks.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, load_class_map
 from visrt.calibration.criterion import Counts, Criterion
 from visrt.calibration.thresholds import FLOORS, Fit, Trial, fit, floors_of, write_fitted
 from visrt.export.workplace import Existing, check_target, workplace
@@ -28,11 +26,13 @@ from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
+from visrt.training.annotations import AnnotatedSet, load_class_map
 from visrt.training.clips import ClipSettings
 from visrt.training.pseudo_videos import write_clips
+from visrt.training.set_formats import SetPlaces, load_annotations, read_set, scored
 from visrt.training.sources import SourceSettings, load_pool
 
-__all__ = ["ThresholdFit", "fit_thresholds", "is_image_set"]
+__all__ = ["ThresholdFit", "fit_thresholds"]
 
 Progress = Callable[[str], None]
 SEED = 5
@@ -42,9 +42,9 @@ SEED = 5
 class ThresholdFit:
     """What to fit, on what, by what, and where to.
 
-    data: a folder with instances.json of YouTube-VIS and JPEGImages/, or of COCO and images/. class_map: json of its
-    categories to the bundle's classes. fps: of the videos. videos, frames: of the pseudo-videos, where there are only
-    images.
+    data: the folder of a set as `visrt data check` takes it; of COCO photos, pseudo-videos are made. class_map: json
+    of its categories to the bundle's classes. fps: of the videos. videos, frames: of the pseudo-videos, where there are
+    only images.
     """
 
     bundle: Path
@@ -69,38 +69,27 @@ def fit_thresholds(
     bundle = open_bundle(wanted.bundle)
     start = floors_of(bundle)
     with tempfile.TemporaryDirectory() as kept, threadpool_limits(1):
-        annotated = _labelled(wanted, bundle, Path(kept), progress)
+        annotated, made = _labelled(wanted, bundle, Path(kept), progress)
         _require_objects(wanted.data, annotated)
         measure = _measure(wanted, bundle, annotated, Path(kept) / "recording", progress)
         fitted = fit(measure, start, FLOORS[bundle.manifest.family], wanted.criterion, on_trial)
     with workplace(wanted.out) as folder:
-        write_fitted(folder, bundle, fitted, _told(wanted, annotated))
+        write_fitted(folder, bundle, fitted, _described(wanted, annotated, made))
     return fitted
 
 
-def is_image_set(folder: Path) -> bool:
-    """Whether the annotations in `folder` are of images, not of videos; what they hold is checked where it is read."""
-    path = folder / ANNOTATIONS
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: cannot be read as json ({error}); give a folder with {ANNOTATIONS} of YouTube-VIS and "
-            "JPEGImages/, or of COCO and images/"
-        ) from None
-    return isinstance(values, dict) and "images" in values and "videos" not in values
-
-
-def _labelled(wanted: ThresholdFit, bundle: Bundle, kept: Path, progress: Progress) -> AnnotatedSet:
-    """The labelled clips, or pseudo-videos of the labelled images, made in `kept`."""
+def _labelled(wanted: ThresholdFit, bundle: Bundle, kept: Path, progress: Progress) -> tuple[AnnotatedSet, bool]:
+    """The labelled clips, or pseudo-videos of the labelled images, made in `kept`; and whether they were made."""
     mapped = load_class_map(wanted.class_map) if wanted.class_map else None
     classes = bundle.manifest.classes
-    if not is_image_set(wanted.data):
-        return load_annotations(wanted.data, classes, mapped)
+    read = read_set(SetPlaces(wanted.data))
+    annotated = scored(read, classes, mapped)
+    if read.format != "coco" or any(len(video.pictures) > 1 for video in annotated.videos):
+        return annotated, False
     progress("making pseudo-videos")
     shape = bundle.manifest.input.image_size
     settings = crowded(ClipSettings(classes=classes, part="all"), shape, wanted.frames)
-    source = SourceSettings("coco", str(wanted.data), class_map=_written_map(mapped, kept))
+    source = SourceSettings("coco", str(wanted.data), class_map=str(wanted.class_map) if wanted.class_map else None)
     pool = load_pool([source], settings)
     if not pool.cutouts:
         raise DataError(
@@ -108,16 +97,7 @@ def _labelled(wanted: ThresholdFit, bundle: Bundle, kept: Path, progress: Progre
             f"{', '.join(classes)}"
         )
     write_clips(islice(moving_clips(pool, settings, SEED), wanted.videos), classes, kept / "videos", SEED)
-    return load_annotations(kept / "videos", classes)
-
-
-def _written_map(mapped: Mapping[str, str | None] | None, kept: Path) -> str | None:
-    """The class map without what it leaves out, as training reads it; the path."""
-    if mapped is None:
-        return None
-    path = kept / "classes.json"
-    path.write_text(json.dumps({name: target for name, target in mapped.items() if target is not None}))
-    return str(path)
+    return load_annotations(kept / "videos", classes), True
 
 
 def _require_objects(data: Path, annotated: AnnotatedSet) -> None:
@@ -143,12 +123,13 @@ def _measure(
     return measure
 
 
-def _told(wanted: ThresholdFit, annotated: AnnotatedSet) -> dict[str, Any]:
-    made = {"pseudo_videos": {"frames": wanted.frames, "seed": SEED}} if is_image_set(wanted.data) else {}
+def _described(wanted: ThresholdFit, annotated: AnnotatedSet, made: bool) -> dict[str, Any]:
+    """The data of the fit, for thresholds.json."""
+    pseudo_videos = {"pseudo_videos": {"frames": wanted.frames, "seed": SEED}} if made else {}
     return {
         "folder": wanted.data.resolve().name,
         "videos": len(annotated.videos),
         "frames": sum(len(video.pictures) for video in annotated.videos),
         "fps": wanted.fps,
-        **made,
+        **pseudo_videos,
     }

@@ -23,7 +23,6 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.returning_videos import crowded, returning_clips
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import open_bundle
@@ -32,8 +31,10 @@ from visrt.runtime.errors import SettingsError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
+from visrt.training.annotations import AnnotatedSet
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.pseudo_videos import write_clips
+from visrt.training.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 from visrt.training.sources import load_pool
 

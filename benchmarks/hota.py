@@ -16,9 +16,9 @@ from pycocotools import mask as coco_mask
 from trackeval.metrics import CLEAR, HOTA, Identity
 
 from visrt.benchmarks.identity import IOU, mask_iou
-from visrt.benchmarks.ytvis import AnnotatedVideo
 from visrt.runtime.masks import Rle
 from visrt.runtime.results import TrackedObject
+from visrt.training.annotations import AnnotatedVideo
 
 __all__ = ["THRESHOLDS", "TrackingCounts", "TrackingFigures", "figures_of", "tracking_counts"]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
-from visrt.benchmarks.ytvis import AnnotatedVideo
 from visrt.runtime.masks import Rle
 from visrt.runtime.results import TrackedObject
+from visrt.training.annotations import AnnotatedVideo
 
 __all__ = ["IdentityCounts", "follow", "total"]
 

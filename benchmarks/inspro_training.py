@@ -25,7 +25,6 @@ from visrt.benchmarks.inspro_free_boxes import draw_free_boxes, free_boxes
 from visrt.benchmarks.inspro_slots import best_slots
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.inspro import InsPro
 from visrt.models.inspro_checkpoints import read_inspro_checkpoint
@@ -39,8 +38,10 @@ from visrt.runtime.inspro import PROPOSALS, QUERIES
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
+from visrt.training.annotations import AnnotatedSet
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.pseudo_videos import write_pseudo_videos
+from visrt.training.set_formats import load_annotations
 
 __all__ = ["ARMS", "DEDUP_ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
 

@@ -29,7 +29,6 @@ from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.report import rates, without_nan
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, load_annotations, load_class_map
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.clip_family import ClipFamily
@@ -43,6 +42,8 @@ from visrt.runtime.output import write_atomically
 from visrt.runtime.presets import PRESETS
 from visrt.runtime.session import Session
 from visrt.runtime.times import Stopwatch
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, load_class_map
+from visrt.training.set_formats import load_annotations
 
 __all__ = ["Contender", "contenders_of", "preset_table"]
 

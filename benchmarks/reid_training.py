@@ -24,7 +24,6 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.reidentification import found_again
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
 from visrt.runtime.backends import EngineOptions, open_engines
@@ -33,7 +32,9 @@ from visrt.runtime.errors import SettingsError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
+from visrt.training.annotations import AnnotatedSet, load_class_map
 from visrt.training.pseudo_videos import write_pseudo_videos
+from visrt.training.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 
 __all__ = ["ARMS", "arm_settings", "paired"]

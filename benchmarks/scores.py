@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from visrt.benchmarks.evaluate import Evaluation
 from visrt.benchmarks.hota import TrackingFigures, figures_of, tracking_counts
-from visrt.benchmarks.ytvis import AnnotatedSet
+from visrt.training.annotations import AnnotatedSet
 
 __all__ = ["Scores", "score", "worst_videos"]
 

@@ -24,6 +24,7 @@ from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.swin import Swin, relative_position_index
 from visrt.models.tensor_files import read_tensor_file
 from visrt.runtime.errors import CheckpointError, SettingsError
+from visrt.runtime.json_file import parse_json
 from visrt.runtime.settings import load_settings
 
 __all__ = [
@@ -198,21 +199,18 @@ def settings_of(cls: type[S], metadata: Mapping[str, str], path: Path) -> S | No
     if "settings" not in metadata:
         return None
     try:
-        return load_settings(cls, _json(metadata["settings"], "settings", path), f"{path}: settings")
+        return load_settings(cls, _json(metadata["settings"], f"{path}: settings"), f"{path}: settings")
     except (SettingsError, TypeError, ValueError) as error:
         raise CheckpointError(f"{error}; it was written by another version of visrt or altered") from None
 
 
 def class_names_of(metadata: Mapping[str, str], path: Path) -> tuple[str, ...] | None:
     """The class names in the metadata of visrt's own checkpoint; None in others."""
-    return tuple(_json(metadata["classes"], "classes", path)) if "classes" in metadata else None
+    return tuple(_json(metadata["classes"], f"{path}: classes")) if "classes" in metadata else None
 
 
-def _json(text: str, what: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its {what} are not json ({error}); the file was altered") from None
+def _json(text: str, where: str) -> Any:
+    return parse_json(text, where, "what visrt wrote; the file was altered", CheckpointError)
 
 
 def _empty_network(build: Callable[[], N], path: Path) -> N:

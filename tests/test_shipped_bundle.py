@@ -8,7 +8,6 @@ import pytest
 from data_sets import ROOT, data_set
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.ytvis import load_annotations, load_class_map
 from visrt.runtime.agreement import Floors, FrameAnswer, agreement, answers
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle
@@ -18,6 +17,8 @@ from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session
 from visrt.runtime.verify import verify
 from visrt.runtime.video import read_video
+from visrt.training.annotations import load_class_map
+from visrt.training.set_formats import load_annotations
 
 BUNDLE = ROOT / "bundles" / "default"
 FP16, INT8 = ROOT / "bundles" / "default-fp16", ROOT / "bundles" / "default-int8"

@@ -19,12 +19,12 @@ from visrt.benchmarks.evaluate import evaluate_official, evaluate_session, track
 from visrt.benchmarks.memory import rss_over_frames
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.tune import combinations, tune
-from visrt.benchmarks.ytvis import load_annotations
 from visrt.cli import app
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.engine import HostTensor
 from visrt.runtime.errors import DataError
 from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.training.set_formats import load_annotations
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 5
 CLASSES = ("person", "vehicle", "animal")

@@ -13,8 +13,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from visrt.benchmarks.identity import follow, mask_iou, matched_pairs, total
-from visrt.benchmarks.ytvis import AnnotatedVideo, Track
 from visrt.runtime.results import TrackedObject
+from visrt.training.annotations import AnnotatedVideo, Track
 
 FRAMES = 4
 

@@ -12,11 +12,12 @@ from fakes import ColourEngine, MasksEngine, fake_manifest
 
 from visrt.benchmarks.evaluate import evaluate_session
 from visrt.benchmarks.record import RecordingEngine, ReplayEngine, feeds_key, record
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import DataError, EngineError, NumericalError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.session import Session
+from visrt.training.annotations import AnnotatedSet
+from visrt.training.set_formats import load_annotations
 
 FRAMES = 4
 

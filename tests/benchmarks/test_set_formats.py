@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visrt.benchmarks import set_writer
-from visrt.benchmarks.set_formats import READERS, SetPlaces, format_of, read_set
 from visrt.benchmarks.set_writer import Pictures
-from visrt.benchmarks.ytvis import AnnotatedSet, Track, load_annotations
 from visrt.runtime.errors import DataError, UsageError, VisrtError
 from visrt.runtime.masks import decode
+from visrt.training.annotations import AnnotatedSet, Track
+from visrt.training.set_formats import READERS, SetPlaces, load_annotations, read_set
+from visrt.training.sources import PoolSettings, SourceSettings, load_pool
 
 Edit = Callable[[Path], object]
 
@@ -48,8 +49,9 @@ def told(annotated: AnnotatedSet) -> dict[str, set[Any]]:
 def test_a_set_comes_back_from_each_format_as_it_went(name: str, pictures: Pictures, tmp_path: Path) -> None:
     annotated = apart(tmp_path / "set")
     assert set_writer.write_set(annotated, tmp_path / "out", name, pictures) == []
-    assert format_of(SetPlaces(tmp_path / "out")) == name
-    again = read_set(SetPlaces(tmp_path / "out")).annotated
+    read = read_set(SetPlaces(tmp_path / "out"))
+    again = read.annotated
+    assert read.format == name
     assert told(again) == told(annotated)
     assert [video.size for video in again.videos] == [SIZE, SIZE]
     assert [len(video.pictures) for video in again.videos] == [3, 3]
@@ -95,17 +97,16 @@ def test_crowds_come_back_from_coco_as_they_went(tmp_path: Path) -> None:
     assert told(read_set(SetPlaces(tmp_path / "out")).annotated) == told(annotated)
 
 
-def test_training_reads_what_is_written(tmp_path: Path) -> None:
-    from visrt.training.annotations import coco, youtube_vis
-
-    annotated = apart(tmp_path / "set")
-    for name in ("youtube-vis", "coco"):
-        set_writer.write_set(annotated, tmp_path / name, name, Pictures.link)
-    videos = youtube_vis(tmp_path / "youtube-vis" / "instances.json", tmp_path / "youtube-vis" / "JPEGImages")
-    photos = coco(tmp_path / "coco" / "instances.json", tmp_path / "coco" / "images")
-    assert videos.classes == photos.classes == ("dog", "car")
-    shown = [len(frame.objects) for video in videos.videos for frame in video.frames]
-    assert shown == [len(photo.frames[0].objects) for photo in photos.videos] == [2, 2, 2, 2, 1, 2]
+@pytest.mark.parametrize("name", READERS)
+def test_training_reads_what_is_written(name: str, tmp_path: Path) -> None:
+    """Each format, in each as the same videos with the same objects in every frame."""
+    set_writer.write_set(apart(tmp_path / "set"), tmp_path / "out", name, Pictures.link)
+    kind: Any = name.replace("-", "_")
+    pool = load_pool([SourceSettings(kind, str(tmp_path / "out"))], PoolSettings(part="all"))
+    assert set(pool.classes) == {"dog", "car"}
+    shown = [[sorted(pool.classes[o.label] for o in frame.objects) for frame in base.frames] for base in pool.bases]
+    both = ["car", "dog"]
+    assert shown == [[both, both, both], [both, ["car"], both]]
 
 
 def test_videos_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def davis(folder: Path, *frames: Any, size: str = "") -> Path:
 def test_objects_of_davis_keep_their_numbers_over_the_frames(tmp_path: Path) -> None:
     davis(tmp_path, numbers((1, 0), (2, 20)), numbers((2, 22)), size="480p")
     read = read_set(SetPlaces(tmp_path))
-    assert (read.format, read.annotated.classes, read.remarks) == ("davis", ("object",), ())
+    assert (read.format, read.annotated.classes, read.annotated.remarks) == ("davis", ("object",), ())
     first, second = read.annotated.videos[0].tracks
     assert [mask is not None for mask in first.masks] == [True, False]
     assert [mask is not None for mask in second.masks] == [True, True]
@@ -167,7 +168,7 @@ def test_masks_in_colour_are_told_apart_by_colour(tmp_path: Path) -> None:
 def test_pictures_without_masks_are_left_out_and_counted(tmp_path: Path) -> None:
     read = read_set(SetPlaces(davis(tmp_path, numbers((1, 0)), None, numbers((1, 4)), None)))
     assert [path.name for path in read.annotated.videos[0].pictures] == ["00000.jpg", "00002.jpg"]
-    assert read.remarks == ("2 pictures without a png of masks are left out",)
+    assert read.annotated.remarks == ("2 pictures without a png of masks are left out",)
 
 
 def test_classes_of_davis_come_from_a_file(tmp_path: Path) -> None:
@@ -212,7 +213,10 @@ BAD_DAVIS: dict[str, tuple[Edit, str]] = {
         lambda f: (f / "names.json").write_text('{"dogs": {"2": "dog"}}'),
         r"Annotations/dogs: object 1 has no class",
     ),
-    "names in a list": (lambda f: (f / "names.json").write_text("[]"), r"names\.json: expected an object"),
+    "names in a list": (
+        lambda f: (f / "names.json").write_text("[]"),
+        r"names\.json: holds a list; expected an object of",
+    ),
     "a number in words": (
         lambda f: (f / "names.json").write_text('{"dogs": {"one": "dog"}}'),
         r"names\.json: dogs\.one: expected a class by a number; found 'dog'",

@@ -14,8 +14,8 @@ from visrt.commands.association import PRESET_HELP, Association, association_in
 if TYPE_CHECKING:
     from visrt.benchmarks.evaluate import Evaluation
     from visrt.benchmarks.scores import Scores
-    from visrt.benchmarks.ytvis import AnnotatedSet
     from visrt.runtime.session import Session
+    from visrt.training.annotations import AnnotatedSet
 
 __all__ = ["evaluate"]
 
@@ -36,7 +36,7 @@ class Coverage(str, Enum):
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder with instances.json (YouTube-VIS) and JPEGImages/.")],
+    data: Annotated[Path, typer.Option(help="Folder of the annotated videos, as `visrt data check` takes it.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to run over the videos.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results file (YouTube-VIS) to measure instead.")] = None,
     classes: Annotated[
@@ -71,8 +71,8 @@ def evaluate(
     """
     from visrt.benchmarks.new_folder import new_folder
     from visrt.benchmarks.scores import score
-    from visrt.benchmarks.ytvis import load_class_map
     from visrt.runtime.errors import UsageError
+    from visrt.training.annotations import load_class_map
 
     if (bundle is None) == (results is None):
         raise UsageError("give either --bundle to run or --results to measure, and not both")
@@ -132,14 +132,11 @@ def _tell(
 
 def _of_results(results: Path, data: Path, mapped: dict[str, str | None] | None) -> Measured:
     from visrt.benchmarks.evaluate import evaluate_results
-    from visrt.benchmarks.ytvis import load_annotations, load_results
+    from visrt.benchmarks.results_file import load_results
+    from visrt.training.set_formats import load_annotations
 
-    annotated = load_annotations(data, None if mapped is None else _targets(mapped), mapped)
+    annotated = load_annotations(data, class_map=mapped)
     return Measured(annotated, {"results": evaluate_results(annotated, load_results(results, annotated))}, {})
-
-
-def _targets(mapped: dict[str, str | None]) -> list[str]:
-    return list(dict.fromkeys(name for name in mapped.values() if name is not None))
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,9 @@ class BundleRun:
 
 
 def _of_bundle(run: BundleRun, data: Path, mapped: dict[str, str | None] | None) -> Measured:
-    from visrt.benchmarks.ytvis import load_annotations
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.session import Session
+    from visrt.training.set_formats import load_annotations
 
     opened = open_bundle(run.bundle)
     annotated = load_annotations(data, opened.manifest.classes, mapped)

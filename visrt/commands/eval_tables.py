@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from visrt.benchmarks.hota import TrackingFigures
     from visrt.benchmarks.identity import IdentityCounts
     from visrt.benchmarks.scores import Scores
-    from visrt.benchmarks.ytvis import AnnotatedSet
+    from visrt.training.annotations import AnnotatedSet
 
 __all__ = ["PARTIAL_NOTE", "eval_tables"]
 
