@@ -190,7 +190,7 @@ def _session(bundle: Bundle, way: str) -> Session:
 
 def _told(evaluation: Evaluation) -> dict[str, float]:
     c = evaluation.counts
-    counted = {"found": c.found, "switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
+    counted = {"found": c.tp, "switches": c.id_switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
     rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
     return {**counted, **rates, "duplicates_a_frame": c.duplicates_a_frame, "AP50": evaluation.precision.ap50}
 

@@ -161,7 +161,7 @@ def _figures(name: str, evaluations: Mapping[str, Evaluation], contenders: Mappi
         "ap": evaluation.precision.ap,
         "ap50": evaluation.precision.ap50,
         **rates(evaluation.counts),
-        "counts": asdict(evaluation.counts),
+        "counts": evaluation.counts.as_json(),
     }
     if len(evaluation.videos) < FEW_VIDEOS:
         return figures
@@ -175,7 +175,7 @@ def _figures(name: str, evaluations: Mapping[str, Evaluation], contenders: Mappi
 def changed_ids(evaluation: Evaluation) -> tuple[list[int], list[int]]:
     """By video: how often an object had another id than when last matched, and how often it could have."""
     counts = [video.counts for video in evaluation.videos]
-    return [c.switches + c.lost_ids for c in counts], [c.links + c.returns for c in counts]
+    return [c.id_switches + c.lost_ids for c in counts], [c.links + c.returns for c in counts]
 
 
 def _differences(evaluation: Evaluation, other: Evaluation) -> dict[str, Any]:
@@ -189,10 +189,10 @@ def _differences(evaluation: Evaluation, other: Evaluation) -> dict[str, Any]:
 
 
 PER_VIDEO: dict[str, Callable[[IdentityCounts], int]] = {
-    "changed_ids": lambda counts: counts.switches + counts.lost_ids,
-    "switches": lambda counts: counts.switches,
+    "changed_ids": lambda counts: counts.id_switches + counts.lost_ids,
+    "switches": lambda counts: counts.id_switches,
     "lost_ids": lambda counts: counts.lost_ids,
-    "found": lambda counts: counts.found,
+    "found": lambda counts: counts.tp,
     "duplicates": lambda counts: counts.duplicates,
 }
 

@@ -172,7 +172,7 @@ def _associated(
 
 def _told(evaluation: Evaluation) -> dict[str, float]:
     c = evaluation.counts
-    counted = {"switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
+    counted = {"switches": c.id_switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
     rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
     return {**counted, **rates, "AP50": evaluation.precision.ap50}
 

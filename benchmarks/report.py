@@ -75,16 +75,21 @@ def _figures(annotated: AnnotatedSet, scores: Scores) -> dict[str, Any]:
         "figures": {**rates(evaluation.counts), "fps": evaluation.fps},
         "precision": asdict(evaluation.precision),
         "tracking": {**asdict(scores.tracking), "by_class": {n: asdict(one) for n, one in scores.by_class.items()}},
-        "counts": asdict(evaluation.counts),
+        "counts": evaluation.counts.as_json(),
         "videos": [
-            {**asdict(video), "figures": rates(video.counts), "tracking": asdict(tracking)}
+            {
+                **asdict(video),
+                "counts": video.counts.as_json(),
+                "figures": rates(video.counts),
+                "tracking": asdict(tracking),
+            }
             for video, tracking in zip(evaluation.videos, by_video, strict=True)
         ],
     }
 
 
 def rates(counts: IdentityCounts) -> dict[str, float]:
-    """What the counts say, as shares 0..1 and a number a frame."""
+    """Shares 0..1 and a number a frame, NaN where there was nothing to count."""
     return {
         "recall": counts.recall,
         "duplicates_a_frame": counts.duplicates_a_frame,

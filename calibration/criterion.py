@@ -13,28 +13,28 @@ __all__ = ["Counts", "Criterion"]
 class Counts(Protocol):
     """Counts over the frames of labelled videos.
 
-    wanted: objects in sight, summed over frames; found: of these, reported. duplicates: reports of an object beyond the
-    first; spurious: of nothing that is labelled. switches, lost_ids: objects whose id changed from one frame to the
-    next, and over a gap.
+    gt: objects in sight, summed over frames; tp: of these, reported. duplicates: reports of an object beyond the
+    first; fp: of nothing that is labelled. id_switches, lost_ids: objects whose id changed from one frame to the next,
+    and over a gap.
     """
 
     @property
-    def wanted(self) -> int: ...
+    def gt(self) -> int: ...
     @property
-    def found(self) -> int: ...
+    def tp(self) -> int: ...
     @property
     def duplicates(self) -> int: ...
     @property
-    def spurious(self) -> int: ...
+    def fp(self) -> int: ...
     @property
-    def switches(self) -> int: ...
+    def id_switches(self) -> int: ...
     @property
     def lost_ids(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """Objects found, less a price for each fault, as a share of the objects wanted; 1 is perfect.
+    """True positives, less a price for each fault, as a share of the ground truth; 1 is perfect.
 
     With all prices at 1 this is MOTA (Bernardin and Stiefelhagen, 2008), ids lost over a gap counted as switches.
     Prices are in missed objects. spurious is 0 where not every object is labelled.
@@ -50,7 +50,7 @@ class Criterion:
                 raise UsageError(f"price {name} is {price}; expected 0 or more, in missed objects")
 
     def of(self, counts: Counts) -> float:
-        """NaN where no object was wanted."""
-        faults = self.duplicate * counts.duplicates + self.spurious * counts.spurious
-        faults += self.changed_id * (counts.switches + counts.lost_ids)
-        return (counts.found - faults) / counts.wanted if counts.wanted else float("nan")
+        """NaN where there is no ground truth."""
+        faults = self.duplicate * counts.duplicates + self.spurious * counts.fp
+        faults += self.changed_id * (counts.id_switches + counts.lost_ids)
+        return (counts.tp - faults) / counts.gt if counts.gt else float("nan")

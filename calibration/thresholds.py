@@ -95,7 +95,7 @@ def fit(
         return tried[key]
 
     before = best = tried_with(start)
-    if not before.counts.wanted:
+    if not before.counts.gt:
         raise DataError("no labelled object is in sight in any frame; give videos that show what the bundle is for")
     for _ in range(ROUNDS_MAX):
         last = best
@@ -154,8 +154,16 @@ def told(fitted: Fit, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(trial: Trial) -> dict[str, Any]:
-    counts = {name: getattr(trial.counts, name) for name in COUNTED}
+    counts = {name: getattr(trial.counts, field) for name, field in COUNTED.items()}
     return {"floors": trial.floors, "criterion": trial.value, "counts": counts}
 
 
-COUNTED = ("wanted", "found", "duplicates", "spurious", "switches", "lost_ids")
+COUNTED = {
+    "wanted": "gt",
+    "found": "tp",
+    "duplicates": "duplicates",
+    "spurious": "fp",
+    "switches": "id_switches",
+    "lost_ids": "lost_ids",
+}
+"""Names of counts in thresholds.json, and in `Counts`."""

@@ -150,5 +150,5 @@ def _numbers(values: Any, count: int, name: str, path: Path, above: float = -mat
 
 
 def _json(path: Path) -> dict[str, Any]:
-    expected = "a folder as transformers' save_pretrained writes it, or the path of a .pth, .pkl or .safetensors file"
-    return read_json_object(path, expected, CheckpointError)
+    expected = "a json object in a folder as transformers' save_pretrained writes it"
+    return read_json_object(path, f"{expected}, or the path of a .pth, .pkl or .safetensors file", CheckpointError)

@@ -100,9 +100,7 @@ def test_data_int8_finds_as_many_objects_as_fp32_to_two_points() -> None:
     counts = {
         bundle: [evaluated(name, bundle).counts for name in ("davis_dev", "composite_dev")] for bundle in (BUNDLE, INT8)
     }
-    recalls = {
-        bundle: sum(one.found for one in sets) / sum(one.wanted for one in sets) for bundle, sets in counts.items()
-    }
+    recalls = {bundle: sum(one.tp for one in sets) / sum(one.gt for one in sets) for bundle, sets in counts.items()}
     assert recalls[INT8] >= recalls[BUNDLE] - 0.02, recalls
 
 

@@ -50,10 +50,10 @@ def cutout_files(folder: Path, map_path: Path) -> tuple[CutoutFile, ...]:
     A file without a pattern and a pattern without a file are errors: both are spelling mistakes.
     """
     patterns: dict[str, str] = {}
-    for pattern, name in load_class_map(map_path).items():
-        if name is None:
+    for pattern, class_name in load_class_map(map_path).items():
+        if class_name is None:
             raise DataError(f"{map_path}: pattern {pattern!r} has no class; give one, {DISTRACTOR!r} for none")
-        patterns[pattern] = name
+        patterns[pattern] = class_name
     files = []
     used = set()
     for path in sorted(folder.glob("*.png")):

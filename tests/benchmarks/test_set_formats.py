@@ -33,8 +33,8 @@ def apart(folder: Path) -> AnnotatedSet:
     return load_annotations(write_set(folder, values))
 
 
-def told(annotated: AnnotatedSet) -> dict[str, set[Any]]:
-    """What a set says, whatever its numbers and the order of its objects."""
+def contents(annotated: AnnotatedSet) -> dict[str, set[Any]]:
+    """What a set holds, whatever its numbers and the order of its objects."""
     return {
         video.name: {
             (annotated.classes[t.label], t.crowd, tuple(mask and mask["counts"] for mask in t.masks))
@@ -52,7 +52,7 @@ def test_a_set_comes_back_from_each_format_as_it_went(name: str, pictures: Pictu
     read = read_set(SetPlaces(tmp_path / "out"))
     again = read.annotated
     assert read.format == name
-    assert told(again) == told(annotated)
+    assert contents(again) == contents(annotated)
     assert [video.size for video in again.videos] == [SIZE, SIZE]
     assert [len(video.pictures) for video in again.videos] == [3, 3]
     linked = {picture.is_symlink() for video in again.videos for picture in video.pictures}
@@ -60,7 +60,7 @@ def test_a_set_comes_back_from_each_format_as_it_went(name: str, pictures: Pictu
 
 
 @pytest.mark.parametrize("name", ["davis", "mots"])
-def test_where_objects_overlap_the_smaller_is_kept_and_that_is_told(name: str, tmp_path: Path) -> None:
+def test_where_objects_overlap_the_smaller_is_kept_and_that_is_contents(name: str, tmp_path: Path) -> None:
     values = set_values()
     values["annotations"][0]["segmentations"] = [box_rle(0, 0, 20, 20)] * 3
     values["annotations"][1]["segmentations"] = [box_rle(10, 10, 4, 4)] * 3
@@ -94,7 +94,7 @@ def test_crowds_come_back_from_coco_as_they_went(tmp_path: Path) -> None:
     values["annotations"][1]["iscrowd"] = 1
     annotated = load_annotations(write_set(tmp_path / "set", values))
     set_writer.write_set(annotated, tmp_path / "out", "coco", Pictures.copy)
-    assert told(read_set(SetPlaces(tmp_path / "out")).annotated) == told(annotated)
+    assert contents(read_set(SetPlaces(tmp_path / "out")).annotated) == contents(annotated)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -107,6 +107,50 @@ def test_training_reads_what_is_written(name: str, tmp_path: Path) -> None:
     shown = [[sorted(pool.classes[o.label] for o in frame.objects) for frame in base.frames] for base in pool.bases]
     both = ["car", "dog"]
     assert shown == [[both, both, both], [both, ["car"], both]]
+
+
+def as_polygon(values: Any) -> None:
+    values["annotations"][0]["segmentations"][0] = [[2.0, 4.0, 22.0, 4.0, 22.0, 20.0, 2.0, 20.0]]
+
+
+def as_floats(values: Any) -> None:
+    values["videos"][0].update(id=1.0, height=float(SIZE[0]), width=float(SIZE[1]))
+
+
+SPELLINGS: dict[str, tuple[Callable[[Any], object], str | None]] = {
+    "polygons": (as_polygon, None),
+    "whole floats": (as_floats, None),
+    "text ids": (lambda v: v["videos"][0].update(id="1"), r"videos\[0\]\.id: expected a whole number"),
+    "one name twice": (lambda v: v["categories"][1].update(name="dog"), r"categories\[1\]\.name: expected a text no"),
+    "one id twice": (lambda v: v["annotations"][1].update(id=1), r"annotations\[1\]\.id: 1 is the id of annotations"),
+    "an empty mask": (
+        lambda v: v["annotations"][0]["segmentations"].__setitem__(0, []),
+        r"s\[0\]: an empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_training_evaluation_and_check_take_the_same_files(name: str, tmp_path: Path) -> None:
+    spell, refusal = SPELLINGS[name]
+    values = set_values()
+    write_set(tmp_path, values)
+    spell(values)
+    (tmp_path / "instances.json").write_text(json.dumps(values))
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: load_pool([SourceSettings("youtube_vis", str(tmp_path))], PoolSettings(part="all")),
+        lambda: load_annotations(tmp_path),
+        lambda: read_set(SetPlaces(tmp_path)),
+    )
+    if refusal is not None:
+        for read in readers:
+            with pytest.raises(DataError, match=rf"instances\.json: .*{refusal}"):
+                read()
+        return
+    for read in readers:
+        read()
+    plain = write_set(tmp_path / "plain", set_values())
+    assert contents(load_annotations(tmp_path)) == contents(load_annotations(plain))
 
 
 def test_videos_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:

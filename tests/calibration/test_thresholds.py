@@ -23,11 +23,11 @@ from visrt.runtime.minvis import MinVisSettings
 
 @dataclass(frozen=True)
 class Seen:
-    wanted: int = 100
-    found: int = 0
+    gt: int = 100
+    tp: int = 0
     duplicates: int = 0
-    spurious: int = 0
-    switches: int = 0
+    fp: int = 0
+    id_switches: int = 0
     lost_ids: int = 0
 
 
@@ -39,15 +39,15 @@ def valley(floors: Mapping[str, float]) -> Seen:
     """Best at 0.5, 0.3 and any similarity: low floors let rubbish in, high ones lose objects."""
     missed = 100 * max(0, floors["birth_score"] - 0.5) + 100 * max(0, floors["keep_score"] - 0.3)
     rubbish = 100 * max(0, 0.5 - floors["birth_score"]) + 100 * max(0, 0.3 - floors["keep_score"])
-    return Seen(found=round(100 - missed), spurious=round(rubbish))
+    return Seen(tp=round(100 - missed), fp=round(rubbish))
 
 
 def test_the_criterion_is_mota_with_prices() -> None:
-    seen = Seen(found=90, duplicates=4, spurious=3, switches=2, lost_ids=1)
+    seen = Seen(tp=90, duplicates=4, fp=3, id_switches=2, lost_ids=1)
     assert Criterion().of(seen) == pytest.approx(0.8)
     assert Criterion(spurious=0).of(seen) == pytest.approx(0.83)
     assert Criterion(changed_id=5).of(seen) == pytest.approx(0.68)
-    assert np.isnan(Criterion().of(Seen(wanted=0)))
+    assert np.isnan(Criterion().of(Seen(gt=0)))
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
@@ -86,7 +86,7 @@ def test_the_price_decides() -> None:
 
     def measure(floors: Mapping[str, float]) -> Seen:
         low = floors["birth_score"] < 0.5
-        return Seen(found=90 if low else 80, switches=4 if low else 0)
+        return Seen(tp=90 if low else 80, id_switches=4 if low else 0)
 
     assert fit(measure, START, VALUES, Criterion()).best.floors["birth_score"] < 0.5
     assert fit(measure, START, VALUES, Criterion(changed_id=5)).best.floors["birth_score"] == 0.9
@@ -94,7 +94,7 @@ def test_the_price_decides() -> None:
 
 def test_without_an_object_in_sight_nothing_is_fitted() -> None:
     with pytest.raises(DataError, match="no labelled object is in sight"):
-        fit(lambda _: Seen(wanted=0), START, VALUES, Criterion())
+        fit(lambda _: Seen(gt=0), START, VALUES, Criterion())
 
 
 def test_every_floor_is_a_setting_of_its_family() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,26 @@ def test_a_class_map_must_map_names_to_names(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('{"car": 3}')
     with pytest.raises(DataError, match="names to names"):
         load_class_map(tmp_path / "map.json")
+
+
+def test_a_class_map_may_leave_out_by_null_or_by_silence_and_both_are_counted(tmp_path: Path) -> None:
+    values = coco_values(3)
+    values["annotations"][1]["category_id"] = values["annotations"][2]["category_id"] = 7
+    path = write_coco(tmp_path, values)
+    for mapped in ({"car": "vehicle"}, {"car": "vehicle", "dog": None, "chair": None}):
+        annotated = coco(path, tmp_path / "images", mapped)
+        assert annotated.classes == ("vehicle",)
+        assert [(len(video.tracks), len(video.left_out)) for video in annotated.videos] == [(1, 0), (0, 1), (0, 1)]
+        assert annotated.remarks == (f"{path}: the class map leaves out 2 annotated objects: 2 dog",)
+
+
+def test_a_class_map_of_several_sets_may_name_what_one_of_them_lacks(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, coco_values())
+    full: dict[str, str | None] = {"car": "vehicle", "dog": None, "chair": None, "lorry": "vehicle"}
+    assert coco(path, tmp_path / "images", full).classes == ("vehicle",)
+
+
+def test_the_reader_loads_no_torch() -> None:
+    """`visrt data` and `visrt eval` run where it is not installed."""
+    code = "import sys; import visrt.training.set_formats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -56,7 +56,7 @@ def evaluate(
     ] = Rule.causal,
     annotations: Annotated[
         Coverage,
-        typer.Option(help="partial: objects are visible that nobody annotated, so AP and spurious say little."),
+        typer.Option(help="partial: objects are visible that nobody annotated, so AP and false positives mean little."),
     ] = Coverage.complete,
     fps: Annotated[float, typer.Option(min=0.001, help="Frames a second of the videos, for ages.")] = 24.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
@@ -67,7 +67,7 @@ def evaluate(
     """Measure AP and AR of whole tracks by the YouTube-VIS rule; HOTA, IDF1, recall and id switches frame by frame.
 
     Of causal output a track's label is the one with the largest sum of scores, its score the mean over its frames.
-    Where not every object is annotated, recall and id switches mean something, AP and spurious objects do not.
+    Where not every object is annotated, recall and id switches mean something, AP and false positives do not.
     """
     from visrt.benchmarks.new_folder import new_folder
     from visrt.benchmarks.scores import score
