@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.ytvis import Track
 from visrt.runtime.masks import Rle
+from visrt.training.annotations import Track
 
 __all__ = ["IOU_THRESHOLDS", "RECALL_POINTS", "AveragePrecision", "Figures", "average_precision", "track_iou"]
 

@@ -13,11 +13,11 @@ from PIL import ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from visrt.benchmarks.evaluate import picture_of
-from visrt.benchmarks.ytvis import AnnotatedVideo, Track
 from visrt.runtime.output import cannot_write
 from visrt.runtime.overlay import draw
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.source import Image
+from visrt.training.annotations import AnnotatedVideo, Track
 
 __all__ = ["annotated_row", "reported_row", "sample_frames", "sheet", "write_sheet"]
 

@@ -11,9 +11,9 @@ from visrt.benchmarks.contact_sheet import annotated_row, reported_row, sample_f
 from visrt.benchmarks.eval_plots import plot_hota, plot_precision_recall
 from visrt.benchmarks.report import write_report
 from visrt.benchmarks.scores import Scores, worst_videos
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
 from visrt.runtime.output import cannot_write
 from visrt.runtime.source import Image
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo
 
 __all__ = ["write_folder"]
 

@@ -6,7 +6,6 @@ cover each other and come back. All images are used, so give images that the bun
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,17 +20,18 @@ from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.returning_videos import crowded, moving_clips
 from visrt.benchmarks.thresholds import Criterion, Fit, Trial, fit, floors_of, values_of, write_fitted
-from visrt.benchmarks.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, load_class_map
 from visrt.export.workplace import Existing, check_target, workplace
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
+from visrt.training.annotations import AnnotatedSet, load_class_map
 from visrt.training.clips import ClipSettings
 from visrt.training.pseudo_videos import write_clips
+from visrt.training.set_formats import SetPlaces, load_annotations, read_set, scored
 from visrt.training.sources import SourceSettings, load_pool
 
-__all__ = ["ThresholdFit", "fit_thresholds", "is_image_set"]
+__all__ = ["ThresholdFit", "fit_thresholds"]
 
 Progress = Callable[[str], None]
 SEED = 5
@@ -41,9 +41,9 @@ SEED = 5
 class ThresholdFit:
     """Which bundle to fit, where to write it, on which data and by which criterion.
 
-    data: a folder with instances.json of YouTube-VIS and JPEGImages/, or of COCO and images/. class_map: json of its
-    categories to the bundle's classes. fps: of the videos. videos, frames: of the pseudo-videos, where there are only
-    images.
+    data: the folder of a set as `visrt data check` takes it; of COCO photos, pseudo-videos are made. class_map: json
+    of its categories to the bundle's classes. fps: of the videos. videos, frames: of the pseudo-videos, where there are
+    only images.
     """
 
     bundle: Path
@@ -68,38 +68,29 @@ def fit_thresholds(
     bundle = open_bundle(settings.bundle)
     start = floors_of(bundle)
     with tempfile.TemporaryDirectory() as temporary, threadpool_limits(1):
-        annotated = _labelled(settings, bundle, Path(temporary), progress)
+        annotated, made = _labelled(settings, bundle, Path(temporary), progress)
         _require_objects(settings.data, annotated)
         measure = _measure(settings, bundle, annotated, Path(temporary) / "recording", progress)
         fitted = fit(measure, start, values_of(bundle), settings.criterion, on_trial)
     with workplace(settings.out) as folder:
-        write_fitted(folder, bundle, fitted, _data_values(settings, annotated))
+        write_fitted(folder, bundle, fitted, _data_values(settings, annotated, made))
     return fitted
 
 
-def is_image_set(folder: Path) -> bool:
-    """Whether the annotations in `folder` are of images, not of videos; what they hold is checked where it is read."""
-    path = folder / ANNOTATIONS
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: cannot be read as json ({error}); give a folder with {ANNOTATIONS} of YouTube-VIS and "
-            "JPEGImages/, or of COCO and images/"
-        ) from None
-    return isinstance(values, dict) and "images" in values and "videos" not in values
-
-
-def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Progress) -> AnnotatedSet:
-    """The labelled clips, or pseudo-videos of the labelled images, made in `folder`."""
+def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Progress) -> tuple[AnnotatedSet, bool]:
+    """The labelled clips, or pseudo-videos of the labelled images, made in `folder`; and whether they were made."""
     mapped = load_class_map(settings.class_map) if settings.class_map else None
     classes = bundle.manifest.classes
-    if not is_image_set(settings.data):
-        return load_annotations(settings.data, classes, mapped)
+    read = read_set(SetPlaces(settings.data))
+    annotated = scored(read, classes, mapped)
+    if read.format != "coco" or any(len(video.pictures) > 1 for video in annotated.videos):
+        return annotated, False
     progress("making pseudo-videos")
     shape = bundle.manifest.input.image_size
     clips = crowded(ClipSettings(classes=classes, part="all"), shape, settings.frames)
-    source = SourceSettings("coco", str(settings.data), class_map=_written_map(mapped, folder))
+    source = SourceSettings(
+        "coco", str(settings.data), class_map=str(settings.class_map) if settings.class_map else None
+    )
     pool = load_pool([source], clips)
     if not pool.cutouts:
         raise DataError(
@@ -107,16 +98,7 @@ def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Pr
             f"objects of {', '.join(classes)}"
         )
     write_clips(islice(moving_clips(pool, clips, SEED), settings.videos), classes, folder / "videos", SEED)
-    return load_annotations(folder / "videos", classes)
-
-
-def _written_map(mapped: Mapping[str, str | None] | None, folder: Path) -> str | None:
-    """Writes the class map without the classes it drops, as training reads it; returns the path."""
-    if mapped is None:
-        return None
-    path = folder / "classes.json"
-    path.write_text(json.dumps({name: target for name, target in mapped.items() if target is not None}))
-    return str(path)
+    return load_annotations(folder / "videos", classes), True
 
 
 def _require_objects(data: Path, annotated: AnnotatedSet) -> None:
@@ -142,12 +124,13 @@ def _measure(
     return measure
 
 
-def _data_values(settings: ThresholdFit, annotated: AnnotatedSet) -> dict[str, Any]:
-    made = {"pseudo_videos": {"frames": settings.frames, "seed": SEED}} if is_image_set(settings.data) else {}
+def _data_values(settings: ThresholdFit, annotated: AnnotatedSet, made: bool) -> dict[str, Any]:
+    """The data of the fit, for thresholds.json."""
+    pseudo_videos = {"pseudo_videos": {"frames": settings.frames, "seed": SEED}} if made else {}
     return {
         "folder": settings.data.resolve().name,
         "videos": len(annotated.videos),
         "frames": sum(len(video.pictures) for video in annotated.videos),
         "fps": settings.fps,
-        **made,
+        **pseudo_videos,
     }

@@ -23,7 +23,6 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.returning_videos import crowded, returning_clips
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import initial_states, open_bundle
@@ -32,8 +31,10 @@ from visrt.runtime.errors import SettingsError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
+from visrt.training.annotations import AnnotatedSet
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.pseudo_videos import write_clips
+from visrt.training.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 from visrt.training.sources import load_pool
 
@@ -149,7 +150,7 @@ def _association(video: GenVisTraining) -> dict[str, Any]:
 
 def _told(evaluation: Evaluation) -> dict[str, float]:
     c = evaluation.counts
-    counted = {"found": c.found, "switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
+    counted = {"found": c.tp, "switches": c.id_switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
     rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
     return {**counted, **rates, "duplicates_a_frame": c.duplicates_a_frame, "AP50": evaluation.precision.ap50}
 

@@ -16,9 +16,9 @@ from pycocotools import mask as coco_mask
 from trackeval.metrics import CLEAR, HOTA, Identity
 
 from visrt.benchmarks.identity import IOU, mask_iou
-from visrt.benchmarks.ytvis import AnnotatedVideo
 from visrt.runtime.masks import Rle
 from visrt.runtime.results import TrackedObject
+from visrt.training.annotations import AnnotatedVideo
 
 __all__ = ["THRESHOLDS", "TrackingCounts", "TrackingFigures", "figures_of", "tracking_counts"]
 
@@ -72,7 +72,7 @@ def figures_of(counts: Iterable[TrackingCounts], label: int | None = None) -> Tr
     if not by_label:
         return NOTHING
     hota, identity, clear = (_combined(name, by_label) for name in METRICS)
-    if not _wanted(hota):
+    if not hota["HOTA_TP"][0] + hota["HOTA_FN"][0]:
         return NOTHING
     return TrackingFigures(
         hota=float(np.mean(hota["HOTA"])),
@@ -94,10 +94,6 @@ def _combined(name: str, by_label: Mapping[int, Sequence[Mapping[str, Any]]]) ->
         for label, results in by_label.items()
     }
     return metric.combine_classes_det_averaged(classes)
-
-
-def _wanted(hota: Any) -> int:
-    return int(hota["HOTA_TP"][0] + hota["HOTA_FN"][0])
 
 
 def _sequence(video: AnnotatedVideo, frames: Sequence[Sequence[TrackedObject]], label: int) -> dict[str, Any]:

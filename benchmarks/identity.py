@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
-from visrt.benchmarks.ytvis import AnnotatedVideo
 from visrt.runtime.masks import Rle
 from visrt.runtime.results import TrackedObject
+from visrt.training.annotations import AnnotatedVideo
 
 __all__ = ["IdentityCounts", "follow", "total"]
 
 IOU = 0.5
+JSON_NAMES = {"gt": "wanted", "tp": "found", "fp": "spurious", "id_switches": "switches"}
 
 
 @dataclass(frozen=True)
 class IdentityCounts:
     """Counts over frames.
 
-    wanted: annotated objects present in a frame, summed. found: of these, matched to a reported object of their class
-    at mask IoU above 0.5. duplicates: reported objects left over that cover an already matched object at IoU above 0.5.
-    links: objects matched in two consecutive frames; switches: links whose id changed. returns: objects matched again
-    after frames without a match; lost_ids: returns with another id. spurious: other reported objects left over, which
-    says nothing where not everything is annotated.
+    gt: annotated objects present in a frame, summed. tp: of these, matched to a reported object of their class at mask
+    IoU above 0.5. duplicates: reported objects left over that cover an already matched object at IoU above 0.5. fp: the
+    other reported objects left over, which means nothing where not everything is annotated. links: objects matched in
+    two consecutive frames; id_switches: links whose id changed. returns: objects matched again after frames without a
+    match; lost_ids: returns with another id.
     """
 
     frames: int = 0
-    wanted: int = 0
-    found: int = 0
+    gt: int = 0
+    tp: int = 0
     duplicates: int = 0
-    spurious: int = 0
+    fp: int = 0
     links: int = 0
-    switches: int = 0
+    id_switches: int = 0
     returns: int = 0
     lost_ids: int = 0
 
     @property
     def recall(self) -> float:
-        return self.found / self.wanted if self.wanted else float("nan")
+        return self.tp / self.gt if self.gt else float("nan")
 
     @property
     def duplicates_a_frame(self) -> float:
@@ -50,12 +51,16 @@ class IdentityCounts:
 
     @property
     def switch_rate(self) -> float:
-        return self.switches / self.links if self.links else float("nan")
+        return self.id_switches / self.links if self.links else float("nan")
 
     @property
     def lost_id_rate(self) -> float:
         """Share of the returns after a gap that came with another id than the last matched one."""
         return self.lost_ids / self.returns if self.returns else float("nan")
+
+    def as_json(self) -> dict[str, int]:
+        """By the names they have in reports."""
+        return {JSON_NAMES.get(name, name): count for name, count in asdict(self).items()}
 
 
 @dataclass
@@ -73,17 +78,17 @@ class Follower:
         iou = mask_iou([o.rle for o in objects], [tracks[i].masks[t] for i in present])
         same = np.array([[o.label == tracks[i].label for i in present] for o in objects], dtype=bool)
         pairs = matched_pairs(iou, same.reshape(iou.shape))
-        duplicates, spurious = _left_over(iou, pairs)
+        duplicates, fp = _left_over(iou, pairs)
         switches, links, lost, returns = self._identities(t, {present[j]: objects[i].id for i, j in pairs.items()})
         c = self.counts
         self.counts = IdentityCounts(
             c.frames + 1,
-            c.wanted + len(present),
-            c.found + len(pairs),
+            c.gt + len(present),
+            c.tp + len(pairs),
             c.duplicates + duplicates,
-            c.spurious + spurious,
+            c.fp + fp,
             c.links + links,
-            c.switches + switches,
+            c.id_switches + switches,
             c.returns + returns,
             c.lost_ids + lost,
         )

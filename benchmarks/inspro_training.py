@@ -25,7 +25,6 @@ from visrt.benchmarks.inspro_free_boxes import draw_free_boxes, free_boxes
 from visrt.benchmarks.inspro_slots import best_slots
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.inspro import InsPro
@@ -40,8 +39,10 @@ from visrt.runtime.inspro import PROPOSALS, QUERIES
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
+from visrt.training.annotations import AnnotatedSet
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.pseudo_videos import write_pseudo_videos
+from visrt.training.set_formats import load_annotations
 
 __all__ = ["ARMS", "DEDUP_ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
 
@@ -190,7 +191,7 @@ def _session(bundle: Bundle, way: str) -> Session:
 
 def _told(evaluation: Evaluation) -> dict[str, float]:
     c = evaluation.counts
-    counted = {"found": c.found, "switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
+    counted = {"found": c.tp, "switches": c.id_switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
     rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
     return {**counted, **rates, "duplicates_a_frame": c.duplicates_a_frame, "AP50": evaluation.precision.ap50}
 

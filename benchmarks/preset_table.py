@@ -29,7 +29,6 @@ from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.report import rates, without_nan
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, load_annotations, load_class_map
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.clip_family import ClipFamily
@@ -44,6 +43,8 @@ from visrt.runtime.output import write_atomically
 from visrt.runtime.presets import PRESETS
 from visrt.runtime.session import Session
 from visrt.runtime.times import Stopwatch
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, load_class_map
+from visrt.training.set_formats import load_annotations
 
 __all__ = ["Contender", "contenders_of", "preset_table"]
 
@@ -161,7 +162,7 @@ def _figures(name: str, evaluations: Mapping[str, Evaluation], contenders: Mappi
         "ap": evaluation.precision.ap,
         "ap50": evaluation.precision.ap50,
         **rates(evaluation.counts),
-        "counts": asdict(evaluation.counts),
+        "counts": evaluation.counts.as_json(),
     }
     if len(evaluation.videos) < FEW_VIDEOS:
         return figures
@@ -175,7 +176,7 @@ def _figures(name: str, evaluations: Mapping[str, Evaluation], contenders: Mappi
 def changed_ids(evaluation: Evaluation) -> tuple[list[int], list[int]]:
     """By video: how often an object had another id than when last matched, and how often it could have."""
     counts = [video.counts for video in evaluation.videos]
-    return [c.switches + c.lost_ids for c in counts], [c.links + c.returns for c in counts]
+    return [c.id_switches + c.lost_ids for c in counts], [c.links + c.returns for c in counts]
 
 
 def _differences(evaluation: Evaluation, other: Evaluation) -> dict[str, Any]:
@@ -189,10 +190,10 @@ def _differences(evaluation: Evaluation, other: Evaluation) -> dict[str, Any]:
 
 
 PER_VIDEO: dict[str, Callable[[IdentityCounts], int]] = {
-    "changed_ids": lambda counts: counts.switches + counts.lost_ids,
-    "switches": lambda counts: counts.switches,
+    "changed_ids": lambda counts: counts.id_switches + counts.lost_ids,
+    "switches": lambda counts: counts.id_switches,
     "lost_ids": lambda counts: counts.lost_ids,
-    "found": lambda counts: counts.found,
+    "found": lambda counts: counts.tp,
     "duplicates": lambda counts: counts.duplicates,
 }
 

@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 
 from visrt.benchmarks.evaluate import pictures_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
 from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
 from visrt.runtime.errors import DataError, EngineError, NumericalError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.network import Network
 from visrt.runtime.output import write_atomically
 from visrt.runtime.times import Stopwatch
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo
 
 __all__ = ["Precision", "RecordingEngine", "ReplayEngine", "feeds_key", "record"]
 

@@ -24,7 +24,6 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.reidentification import found_again
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
@@ -35,7 +34,9 @@ from visrt.runtime.errors import SettingsError
 from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
+from visrt.training.annotations import AnnotatedSet, load_class_map
 from visrt.training.pseudo_videos import write_pseudo_videos
+from visrt.training.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 
 __all__ = ["ARMS", "arm_settings", "paired"]
@@ -175,7 +176,7 @@ def _associated(
 
 def _told(evaluation: Evaluation) -> dict[str, float]:
     c = evaluation.counts
-    counted = {"switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
+    counted = {"switches": c.id_switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
     rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
     return {**counted, **rates, "AP50": evaluation.precision.ap50}
 

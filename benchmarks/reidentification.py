@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.benchmarks.evaluate import pictures_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
 from visrt.models.decoder import mask_logits
 from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo
 
 __all__ = ["COMPARED", "Found", "found_again", "video_embeddings"]
 

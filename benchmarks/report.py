@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from visrt.benchmarks.evaluate import Evaluation
 from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.machine import machine
-from visrt.benchmarks.ytvis import AnnotatedSet, Track
 from visrt.runtime.output import write_atomically
+from visrt.training.annotations import AnnotatedSet, Track
 
 if TYPE_CHECKING:
     from visrt.benchmarks.scores import Scores
@@ -46,7 +46,8 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
-    """What a reader of the figures must know: videos without a report, nothing annotated, reports given twice."""
+    """What a reader of the figures must know: objects left out, videos without a report, nothing annotated, reports
+    given twice."""
     silent = [video.name for video in annotated.videos if not evaluation.reported[video.id].tracks]
     tracks = [track for video in annotated.videos for track in video.tracks if not track.crowd]
     twice = sum(_repeated(one.tracks) for one in evaluation.reported.values())
@@ -55,7 +56,7 @@ def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
         (bool(silent), f"nothing is reported of {len(silent)} of {len(annotated.videos)} videos: {_some(silent)}"),
         (bool(twice), f"{twice} tracks are reported twice, with the same masks, class and score"),
     ]
-    return [text for told, text in found if told]
+    return [*annotated.remarks, *(text for applies, text in found if applies)]
 
 
 def _repeated(tracks: Sequence[Track]) -> int:
@@ -74,16 +75,21 @@ def _figures(annotated: AnnotatedSet, scores: Scores) -> dict[str, Any]:
         "figures": {**rates(evaluation.counts), "fps": evaluation.fps},
         "precision": asdict(evaluation.precision),
         "tracking": {**asdict(scores.tracking), "by_class": {n: asdict(one) for n, one in scores.by_class.items()}},
-        "counts": asdict(evaluation.counts),
+        "counts": evaluation.counts.as_json(),
         "videos": [
-            {**asdict(video), "figures": rates(video.counts), "tracking": asdict(tracking)}
+            {
+                **asdict(video),
+                "counts": video.counts.as_json(),
+                "figures": rates(video.counts),
+                "tracking": asdict(tracking),
+            }
             for video, tracking in zip(evaluation.videos, by_video, strict=True)
         ],
     }
 
 
 def rates(counts: IdentityCounts) -> dict[str, float]:
-    """What the counts say, as shares 0..1 and a number a frame."""
+    """Shares 0..1 and a number a frame, NaN where there was nothing to count."""
     return {
         "recall": counts.recall,
         "duplicates_a_frame": counts.duplicates_a_frame,

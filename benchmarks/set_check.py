@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrt.benchmarks.picture_size import size_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError, VisrtError
 from visrt.runtime.image_folder import read_image
 from visrt.runtime.masks import run_lengths
 from visrt.runtime.source import VideoSettings
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, Track
+from visrt.training.picture_size import size_of
 
 __all__ = ["ClassCount", "SetSurvey", "decoded_size", "refuse_faults", "survey"]
 

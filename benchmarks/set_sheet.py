@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 
 from visrt.benchmarks.contact_sheet import annotated_row, sample_frames, sheet
-from visrt.benchmarks.ytvis import AnnotatedSet
 from visrt.runtime.source import Image
+from visrt.training.annotations import AnnotatedSet
 
 __all__ = ["sample_sheet"]
 

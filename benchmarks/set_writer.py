@@ -10,12 +10,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.coco import IMAGES, coco_values
-from visrt.benchmarks.davis import MASKS, write_masks
-from visrt.benchmarks.mots import mots_lines
-from visrt.benchmarks.set_formats import NAMES
-from visrt.benchmarks.ytvis import ANNOTATIONS, PICTURES, AnnotatedSet, AnnotatedVideo
+from visrt.runtime.masks import Rle
 from visrt.runtime.output import cannot_write, write_atomically
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, Track
+from visrt.training.davis import MASKS, write_masks
+from visrt.training.mots import mots_lines
+from visrt.training.segmentations import area_px, box_px
+from visrt.training.set_formats import ANNOTATIONS, IMAGES, NAMES, PICTURES
 
 __all__ = ["WRITERS", "Pictures", "write_set"]
 
@@ -43,7 +44,7 @@ def _youtube_vis(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> l
 
 def _coco(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> list[str]:
     names = _placed(annotated, folder / IMAGES, pictures)
-    _write_json(folder / ANNOTATIONS, coco_values(annotated, names))
+    _write_json(folder / ANNOTATIONS, _coco_values(annotated, names))
     return []
 
 
@@ -113,6 +114,42 @@ def _youtube_vis_values(annotated: AnnotatedSet, names: Mapping[int, list[str]])
     ]
     categories = [{"id": number, "name": annotated.classes[label]} for label, number in category.items()]
     return {"videos": videos, "annotations": annotations, "categories": categories}
+
+
+def _coco_values(annotated: AnnotatedSet, names: Mapping[int, list[str]]) -> dict[str, Any]:
+    """The content of a COCO file; `names` are the pictures' file names by video."""
+    category = {label: number for number, label in annotated.label_of.items() if label is not None}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    track_id = 0
+    for video in annotated.videos:
+        first = len(images) + 1
+        sides = {"height": video.size[0], "width": video.size[1]}
+        for t, name in enumerate(names[video.id]):
+            place = {"video_id": video.id, "frame_index": t}
+            images.append({"id": first + t, "file_name": name, **sides, **place})
+        for track in video.tracks:
+            track_id += 1
+            annotations += [
+                {
+                    "id": i,
+                    "image_id": first + t,
+                    "track_id": track_id,
+                    "iscrowd": int(track.crowd),
+                    "segmentation": mask,
+                    "area": area_px(mask),
+                    "bbox": list(box_px(mask)),
+                    "category_id": category[track.label],
+                }
+                for i, (t, mask) in enumerate(_visible(track), start=len(annotations) + 1)
+            ]
+    categories = [{"id": number, "name": annotated.classes[label]} for label, number in category.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _visible(track: Track) -> list[tuple[int, Rle]]:
+    """Frame numbers and masks where there is one."""
+    return [(t, mask) for t, mask in enumerate(track.masks) if mask is not None]
 
 
 def _placed(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> dict[int, list[str]]:

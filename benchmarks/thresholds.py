@@ -40,7 +40,7 @@ FLOORS: dict[type, dict[str, tuple[float, ...]]] = {
 }
 """By a family's association settings, those that are fitted and the values that are tried."""
 
-COUNTED = ("wanted", "found", "duplicates", "spurious", "switches", "lost_ids")
+COUNTED = ("gt", "tp", "duplicates", "fp", "id_switches", "lost_ids")
 """The counts that thresholds.json lists for each trial."""
 
 Floors = dict[str, float]
@@ -66,9 +66,9 @@ class Criterion:
 
     def score(self, counts: IdentityCounts) -> float:
         """NaN where no object is labelled."""
-        faults = self.duplicate * counts.duplicates + self.spurious * counts.spurious
-        faults += self.changed_id * (counts.switches + counts.lost_ids)
-        return (counts.found - faults) / counts.wanted if counts.wanted else float("nan")
+        faults = self.duplicate * counts.duplicates + self.spurious * counts.fp
+        faults += self.changed_id * (counts.id_switches + counts.lost_ids)
+        return (counts.tp - faults) / counts.gt if counts.gt else float("nan")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def fit(
         return tried[key]
 
     before = best = tried_with(start)
-    if not before.counts.wanted:
+    if not before.counts.gt:
         raise DataError("no labelled object is in sight in any frame; give videos that show what the bundle is for")
     for _ in range(ROUNDS_MAX):
         last = best
@@ -174,8 +174,7 @@ def _values(fitted: Fit, data: Mapping[str, Any]) -> dict[str, Any]:
     """The figures as plain json values."""
     return {
         "data": dict(data),
-        "criterion": "(found - duplicate * duplicates - spurious * spurious - changed_id * (switches + lost_ids)) "
-        "/ wanted",
+        "criterion": "(tp - duplicate * duplicates - spurious * fp - changed_id * (id_switches + lost_ids)) / gt",
         "prices": vars(fitted.criterion),
         "before": _trial_values(fitted.before),
         "chosen": _trial_values(fitted.best),

@@ -22,10 +22,11 @@ from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.record import ReplayEngine, record
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.thresholds import Criterion
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.session import Session
+from visrt.training.annotations import AnnotatedSet, load_class_map
+from visrt.training.set_formats import load_annotations
 
 __all__ = ["combinations", "tune"]
 

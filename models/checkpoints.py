@@ -21,6 +21,7 @@ from visrt.models.architecture import Weights, other_family
 from visrt.models.swin import Swin, relative_position_index
 from visrt.models.tensor_files import read_tensor_file
 from visrt.runtime.errors import CheckpointError, SettingsError, UsageError
+from visrt.runtime.json_file import parse_json
 from visrt.runtime.settings import load_settings
 
 __all__ = [
@@ -227,16 +228,13 @@ def _stored_settings(cls: type[S], metadata: Mapping[str, str], path: Path) -> S
     if "settings" not in metadata:
         return None
     try:
-        return load_settings(cls, _json(metadata["settings"], "settings", path), f"{path}: settings")
+        return load_settings(cls, _json(metadata["settings"], f"{path}: settings"), f"{path}: settings")
     except (SettingsError, TypeError, ValueError) as error:
         raise CheckpointError(f"{error}; it was written by another version of visrt or altered") from None
 
 
 def _json(text: str, what: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its {what} are not json ({error}); the file was altered") from None
+    return parse_json(text, f"{path}: its {what}", "what visrt wrote; the file was altered", CheckpointError)
 
 
 def _position_indices(network: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ Nothing of transformers is needed to read one, and nothing in the folder is exec
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from visrt.models.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.tensor_files import read_tensor_file
 from visrt.runtime.errors import CheckpointError
+from visrt.runtime.json_file import read_json_object
 
 __all__ = ["folder_files", "read_hugging_face"]
 
@@ -142,17 +142,5 @@ def _numbers(values: Any, count: int, name: str, path: Path, above: float = -mat
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: not there; expected a folder as transformers' save_pretrained writes it, or the path of a .pth, "
-            ".pkl or .safetensors file"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not json ({error}); copy or download it again") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: holds a {type(values).__name__}; expected a json object")
-    return values
+    expected = "a json object in a folder as transformers' save_pretrained writes it"
+    return read_json_object(path, f"{expected}, or the path of a .pth, .pkl or .safetensors file", CheckpointError)

@@ -24,6 +24,7 @@ from visrt.runtime.build import RECIPE, BuildRequest, BuiltEngine
 from visrt.runtime.build_progress import Progress, unheard
 from visrt.runtime.cache_seal import Seal, UnsealedError, make_seal, read_seal
 from visrt.runtime.errors import OutputError
+from visrt.runtime.json_file import parse_json
 from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import TensorRt
 
@@ -301,10 +302,7 @@ def _fault(error: OutputError) -> str:
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(_read(path, SIDECAR_BYTES_MAX))
-    except (ValueError, RecursionError):
-        raise UnsealedError("its sidecar is not json") from None
+    values = parse_json(_read(path, SIDECAR_BYTES_MAX), "its sidecar", "what this program wrote", UnsealedError)
     if not isinstance(values, dict) or not isinstance(values.get("key"), dict):
         raise UnsealedError("its sidecar is not of this program")
     return values

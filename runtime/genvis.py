@@ -42,6 +42,7 @@ __all__ = [
     "GenVis",
     "GenVisSettings",
     "GenVisState",
+    "MemoryRead",
     "clip_step",
     "first_step",
     "update_tracks",
@@ -85,7 +86,8 @@ def _reads_nothing(memory: Memory, key: Floats) -> Floats:
     return np.zeros_like(key)
 
 
-READS: dict[str, Callable[[Memory, Floats], Floats]] = {
+MemoryRead = Literal["own_slot", "all_slots", "nothing"]
+READS: dict[MemoryRead, Callable[[Memory, Floats], Floats]] = {
     "own_slot": read,
     "all_slots": read_across_slots,
     "nothing": _reads_nothing,
@@ -108,7 +110,7 @@ class GenVisSettings:
 
     clip_frames: Frames = 1
     clip_lengths: tuple[Frames, ...] = (1,)
-    memory_read: Literal["own_slot", "all_slots", "nothing"] = "own_slot"
+    memory_read: MemoryRead = "own_slot"
     memory_clips: Annotated[int, Field(ge=1)] = 256
     birth_score: Fraction = 0.5
     keep_score: Fraction = 0.4

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from visrt.runtime.errors import BundleError
+from visrt.runtime.json_file import parse_json_object
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -201,12 +201,7 @@ def _takes(taker: GraphSpec, giver: GraphSpec, role: str) -> bool:
 
 def manifest_from_json(text: str | bytes, where: str) -> Manifest:
     """The manifest in `text`, read from `where`. BundleError names the first fault by its json path."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where}: not json ({error}); export the bundle again") from None
-    if not isinstance(values, dict):
-        raise BundleError(f"{where}: holds a {type(values).__name__}, expected one json object")
+    values = parse_json_object(text, where, "one json object; export the bundle again", BundleError)
     _refuse_newer_schema(values.get("schema"), where)
     try:
         return Manifest.model_validate(values)

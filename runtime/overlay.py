@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from visrt.runtime.mask_region import decode_region
+from visrt.runtime.masks import decode_region
 from visrt.runtime.palette import Colour, colour_of, text_colour_on
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.source import Image

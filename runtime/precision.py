@@ -6,7 +6,6 @@ computes in, but for explicit quantisation, where a layer whose operands all com
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.errors import BundleError, EngineError
+from visrt.runtime.json_file import parse_json_object
 
 __all__ = ["NetworkPrecision", "WorkingLayer", "check_precision", "node_precisions", "precision_of"]
 
@@ -107,15 +107,11 @@ def node_precisions(bundle: Bundle) -> dict[str, dict[str, str]]:
     spec = bundle.manifest.nodes
     if spec is None:
         return {}
-    try:
-        graphs = json.loads(bundle.read(spec))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{bundle.folder / spec.file}: not json ({error}); export the bundle again") from None
-    if not isinstance(graphs, dict) or not all(map(_is_node_table, graphs.values())):
-        raise BundleError(
-            f"{bundle.folder / spec.file}: expected, for each graph, the precision of each node by name "
-            "(fp32, fp16 or int8); export the bundle again"
-        )
+    where = str(bundle.folder / spec.file)
+    expected = "for each graph, the precision (fp32, fp16 or int8) of each node by name; export the bundle again"
+    graphs = parse_json_object(bundle.read(spec), where, expected, BundleError)
+    if not all(map(_is_node_table, graphs.values())):
+        raise BundleError(f"{where}: expected {expected}")
     return graphs
 
 

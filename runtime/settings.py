@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from visrt.runtime.errors import SettingsError
+from visrt.runtime.json_file import read_json_object
 
 __all__ = ["load_settings", "settings_from_file"]
 
@@ -25,27 +25,19 @@ def load_settings(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         return cast(T, getattr(_model(cls).model_validate({"settings": dict(values)}), "settings"))  # noqa: B009
     except ValidationError as error:
-        raise SettingsError(f"{where}: {_told(error, cls)}") from None
+        raise SettingsError(f"{where}: {_describe_fault(error, cls)}") from None
 
 
 def settings_from_file(cls: type[T], path: Path) -> T:
     """Settings of `cls` from the json file at `path`."""
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise SettingsError(f"{path}: no such settings file; give the path of a json file") from None
-    except ValueError as error:
-        raise SettingsError(f"{path}: not json ({error}); expected one object of settings") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: holds a {type(values).__name__}; expected one json object of settings")
-    return load_settings(cls, values, str(path))
+    return load_settings(cls, read_json_object(path, "one object of settings", SettingsError), str(path))
 
 
 def _model(cls: type[Any]) -> type[BaseModel]:
     return create_model("Settings", __config__=ConfigDict(extra="forbid"), settings=(cls, ...))
 
 
-def _told(error: ValidationError, cls: type[Any]) -> str:
+def _describe_fault(error: ValidationError, cls: type[Any]) -> str:
     """The first fault in words. Of a union, the deepest branch is the one that was meant."""
     fault = max(error.errors(), key=lambda e: len(e["loc"]))
     key = ".".join(str(part) for part in fault["loc"][1:])

@@ -8,7 +8,6 @@ import pytest
 from data_sets import ROOT, data_set
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.ytvis import load_annotations, load_class_map
 from visrt.runtime.agreement import Floors, FrameAnswer, agreement, answers
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle
@@ -18,6 +17,8 @@ from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session
 from visrt.runtime.verify import verify
 from visrt.runtime.video import read_video
+from visrt.training.annotations import load_class_map
+from visrt.training.set_formats import load_annotations
 
 BUNDLE = ROOT / "bundles" / "default"
 FP16, INT8 = ROOT / "bundles" / "default-fp16", ROOT / "bundles" / "default-int8"
@@ -99,9 +100,7 @@ def test_data_int8_finds_as_many_objects_as_fp32_to_two_points() -> None:
     counts = {
         bundle: [evaluated(name, bundle).counts for name in ("davis_dev", "composite_dev")] for bundle in (BUNDLE, INT8)
     }
-    recalls = {
-        bundle: sum(one.found for one in sets) / sum(one.wanted for one in sets) for bundle, sets in counts.items()
-    }
+    recalls = {bundle: sum(one.tp for one in sets) / sum(one.gt for one in sets) for bundle, sets in counts.items()}
     assert recalls[INT8] >= recalls[BUNDLE] - 0.02, recalls
 
 

@@ -48,7 +48,7 @@ def coco_values(pictures: int = 1) -> dict[str, Any]:
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in range(pictures)],
         "annotations": [
-            {"image_id": i, "category_id": 3, "segmentation": rle(box_mask(20, 30, 60, 40)), "iscrowd": 0}
+            {"id": i, "image_id": i, "category_id": 3, "segmentation": rle(box_mask(20, 30, 60, 40)), "iscrowd": 0}
             for i in range(pictures)
         ],
         "categories": CATEGORIES,
@@ -71,7 +71,7 @@ def video_values(frames: int = 4) -> dict[str, Any]:
         "videos": [
             {"id": 1, "width": WIDTH, "height": HEIGHT, "file_names": [f"one/{t:05d}.png" for t in range(frames)]}
         ],
-        "annotations": [{"video_id": 1, "category_id": 3, "segmentations": [*masks, None], "iscrowd": 0}],
+        "annotations": [{"id": 1, "video_id": 1, "category_id": 3, "segmentations": [*masks, None], "iscrowd": 0}],
         "categories": CATEGORIES,
     }
 

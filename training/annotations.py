@@ -1,299 +1,147 @@
-"""COCO json (photos) and YouTube-VIS json (videos) to one form: videos of annotated frames; a photo is a video of one.
+"""Annotated sets, whatever their format: videos with whole tracks, and class maps from their categories to classes.
 
-Every fault is a `DataError` with the path inside the json, for example `instances.json: annotations[3].image_id`.
+One rule for class maps. A map names for categories of the set a class, or null to leave the category out; a category
+that it does not name is left out too. Nothing is left out silently: `AnnotatedSet.remarks` tell how many objects of
+which categories were. Training uses objects that are left out as occluders, never as targets. Scoring is strict: each
+category must be named (`refuse_unnamed`), for an object that is missing from the ground truth by oversight turns a
+right report into a false positive.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, NoReturn, TypeVar
-
-from pydantic import BaseModel, Discriminator, PositiveInt, Tag, ValidationError
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from visrt.runtime.errors import DataError
+from visrt.runtime.json_file import read_json_object
 from visrt.runtime.masks import Rle
-from visrt.training.segmentations import rle_of
 
 __all__ = [
     "NO_TARGET",
-    "AnnotatedFrame",
-    "AnnotatedObject",
     "AnnotatedSet",
     "AnnotatedVideo",
-    "class_map",
-    "coco",
-    "youtube_vis",
+    "ClassMap",
+    "Track",
+    "load_class_map",
+    "refuse_unnamed",
+    "with_classes",
 ]
 
 NO_TARGET = -1
-"""Label of an object whose class is not trained: it may serve as an occluder, never as a target."""
+"""Label of an object whose category is left out: it may serve as an occluder, never as a target."""
+
+ClassMap = Mapping[str, str | None]
+"""Category of the set -> class; None leaves the category out."""
 
 
 @dataclass(frozen=True)
-class AnnotatedObject:
-    """One object in one frame. label: index into the set's classes or NO_TARGET. kind: its class name in the file.
-    track: the same number in every frame of its video.
-    """
+class Track:
+    """One object through a video: a mask or None for each frame. score: 1 for annotations. crowd: a region whose
+    members are not annotated one by one."""
 
     label: int
-    kind: str
-    track: int
-    rle: Rle
-
-
-@dataclass(frozen=True, eq=False)
-class AnnotatedFrame:
-    """A picture on disk and its objects; `crowds` are regions whose members are not told apart.
-
-    Equal to itself only, which makes it a quick key of a cache.
-    """
-
-    path: Path
-    height_px: int
-    width_px: int
-    objects: tuple[AnnotatedObject, ...]
-    crowds: tuple[Rle, ...] = ()
+    masks: tuple[Rle | None, ...]
+    score: float = 1.0
+    crowd: bool = False
 
 
 @dataclass(frozen=True)
 class AnnotatedVideo:
-    """Frames in order."""
+    """One video, or a photo as a video of one frame: its pictures in order, their size (height, width), the annotated
+    tracks, and those that a class map left out, labelled NO_TARGET."""
 
+    id: int
     name: str
-    frames: tuple[AnnotatedFrame, ...]
+    pictures: tuple[Path, ...]
+    size: tuple[int, int]
+    tracks: tuple[Track, ...]
+    left_out: tuple[Track, ...] = ()
 
 
 @dataclass(frozen=True)
 class AnnotatedSet:
-    """classes: what the labels mean."""
+    """Videos, the class names that labels index, and the label of each category id of the file (None = left out).
 
-    classes: tuple[str, ...]
-    videos: tuple[AnnotatedVideo, ...]
-
-
-def _form(value: Any) -> str:
-    return "polygons" if isinstance(value, list) else "rle"
-
-
-# What an RLE must hold is checked where the size of its picture is known.
-Segmentation = Annotated[
-    Annotated[dict[str, Any], Tag("rle")] | Annotated[list[list[float]], Tag("polygons")], Discriminator(_form)
-]
-
-
-class _Category(BaseModel):
-    id: int
-    name: str
-
-
-class _Image(BaseModel):
-    id: int
-    file_name: str
-    width: PositiveInt
-    height: PositiveInt
-
-
-class _ImageAnnotation(BaseModel):
-    image_id: int
-    category_id: int
-    segmentation: Segmentation
-    iscrowd: int = 0
-
-
-class _CocoFile(BaseModel):
-    images: list[_Image]
-    annotations: list[_ImageAnnotation]
-    categories: list[_Category]
-
-
-class _Video(BaseModel):
-    id: int
-    file_names: list[str]
-    width: PositiveInt
-    height: PositiveInt
-
-
-class _VideoAnnotation(BaseModel):
-    video_id: int
-    category_id: int
-    segmentations: list[Segmentation | None]
-    iscrowd: int = 0
-
-
-class _VideoFile(BaseModel):
-    videos: list[_Video]
-    annotations: list[_VideoAnnotation]
-    categories: list[_Category]
-
-
-F = TypeVar("F", _CocoFile, _VideoFile)
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """How a format calls its parts, for messages."""
-
-    videos: str
-    video_id: str
-    file_name: str
-    segmentation: str
-
-
-COCO = _Terms("images", "image_id", "file_name", "segmentation")
-YOUTUBE_VIS = _Terms("videos", "video_id", "file_names[{t}]", "segmentations[{t}]")
-
-
-def coco(json_path: Path, images: Path, mapped: Mapping[str, str] | None = None) -> AnnotatedSet:
-    """The COCO set of `json_path` with its pictures in the folder `images`; `mapped`: see `class_map`."""
-    file = _parsed(_CocoFile, json_path)
-    videos = [_Video(id=i.id, file_names=[i.file_name], width=i.width, height=i.height) for i in file.images]
-    annotations = [
-        _VideoAnnotation.model_construct(
-            video_id=a.image_id, category_id=a.category_id, segmentations=[a.segmentation], iscrowd=a.iscrowd
-        )
-        for a in file.annotations
-    ]
-    form = _VideoFile.model_construct(videos=videos, annotations=annotations, categories=file.categories)
-    return _annotated(form, json_path, images, mapped, COCO)
-
-
-def youtube_vis(json_path: Path, images: Path, mapped: Mapping[str, str] | None = None) -> AnnotatedSet:
-    """The YouTube-VIS set of `json_path` with its frames below `images`; an object may be absent from any frame."""
-    return _annotated(_parsed(_VideoFile, json_path), json_path, images, mapped, YOUTUBE_VIS)
-
-
-def _annotated(
-    file: _VideoFile, json_path: Path, images: Path, mapped: Mapping[str, str] | None, terms: _Terms
-) -> AnnotatedSet:
-    classes = _Classes(json_path, file.categories, mapped)
-    objects: _ByFrame[AnnotatedObject] = defaultdict(list)
-    crowds: _ByFrame[Rle] = defaultdict(list)
-    _refuse_repeated(json_path, terms.videos, [video.id for video in file.videos])
-    by_id = {video.id: video for video in file.videos}
-    for i, one in enumerate(file.annotations):
-        where = f"annotations[{i}]"
-        if one.video_id not in by_id:
-            _refuse(json_path, f"{where}.{terms.video_id}", f"is {one.video_id}, an id that {terms.videos} lacks")
-        label, kind = classes.of(one.category_id, where)
-        for t, rle in _rles(one, by_id[one.video_id], f"{json_path}: {where}", terms):
-            if one.iscrowd:
-                crowds[one.video_id, t].append(rle)
-            else:
-                objects[one.video_id, t].append(AnnotatedObject(label, kind, i, rle))
-    videos = []
-    for i, video in enumerate(file.videos):
-        where = f"{terms.videos}[{i}].{terms.file_name}"
-        videos.append(_video(video, _pictures(json_path, where, images, video), objects, crowds))
-    return AnnotatedSet(classes.names, tuple(videos))
-
-
-T = TypeVar("T")
-_ByFrame = dict[tuple[int, int], list[T]]
-
-
-def _rles(one: _VideoAnnotation, video: _Video, where: str, terms: _Terms) -> Iterator[tuple[int, Rle]]:
-    """(frame number, mask) of one annotation where it is visible."""
-    if len(one.segmentations) != len(video.file_names):
-        told = f"has {len(one.segmentations)} entries; video {video.id} has {len(video.file_names)} frames"
-        raise DataError(f"{where}.segmentations {told}")
-    for t, segmentation in enumerate(one.segmentations):
-        if segmentation is not None:
-            yield t, rle_of(segmentation, f"{where}.{terms.segmentation.format(t=t)}", (video.height, video.width))
-
-
-def _video(
-    video: _Video, pictures: Sequence[Path], objects: _ByFrame[AnnotatedObject], crowds: _ByFrame[Rle]
-) -> AnnotatedVideo:
-    frames = tuple(
-        AnnotatedFrame(
-            path, video.height, video.width, tuple(objects.get((video.id, t), ())), tuple(crowds.get((video.id, t), ()))
-        )
-        for t, path in enumerate(pictures)
-    )
-    return AnnotatedVideo(video.file_names[0], frames)
-
-
-def class_map(path: Path) -> dict[str, str]:
-    """Source class name -> target class name; the targets are numbered in order of first appearance.
-
-    Source classes that the map does not name are not targets.
+    remarks: what was left out on the way here.
     """
-    values = _json(path)
-    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        raise DataError(f'{path}: expected one object like {{"car": "vehicle"}}, names to names')
+
+    videos: tuple[AnnotatedVideo, ...]
+    classes: tuple[str, ...]
+    label_of: Mapping[int, int | None]
+    remarks: tuple[str, ...] = ()
+
+
+def load_class_map(path: Path) -> dict[str, str | None]:
+    """The class map in the json file at `path`: {"dog": "animal", "chair": null, ...}."""
+    expected = 'one object of names to names, or to null to leave a category out: {"dog": "animal", "chair": null}'
+    values = read_json_object(path, expected)
+    for name, target in values.items():
+        if target is not None and not isinstance(target, str):
+            raise DataError(f"{path}: {name} is {target!r}; expected {expected}")
     return values
 
 
-class _Classes:
-    """Category ids to labels."""
+def with_classes(
+    annotated: AnnotatedSet, class_map: ClassMap | None, where: Path, classes: Sequence[str] | None = None
+) -> AnnotatedSet:
+    """The set `annotated`, as it was read from `where`, with labels that index `classes`.
 
-    def __init__(self, path: Path, categories: Sequence[_Category], mapped: Mapping[str, str] | None) -> None:
-        self._path = path
-        self._kinds = {category.id: category.name for category in categories}
-        _refuse_repeated(path, "categories", [category.id for category in categories])
-        if mapped is None:
-            mapped = {name: name for name in self._kinds.values()}
-        unknown = sorted(set(mapped) - set(self._kinds.values()))
-        if unknown:
-            known = ", ".join(sorted(self._kinds.values()))
-            _refuse(path, "categories", f"lacks {unknown[0]!r}, which the class map names; it has: {known}")
-        self.names = tuple(dict.fromkeys(mapped.values()))
-        self._labels = {name: self.names.index(target) for name, target in mapped.items()}
-
-    def of(self, category_id: int, where: str) -> tuple[int, str]:
-        """(label, class name in the file) of `category_id`."""
-        if category_id not in self._kinds:
-            _refuse(self._path, f"{where}.category_id", f"is {category_id}, the id of no category")
-        kind = self._kinds[category_id]
-        return self._labels.get(kind, NO_TARGET), kind
-
-
-def _pictures(json_path: Path, where: str, folder: Path, video: _Video) -> list[Path]:
-    """The files of the frames of `video`, all there and all below `folder`."""
-    if not video.file_names:
-        _refuse(json_path, where.format(t=""), "is empty; expected at least one frame")
-    paths = []
-    for t, name in enumerate(video.file_names):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            _refuse(json_path, where.format(t=t), f"is {name!r}; expected a path below the picture folder")
-        if not (folder / name).is_file():
-            _refuse(json_path, where.format(t=t), f"is {name!r}; there is no such file in {folder}")
-        paths.append(folder / name)
-    return paths
+    Without a map a category keeps its name; without `classes` they are what the map names, in that order.
+    """
+    if class_map is None:
+        class_map = {name: name for name in annotated.classes}
+    _refuse_unknown(annotated, class_map, where)
+    targets = [class_map.get(name) for name in annotated.classes]
+    names = tuple(dict.fromkeys(filter(None, class_map.values()))) if classes is None else tuple(classes)
+    lost = sorted({target for target in targets if target is not None and target not in names})
+    if lost:
+        raise DataError(
+            f"{where}: {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that names a "
+            "class for each category, or null to leave it out"
+        )
+    labels = [None if target is None else names.index(target) for target in targets]
+    counts: Counter[str] = Counter()
+    videos = []
+    for video in annotated.videos:
+        kept, left_out = [], []
+        for track in video.tracks:
+            label = labels[track.label]
+            if label is None:
+                left_out.append(replace(track, label=NO_TARGET))
+                counts[annotated.classes[track.label]] += 1
+            else:
+                kept.append(replace(track, label=label))
+        videos.append(replace(video, tracks=tuple(kept), left_out=tuple(left_out)))
+    label_of = {number: None if old is None else labels[old] for number, old in annotated.label_of.items()}
+    return AnnotatedSet(tuple(videos), names, label_of, (*annotated.remarks, *_left_out(counts, where)))
 
 
-def _refuse_repeated(path: Path, where: str, ids: Sequence[int]) -> None:
-    repeated = [key for key, count in Counter(ids).items() if count > 1]
-    if repeated:
-        _refuse(path, where, f"has the id {repeated[0]} more than once")
+def _left_out(counts: Counter[str], where: Path, most: int = 20) -> Iterator[str]:
+    """A remark on what a class map left out of the set read from `where`, if anything; at most so many categories."""
+    if counts:
+        named = ", ".join(f"{count} {name}" for name, count in counts.most_common(most))
+        more = f" and those of {len(counts) - most} categories more" if len(counts) > most else ""
+        yield f"{where}: the class map leaves out {counts.total()} annotated objects: {named}{more}"
 
 
-def _parsed(form: type[F], path: Path) -> F:
-    values = _json(path)
-    try:
-        return form.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = _json_path([part for part in fault["loc"] if part not in ("rle", "polygons")])
-        _refuse(path, where or "the file", f"is wrong: {fault['msg']}; given {str(fault['input'])[:60]!r}")
+def _refuse_unknown(annotated: AnnotatedSet, class_map: ClassMap, where: Path) -> None:
+    """A map may serve several sets and name categories that one of them lacks. Where it leaves out others at the same
+    time, a name is probably misspelt."""
+    unknown = sorted(set(class_map) - set(annotated.classes))
+    if unknown and set(annotated.classes) - set(class_map):
+        known = ", ".join(sorted(annotated.classes))
+        raise DataError(f"{where}: lacks {unknown[0]!r}, a category that the class map names; it has: {known}")
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a json file") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not json: {error}") from None
-
-
-def _json_path(parts: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-
-
-def _refuse(path: Path, where: str, told: str) -> NoReturn:
-    raise DataError(f"{path}: {where} {told}")
+def refuse_unnamed(annotated: AnnotatedSet, class_map: ClassMap, where: Path, classes: Sequence[str]) -> None:
+    """Raises DataError unless `class_map` names each category of `annotated` and keeps at least one."""
+    unnamed = [name for name in annotated.classes if name not in class_map]
+    if unnamed:
+        raise DataError(
+            f"{where}: categories {', '.join(unnamed)} are not in the class map; name one of {', '.join(classes)} for "
+            "each, or null to leave it out"
+        )
+    if not any(class_map[name] for name in annotated.classes):
+        raise DataError(f"{where}: the class map leaves out every category; name a class for at least one")

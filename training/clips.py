@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.errors import SettingsError
-from visrt.training.annotations import NO_TARGET, AnnotatedFrame
+from visrt.training.annotations import NO_TARGET
+from visrt.training.frames import AnnotatedFrame
 from visrt.training.looks import LookSettings, colour_change, wear
 from visrt.training.motion import Affine, CameraPath, CameraSettings, camera_path, clip_times
 from visrt.training.pasting import Anchor, Pasted, PasteSettings, paste, plan_pasting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.errors import DataError
-from visrt.training.annotations import AnnotatedFrame, class_map
+from visrt.training.annotations import load_class_map
+from visrt.training.frames import AnnotatedFrame
 from visrt.training.pictures import Picture, halvings
 from visrt.training.segmentations import area_px, box_px
 
@@ -25,12 +25,11 @@ DISTRACTOR = "distractor"
 @dataclass(frozen=True)
 class Cutout:
     """levels: uint8 RGBA [h, w, 4] with straight alpha, each half the size of the one before; a margin of alpha 0 runs
-    around. label: target class or NO_TARGET. kind: look-alikes share it.
+    around. label: target class or NO_TARGET.
     """
 
     levels: tuple[NDArray[np.uint8], ...]
     label: int
-    kind: str
 
     @property
     def nbytes(self) -> int:
@@ -50,11 +49,15 @@ def cutout_files(folder: Path, map_path: Path) -> tuple[CutoutFile, ...]:
 
     A file without a pattern and a pattern without a file are errors: both are spelling mistakes.
     """
-    patterns = class_map(map_path)
+    patterns: dict[str, str] = {}
+    for pattern, class_name in load_class_map(map_path).items():
+        if class_name is None:
+            raise DataError(f"{map_path}: pattern {pattern!r} has no class; give one, {DISTRACTOR!r} for none")
+        patterns[pattern] = class_name
     files = []
     used = set()
     for path in sorted(folder.glob("*.png")):
-        pattern = _pattern_for(path.name, patterns)
+        pattern = next((pattern for pattern in patterns if fnmatchcase(path.name, pattern)), None)
         if pattern is None:
             raise DataError(
                 f"{map_path}: no pattern fits {path.name}; add one, with class {DISTRACTOR!r} if it has none"
@@ -67,10 +70,6 @@ def cutout_files(folder: Path, map_path: Path) -> tuple[CutoutFile, ...]:
     return tuple(files)
 
 
-def _pattern_for(name: str, patterns: Mapping[str, str]) -> str | None:
-    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
-
-
 def read_cutout(file: CutoutFile, label: int) -> Cutout:
     """The cut-out of `file`, cropped to its visible part."""
     image = cv2.imread(str(file.path), cv2.IMREAD_UNCHANGED)
@@ -80,7 +79,7 @@ def read_cutout(file: CutoutFile, label: int) -> Cutout:
         raise DataError(f"{file.path}: is fully transparent")
     rgba = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA))
     x, y, w, h = cv2.boundingRect((rgba[..., 3] > 8).astype(np.uint8))
-    return Cutout(halvings(_margin(_bled(rgba[y : y + h, x : x + w]))), label, file.path.stem)
+    return Cutout(halvings(_margin(_bled(rgba[y : y + h, x : x + w]))), label)
 
 
 def cuttable(frame: AnnotatedFrame, least_px: int) -> tuple[int, ...]:
@@ -107,7 +106,7 @@ def cut(picture: Picture, track: int, label: int, margin_px: int = 4) -> Cutout 
     top, left = max(0, y - margin_px), max(0, x - margin_px)
     window = np.s_[top : y + h + margin_px, left : x + w + margin_px]
     rgba = np.dstack([picture.levels[0][window], mask[window]])
-    return Cutout(halvings(_margin(rgba)), label, picture.kinds[k])
+    return Cutout(halvings(_margin(rgba)), label)
 
 
 def _is_recognisable(picture: Picture, mask: NDArray[np.uint8]) -> bool:

@@ -10,6 +10,7 @@ from pydantic import Field
 from visrt.models.genvis import GenVisNetworkSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import SettingsError
+from visrt.runtime.genvis import MemoryRead
 from visrt.training.genvis_start import NewPart
 
 __all__ = ["GenVisTraining", "check_genvis"]
@@ -39,7 +40,7 @@ class GenVisTraining:
     feedforward_dim: Count = 2048
     clip_frames: Count = 1
     streams: Count = 3
-    memory: Literal["own_slot", "all_slots", "nothing"] = "own_slot"
+    memory: MemoryRead = "own_slot"
     assignment: Literal["unified", "each_clip"] = "unified"
     similarity_weight: Annotated[float, Field(ge=0)] = 0.5
     new_part: NewPart = "frame_heads"

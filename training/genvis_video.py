@@ -13,6 +13,7 @@ from torch import Tensor
 
 from visrt.models.decoder import LayerPrediction
 from visrt.models.genvis import GenVis, NextStart, VitaModule, read_memory
+from visrt.runtime.genvis import MemoryRead
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.learner import Trained
 
@@ -29,11 +30,12 @@ def read_across_slots(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> 
     return torch.einsum("nsm,nmc->nsc", similarity.softmax(dim=2), torch.cat(values, dim=1))
 
 
-def read_nothing(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    return torch.zeros_like(key)
-
-
-READS: dict[str, Read] = {"own_slot": read_memory, "all_slots": read_across_slots, "nothing": read_nothing}
+TORCH_READS: dict[MemoryRead, Read] = {
+    "own_slot": read_memory,
+    "all_slots": read_across_slots,
+    "nothing": lambda key, keys, values: torch.zeros_like(key),
+}
+"""The readings of the runtime, with gradients."""
 
 
 class ClipPrediction(NamedTuple):
@@ -95,7 +97,7 @@ class TrainedVideo(Trained):
 
     def _clips(self, clips: tuple[Tensor, ...]) -> list[ClipPrediction]:
         """The predictions for `clips`, each [N, T, Q, C]."""
-        vita, read = self.network.vita_module, READS[self.settings.memory]
+        vita, read = self.network.vita_module, TORCH_READS[self.settings.memory]
         start = NextStart(*(one.expand(len(clips[0]), -1, -1) for one in self.network.first_start()))
         keys, values = list[Tensor](), list[Tensor]()
         predictions = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from visrt.models.checkpoints import save_checkpoint
 from visrt.runtime.errors import NumericalError, SettingsError
+from visrt.runtime.json_file import read_json_object
 from visrt.training.batches import Batch, clip_loader, training_clips
 from visrt.training.frame_learner import FrameLearner
 from visrt.training.genvis_learner import GenVisLearner
@@ -37,13 +38,20 @@ from visrt.training.settings import check_settings
 __all__ = ["learner_of", "train"]
 
 
-def train(settings: RunSettings, folder: Path, progress: Progress | None = None) -> Path:
+def train(
+    settings: RunSettings,
+    folder: Path,
+    progress: Progress | None = None,
+    on_remark: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Run `settings` in `folder`, from its last saved state if there is one; the path of model.safetensors.
 
     Raises SettingsError if the folder holds a run of other settings, NumericalError if the loss diverges.
     """
     run = Run(settings, folder)
     run.resume()
+    for remark in run.remarks():
+        on_remark(remark)
     with progress or _progress() as bar:
         task = bar.add_task("train", total=settings.optim.steps, completed=run.step, loss="")
         for batch in run.batches():
@@ -96,8 +104,12 @@ class Run:
         progress = self.folder / "state" / "progress.json"
         if progress.exists():
             self.accelerator.load_state(str(self.folder / "state"))
-            self.step = int(json.loads(progress.read_text())["step"])
+            self.step = int(read_json_object(progress, "the step of the saved state")["step"])
             _drop_metrics_after(self.metrics_path, self.step)
+
+    def remarks(self) -> list[str]:
+        """What was left out of the data."""
+        return self.clips.pool.remarks if self.accelerator.is_main_process else []
 
     def batches(self) -> Iterator[Batch]:
         """The batches that are left; batch i is the same whether or not the run was interrupted before it."""

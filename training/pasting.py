@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.training.annotations import NO_TARGET, AnnotatedFrame
+from visrt.training.annotations import NO_TARGET
 from visrt.training.cutouts import Cutout
+from visrt.training.frames import AnnotatedFrame
 from visrt.training.looks import ColourChange, LookSettings, colour_change
 from visrt.training.motion import ObjectPath, Wave, object_pose
 from visrt.training.sources import Pool

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
-from visrt.training.annotations import AnnotatedFrame
+from visrt.training.frames import AnnotatedFrame
 from visrt.training.segmentations import area_px
 
 __all__ = ["MAX_OBJECTS", "ByteCache", "Picture", "halvings", "read_picture", "read_rgb"]
@@ -33,7 +33,6 @@ class Picture:
     levels: tuple[Image, ...]
     ids: Image
     labels: tuple[int, ...]
-    kinds: tuple[str, ...]
     tracks: tuple[int, ...]
 
     @property
@@ -64,8 +63,7 @@ def read_picture(frame: AnnotatedFrame, side_px: int) -> Picture:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         ids = np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST))
-    labels, kinds, tracks = zip(*((o.label, o.kind, o.track) for o in objects), strict=True) if objects else ((),) * 3
-    return Picture(halvings(image), ids, labels, kinds, tracks)
+    return Picture(halvings(image), ids, tuple(o.label for o in objects), tuple(o.track for o in objects))
 
 
 def halvings(image: Image, smallest_px: int = 24) -> tuple[Image, ...]:

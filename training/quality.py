@@ -36,11 +36,11 @@ def clip_quality(network: Mask2Former, clips: Iterable[Clip], device: torch.devi
 
 @dataclass(frozen=True)
 class FramePairs:
-    """One frame: the query that found each object, how many queries count, and how many objects there are."""
+    """One frame. query_of: the query that matches each object. reported: queries that count. gt: objects there are."""
 
     query_of: dict[int, int]
     reported: int
-    wanted: int
+    gt: int
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ class Followed:
 
 def rates(clips: Iterable[Followed]) -> dict[str, float]:
     """Shares over all frames: of the objects found, of the queries right, of the objects linked rightly."""
-    found = reported = wanted = linked = links = 0
+    tp = reported = gt = linked = links = 0
     for clip in clips:
         for frame in clip.frames:
             reported += frame.reported
-            found += len(frame.query_of)
-            wanted += frame.wanted
+            tp += len(frame.query_of)
+            gt += frame.gt
         for before, after, link in zip(clip.frames, clip.frames[1:], clip.links, strict=False):
             both = before.query_of.keys() & after.query_of.keys()
             links += len(both)
             linked += sum(link[before.query_of[i]] == after.query_of[i] for i in both)
     return {
-        "recall": found / max(wanted, 1),
-        "precision": found / max(reported, 1),
+        "recall": tp / max(gt, 1),
+        "precision": tp / max(reported, 1),
         "linked": linked / max(links, 1),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal
@@ -13,15 +13,20 @@ from typing import Literal
 import numpy as np
 
 from visrt.runtime.errors import DataError, SettingsError
-from visrt.training.annotations import NO_TARGET, AnnotatedFrame, AnnotatedSet, class_map, coco, youtube_vis
+from visrt.training.annotations import NO_TARGET, AnnotatedSet, load_class_map, with_classes
 from visrt.training.cutouts import DISTRACTOR, Cutout, CutoutFile, cut, cutout_files, cuttable, read_cutout
+from visrt.training.frames import AnnotatedFrame, Frames, frames_of, subsampled
 from visrt.training.pictures import ByteCache, Picture, read_picture, read_rgb
 from visrt.training.segmentations import area_px
-from visrt.training.subsample import subsampled
+from visrt.training.set_formats import ANNOTATIONS, IMAGES, PICTURES, SetPlaces, read_set
 
 __all__ = ["Pool", "PoolSettings", "SourceSettings", "load_pool"]
 
 Part = Literal["train", "held_out", "all"]
+
+FORMATS = {"coco": "coco", "youtube_vis": "youtube-vis", "davis": "davis", "mots": "mots"}
+"""Kinds of sources that are annotated sets, and the name of their format."""
+PICTURE_FOLDERS = {"coco": IMAGES, "youtube_vis": PICTURES}
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,10 @@ class SourceSettings:
     """One folder of training material.
 
     kind: "coco" and "youtube_vis" are folders with annotations (default instances.json) and pictures (default images,
-    JPEGImages); "cutouts" is a folder of PNGs with alpha and a map of name patterns to classes; "backgrounds" holds
-    photos that show no object of any class.
-    class_map: json of source class -> class; without one the classes are the file's. For cut-outs: pattern -> class.
+    JPEGImages); "davis" and "mots" are folders as `visrt data check` takes them; "cutouts" is a folder of PNGs with
+    alpha and a map of name patterns to classes; "backgrounds" holds photos that show no object of any class.
+    class_map: json of source class -> class, or null to leave it out; classes it does not name are left out too and
+    counted. Without a map the classes are the file's. For cut-outs: pattern -> class.
     base_weight: how often its pictures are the scene, relative to other sources. cutout_weight: how often its objects
     are pasted; relative, and times the root of how many it has of the class, so that few are not overused.
     label_fraction: of the frames of each video that keep their labels (MinVIS: 0.01, 0.05, 0.1).
@@ -40,7 +46,7 @@ class SourceSettings:
     held_out: fraction of the files, chosen by a hash of their name, kept for validation.
     """
 
-    kind: Literal["coco", "youtube_vis", "cutouts", "backgrounds"]
+    kind: Literal["coco", "youtube_vis", "davis", "mots", "cutouts", "backgrounds"]
     folder: str
     annotations: str = "instances.json"
     images: str | None = None
@@ -56,7 +62,7 @@ class SourceSettings:
 class Base:
     """A scene to film: the frames of a video, or one photo."""
 
-    frames: tuple[AnnotatedFrame, ...]
+    frames: Frames
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,6 @@ class FrameCut:
     track: int
 
 
-Frames = tuple[AnnotatedFrame, ...]
 CutoutPlace = FrameCut | CutoutFile
 MOST_DRAWS = 30
 
@@ -98,10 +103,11 @@ class PoolSettings:
 
 
 class Pool:
-    """All material of some sources. Labels are indices into `classes`."""
+    """All material of some sources. Labels are indices into `classes`; `remarks` tell what was left out."""
 
     def __init__(self, classes: tuple[str, ...], settings: PoolSettings) -> None:
         self.classes = classes
+        self.remarks: list[str] = []
         self.bases: list[Base] = []
         self.cutouts: list[tuple[CutoutPlace, int]] = []
         self._base_groups: list[Weighted] = []
@@ -175,7 +181,7 @@ def _drawn(groups: Sequence[Weighted], rng: np.random.Generator) -> int:
 
 def load_pool(sources: Sequence[SourceSettings], settings: PoolSettings) -> Pool:
     """The pictures and cut-outs of `sources` that `settings` admit. Raises SettingsError if there is no scene."""
-    sets = {i: _annotated(s) for i, s in enumerate(sources) if s.kind in ("coco", "youtube_vis")}
+    sets = {i: _annotated(s) for i, s in enumerate(sources) if s.kind in FORMATS}
     files = {i: _cutout_files(s) for i, s in enumerate(sources) if s.kind == "cutouts"}
     pool = Pool(settings.classes or _classes(sets.values(), files.values()), settings)
     for i, source in enumerate(sources):
@@ -186,18 +192,21 @@ def load_pool(sources: Sequence[SourceSettings], settings: PoolSettings) -> Pool
         else:
             _add_backgrounds(pool, source, settings.part)
     if not pool.bases:
-        told = f"the {settings.part} part of {len(sources)} sources has no scene"
-        raise SettingsError(f"{told}; give one a base_weight above 0 and, for validation, held_out above 0")
+        raise SettingsError(
+            f"the {settings.part} part of {len(sources)} sources has no scene; give one a base_weight above 0 and, for "
+            "validation, held_out above 0"
+        )
     return pool
 
 
 def _annotated(source: SourceSettings) -> AnnotatedSet:
     folder = Path(source.folder)
-    mapped = class_map(Path(source.class_map)) if source.class_map else None
-    if source.kind == "coco":
-        return coco(folder / source.annotations, folder / (source.images or "images"), mapped)
-    annotated = youtube_vis(folder / source.annotations, folder / (source.images or "JPEGImages"), mapped)
-    return subsampled(annotated, source.label_fraction)
+    class_map = load_class_map(Path(source.class_map)) if source.class_map else None
+    annotations = None if source.annotations == ANNOTATIONS else folder / source.annotations
+    read = read_set(
+        SetPlaces(folder, annotations, folder / source.images if source.images else None), FORMATS[source.kind]
+    )
+    return with_classes(read.annotated, class_map, read.path)
 
 
 def _cutout_files(source: SourceSettings) -> tuple[CutoutFile, ...]:
@@ -212,16 +221,21 @@ def _classes(sets: Iterable[AnnotatedSet], files: Iterable[Sequence[CutoutFile]]
 
 
 def _add_annotated(pool: Pool, source: SourceSettings, annotated: AnnotatedSet, settings: PoolSettings) -> None:
-    labels = {i: _label(pool, name, source) for i, name in enumerate(annotated.classes)} | {NO_TARGET: NO_TARGET}
-    videos = [v for v in annotated.videos if _is_in(settings.part, v.name, source.held_out)]
-    frames_of = {v.name: tuple(_relabelled(f, labels) for f in v.frames) for v in videos}
-    scenes = [scene for frames in frames_of.values() for scene in SCENES[source.scene](frames)]
+    pool.remarks.extend(annotated.remarks)
+    labels = {i: _label(pool, name, source) for i, name in enumerate(annotated.classes)}
+    root = Path(source.folder) / (source.images or PICTURE_FOLDERS.get(source.kind, ""))
+    videos = [
+        subsampled(frames_of(video, labels), source.label_fraction)
+        for video in annotated.videos
+        if _is_in(settings.part, video.pictures[0].relative_to(root).as_posix(), source.held_out)
+    ]
+    scenes = [scene for frames in videos for scene in SCENES[source.scene](frames)]
     bases = [Base(frames) for frames in scenes if max(map(_crowding, frames)) <= settings.max_crowd]
     pool.add_bases(bases, source.base_weight)
     pool.add_cutouts(
         [
             (FrameCut(frame, frame.objects[i].track), frame.objects[i].label)
-            for frames in frames_of.values()
+            for frames in videos
             for frame in frames
             for i in cuttable(frame, settings.least_cutout_px)
         ],
@@ -233,10 +247,6 @@ SCENES: dict[str, Callable[[Frames], list[Frames]]] = {
     "video": lambda frames: [frames],
     "frame": lambda frames: [(frame,) for frame in frames],
 }
-
-
-def _relabelled(frame: AnnotatedFrame, labels: dict[int, int]) -> AnnotatedFrame:
-    return replace(frame, objects=tuple(replace(o, label=labels[o.label]) for o in frame.objects))
 
 
 def _crowding(frame: AnnotatedFrame) -> float:

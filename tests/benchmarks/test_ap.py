@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from trackeval_files import CLASSES, by_trackeval
 
 from visrt.benchmarks.ap import average_precision, track_iou
-from visrt.benchmarks.ytvis import Track
+from visrt.training.annotations import Track
 
 FRAMES = 4
 

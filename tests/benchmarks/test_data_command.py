@@ -13,8 +13,8 @@ import pytest
 from annotated_sets import SIZE, box_rle, set_values, write_set
 from typer.testing import CliRunner, Result
 
-from visrt.benchmarks.ytvis import load_annotations
 from visrt.cli import app
+from visrt.training.set_formats import load_annotations
 
 
 def data(*arguments: str | Path) -> Result:

@@ -19,12 +19,12 @@ from visrt.benchmarks.evaluate import evaluate_official, evaluate_session, track
 from visrt.benchmarks.memory import rss_over_frames
 from visrt.benchmarks.remember import RememberingEngine
 from visrt.benchmarks.tune import combinations, tune
-from visrt.benchmarks.ytvis import load_annotations
 from visrt.cli import app
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.engine import HostTensor
 from visrt.runtime.errors import DataError
 from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.training.set_formats import load_annotations
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 5
 CLASSES = ("person", "vehicle", "animal")
@@ -73,7 +73,7 @@ def test_a_network_that_sees_everything_scores_everything(tmp_path: Path) -> Non
     annotated = load_annotations(coloured_set(tmp_path), CLASSES, {"pedestrian": "person", "car": "vehicle"})
     evaluation = evaluate_session(colour_session(), annotated, fps=10)
     assert evaluation.counts.recall == 1
-    assert (evaluation.counts.switches, evaluation.counts.duplicates) == (0, 0)
+    assert (evaluation.counts.id_switches, evaluation.counts.duplicates) == (0, 0)
     assert evaluation.precision.ap50 == pytest.approx(1)
     assert evaluation.fps > 0
 
@@ -84,7 +84,7 @@ def test_frames_without_a_result_still_want_their_objects(tmp_path: Path, monkey
     step = session.step
     monkeypatch.setattr(session, "step", lambda *frame: [result for result in step(*frame) if result.index != 2])
     counts = evaluate_session(session, annotated, fps=10).counts
-    assert (counts.frames, counts.wanted, counts.found) == (FRAMES, 2 * FRAMES - 1, 2 * FRAMES - 3)
+    assert (counts.frames, counts.gt, counts.tp) == (FRAMES, 2 * FRAMES - 1, 2 * FRAMES - 3)
 
 
 def test_pictures_of_another_size_than_their_annotations_are_refused(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_eval_wants_a_bundle_or_a_results_file(tmp_path: Path) -> None:
 def test_eval_of_a_folder_without_annotations_is_one_line_and_exit_2(tmp_path: Path) -> None:
     ended = visrt("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", tmp_path)
     assert ended.exit_code == 2
-    assert "no such file" in ended.stderr
+    assert "looks like no annotated set: it holds neither instances.json" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 
@@ -349,11 +349,11 @@ def test_the_tuner_tries_every_combination(tmp_path: Path) -> None:
     assert len(list(combinations(grid))) == 4
     annotated = load_annotations(coloured_set(tmp_path / "data"), CLASSES, {"pedestrian": "person", "car": "vehicle"})
     bundle = open_bundle(write_bundle(tmp_path / "bundle"))
-    found = {c["birth_score"]: e["d"].counts.found for c, e in tune(bundle, {"d": annotated}, grid, fps=10)}
+    found = {c["birth_score"]: e["d"].counts.tp for c, e in tune(bundle, {"d": annotated}, grid, fps=10)}
     assert found == {0.3: FRAMES, 1.0: 0}, "no score reaches a birth score of 1"
     kept = tmp_path / "kept"
     for _ in ("records", "replays"):
-        again = {c["birth_score"]: e["d"].counts.found for c, e in tune(bundle, {"d": annotated}, grid, 10, kept)}
+        again = {c["birth_score"]: e["d"].counts.tp for c, e in tune(bundle, {"d": annotated}, grid, 10, kept)}
         assert again == found
     assert len(list(kept.glob("*.npz"))) == 1
 

@@ -14,8 +14,8 @@ from annotated_sets import SIZE, box_rle, moving_box
 pytest.importorskip("trackeval", reason="trackeval is not installed: pip install 'visrt[eval]'")
 
 from visrt.benchmarks.hota import THRESHOLDS, TrackingFigures, figures_of, tracking_counts
-from visrt.benchmarks.ytvis import AnnotatedVideo, Track
 from visrt.runtime.results import TrackedObject
+from visrt.training.annotations import AnnotatedVideo, Track
 
 FRAMES = 4
 Frames = list[list[TrackedObject]]

@@ -13,8 +13,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from visrt.benchmarks.identity import follow, mask_iou, matched_pairs, total
-from visrt.benchmarks.ytvis import AnnotatedVideo, Track
 from visrt.runtime.results import TrackedObject
+from visrt.training.annotations import AnnotatedVideo, Track
 
 FRAMES = 4
 
@@ -33,41 +33,41 @@ def reported(t: int, identity: int, label: int = 0, dx: int = 0) -> TrackedObjec
 
 def test_an_object_followed_through_all_frames_is_found_without_a_switch() -> None:
     counts = follow(video(dog()), [[reported(t, 7)] for t in range(FRAMES)])
-    assert (counts.recall, counts.duplicates, counts.links, counts.switches) == (1, 0, 3, 0)
+    assert (counts.recall, counts.duplicates, counts.links, counts.id_switches) == (1, 0, 3, 0)
 
 
 def test_each_change_of_id_between_consecutive_frames_is_a_switch() -> None:
     counts = follow(video(dog()), [[reported(t, identity)] for t, identity in enumerate((7, 7, 8, 7))])
-    assert (counts.links, counts.switches) == (3, 2)
+    assert (counts.links, counts.id_switches) == (3, 2)
     assert counts.switch_rate == pytest.approx(2 / 3)
 
 
 def test_another_id_after_a_gap_is_a_lost_id_and_no_switch() -> None:
     counts = follow(video(dog()), [[reported(0, 7)], [], [reported(2, 8)], [reported(3, 8)]])
-    assert (counts.found, counts.links, counts.switches, counts.returns, counts.lost_ids) == (3, 1, 0, 1, 1)
+    assert (counts.tp, counts.links, counts.id_switches, counts.returns, counts.lost_ids) == (3, 1, 0, 1, 1)
 
 
 def test_a_second_report_over_a_found_object_is_a_duplicate_whatever_its_class() -> None:
     counts = follow(video(dog()), [[reported(t, 1), reported(t, 2, label=1, dx=1)] for t in range(FRAMES)])
-    assert (counts.found, counts.duplicates, counts.spurious) == (FRAMES, FRAMES, 0)
+    assert (counts.tp, counts.duplicates, counts.fp) == (FRAMES, FRAMES, 0)
     assert counts.duplicates_a_frame == 1
 
 
 def test_the_wrong_class_finds_nothing() -> None:
     counts = follow(video(dog()), [[reported(t, 1, label=1)] for t in range(FRAMES)])
-    assert (counts.found, counts.duplicates, counts.spurious) == (0, 0, FRAMES)
+    assert (counts.tp, counts.duplicates, counts.fp) == (0, 0, FRAMES)
 
 
 def test_a_mask_that_overlaps_by_half_or_less_finds_nothing() -> None:
     # 16 wide, 6 apart: 10 / 22 shared.
-    assert follow(video(dog()), [[reported(0, 1, dx=6)], [], [], []]).found == 0
+    assert follow(video(dog()), [[reported(0, 1, dx=6)], [], [], []]).tp == 0
 
 
 def test_crowds_absent_frames_and_empty_masks_are_not_wanted() -> None:
     absent = Track(0, tuple(moving_box(2, 2, 16, 16, FRAMES, gone=(1, 2))))
     empty = Track(0, tuple(box_rle(0, 0, 0, 0) for _ in range(FRAMES)))
     counts = follow(video(absent, empty, dog(crowd=True)), [[] for _ in range(FRAMES)])
-    assert counts.wanted == 2
+    assert counts.gt == 2
 
 
 def test_pairs_have_the_largest_total_overlap_of_the_allowed() -> None:
@@ -121,11 +121,11 @@ def test_the_names_of_ids_and_the_order_of_reports_change_no_count(seed: int, na
 def test_every_report_is_one_of_three_and_every_find_but_the_first_follows_another(seed: int) -> None:
     annotated, frames = random_video(seed)
     counts = follow(annotated, frames)
-    assert counts.found + counts.duplicates + counts.spurious == sum(map(len, frames))
-    once = sum(follow(video(track), frames).found > 0 for track in annotated.tracks)
-    assert counts.links + counts.returns >= counts.found - once
-    assert counts.links + counts.returns <= counts.found
-    assert (counts.switches <= counts.links, counts.lost_ids <= counts.returns) == (True, True)
+    assert counts.tp + counts.duplicates + counts.fp == sum(map(len, frames))
+    once = sum(follow(video(track), frames).tp > 0 for track in annotated.tracks)
+    assert counts.links + counts.returns >= counts.tp - once
+    assert counts.links + counts.returns <= counts.tp
+    assert (counts.id_switches <= counts.links, counts.lost_ids <= counts.returns) == (True, True)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 4))
@@ -142,5 +142,5 @@ def test_pairs_are_as_good_as_the_best_of_all_assignments(seed: int, rows: int, 
 
 def test_totals_are_sums() -> None:
     one = follow(video(dog()), [[reported(t, 7)] for t in range(FRAMES)])
-    assert total([one, one]).wanted == 2 * one.wanted
+    assert total([one, one]).gt == 2 * one.gt
     assert total([one, one]).recall == one.recall

@@ -12,10 +12,10 @@ from red_videos import CLASS_MAP, red_videos
 from visrt.benchmarks import bootstrap
 from visrt.benchmarks import preset_table as module
 from visrt.benchmarks.preset_table import TUNED, contenders_of, main, preset_table
-from visrt.benchmarks.ytvis import load_annotations
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.families import family_of
 from visrt.runtime.presets import PRESETS
+from visrt.training.set_formats import load_annotations
 
 OWN = {"birth_score": 0.3, "keep_score": 0.2, "nms_iou": 0.7}
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from visrt.benchmarks.reid_training import arm_settings, paired
 from visrt.benchmarks.reidentification import COMPARED, found_again
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.models.decoder import LayerPrediction
 from visrt.runtime.errors import DataError, SettingsError
 from visrt.runtime.settings import settings_from_file
+from visrt.training.annotations import AnnotatedSet
+from visrt.training.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 
 ROOT = Path(__file__).parent.parent.parent

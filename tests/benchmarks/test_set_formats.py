@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visrt.benchmarks import set_writer
-from visrt.benchmarks.set_formats import READERS, SetPlaces, format_of, read_set
 from visrt.benchmarks.set_writer import Pictures
-from visrt.benchmarks.ytvis import AnnotatedSet, Track, load_annotations
 from visrt.runtime.errors import DataError, UsageError, VisrtError
 from visrt.runtime.masks import decode
+from visrt.training.annotations import AnnotatedSet, Track
+from visrt.training.set_formats import READERS, SetPlaces, load_annotations, read_set
+from visrt.training.sources import PoolSettings, SourceSettings, load_pool
 
 Edit = Callable[[Path], object]
 
@@ -32,8 +33,8 @@ def apart(folder: Path) -> AnnotatedSet:
     return load_annotations(write_set(folder, values))
 
 
-def told(annotated: AnnotatedSet) -> dict[str, set[Any]]:
-    """What a set says, whatever its numbers and the order of its objects."""
+def contents(annotated: AnnotatedSet) -> dict[str, set[Any]]:
+    """What a set holds, whatever its numbers and the order of its objects."""
     return {
         video.name: {
             (annotated.classes[t.label], t.crowd, tuple(mask and mask["counts"] for mask in t.masks))
@@ -48,9 +49,10 @@ def told(annotated: AnnotatedSet) -> dict[str, set[Any]]:
 def test_a_set_comes_back_from_each_format_as_it_went(name: str, pictures: Pictures, tmp_path: Path) -> None:
     annotated = apart(tmp_path / "set")
     assert set_writer.write_set(annotated, tmp_path / "out", name, pictures) == []
-    assert format_of(SetPlaces(tmp_path / "out")) == name
-    again = read_set(SetPlaces(tmp_path / "out")).annotated
-    assert told(again) == told(annotated)
+    read = read_set(SetPlaces(tmp_path / "out"))
+    again = read.annotated
+    assert read.format == name
+    assert contents(again) == contents(annotated)
     assert [video.size for video in again.videos] == [SIZE, SIZE]
     assert [len(video.pictures) for video in again.videos] == [3, 3]
     linked = {picture.is_symlink() for video in again.videos for picture in video.pictures}
@@ -58,7 +60,7 @@ def test_a_set_comes_back_from_each_format_as_it_went(name: str, pictures: Pictu
 
 
 @pytest.mark.parametrize("name", ["davis", "mots"])
-def test_where_objects_overlap_the_smaller_is_kept_and_that_is_told(name: str, tmp_path: Path) -> None:
+def test_where_objects_overlap_the_smaller_is_kept_and_that_is_contents(name: str, tmp_path: Path) -> None:
     values = set_values()
     values["annotations"][0]["segmentations"] = [box_rle(0, 0, 20, 20)] * 3
     values["annotations"][1]["segmentations"] = [box_rle(10, 10, 4, 4)] * 3
@@ -92,20 +94,63 @@ def test_crowds_come_back_from_coco_as_they_went(tmp_path: Path) -> None:
     values["annotations"][1]["iscrowd"] = 1
     annotated = load_annotations(write_set(tmp_path / "set", values))
     set_writer.write_set(annotated, tmp_path / "out", "coco", Pictures.copy)
-    assert told(read_set(SetPlaces(tmp_path / "out")).annotated) == told(annotated)
+    assert contents(read_set(SetPlaces(tmp_path / "out")).annotated) == contents(annotated)
 
 
-def test_training_reads_what_is_written(tmp_path: Path) -> None:
-    from visrt.training.annotations import coco, youtube_vis
+@pytest.mark.parametrize("name", READERS)
+def test_training_reads_what_is_written(name: str, tmp_path: Path) -> None:
+    """Each format, in each as the same videos with the same objects in every frame."""
+    set_writer.write_set(apart(tmp_path / "set"), tmp_path / "out", name, Pictures.link)
+    kind: Any = name.replace("-", "_")
+    pool = load_pool([SourceSettings(kind, str(tmp_path / "out"))], PoolSettings(part="all"))
+    assert set(pool.classes) == {"dog", "car"}
+    shown = [[sorted(pool.classes[o.label] for o in frame.objects) for frame in base.frames] for base in pool.bases]
+    both = ["car", "dog"]
+    assert shown == [[both, both, both], [both, ["car"], both]]
 
-    annotated = apart(tmp_path / "set")
-    for name in ("youtube-vis", "coco"):
-        set_writer.write_set(annotated, tmp_path / name, name, Pictures.link)
-    videos = youtube_vis(tmp_path / "youtube-vis" / "instances.json", tmp_path / "youtube-vis" / "JPEGImages")
-    photos = coco(tmp_path / "coco" / "instances.json", tmp_path / "coco" / "images")
-    assert videos.classes == photos.classes == ("dog", "car")
-    shown = [len(frame.objects) for video in videos.videos for frame in video.frames]
-    assert shown == [len(photo.frames[0].objects) for photo in photos.videos] == [2, 2, 2, 2, 1, 2]
+
+def as_polygon(values: Any) -> None:
+    values["annotations"][0]["segmentations"][0] = [[2.0, 4.0, 22.0, 4.0, 22.0, 20.0, 2.0, 20.0]]
+
+
+def as_floats(values: Any) -> None:
+    values["videos"][0].update(id=1.0, height=float(SIZE[0]), width=float(SIZE[1]))
+
+
+SPELLINGS: dict[str, tuple[Callable[[Any], object], str | None]] = {
+    "polygons": (as_polygon, None),
+    "whole floats": (as_floats, None),
+    "text ids": (lambda v: v["videos"][0].update(id="1"), r"videos\[0\]\.id: expected a whole number"),
+    "one name twice": (lambda v: v["categories"][1].update(name="dog"), r"categories\[1\]\.name: expected a text no"),
+    "one id twice": (lambda v: v["annotations"][1].update(id=1), r"annotations\[1\]\.id: 1 is the id of annotations"),
+    "an empty mask": (
+        lambda v: v["annotations"][0]["segmentations"].__setitem__(0, []),
+        r"s\[0\]: an empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_training_evaluation_and_check_take_the_same_files(name: str, tmp_path: Path) -> None:
+    spell, refusal = SPELLINGS[name]
+    values = set_values()
+    write_set(tmp_path, values)
+    spell(values)
+    (tmp_path / "instances.json").write_text(json.dumps(values))
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: load_pool([SourceSettings("youtube_vis", str(tmp_path))], PoolSettings(part="all")),
+        lambda: load_annotations(tmp_path),
+        lambda: read_set(SetPlaces(tmp_path)),
+    )
+    if refusal is not None:
+        for read in readers:
+            with pytest.raises(DataError, match=rf"instances\.json: .*{refusal}"):
+                read()
+        return
+    for read in readers:
+        read()
+    plain = write_set(tmp_path / "plain", set_values())
+    assert contents(load_annotations(tmp_path)) == contents(load_annotations(plain))
 
 
 def test_videos_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -144,7 +189,7 @@ def davis(folder: Path, *frames: Any, size: str = "") -> Path:
 def test_objects_of_davis_keep_their_numbers_over_the_frames(tmp_path: Path) -> None:
     davis(tmp_path, numbers((1, 0), (2, 20)), numbers((2, 22)), size="480p")
     read = read_set(SetPlaces(tmp_path))
-    assert (read.format, read.annotated.classes, read.remarks) == ("davis", ("object",), ())
+    assert (read.format, read.annotated.classes, read.annotated.remarks) == ("davis", ("object",), ())
     first, second = read.annotated.videos[0].tracks
     assert [mask is not None for mask in first.masks] == [True, False]
     assert [mask is not None for mask in second.masks] == [True, True]
@@ -167,7 +212,7 @@ def test_masks_in_colour_are_told_apart_by_colour(tmp_path: Path) -> None:
 def test_pictures_without_masks_are_left_out_and_counted(tmp_path: Path) -> None:
     read = read_set(SetPlaces(davis(tmp_path, numbers((1, 0)), None, numbers((1, 4)), None)))
     assert [path.name for path in read.annotated.videos[0].pictures] == ["00000.jpg", "00002.jpg"]
-    assert read.remarks == ("2 pictures without a png of masks are left out",)
+    assert read.annotated.remarks == ("2 pictures without a png of masks are left out",)
 
 
 def test_classes_of_davis_come_from_a_file(tmp_path: Path) -> None:
@@ -212,7 +257,10 @@ BAD_DAVIS: dict[str, tuple[Edit, str]] = {
         lambda f: (f / "names.json").write_text('{"dogs": {"2": "dog"}}'),
         r"Annotations/dogs: object 1 has no class",
     ),
-    "names in a list": (lambda f: (f / "names.json").write_text("[]"), r"names\.json: expected an object"),
+    "names in a list": (
+        lambda f: (f / "names.json").write_text("[]"),
+        r"names\.json: holds a list; expected an object of",
+    ),
     "a number in words": (
         lambda f: (f / "names.json").write_text('{"dogs": {"one": "dog"}}'),
         r"names\.json: dogs\.one: expected a class by a number; found 'dog'",

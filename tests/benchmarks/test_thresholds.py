@@ -27,11 +27,11 @@ def valley(floors: Mapping[str, float]) -> IdentityCounts:
     """Best at 0.5, 0.3 and any similarity: low floors let rubbish in, high ones lose objects."""
     missed = 100 * max(0, floors["birth_score"] - 0.5) + 100 * max(0, floors["keep_score"] - 0.3)
     rubbish = 100 * max(0, 0.5 - floors["birth_score"]) + 100 * max(0, 0.3 - floors["keep_score"])
-    return IdentityCounts(wanted=100, found=round(100 - missed), spurious=round(rubbish))
+    return IdentityCounts(gt=100, tp=round(100 - missed), fp=round(rubbish))
 
 
 def test_the_criterion_is_mota_with_prices() -> None:
-    seen = IdentityCounts(wanted=100, found=90, duplicates=4, spurious=3, switches=2, lost_ids=1)
+    seen = IdentityCounts(gt=100, tp=90, duplicates=4, fp=3, id_switches=2, lost_ids=1)
     assert Criterion().score(seen) == pytest.approx(0.8)
     assert Criterion(spurious=0).score(seen) == pytest.approx(0.83)
     assert Criterion(changed_id=5).score(seen) == pytest.approx(0.68)
@@ -74,7 +74,7 @@ def test_the_price_decides() -> None:
 
     def measure(floors: Mapping[str, float]) -> IdentityCounts:
         low = floors["birth_score"] < 0.5
-        return IdentityCounts(wanted=100, found=90 if low else 80, switches=4 if low else 0)
+        return IdentityCounts(gt=100, tp=90 if low else 80, id_switches=4 if low else 0)
 
     assert fit(measure, START, VALUES, Criterion()).best.floors["birth_score"] < 0.5
     assert fit(measure, START, VALUES, Criterion(changed_id=5)).best.floors["birth_score"] == 0.9

@@ -11,8 +11,8 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.ytvis import Track
 from visrt.runtime.masks import run_lengths
+from visrt.training.annotations import Track
 
 CLASSES = ("dog", "car")
 QUIET = {"PRINT_CONFIG": False}

@@ -108,14 +108,14 @@ class TestBadInput:
 
     def test_images_of_other_classes(self, bundle: Path, tmp_path: Path) -> None:
         write_coco(tmp_path / "clip", coco_values(2))
-        assert "is none of person, vehicle, animal" in told(bundle, tmp_path)
+        assert "car, chair, dog are none of the classes person, vehicle, animal" in told(bundle, tmp_path)
 
     def test_images_without_objects(self, bundle: Path, class_map: Path, tmp_path: Path) -> None:
         write_coco(tmp_path / "clip", {**coco_values(2), "annotations": []})
         assert "no labelled object" in told(bundle, tmp_path, "--classes", class_map)
 
     def test_no_folder(self, bundle: Path, tmp_path: Path) -> None:
-        assert "cannot be read as json" in told(bundle, tmp_path)
+        assert "clip: there is no such folder; give the one that holds the set" in told(bundle, tmp_path)
 
     def test_a_bundle_that_is_there(self, bundle: Path, tmp_path: Path) -> None:
         ended = run("--bundle", bundle, "--source", tmp_path, "--out", bundle)

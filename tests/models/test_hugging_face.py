@@ -287,7 +287,10 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: (folder / CONFIG).unlink(), r"config.json: not there; expected a folder as transformers'"),
+        (
+            lambda folder: (folder / CONFIG).unlink(),
+            r"json: no such file; expected a json object in a folder as transformers'",
+        ),
         (lambda folder: (folder / CONFIG).write_text("{"), r"config.json: not json"),
         (lambda folder: (folder / CONFIG).write_text("[]"), "holds a list; expected a json object"),
         (lambda folder: (folder / WEIGHTS).unlink(), "holds no weights; expected one of model.safetensors"),

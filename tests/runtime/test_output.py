@@ -20,8 +20,7 @@ from pycocotools import mask as coco_mask
 
 from visrt.runtime.errors import OutputError
 from visrt.runtime.journal import Journal, read_journal
-from visrt.runtime.mask_region import decode_region
-from visrt.runtime.masks import Rle, decode
+from visrt.runtime.masks import Rle, decode, decode_region
 from visrt.runtime.output import JOURNAL, OVERLAY, prepare_folder, write_atomically
 from visrt.runtime.overlay import draw
 from visrt.runtime.overlay_video import OverlayVideo, fit

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,22 @@ from tiny_sets import HEIGHT, WIDTH, box_mask, coco_values, rle, video_values, w
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
-from visrt.training.annotations import NO_TARGET, class_map, coco, youtube_vis
+from visrt.training.annotations import NO_TARGET, AnnotatedSet, load_class_map, with_classes
+from visrt.training.frames import frames_of
+from visrt.training.set_formats import SetPlaces, read_set
+
+
+def coco(path: Path, images: Path, mapped: Mapping[str, str | None] | None = None) -> AnnotatedSet:
+    return with_classes(read_set(SetPlaces(path.parent, path, images), "coco").annotated, mapped, path)
+
+
+def youtube_vis(path: Path, images: Path) -> AnnotatedSet:
+    return read_set(SetPlaces(path.parent, path, images), "youtube-vis").annotated
 
 
 def only_object(path: Path, mapped: dict[str, str] | None = None) -> Any:
     (video,) = coco(path, path.parent / "images", mapped).videos
-    (one,) = video.frames[0].objects
+    (one,) = (*video.tracks, *video.left_out)
     return one
 
 
@@ -40,7 +53,7 @@ def runs(mask: np.ndarray[Any, Any]) -> list[int]:
 def test_every_form_of_a_mask_means_the_same_pixels(tmp_path: Path, segmentation: Any) -> None:
     values = coco_values()
     values["annotations"][0]["segmentation"] = segmentation
-    assert np.array_equal(decode(only_object(write_coco(tmp_path, values)).rle), box_mask(20, 30, 60, 40))
+    assert np.array_equal(decode(only_object(write_coco(tmp_path, values)).masks[0]), box_mask(20, 30, 60, 40))
 
 
 def test_classes_come_from_the_file(tmp_path: Path) -> None:
@@ -66,8 +79,9 @@ def test_a_crowd_is_no_object(tmp_path: Path) -> None:
     values = coco_values()
     values["annotations"][0]["iscrowd"] = 1
     (video,) = coco(write_coco(tmp_path, values), tmp_path / "images").videos
-    assert video.frames[0].objects == ()
-    assert len(video.frames[0].crowds) == 1
+    (frame,) = frames_of(video, {0: 0})
+    assert frame.objects == ()
+    assert len(frame.crowds) == 1
 
 
 FAULTS: list[tuple[list[Any], Any, str]] = [
@@ -104,7 +118,7 @@ def test_the_first_fault_of_a_coco_file_is_named_by_its_json_path(
 
 
 def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         coco(tmp_path / "none.json", tmp_path)
     (tmp_path / "text.json").write_text("not json")
     with pytest.raises(DataError, match="not json"):
@@ -114,14 +128,16 @@ def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
 def test_an_object_may_be_absent_from_frames_of_a_video(tmp_path: Path) -> None:
     path = write_video(tmp_path, video_values(4))
     (video,) = youtube_vis(path, tmp_path / "JPEGImages").videos
-    assert [len(frame.objects) for frame in video.frames] == [1, 1, 1, 0]
-    assert len({frame.objects[0].track for frame in video.frames[:3]}) == 1
+    (track,) = video.tracks
+    assert [mask is not None for mask in track.masks] == [True, True, True, False]
 
 
 def test_a_video_annotation_of_another_length_is_refused(tmp_path: Path) -> None:
     values = video_values(4)
     values["annotations"][0]["segmentations"].pop()
-    with pytest.raises(DataError, match=r"annotations\[0\]\.segmentations has 3 entries; video 1 has 4 frames"):
+    with pytest.raises(
+        DataError, match=r"annotations\[0\]\.segmentations: expected one entry for each of 4 frames; found 3"
+    ):
         youtube_vis(write_video(tmp_path, values), tmp_path / "JPEGImages")
 
 
@@ -135,4 +151,27 @@ def test_a_fault_in_one_frame_of_a_video_names_the_frame(tmp_path: Path) -> None
 def test_a_class_map_must_map_names_to_names(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('{"car": 3}')
     with pytest.raises(DataError, match="names to names"):
-        class_map(tmp_path / "map.json")
+        load_class_map(tmp_path / "map.json")
+
+
+def test_a_class_map_may_leave_out_by_null_or_by_silence_and_both_are_counted(tmp_path: Path) -> None:
+    values = coco_values(3)
+    values["annotations"][1]["category_id"] = values["annotations"][2]["category_id"] = 7
+    path = write_coco(tmp_path, values)
+    for mapped in ({"car": "vehicle"}, {"car": "vehicle", "dog": None, "chair": None}):
+        annotated = coco(path, tmp_path / "images", mapped)
+        assert annotated.classes == ("vehicle",)
+        assert [(len(video.tracks), len(video.left_out)) for video in annotated.videos] == [(1, 0), (0, 1), (0, 1)]
+        assert annotated.remarks == (f"{path}: the class map leaves out 2 annotated objects: 2 dog",)
+
+
+def test_a_class_map_of_several_sets_may_name_what_one_of_them_lacks(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, coco_values())
+    full: dict[str, str | None] = {"car": "vehicle", "dog": None, "chair": None, "lorry": "vehicle"}
+    assert coco(path, tmp_path / "images", full).classes == ("vehicle",)
+
+
+def test_the_reader_loads_no_torch() -> None:
+    """`visrt data` and `visrt eval` run where it is not installed."""
+    code = "import sys; import visrt.training.set_formats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -214,7 +214,7 @@ def test_what_is_held_out_is_never_trained_on(tmp_path: Path) -> None:
 
 def test_photos_full_of_crowds_are_no_scenes(tmp_path: Path) -> None:
     values = coco_values(2)
-    crowd = {"image_id": 1, "category_id": 3, "segmentation": rle(box_mask(0, 0, 80, 80)), "iscrowd": 1}
+    crowd = {"id": 9, "image_id": 1, "category_id": 3, "segmentation": rle(box_mask(0, 0, 80, 80)), "iscrowd": 1}
     values["annotations"].append(crowd)
     write_coco(tmp_path, values)
     pool = load_pool([SourceSettings("coco", str(tmp_path))], ClipSettings())

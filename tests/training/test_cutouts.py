@@ -10,8 +10,8 @@ from tiny_sets import BLUE, HEIGHT, RED, WIDTH, box_mask, picture, rle, write_cu
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle
-from visrt.training.annotations import AnnotatedFrame, AnnotatedObject
 from visrt.training.cutouts import CutoutFile, cut, cutout_files, cuttable, read_cutout
+from visrt.training.frames import AnnotatedFrame, AnnotatedObject
 from visrt.training.pictures import Picture, halvings
 
 
@@ -23,7 +23,7 @@ def scene(*boxes: tuple[int, int, int, int]) -> Picture:
     for k, box in enumerate(boxes):
         ids[box_mask(*box)] = k + 1
     count = len(boxes)
-    return Picture(halvings(image), ids, (0,) * count, ("car",) * count, tuple(range(count)))
+    return Picture(halvings(image), ids, (0,) * count, tuple(range(count)))
 
 
 def test_an_object_is_cut_along_its_mask() -> None:
@@ -43,16 +43,16 @@ def test_pieces_of_hidden_objects_are_not_cut_out() -> None:
 
 def test_black_and_flat_objects_are_not_cut_out() -> None:
     whole = scene((20, 30, 60, 40))
-    flat = Picture(halvings(picture({(20, 30, 60, 40): RED})), whole.ids, whole.labels, whole.kinds, whole.tracks)
+    flat = Picture(halvings(picture({(20, 30, 60, 40): RED})), whole.ids, whole.labels, whole.tracks)
     assert cut(flat, 0, 0) is None
 
 
 def test_objects_cut_by_a_border_or_too_small_are_left(tmp_path: Path) -> None:
     boxes = {"inside": (20, 30, 60, 40), "left": (0, 30, 60, 40), "top": (20, 0, 60, 40), "small": (20, 30, 10, 10)}
     boxes["bottom"] = (20, HEIGHT - 40, 60, 40)
-    objects = tuple(AnnotatedObject(0, name, i, _as_rle(box)) for i, (name, box) in enumerate(boxes.items()))
+    objects = tuple(AnnotatedObject(0, i, _as_rle(box)) for i, box in enumerate(boxes.values()))
     frame = AnnotatedFrame(tmp_path, HEIGHT, WIDTH, objects)
-    assert [frame.objects[i].kind for i in cuttable(frame, 1600)] == ["inside", "bottom"]
+    assert [list(boxes)[i] for i in cuttable(frame, 1600)] == ["inside", "bottom"]
 
 
 def _as_rle(box: tuple[int, int, int, int]) -> Rle:

@@ -8,9 +8,10 @@ from tiny_sets import coco_values, write_coco, write_cutouts
 
 from visrt.runtime.errors import OutputError
 from visrt.runtime.masks import decode
-from visrt.training.annotations import youtube_vis
 from visrt.training.clips import ClipSettings, make_clip
+from visrt.training.frames import frames_of
 from visrt.training.pseudo_videos import write_pseudo_videos
+from visrt.training.set_formats import load_annotations
 from visrt.training.sources import SourceSettings, load_pool
 
 
@@ -25,15 +26,14 @@ def sources(folder: Path) -> list[SourceSettings]:
 
 def test_what_is_written_reads_back_as_the_exact_tracks(tmp_path: Path) -> None:
     given, settings = sources(tmp_path / "in"), ClipSettings(height_px=72, width_px=128, frames=6)
-    path = write_pseudo_videos(given, settings, tmp_path / "out", 3, seed=4)
-    annotated = youtube_vis(path, tmp_path / "out" / "JPEGImages")
+    write_pseudo_videos(given, settings, tmp_path / "out", 3, seed=4)
+    annotated = load_annotations(tmp_path / "out")
     assert annotated.classes == ("car", "dog", "chair")
     pool = load_pool(given, settings)
     for number, video in enumerate(annotated.videos, 1):
         clip = make_clip(pool, np.linspace(0, 1, 6), settings, np.random.default_rng([4, number]))
-        first = min((o.track for frame in video.frames for o in frame.objects), default=0)
-        for t, frame in enumerate(video.frames):
-            visible = {o.track - first: o for o in frame.objects}
+        for t, frame in enumerate(frames_of(video, {label: label for label in range(3)})):
+            visible = {o.track: o for o in frame.objects}
             assert set(visible) == set(np.flatnonzero(clip.masks[:, t].any((1, 2))))
             for k, one in visible.items():
                 assert np.array_equal(decode(one.rle), clip.masks[k, t])

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tiny_sets import video_values, write_video
 
 from visrt.runtime.errors import SettingsError
-from visrt.training.annotations import youtube_vis
 from visrt.training.clips import ClipDataset, ClipSettings
+from visrt.training.frames import frames_of, labelled_frames, subsampled
 from visrt.training.looks import LookSettings
 from visrt.training.motion import CameraSettings
 from visrt.training.pasting import PasteSettings
+from visrt.training.set_formats import load_annotations
 from visrt.training.sources import SourceSettings, load_pool
-from visrt.training.subsample import labelled_frames, subsampled
 
 
 def test_the_published_fractions_choose_the_published_frames() -> None:
@@ -46,9 +46,9 @@ def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
 
 
 def test_a_subsampled_video_keeps_only_labelled_frames(tmp_path: Path) -> None:
-    annotated = youtube_vis(write_video(tmp_path, video_values(10)), tmp_path / "JPEGImages")
-    (video,) = subsampled(annotated, 0.2).videos
-    assert video.frames == tuple(annotated.videos[0].frames[t] for t in (0, 5))
+    write_video(tmp_path, video_values(10))
+    frames = frames_of(load_annotations(tmp_path).videos[0], {0: 0})
+    assert subsampled(frames, 0.2) == (frames[0], frames[5])
 
 
 def test_a_tenth_of_the_frames_can_be_filmed_as_photos(tmp_path: Path) -> None:

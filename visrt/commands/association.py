@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from visrt.runtime.errors import SettingsError
+from visrt.runtime.json_file import read_json_object
 from visrt.runtime.presets import PRESETS
 
 __all__ = ["PRESET_HELP", "Association", "association_in"]
@@ -29,14 +29,6 @@ class Association:
 
 def association_in(path: Path | None, preset: str | None) -> Association:
     """The preset, with the settings in the json file at `path` where one is given."""
-    return Association(preset, None if path is None else _settings_in(path))
-
-
-def _settings_in(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read as json ({error}); expected one object of settings") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: holds a {type(values).__name__}; expected one object of settings")
-    return values
+    return Association(
+        preset, None if path is None else read_json_object(path, "one object of association settings", SettingsError)
+    )

@@ -131,9 +131,9 @@ def thresholds_table(fitted: Fit) -> Table:
     """The floors before and after, and what each made of the videos."""
     from rich.table import Table
 
-    counted = ("found", "duplicates", "spurious", "switches", "lost_ids")
+    counted = ("tp", "duplicates", "fp", "id_switches", "lost_ids")
     table = Table("", *fitted.best.floors, "criterion", *(name.replace("_", " ") for name in counted))
-    table.title = f"on {fitted.best.counts.wanted} sights of labelled objects"
+    table.title = f"on {fitted.best.counts.gt} sights of labelled objects"
     for title, trial in (("before", fitted.before), ("chosen", fitted.best)):
         counts = [str(getattr(trial.counts, name)) for name in counted]
         table.add_row(title, *(f"{value:g}" for value in trial.floors.values()), f"{trial.value:.4f}", *counts)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from visrt.benchmarks.set_check import SetSurvey
-    from visrt.benchmarks.set_formats import ReadSet
+    from visrt.training.set_formats import ReadSet
 
 __all__ = ["check", "convert", "data", "draw"]
 
@@ -63,9 +63,9 @@ def check(
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
     """Read a set strictly, count what it holds and name what looks wrong. Faults end with exit code 2."""
-    from visrt.benchmarks.picture_size import size_of
     from visrt.benchmarks.set_check import decoded_size, refuse_faults, survey
     from visrt.console import report_console, say
+    from visrt.training.picture_size import size_of
 
     read = _read(folder, format, annotations, images, names)
     found = survey(read.annotated, decoded_size if pictures is Look.decode else size_of)
@@ -89,9 +89,9 @@ def convert(
 ) -> None:
     """Write a set in another format, by default the one that `visrt eval` and `visrt train` read; tell what is lost."""
     from visrt.benchmarks.new_folder import new_folder
-    from visrt.benchmarks.set_formats import SetPlaces, read_set
     from visrt.benchmarks.set_writer import Pictures, write_set
     from visrt.console import report_console, say
+    from visrt.training.set_formats import SetPlaces, read_set
 
     read = _read(folder, format, annotations, images, names)
     new_folder(out, "--out")
@@ -128,12 +128,12 @@ def draw(
 def _read(
     folder: Path, format: Format | None, annotations: Path | None, images: Path | None, names: Path | None
 ) -> ReadSet:
-    """The set, what was left out of it told."""
-    from visrt.benchmarks.set_formats import SetPlaces, read_set
+    """The set; what was left out of it is reported on stderr."""
     from visrt.console import say
+    from visrt.training.set_formats import SetPlaces, read_set
 
     read = read_set(SetPlaces(folder, annotations, images, names), format.value if format else None)
-    for remark in read.remarks:
+    for remark in read.annotated.remarks:
         say(remark)
     return read
 

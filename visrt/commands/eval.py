@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visrt.commands.association import PRESET_HELP, Association, association_in
+from visrt.commands.association import PRESET_HELP, association_in
 from visrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
-    from visrt.benchmarks.evaluate import Evaluation
-    from visrt.benchmarks.scores import Scores
-    from visrt.benchmarks.ytvis import AnnotatedSet
-    from visrt.runtime.session import Session
+    from visrt.benchmarks.scores import BundleRun, Measured
+    from visrt.training.annotations import ClassMap
 
 __all__ = ["evaluate"]
 
@@ -37,7 +34,7 @@ class Coverage(str, Enum):
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder with instances.json (YouTube-VIS) and JPEGImages/.")],
+    data: Annotated[Path, typer.Option(help="Folder of the annotated videos, as `visrt data check` takes it.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to run over the videos.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results file (YouTube-VIS) to measure instead.")] = None,
     classes: Annotated[
@@ -57,7 +54,7 @@ def evaluate(
     ] = Rule.causal,
     annotations: Annotated[
         Coverage,
-        typer.Option(help="partial: objects are visible that nobody annotated, so AP and spurious say little."),
+        typer.Option(help="partial: objects are visible that nobody annotated, so AP and false positives mean little."),
     ] = Coverage.complete,
     fps: Annotated[float, typer.Option(min=0.001, help="Frames a second of the videos, for ages.")] = 24.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
@@ -68,12 +65,12 @@ def evaluate(
     """Measure AP and AR of whole tracks by the YouTube-VIS rule; HOTA, IDF1, recall and id switches frame by frame.
 
     Of causal output a track's label is the one with the largest sum of scores, its score the mean over its frames.
-    Where not every object is annotated, recall and id switches mean something, AP and spurious objects do not.
+    Where not every object is annotated, recall and id switches mean something, AP and false positives do not.
     """
     from visrt.benchmarks.new_folder import new_folder
-    from visrt.benchmarks.scores import score
-    from visrt.benchmarks.ytvis import load_class_map
+    from visrt.benchmarks.scores import BundleRun, evaluate_results_file
     from visrt.runtime.errors import UsageError
+    from visrt.training.annotations import load_class_map
 
     if (bundle is None) == (results is None):
         raise UsageError("give either --bundle to run or --results to measure, and not both")
@@ -83,126 +80,52 @@ def evaluate(
         )
     if report is not None:
         new_folder(report, "--report")
-    mapped = load_class_map(classes) if classes else None
+    class_map = load_class_map(classes) if classes else None
     if bundle is not None:
-        run = BundleRun(bundle, association_in(association, preset), engine, threads, fps, rule)
-        measured = _of_bundle(run, data, mapped)
+        rules = ("causal", "official") if rule is Rule.both else (rule.value,)
+        changes = association_in(association, preset).changes
+        measured = _of_bundle(bundle, data, class_map, BundleRun(engine, threads, changes, preset, fps, rules))
     else:
         assert results is not None
-        measured = _of_results(results, data, mapped)
-    scores = {rule: score(measured.annotated, evaluation) for rule, evaluation in measured.evaluations.items()}
+        measured = evaluate_results_file(results, data, class_map)
     given = {"data": data, "bundle": bundle, "results": results, "classes": classes, "association": association}
     settings = {name: None if path is None else str(path) for name, path in given.items()}
-    settings = {**settings, **measured.made, "annotations": annotations.value}
-    _tell(measured.annotated, scores, settings, json, report)
+    _write(measured, {**settings, **measured.settings, "annotations": annotations.value}, json, report)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was evaluated on what, by rule, and how it was made."""
+def _of_bundle(bundle: Path, data: Path, class_map: ClassMap | None, run: BundleRun) -> Measured:
+    """The evaluation, with a bar of its progress where someone watches."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
-    annotated: AnnotatedSet
-    evaluations: dict[str, Evaluation]
-    made: dict[str, Any]
+    from visrt.benchmarks.scores import evaluate
+
+    console = Console(stderr=True)
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def on_video(rule: str, done: int, of: int) -> None:
+            if rule not in tasks:
+                tasks[rule] = progress.add_task(f"videos, {rule}", total=of)
+            progress.update(tasks[rule], completed=done)
+
+        return evaluate(bundle, data, class_map, run, on_video)
 
 
-def _tell(
-    annotated: AnnotatedSet,
-    scores: dict[str, Scores],
-    settings: dict[str, Any],
-    json: Path | None,
-    folder: Path | None,
-) -> None:
-    """Tables on stdout, remarks on stderr, and what is to be written."""
+def _write(measured: Measured, settings: dict[str, Any], json: Path | None, folder: Path | None) -> None:
+    """Tables on stdout, remarks on stderr, and the files that are asked for."""
     from visrt.benchmarks.eval_folder import write_folder
     from visrt.benchmarks.report import evaluation_report, write_report
     from visrt.commands.eval_tables import PARTIAL_NOTE, eval_tables
     from visrt.console import report_console, say
 
     note = PARTIAL_NOTE if settings["annotations"] == Coverage.partial.value else None
-    for table in eval_tables(annotated, scores, note):
+    for table in eval_tables(measured.annotated, measured.scores, note):
         report_console().print(table)
-    report = evaluation_report(annotated, scores, settings)
+    report = evaluation_report(measured.annotated, measured.scores, settings)
     for remark in report["remarks"]:
         say(remark)
     if json is not None:
         write_report(json, report)
     if folder is not None:
-        write_folder(folder, annotated, scores, report)
-
-
-def _of_results(results: Path, data: Path, mapped: dict[str, str | None] | None) -> Measured:
-    from visrt.benchmarks.evaluate import evaluate_results
-    from visrt.benchmarks.ytvis import load_annotations, load_results
-
-    annotated = load_annotations(data, None if mapped is None else _targets(mapped), mapped)
-    return Measured(annotated, {"results": evaluate_results(annotated, load_results(results, annotated))}, {})
-
-
-def _targets(mapped: dict[str, str | None]) -> list[str]:
-    return list(dict.fromkeys(name for name in mapped.values() if name is not None))
-
-
-@dataclass(frozen=True)
-class BundleRun:
-    """How a bundle is run over the videos, `fps` frames a second."""
-
-    bundle: Path
-    association: Association
-    engine: str
-    threads: int | None
-    fps: float
-    rule: Rule
-
-
-def _of_bundle(run: BundleRun, data: Path, mapped: dict[str, str | None] | None) -> Measured:
-    from visrt.benchmarks.ytvis import load_annotations
-    from visrt.runtime.bundle import open_bundle
-    from visrt.runtime.session import Session
-
-    opened = open_bundle(run.bundle)
-    annotated = load_annotations(data, opened.manifest.classes, mapped)
-    changes, preset = run.association.changes, run.association.preset
-    with Session.open(opened, run.engine, threads=run.threads, association=changes, preset=preset) as session:
-        made = _made_by(run, session)
-        if run.rule is not Rule.causal:
-            _refuse_unused(run, session)
-        rules = (Rule.causal, Rule.official) if run.rule is Rule.both else (run.rule,)
-        return Measured(annotated, {rule.value: _by_rule(rule, session, annotated, run.fps) for rule in rules}, made)
-
-
-def _by_rule(rule: Rule, session: Session, annotated: AnnotatedSet, fps: float) -> Evaluation:
-    """The evaluation, with a bar of its progress where someone watches."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from visrt.benchmarks.evaluate import evaluate_official, evaluate_session
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"videos, {rule.value}", total=len(annotated.videos))
-        if rule is Rule.official:
-            return evaluate_official(session, annotated, lambda _: progress.advance(task))
-        return evaluate_session(session, annotated, fps, lambda _: progress.advance(task))
-
-
-def _refuse_unused(run: BundleRun, session: Session) -> None:
-    from visrt.runtime.errors import UsageError
-    from visrt.runtime.video_result import official_rule
-
-    if run.association.changes is not None and not official_rule(session.method).takes_settings:
-        raise UsageError("this family's official rule follows every query through the video: it takes no --association")
-
-
-def _made_by(run: BundleRun, session: Session) -> dict[str, Any]:
-    """How it was run, what tells this bundle from another in its place, and the settings that were in force."""
-    manifest = session.manifest
-    return {
-        "engine": run.engine,
-        "threads": run.threads,
-        "rule": run.rule.value,
-        "fps_of_videos": run.fps,
-        "bundle_name": manifest.name,
-        "frame_sha256": manifest.graphs["frame"].file.sha256,
-        **run.association.in_force(session.method),
-    }
+        write_folder(folder, measured.annotated, measured.scores, report)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from visrt.benchmarks.hota import TrackingFigures
     from visrt.benchmarks.identity import IdentityCounts
     from visrt.benchmarks.scores import Scores
-    from visrt.benchmarks.ytvis import AnnotatedSet
+    from visrt.training.annotations import AnnotatedSet
 
 __all__ = ["PARTIAL_NOTE", "eval_tables"]
 
@@ -59,7 +59,7 @@ def _details(rule: str, scores: Scores, note: str | None) -> Table:
 
 def _videos(annotated: AnnotatedSet, rule: str, scores: Scores) -> Table:
     """Identity by video, and over all."""
-    counted = ("frames", "recall", "duplicates a frame", "id changes", "ids lost over gaps", "spurious")
+    counted = ("frames", "recall", "duplicates a frame", "id changes", "ids lost over gaps", "false positives")
     table = Table(f"{rule}: video", *counted, "HOTA", "IDF1")
     for video, one in zip(annotated.videos, scores.evaluation.videos, strict=True):
         found = scores.by_video[video.id]
@@ -73,11 +73,11 @@ def _videos(annotated: AnnotatedSet, rule: str, scores: Scores) -> Table:
 def _counts(c: IdentityCounts) -> tuple[str, ...]:
     return (
         str(c.frames),
-        f"{c.recall:.3f} ({c.found}/{c.wanted})" if c.wanted else "-",
+        f"{c.recall:.3f} ({c.tp}/{c.gt})" if c.gt else "-",
         f"{c.duplicates_a_frame:.3f}",
-        f"{c.switch_rate:.1%} ({c.switches}/{c.links})" if c.links else "-",
+        f"{c.switch_rate:.1%} ({c.id_switches}/{c.links})" if c.links else "-",
         f"{c.lost_ids}/{c.returns}",
-        str(c.spurious),
+        str(c.fp),
     )
 
 

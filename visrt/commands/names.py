@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from visrt.models.published import DATASET_CLASSES
 from visrt.runtime.errors import SettingsError, UsageError
+from visrt.runtime.json_file import read_json, read_json_object
 
 __all__ = ["class_names", "size_from_text", "with_clip_lengths"]
 
@@ -43,23 +43,16 @@ def class_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+NAMES_EXPECTED = "a json list of class names in the order of the class logits, or an annotation file with categories"
+
+
 def _names_in(path: Path) -> tuple[str, ...]:
     """A list of names, or the categories of a COCO or YouTube-VIS annotation file in the order of their ids."""
-    try:
-        names = json.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: class names cannot be read ({error.strerror}); give the path of a json file"
-        ) from None
-    except ValueError as error:
-        raise SettingsError(f"{path}: not json ({error}); expected class names") from None
+    names = read_json(path, NAMES_EXPECTED, SettingsError)
     if isinstance(names, dict) and isinstance(names.get("categories"), list):
         names = _category_names(names["categories"], path)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise SettingsError(
-            f"{path}: expected a json list of class names in the order of the class logits, or an annotation file "
-            "with categories"
-        )
+        raise SettingsError(f"{path}: expected {NAMES_EXPECTED}")
     return tuple(names)
 
 
@@ -68,3 +61,8 @@ def _category_names(categories: list[Any], path: Path) -> list[Any]:
         if not isinstance(category, dict) or not isinstance(category.get("id"), int) or "name" not in category:
             raise SettingsError(f"{path}: categories[{i}] is {category!r}; expected an object with an id and a name")
     return [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
+
+
+def association_from_file(path: Path) -> dict[str, Any]:
+    """Association settings by name; they are checked against the family's when they are used."""
+    return read_json_object(path, "one json object of association settings", SettingsError)

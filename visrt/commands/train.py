@@ -20,11 +20,12 @@ def train(
     """Train a network on annotated images or videos, or resume an interrupted run."""
     from dataclasses import replace
 
+    from visrt.console import say
     from visrt.training.loop import train as run_training
     from visrt.training.run_settings import run_settings_from_file
 
     chosen = run_settings_from_file(settings)
     if steps is not None:
         chosen = replace(chosen, optim=replace(chosen.optim, steps=steps))
-    weights = run_training(chosen, out)
+    weights = run_training(chosen, out, on_remark=say)
     typer.echo(f"{weights}: export it with `visrt export {weights} --size HxW --out BUNDLE`")

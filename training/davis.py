@@ -17,13 +17,14 @@ import PIL.Image
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.json_faults import read_json, short
-from visrt.benchmarks.picture_size import opened, size_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import images_in
+from visrt.runtime.json_file import read_json_object
 from visrt.runtime.masks import Rle, decode
 from visrt.runtime.palette import colour_of
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, Track
+from visrt.training.json_faults import short
+from visrt.training.picture_size import opened, size_of
 
 __all__ = [
     "MASKS",
@@ -52,9 +53,7 @@ ObjectNames = Mapping[str, Mapping[int, str]]
 
 def load_object_names(path: Path) -> dict[str, dict[int, str]]:
     """{"dogs-jump": {"1": "dog", "2": "dog", "3": "person"}, ...}: the class of each object of each video."""
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: expected an object of videos; found {type(values).__name__}")
+    values = read_json_object(path, 'an object of videos: {"dogs-jump": {"1": "dog", "2": "person"}}')
     found: dict[str, dict[int, str]] = {}
     for name, classes in values.items():
         if not isinstance(classes, dict):

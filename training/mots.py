@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrt.benchmarks.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
-from visrt.benchmarks.picture_size import size_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import images_in
 from visrt.runtime.masks import Rle, checked_rle
+from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, Track
+from visrt.training.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
+from visrt.training.picture_size import size_of
 
 __all__ = ["CLASSES", "IGNORE", "find_mots", "mots_lines", "read_mots"]
 
