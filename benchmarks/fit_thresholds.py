@@ -18,7 +18,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from visrt.benchmarks.evaluate import evaluate_session
-from visrt.benchmarks.record import ReplayEngine, record
+from visrt.benchmarks.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.returning_videos import crowded, moving_clips
 from visrt.benchmarks.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, load_class_map
 from visrt.calibration.criterion import Counts, Criterion
@@ -133,7 +133,7 @@ def _measure(
 ) -> Callable[[Mapping[str, float]], Counts]:
     """What floors make of the videos; the network has seen them all by then."""
     engines = open_engines(bundle, options=EngineOptions())
-    record(bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}"))
+    record_outputs(bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}"))
     engines["frame"].close()
     engines["frame"] = ReplayEngine(recording, bundle.manifest)
 

@@ -13,7 +13,7 @@ from networks import HEIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 from numpy.typing import NDArray
 from written_clips import write_clip
 
-from visrt.benchmarks.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
+from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
 from visrt.benchmarks.peers import PEERS, PeerSubject, peer_of
 from visrt.benchmarks.subjects import BundleSubject
 from visrt.export.graphs import frame_graph

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visrt.benchmarks.bootstrap import difference_of_rates, mean_difference, rate
+from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
 
 
 def test_a_rate_is_hits_over_trials_and_lies_in_its_interval() -> None:

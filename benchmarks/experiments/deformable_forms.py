@@ -2,7 +2,7 @@
 
 One attention layer of the published size: 8505 tokens (480x864), 8 heads of 32 channels, 3 levels, 4 points.
 
-    python -m visrt.benchmarks.deformable_forms --out benchmarks/results/deformable_forms.json
+    python -m visrt.benchmarks.experiments.deformable_forms --out benchmarks/results/deformable_forms.json
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import onnxruntime
 import torch
 
 from visrt.benchmarks.machine import machine
-from visrt.benchmarks.peak_memory import peak_mb
-from visrt.benchmarks.sampling_forms import FORMS, SHIPPED, attention_in_form
+from visrt.benchmarks.experiments.peak_memory import peak_mb
+from visrt.benchmarks.experiments.sampling_forms import FORMS, SHIPPED, attention_in_form
 from visrt.export.cleaning import cleaned
 from visrt.export.contract import file_spec
 from visrt.models.deformable import Size, pixel_centres

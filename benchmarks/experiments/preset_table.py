@@ -1,6 +1,6 @@
 """Every preset on one and the same network: its outputs are recorded once, then associated by each rule in turn.
 
-    python -m visrt.benchmarks.preset_table --bundle bundles/default --data datasets/returning \
+    python -m visrt.benchmarks.experiments.preset_table --bundle bundles/default --data datasets/returning \
         --mapped ../shared/data/composite_dev training/recipes/default/eval_classes.json \
         --recording runs/preset_table --out benchmarks/results/preset_table.json
 
@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.bootstrap import difference_of_rates, mean_difference, rate
+from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session, pictures_of
 from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.machine import machine
-from visrt.benchmarks.record import ReplayEngine, record
+from visrt.benchmarks.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.report import rates, without_nan
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, load_annotations, load_class_map
 from visrt.runtime.backends import EngineOptions, open_engines
@@ -110,7 +110,7 @@ def _recorded(
     """The engines, after the frame engine has seen every video that is not in the recording yet."""
     engines = open_engines(bundle, options=EngineOptions(threads=1))
     for title, annotated in sets.items():
-        record(bundle.manifest, engines["frame"], annotated, recording / title, on_video=progress)
+        record_outputs(bundle.manifest, engines["frame"], annotated, recording / title, on_video=progress)
     engines["frame"].close()
     return engines
 

@@ -11,7 +11,7 @@ from annotated_sets import set_values, write_set
 from fakes import ColourEngine, MasksEngine, fake_manifest
 
 from visrt.benchmarks.evaluate import evaluate_session
-from visrt.benchmarks.record import RecordingEngine, ReplayEngine, feeds_key, record
+from visrt.benchmarks.recorded_outputs import RecordingEngine, ReplayEngine, feeds_key, record_outputs
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import DataError, EngineError, NumericalError
@@ -44,7 +44,7 @@ def test_a_replay_gives_the_evaluation_of_the_network_itself(annotated: Annotate
     manifest = fake_manifest()
     masks = MasksEngine(manifest.graphs["masks"])
     live = evaluate_session(Session(manifest, {"frame": colour_engine(manifest), "masks": masks}), annotated, fps=10)
-    record(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
+    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
     session = Session(manifest, {"frame": ReplayEngine(tmp_path / "kept", manifest), "masks": masks})
     replayed = evaluate_session(session, annotated, fps=10)
     assert live.counts.found > 0
@@ -54,8 +54,8 @@ def test_a_replay_gives_the_evaluation_of_the_network_itself(annotated: Annotate
 
 def test_only_mask_features_are_rounded(annotated: AnnotatedSet, tmp_path: Path) -> None:
     manifest = fake_manifest()
-    record(manifest, colour_engine(manifest), annotated, tmp_path / "half")
-    record(manifest, colour_engine(manifest), annotated, tmp_path / "full", "float32")
+    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "half")
+    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "full", "float32")
     for half, full in zip(
         sorted((tmp_path / "half").glob("*.npz")), sorted((tmp_path / "full").glob("*.npz")), strict=True
     ):
@@ -69,17 +69,17 @@ def test_only_mask_features_are_rounded(annotated: AnnotatedSet, tmp_path: Path)
 
 def test_what_is_recorded_is_not_asked_again(annotated: AnnotatedSet, tmp_path: Path) -> None:
     engine = colour_engine(manifest := fake_manifest())
-    record(
+    record_outputs(
         manifest, engine, AnnotatedSet(annotated.videos[:1], annotated.classes, annotated.label_of), tmp_path / "kept"
     )
     assert engine.calls == FRAMES
-    record(manifest, engine, annotated, tmp_path / "kept")
+    record_outputs(manifest, engine, annotated, tmp_path / "kept")
     assert engine.calls == 2 * FRAMES
 
 
 def test_a_frame_that_was_not_recorded_is_an_error(annotated: AnnotatedSet, tmp_path: Path) -> None:
     manifest = fake_manifest()
-    record(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
+    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
     masks = MasksEngine(manifest.graphs["masks"])
     with (
         Session(manifest, {"frame": ReplayEngine(tmp_path / "kept", manifest), "masks": masks}) as session,
@@ -90,7 +90,7 @@ def test_a_frame_that_was_not_recorded_is_an_error(annotated: AnnotatedSet, tmp_
 
 def test_a_recording_of_another_network_is_refused(annotated: AnnotatedSet, tmp_path: Path) -> None:
     manifest = fake_manifest()
-    record(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
+    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
     frame = manifest.graphs["frame"]
     file = frame.file.model_copy(update={"sha256": "1" * 64})
     graphs = {**manifest.graphs, "frame": frame.model_copy(update={"file": file})}
@@ -98,16 +98,16 @@ def test_a_recording_of_another_network_is_refused(annotated: AnnotatedSet, tmp_
     with pytest.raises(DataError, match=r"frame_sha256 is '0+', expected '1+'; record into another folder"):
         ReplayEngine(tmp_path / "kept", other)
     with pytest.raises(DataError, match="record into another folder"):
-        record(other, colour_engine(other), annotated, tmp_path / "kept")
+        record_outputs(other, colour_engine(other), annotated, tmp_path / "kept")
     with pytest.raises(DataError, match="precision is 'float16', expected 'float32'"):
-        record(manifest, colour_engine(manifest), annotated, tmp_path / "kept", "float32")
+        record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept", "float32")
 
 
 def test_a_folder_that_is_no_recording_or_a_damaged_one_is_told(annotated: AnnotatedSet, tmp_path: Path) -> None:
     manifest = fake_manifest()
     with pytest.raises(DataError, match="record the videos first"):
         ReplayEngine(tmp_path, manifest)
-    record(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
+    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
     damaged = min((tmp_path / "kept").glob("*.npz"))
     damaged.write_bytes(damaged.read_bytes()[:-40])
     with pytest.raises(DataError, match=f"{damaged.name}: is no video of a recording"):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from visrt.benchmarks import inspro_free_boxes
-from visrt.benchmarks.inspro_free_boxes import RINGS, LaidBoxes, free_boxes, ring_densities
-from visrt.benchmarks.inspro_lite import bound_by_macs, in_turns
-from visrt.benchmarks.inspro_slots import fitting_slots
-from visrt.benchmarks.inspro_training import DEDUP_ARMS, ForgetfulHead, arm_settings, over_seeds
+from visrt.benchmarks.experiments import inspro_free_boxes
+from visrt.benchmarks.experiments.inspro_free_boxes import RINGS, LaidBoxes, free_boxes, ring_densities
+from visrt.benchmarks.experiments.inspro_lite import bound_by_macs, in_turns
+from visrt.benchmarks.experiments.inspro_slots import fitting_slots
+from visrt.benchmarks.experiments.inspro_training import DEDUP_ARMS, ForgetfulHead, arm_settings, over_seeds
 from visrt.models.inspro import InsPro
 from visrt.models.interaction import StageOutputs
 from visrt.runtime.engine import Array, HostTensor, Tensor
@@ -24,7 +24,7 @@ from visrt.runtime.settings import settings_from_file
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.inspro_targets import BoxTargets
 
-RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "inspro" / "small.json"
+RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "inspro" / "small.json"
 SETTINGS = settings_from_file(InsProTrainSettings, RECIPE)
 
 

@@ -1,8 +1,8 @@
 """What InsPro-lite saves: its lite head against the whole one, and whole frames for several key-frame distances.
 
-    python -m visrt.benchmarks.inspro_lite --bundle runs/inspro_r50 --json benchmarks/results/inspro_lite.json
+    python -m visrt.benchmarks.experiments.inspro_lite --bundle runs/inspro_r50 --json benchmarks/results/inspro_lite.json
 
-The bundle is one of family inspro_lite, as `visrt.benchmarks.inspro_export` writes it. Everything takes turns in one
+The bundle is one of family inspro_lite, as `visrt.benchmarks.experiments.inspro_export` writes it. Everything takes turns in one
 run, on one thread, and is told in processor time, which other programs on the machine hardly lengthen.
 """
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from visrt.benchmarks import stress as stress_module
-from visrt.benchmarks.stress import CONTENDERS, follow_stream, main, stress
-from visrt.benchmarks.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
+from visrt.benchmarks.experiments import stress as stress_module
+from visrt.benchmarks.experiments.stress import CONTENDERS, follow_stream, main, stress
+from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
 from visrt.runtime.families import family_from_preset
 from visrt.runtime.family import MasksOf, Queries, Track
 

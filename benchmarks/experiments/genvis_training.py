@@ -1,6 +1,6 @@
 """GenVIS's slots against MinVIS's matching on the same frame network: who keeps its id through meetings and absences?
 
-python -m visrt.benchmarks.genvis_training --settings training/recipes/genvis/small.json --out runs/genvis_training
+python -m visrt.benchmarks.experiments.genvis_training --settings training/recipes/genvis/small.json --out runs/genvis_training
 
 The frame network is the settings' `init`; GenVIS's video part is trained on it, each seed a run of its own, resumed if
 interrupted; --seed does one alone. Both are measured on held-out pseudo-videos in which an object goes out of sight
@@ -20,9 +20,9 @@ from typing import Any
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.machine import machine
-from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.recorded_outputs import CachedEngine
 from visrt.benchmarks.returning_videos import crowded, returning_clips
-from visrt.benchmarks.training_runs import FIGURES, spread, trained
+from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.runtime.backends import EngineOptions, open_engines
@@ -130,7 +130,7 @@ def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: Tra
     opened = open_bundle(bundle)
     engines = open_engines(opened, options=EngineOptions(threads=1))
     states = initial_states(opened)
-    engines["frame"] = RememberingEngine(engines["frame"])
+    engines["frame"] = CachedEngine(engines["frame"])
     for rule, changes in missing.items():
         session = Session(opened.manifest, engines, association=changes, states=states)
         told = _told(evaluate_session(session, annotated, FPS))

@@ -1,6 +1,6 @@
 """The published InsPro-lite at full size, weights random: exported with its parity, built by TensorRT-RTX in FP16.
 
-    python -m visrt.benchmarks.inspro_export --size 384x640 --bundle runs/inspro_r50 --out log.json
+    python -m visrt.benchmarks.experiments.inspro_export --size 384x640 --bundle runs/inspro_r50 --out log.json
 
 384x640 is what a video of 640x360 is padded to. Random weights: whether graphs agree with torch and build hangs on
 operators and shapes, not on what was learnt. They are judged on one synthetic frame, which `visrt export` would choose
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from visrt.benchmarks.large_build import built_from
-from visrt.benchmarks.large_graphs import FullSize
+from visrt.benchmarks.experiments.large_build import built_from
+from visrt.benchmarks.experiments.large_graphs import FullSize
 from visrt.benchmarks.machine import machine
 from visrt.export.bundle import Export, ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from visrt.benchmarks.genvis_training import compared, rules_of
+from visrt.benchmarks.experiments.genvis_training import compared, rules_of
 from visrt.runtime.families import FAMILIES
 from visrt.runtime.settings import settings_from_file
 from visrt.training.settings import TrainSettings
 
-RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "genvis" / "small.json"
+RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "genvis" / "small.json"
 NOTHING = float("nan")
 
 

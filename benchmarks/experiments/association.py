@@ -1,6 +1,6 @@
 """What association costs a frame, and whether it stays flat: every preset on a synthetic stream, on one core.
 
-python -m visrt.benchmarks.association --out benchmarks/results/association.json
+python -m visrt.benchmarks.experiments.association --out benchmarks/results/association.json
 
 The stream has 100 queries of 256 channels and 30 objects, some hidden in each frame; in the endless one some also leave
 and new ones come. "association": everything from queries to tracks, masks of one cell and no mask NMS. "with_masks":
@@ -29,6 +29,7 @@ from threadpoolctl import threadpool_limits
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.memory import rss_mb
 from visrt.benchmarks.percentiles import percentiles
+from visrt.benchmarks.scripted import disc_masks
 from visrt.runtime.families import family_from_preset
 from visrt.runtime.family import Family, Floats, Queries
 from visrt.runtime.mask_bits import packed
@@ -36,7 +37,7 @@ from visrt.runtime.nms import nms, smoothed_iou
 from visrt.runtime.output import write_atomically
 from visrt.runtime.presets import PRESETS
 
-__all__ = ["StreamSettings", "array_bytes", "disc_masks", "endless", "follower", "frames_of", "measure"]
+__all__ = ["StreamSettings", "array_bytes", "endless", "follower", "frames_of", "measure"]
 
 CELLS = (120, 216)
 FPS = 30.0
@@ -84,16 +85,6 @@ def _looks(random: np.random.Generator, count: int, settings: StreamSettings) ->
     drawn = random.normal(size=(count, settings.channels)).astype(np.float32)
     looks: Floats = 8 * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     return looks
-
-
-def disc_masks(count: int, cells: tuple[int, int], seed: int = 0) -> Floats:
-    """Mask logits [count, h, w] of discs in random places; some cover each other."""
-    random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[: cells[0], : cells[1]].astype(np.float32)
-    places = random.random((count, 2)) * cells
-    radii = random.uniform(0.05, 0.2, count) * cells[0] + 1
-    logits = [r - np.hypot(rows - y, columns - x) for (y, x), r in zip(places, radii, strict=True)]
-    return np.stack(logits).astype(np.float32)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A published network of full size with random weights, traced and built by TensorRT-RTX without a GPU; log kept.
 
-    python -m visrt.benchmarks.large_build --network swin_l --precision fp16 --size 480x864 --out log.json
+    python -m visrt.benchmarks.experiments.large_build --network swin_l --precision fp16 --size 480x864 --out log.json
 
 Random weights: whether a graph builds hangs on its operators and shapes, not on what it learnt.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.large_graphs import FullSize, network_graphs
+from visrt.benchmarks.experiments.large_graphs import FullSize, network_graphs
 from visrt.benchmarks.machine import machine
 from visrt.export.names import size_from_text
 from visrt.models.published import PUBLISHED

@@ -1,8 +1,8 @@
-"""What a network says of annotated videos, kept on disk: association is tried again and again, the network runs once.
+"""Outputs of a network, kept in memory or on disk, so that association runs many times and the network once.
 
-A frame's outputs do not depend on how objects are associated. A recording is a folder of one .npz a video, about 1 MB
-a frame at 192x320 with 128 channels in half precision, and record.json, which says of which frame graph it is. Only
-mask features are rounded to half precision, so that what is associated with what stays as it was to the last bit.
+A frame's outputs do not depend on how objects are associated. A recording is a folder with one .npz per video and
+record.json, which identifies the frame graph. Either way a frame takes about 1 MB at 192x320 with 128 channels. Only
+mask features are rounded to half precision: embeddings and logits, and so the association, stay exact to the last bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from visrt.runtime.network import Network
 from visrt.runtime.output import write_atomically
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["Precision", "RecordingEngine", "ReplayEngine", "feeds_key", "record"]
+__all__ = ["CachedEngine", "Precision", "RecordingEngine", "ReplayEngine", "feeds_key", "record_outputs"]
 
 Precision = Literal["float16", "float32"]
 INDEX = "record.json"
@@ -33,7 +33,7 @@ KEYS = "keys"
 LARGE = "mask_features"
 
 
-def record(
+def record_outputs(
     manifest: Manifest,
     engine: Engine,
     annotated: AnnotatedSet,
@@ -43,7 +43,7 @@ def record(
 ) -> None:
     """Run `engine`, the frame graph of `manifest`, over every picture and keep its outputs in `folder`.
 
-    A recording of the same graph and precision is added to; videos it holds already are left alone.
+    Videos that `folder` already holds are skipped. Raises DataError if it is of another graph, precision or engine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     claim = {"frame_sha256": manifest.graphs["frame"].file.sha256, "precision": precision, "provider": engine.provider}
@@ -70,7 +70,7 @@ def _record_video(manifest: Manifest, engine: Engine, video: AnnotatedVideo, pat
 
 
 def _file_of(video: AnnotatedVideo) -> str:
-    """A name that two videos share only if they are the same pictures in the same places."""
+    """File name from the video's name and a hash of its picture paths."""
     digest = blake2b("\n".join(str(path.resolve()) for path in video.pictures).encode(), digest_size=6)
     return f"{video.name}-{digest.hexdigest()}.npz"
 
@@ -84,8 +84,34 @@ def _require(folder: Path, claim: Mapping[str, str]) -> None:
             )
 
 
+class CachedEngine:
+    """Runs `engine` once per distinct input and returns the kept outputs after that; mask features in half precision
+    both times."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[bytes, dict[str, Array]] = {}
+
+    @property
+    def provider(self) -> str:
+        return self._engine.provider
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        key = feeds_key(feeds).tobytes()
+        if key not in self._known:
+            outputs = {role: tensor.numpy() for role, tensor in self._engine(feeds).items()}
+            self._known[key] = {
+                role: array.astype(np.float16) if role == LARGE else array.copy() for role, array in outputs.items()
+            }
+        return {role: HostTensor(array.astype(np.float32)) for role, array in self._known[key].items()}
+
+    def close(self) -> None:
+        self._known.clear()
+        self._engine.close()
+
+
 class RecordingEngine:
-    """Answers as `engine` does, and keeps every answer of a batch of one."""
+    """Returns what `engine` returns, and keeps the outputs of every call; one frame per call."""
 
     def __init__(self, engine: Engine, precision: Precision) -> None:
         self._engine, self._precision = engine, precision
@@ -103,7 +129,7 @@ class RecordingEngine:
         return answer
 
     def stacked(self) -> dict[str, Array]:
-        """By role, the answers [T, ...] so far, and the keys [T, 16] of what was asked."""
+        """By role, the outputs [T, ...] so far, and the keys [T, 16] of their inputs."""
         return {role: np.stack([row[role] for row in self._rows]) for role in self._rows[0]}
 
     def close(self) -> None:
@@ -119,7 +145,7 @@ def _rounded(features: Array, precision: Precision) -> Array:
 
 
 class ReplayEngine:
-    """The frame engine of a recording: answers from disk, one video in memory at a time."""
+    """The frame engine of a recording: outputs from disk, one video in memory at a time."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         """Raises DataError if the recording in `folder` is of another frame graph than that of `manifest`."""
@@ -157,17 +183,17 @@ class ReplayEngine:
 
 
 def _places(path: Path) -> list[tuple[bytes, tuple[Path, int]]]:
-    """Where the answer to each key of a video is: the file and the row."""
+    """For each key of a video's file: the file and the row of its outputs."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             keys = arrays[KEYS]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is no video of a recording ({error}); delete it and record again") from None
+        raise DataError(f"{path}: not a video of a recording ({error}); delete it and record again") from None
     return [(key.tobytes(), (path, row)) for row, key in enumerate(keys)]
 
 
 def feeds_key(feeds: Mapping[str, Any]) -> Array:
-    """A hash [16] uint8 of all that is fed: names, shapes and values."""
+    """A hash [16] uint8 of the names, shapes, types and values of `feeds`."""
     digest = blake2b(digest_size=16)
     for role in sorted(feeds):
         value = feeds[role]

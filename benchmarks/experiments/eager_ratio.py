@@ -1,6 +1,6 @@
 """visrt against its own network in PyTorch, in frames a CPU-second: ResNet-50 MinVIS with random weights.
 
-python -m visrt.benchmarks.eager_ratio --out benchmarks/results/bench_eager_ratio.json
+python -m visrt.benchmarks.experiments.eager_ratio --out benchmarks/results/bench_eager_ratio.json
 
 One interleaved run on one thread, at 480x864 of 720x1280. visrt: ONNX Runtime, association, masks of ten objects
 resized and encoded, frame by frame. The peers: visrt's network in PyTorch, then the published post-processing of the
@@ -262,7 +262,7 @@ def main() -> None:
         print(json.dumps(compared, indent=1), flush=True)
         memory = growth(sides, given.memory_frames, 200)
     report = {
-        "command": "python -m visrt.benchmarks.eager_ratio",
+        "command": "python -m visrt.benchmarks.experiments.eager_ratio",
         "machine": {**machine(), "torch": torch.__version__},
         "setting": {**asdict(setting), "network": given.backbone},
         "load_average": os.getloadavg(),

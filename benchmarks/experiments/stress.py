@@ -1,8 +1,8 @@
 """Every preset over synthetic streams made to break identities: id switches, ids found again over gaps, time a frame.
 
-    python -m visrt.benchmarks.stress --out benchmarks/results/stress.json --plot docs/stress.png
+    python -m visrt.benchmarks.experiments.stress --out benchmarks/results/stress.json --plot docs/stress.png
 
-Streams have known owners, see `visrt.benchmarks.stress_streams`, so nothing has to be matched by overlap. Intervals
+Streams have known owners, see `visrt.benchmarks.experiments.stress_streams`, so nothing has to be matched by overlap. Intervals
 are by bootstrap over streams.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.bootstrap import Interval, difference_of_rates, rate
+from visrt.benchmarks.experiments.bootstrap import Interval, difference_of_rates, rate
 from visrt.benchmarks.machine import machine
 from visrt.benchmarks.report import without_nan
-from visrt.benchmarks.stress_plot import plot_recovery
-from visrt.benchmarks.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
+from visrt.benchmarks.experiments.stress_plot import plot_recovery
+from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
 from visrt.runtime.families import family_from_preset
 from visrt.runtime.family import Family, Track
 from visrt.runtime.output import write_atomically

@@ -1,6 +1,6 @@
 """InsPro trained with pairs that travel against the same network whose frames start anew: who keeps its slot?
 
-python -m visrt.benchmarks.inspro_training --settings training/recipes/inspro/small.json --out runs/inspro_training
+python -m visrt.benchmarks.experiments.inspro_training --settings training/recipes/inspro/small.json --out runs/inspro_training
 
 Both arms start from the settings' `init` and see the same clips. Each is then run both ways on held-out pseudo-videos:
 pairs travelling, and every frame from the learned pairs. Two more arms travel without the loss that keeps free boxes
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_official, evaluate_session
-from visrt.benchmarks.inspro_free_boxes import draw_free_boxes, free_boxes
-from visrt.benchmarks.inspro_slots import best_slots
+from visrt.benchmarks.experiments.inspro_free_boxes import draw_free_boxes, free_boxes
+from visrt.benchmarks.experiments.inspro_slots import best_slots
 from visrt.benchmarks.machine import machine
-from visrt.benchmarks.training_runs import FIGURES, spread, trained
+from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.inspro import InsPro

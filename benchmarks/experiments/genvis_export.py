@@ -1,6 +1,6 @@
 """The published GenVIS at full size with random weights: exported with its parity, and built by TensorRT-RTX in FP16.
 
-    python -m visrt.benchmarks.genvis_export --network r50 --size 480x864 --clip-lengths 1,3 --out log.json
+    python -m visrt.benchmarks.experiments.genvis_export --network r50 --size 480x864 --clip-lengths 1,3 --out log.json
 
 Random weights: whether graphs agree with torch and build hangs on operators and shapes, not on what was learnt. They
 are judged on one synthetic frame, which `visrt export` would choose from several.
@@ -21,8 +21,8 @@ import onnx
 import torch
 from PIL import Image
 
-from visrt.benchmarks.large_build import built_from
-from visrt.benchmarks.large_graphs import FullSize
+from visrt.benchmarks.experiments.large_build import built_from
+from visrt.benchmarks.experiments.large_graphs import FullSize
 from visrt.benchmarks.machine import machine
 from visrt.export.bundle import Export, ExportReport, export_bundle
 from visrt.export.frames import Frames, synthetic_frames

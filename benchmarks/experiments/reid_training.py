@@ -1,6 +1,6 @@
 """CTVIS's training against MinVIS's from the same weights, on the same clips, for as many steps: who is found again?
 
-python -m visrt.benchmarks.reid_training --settings training/recipes/ctvis/small.json --out runs/reid_training \
+python -m visrt.benchmarks.experiments.reid_training --settings training/recipes/ctvis/small.json --out runs/reid_training \
     --data ../shared/data/composite_dev --classes training/recipes/default/eval_classes.json
 
 Both arms train on the clips of the settings; the MinVIS arm leaves out every loss over frames. Each seed is a run of
@@ -21,9 +21,9 @@ from typing import Any
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.machine import machine
-from visrt.benchmarks.reidentification import found_again
-from visrt.benchmarks.remember import RememberingEngine
-from visrt.benchmarks.training_runs import FIGURES, spread, trained
+from visrt.benchmarks.experiments.reidentification import found_again
+from visrt.benchmarks.recorded_outputs import CachedEngine
+from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
@@ -159,7 +159,7 @@ def _associated(
     export_bundle(Export(checkpoint=weights, out=bundle, height=clips.height_px, width=clips.width_px, overwrite=True))
     opened = open_bundle(bundle)
     engines = open_engines(opened, options=EngineOptions(threads=1))
-    engines["frame"] = RememberingEngine(engines["frame"])
+    engines["frame"] = CachedEngine(engines["frame"])
     figures: dict[str, float] = {}
     for rule in rules:
         session = Session(opened.manifest, engines, association=rule.changes, preset=rule.preset)

@@ -1,6 +1,6 @@
 """How much memory a model's runs take: printed in MB, for a process of its own that has done nothing else.
 
-python -m visrt.benchmarks.peak_memory MODEL.onnx FEEDS.npz
+python -m visrt.benchmarks.experiments.peak_memory MODEL.onnx FEEDS.npz
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def peak_mb(model: bytes, feeds: dict[str, Any]) -> float:
         path, arrays = Path(folder, "model.onnx"), Path(folder, "feeds.npz")
         path.write_bytes(model)
         np.savez(arrays, **feeds)
-        command = [sys.executable, "-m", "visrt.benchmarks.peak_memory", str(path), str(arrays)]
+        command = [sys.executable, "-m", "visrt.benchmarks.experiments.peak_memory", str(path), str(arrays)]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from visrt.benchmarks.sampling_forms import FORMS, SHIPPED, attention_in_form
+from visrt.benchmarks.experiments.sampling_forms import FORMS, SHIPPED, attention_in_form
 from visrt.models.deformable import DeformableAttention, pixel_centres
 
 SIZES = [(2, 3), (4, 6), (8, 12)]
