@@ -133,7 +133,9 @@ def _measure(
 ) -> Callable[[Mapping[str, float]], Counts]:
     """What floors make of the videos; the network has seen them all by then."""
     engines = open_engines(bundle, options=EngineOptions())
-    record_outputs(bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}"))
+    record_outputs(
+        bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}")
+    )
     engines["frame"].close()
     engines["frame"] = ReplayEngine(recording, bundle.manifest)
 

@@ -1,6 +1,6 @@
 """What association costs a frame, and whether it stays flat: every preset on a synthetic stream, on one core.
 
-python -m visrt.benchmarks.experiments.association --out benchmarks/results/association.json
+    python -m visrt.benchmarks.experiments.association --write
 
 The stream has 100 queries of 256 channels and 30 objects, some hidden in each frame; in the endless one some also leave
 and new ones come. "association": everything from queries to tracks, masks of one cell and no mask NMS. "with_masks":
@@ -14,11 +14,8 @@ are not waited for. The best round's median says what a frame costs, the percent
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from time import thread_time
 from typing import Any
 
@@ -26,15 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.memory import rss_mb
 from visrt.benchmarks.percentiles import percentiles
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.benchmarks.scripted import disc_masks
 from visrt.runtime.families import family_from_preset
 from visrt.runtime.family import Family, Floats, Queries
 from visrt.runtime.mask_bits import packed
 from visrt.runtime.nms import nms, smoothed_iou
-from visrt.runtime.output import write_atomically
 from visrt.runtime.presets import PRESETS
 
 __all__ = ["StreamSettings", "array_bytes", "endless", "follower", "frames_of", "measure"]
@@ -190,25 +186,28 @@ def array_bytes(value: object) -> int:
     return 0
 
 
-def main() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Cost of association a frame, and over an endless stream.")
-    parser.add_argument("--out", type=Path, required=True, help="json of the figures")
+    add_result_options(parser, EXPERIMENT_RESULTS / "association.json")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--frames", type=int, default=20, help="frames a round")
     parser.add_argument("--thousands", type=int, default=10, help="length of the endless stream")
-    given = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    rounds = {"rounds": given.rounds, "frames_a_round": given.frames, "thousands": given.thousands}
+    stream = {**asdict(StreamSettings()), "cells": CELLS}
+    return {**stream, **rounds, "nms_masks": NMS_MASKS, "nms_scenes": NMS_SCENES, "presets": preset_settings()}
+
+
+def main() -> None:
+    given = arguments()
     settings = StreamSettings()
     with threadpool_limits(1):
         measured = measure(given.rounds, given.frames, replace(settings, change=0.0))
         streams = {name: endless(name, given.thousands, settings) for name in ("minvis", "memory", "ctvis")}
-    report = {
-        "settings": {**asdict(settings), "cells": CELLS, "rounds": given.rounds, "frames_a_round": given.frames},
-        "machine": machine(),
-        "load_average": os.getloadavg(),
-        "ms_a_frame": _rounded(measured),
-        "endless": _rounded(streams),
-    }
-    write_atomically(given.out, [json.dumps(report, indent=1).encode() + b"\n"])
+    write_result(given.out, settings_of(given), {"ms_a_frame": _rounded(measured), "endless": _rounded(streams)})
     for what in ("association", "with_masks", "nms"):
         print(what, {name: round(figures["best_round_p50_ms"], 3) for name, figures in measured[what].items()})
 

@@ -2,7 +2,7 @@
 
 One attention layer of the published size: 8505 tokens (480x864), 8 heads of 32 channels, 3 levels, 4 points.
 
-    python -m visrt.benchmarks.experiments.deformable_forms --out benchmarks/results/deformable_forms.json
+    python -m visrt.benchmarks.experiments.deformable_forms --write
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,9 +20,9 @@ import onnx
 import onnxruntime
 import torch
 
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.experiments.peak_memory import peak_mb
 from visrt.benchmarks.experiments.sampling_forms import FORMS, SHIPPED, attention_in_form
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.cleaning import cleaned
 from visrt.export.contract import file_spec
 from visrt.models.deformable import Size, pixel_centres
@@ -179,22 +179,31 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=dtype, shape=shape, meaning="of the measured layer")
 
 
-def _arguments() -> Namespace:
+def arguments(argv: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/deformable_forms.json"))
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    add_result_options(parser, EXPERIMENT_RESULTS / "deformable_forms.json")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args(argv)
+
+
+def settings_of(given: Namespace) -> dict[str, Any]:
+    return {
+        "layer": asdict(Layer()),
+        "forms": ALL,
+        "precisions": list(PRECISIONS),
+        "repeats": given.repeats,
+        "warm_up": WARM_UP,
+        "threads": given.threads,
+        "batch": 1,
+        "targets": TARGETS,
+    }
 
 
 def main() -> None:
-    given = _arguments()
-    layer = Layer()
-    forms = [asdict(row) for row in measure(layer, given.repeats, given.threads)]
-    conditions = {"repeats": given.repeats, "warm_up": WARM_UP, "threads": given.threads, "batch": 1}
-    whole = {"machine": machine(), "layer": asdict(layer), **conditions, "targets": TARGETS, "forms": forms}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(whole, indent=1) + "\n")
+    given = arguments()
+    forms = [asdict(row) for row in measure(Layer(), given.repeats, given.threads)]
+    write_result(given.out, settings_of(given), {"forms": forms})
 
 
 if __name__ == "__main__":

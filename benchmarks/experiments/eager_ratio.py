@@ -1,6 +1,6 @@
 """visrt against its own network in PyTorch, in frames a CPU-second: ResNet-50 MinVIS with random weights.
 
-python -m visrt.benchmarks.experiments.eager_ratio --out benchmarks/results/bench_eager_ratio.json
+    python -m visrt.benchmarks.experiments.eager_ratio --write
 
 One interleaved run on one thread, at 480x864 of 720x1280. visrt: ONNX Runtime, association, masks of ten objects
 resized and encoded, frame by frame. The peers: visrt's network in PyTorch, then the published post-processing of the
@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Any
@@ -31,12 +29,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from visrt.benchmarks.host_work import pictures
+from visrt.benchmarks.baselines import eager
+from visrt.benchmarks.host_overhead import pictures
 from visrt.benchmarks.interleaved import spread
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.memory import peak_rss_mb, rss_mb, start_peak
 from visrt.benchmarks.official_order import BEST, KeptFrame, video_answer
-from visrt.benchmarks.peers import eager
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.scripted import Scene, scripted_session
 from visrt.export.contract import file_spec, graph_spec
 from visrt.export.graphs import FrameGraph, MasksGraph
@@ -48,7 +46,6 @@ from visrt.runtime.engine import Engine
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
 from visrt.runtime.manifest import InputSpec, Manifest, Producer
 from visrt.runtime.ort import CpuEngine, OrtOptions
-from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.source import Image
 
@@ -62,6 +59,8 @@ SHOWS_TEN = {"birth_score": 0.0, "keep_score": 0.0, "nms_iou": 1.0, "max_objects
 
 SETTLED = 2
 """Frames until buffers are there."""
+
+SCRIPTED_FRAMES = 200
 
 
 @dataclass(frozen=True)
@@ -246,30 +245,34 @@ def _session(graph: FrameGraph, setting: Setting) -> Session:
     return Session(manifest, engines)
 
 
-def main() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="visrt against its network in PyTorch, by CPU time.")
-    parser.add_argument("--out", type=Path, required=True, help="json of the figures")
+    add_result_options(parser, EXPERIMENT_RESULTS / "eager_ratio.json")
     parser.add_argument("--backbone", default="r50")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--frames", type=int, default=4, help="of a round's video")
+    parser.add_argument("--frames", type=int, default=3, help="of a round's video")
     parser.add_argument("--memory-frames", type=int, default=8, help="with the network; 200 more with a scripted one")
-    given = parser.parse_args()
-    setting = Setting(published(given.backbone, 40), rounds=given.rounds, frames=given.frames)
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    return {**asdict(_setting(given)), "memory_frames": given.memory_frames, "scripted_frames": SCRIPTED_FRAMES}
+
+
+def _setting(given: argparse.Namespace) -> Setting:
+    return Setting(published(given.backbone, 40), rounds=given.rounds, frames=given.frames)
+
+
+def main() -> None:
+    given = arguments()
+    setting = _setting(given)
     torch.set_num_threads(setting.threads)
     with threadpool_limits(setting.threads, user_api="blas"):
         sides = Sides.of_random_weights(setting)
         compared = compare(sides)
         print(json.dumps(compared, indent=1), flush=True)
-        memory = growth(sides, given.memory_frames, 200)
-    report = {
-        "command": "python -m visrt.benchmarks.experiments.eager_ratio",
-        "machine": {**machine(), "torch": torch.__version__},
-        "setting": {**asdict(setting), "network": given.backbone},
-        "load_average": os.getloadavg(),
-        **compared,
-        "memory": memory,
-    }
-    write_atomically(given.out, [json.dumps(report, indent=1).encode() + b"\n"])
+        memory = growth(sides, given.memory_frames, SCRIPTED_FRAMES)
+    write_result(given.out, settings_of(given), {**compared, "memory": memory})
     print(json.dumps(memory))
 
 

@@ -1,6 +1,6 @@
 """The published GenVIS at full size with random weights: exported with its parity, and built by TensorRT-RTX in FP16.
 
-    python -m visrt.benchmarks.experiments.genvis_export --network r50 --size 480x864 --clip-lengths 1,3 --out log.json
+    python -m visrt.benchmarks.experiments.genvis_export --write
 
 Random weights: whether graphs agree with torch and build hangs on operators and shapes, not on what was learnt. They
 are judged on one synthetic frame, which `visrt export` would choose from several.
@@ -23,7 +23,7 @@ from PIL import Image
 
 from visrt.benchmarks.experiments.large_build import built_from
 from visrt.benchmarks.experiments.large_graphs import FullSize
-from visrt.benchmarks.machine import machine
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.bundle import Export, ExportReport, export_bundle
 from visrt.export.frames import Frames, synthetic_frames
 from visrt.export.genvis import read_genvis
@@ -34,7 +34,6 @@ from visrt.models.genvis_checkpoints import save_genvis_checkpoint
 from visrt.models.published import DATASET_CLASSES, PUBLISHED, genvis
 from visrt.runtime.build import Profile
 from visrt.runtime.manifest import InputSpec
-from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import load_tensorrt
 
 __all__ = ["exported", "half_graphs", "main"]
@@ -67,11 +66,10 @@ def half_graphs(checkpoint: Path, size: tuple[int, int], association: dict[str, 
     return FullSize("fp16", models, {name: computing_precisions(one) for name, one in models.items()})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    given = _arguments(arguments)
+def main(argv: Sequence[str] | None = None) -> None:
+    given = arguments(argv)
     size = size_from_text(given.size)
     association = with_clip_lengths({}, given.clip_lengths)
-    asked = {"network": given.network, "size": given.size, "clip_lengths": association["clip_lengths"]}
     with TemporaryDirectory() as name:
         checkpoint = Path(name) / "model.safetensors"
         torch.manual_seed(0)
@@ -82,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = _parity(report) | {"cpu_s": round(time.process_time() - start)}
         print(json.dumps(told, indent=1), flush=True)
         engines = [] if given.skip_builds else _builds(checkpoint, size, association, tuple(given.target))
-    whole = {"machine": machine(), **asked, "export": told, "targets": given.target, "fp16_engines": engines}
-    write_atomically(given.out, [json.dumps(whole, indent=1, default=dict).encode(), b"\n"])
+    write_result(given.out, settings_of(given), {"export": told, "fp16_engines": engines})
     print(json.dumps(engines, indent=1, default=dict))
 
 
@@ -110,15 +107,25 @@ def _builds(
     return [built_from(library, graphs, name, profiles[name], targets) for name in graphs.models]
 
 
-def _arguments(arguments: Sequence[str] | None) -> Namespace:
+def arguments(argv: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--network", choices=list(PUBLISHED), default="r50")
     parser.add_argument("--size", default="480x864")
     parser.add_argument("--clip-lengths", default="1,3")
     parser.add_argument("--target", nargs="+", default=["8.6", "8.9", "12.0"])
     parser.add_argument("--skip-builds", action="store_true", help="export only")
-    parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args(arguments)
+    add_result_options(parser, EXPERIMENT_RESULTS / "genvis_r50_export.json")
+    return parser.parse_args(argv)
+
+
+def settings_of(given: Namespace) -> dict[str, Any]:
+    return {
+        "network": asdict(genvis(PUBLISHED[given.network])),
+        "size": given.size,
+        "association": with_clip_lengths({}, given.clip_lengths),
+        "targets": given.target,
+        "seed": SEED,
+    }
 
 
 if __name__ == "__main__":

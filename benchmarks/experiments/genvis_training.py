@@ -1,10 +1,10 @@
 """GenVIS's slots against MinVIS's matching on the same frame network: who keeps its id through meetings and absences?
 
-python -m visrt.benchmarks.experiments.genvis_training --settings training/recipes/genvis/small.json --out runs/genvis_training
+    python -m visrt.benchmarks.experiments.genvis_training --write
 
 The frame network is the settings' `init`; GenVIS's video part is trained on it, each seed a run of its own, resumed if
 interrupted; --seed does one alone. Both are measured on held-out pseudo-videos in which an object goes out of sight
-and comes back, with the same thresholds. When all runs are there their figures are put together in --json.
+and comes back, with the same thresholds. When all runs are there their figures are put together in --out.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.machine import machine
-from visrt.benchmarks.recorded_outputs import CachedEngine
-from visrt.benchmarks.returning_videos import crowded, returning_clips
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
+from visrt.benchmarks.recorded_outputs import CachedEngine
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
+from visrt.benchmarks.returning_videos import crowded, returning_clips
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.runtime.backends import EngineOptions, open_engines
@@ -72,40 +71,50 @@ def compared(minvis: Figures, genvis: Sequence[Figures]) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    given = _arguments()
+    given = arguments()
     settings = settings_from_file(TrainSettings, given.settings)
     if settings.genvis is None:
         raise SettingsError(f"{given.settings}: has no genvis section; give settings that train GenVIS")
-    given.out.mkdir(parents=True, exist_ok=True)
+    given.runs.mkdir(parents=True, exist_ok=True)
     annotated = _videos(given, settings)
-    _measure(Path(settings.init or ""), given.out / MINVIS, annotated, settings, MINVIS)
+    _measure(Path(settings.init or ""), given.runs / MINVIS, annotated, settings, MINVIS)
     for seed in given.seeds if given.seed is None else [given.seed]:
-        folder = given.out / f"genvis-{seed}"
+        folder = given.runs / f"genvis-{seed}"
         weights = trained(replace(settings, seed=seed), folder)
         _measure(weights, folder, annotated, settings, "genvis")
-    folders = [given.out / f"genvis-{seed}" for seed in given.seeds]
+    folders = [given.runs / f"genvis-{seed}" for seed in given.seeds]
     waiting = [str(folder) for folder in folders if not (folder / FIGURES).exists()]
     if waiting:
         print(f"still to come: {', '.join(waiting)}")
     else:
-        write_atomically(given.json, [json.dumps(_report(given, folders), indent=1, allow_nan=False).encode() + b"\n"])
+        write_result(given.out, settings_of(given), _figures(given.runs / MINVIS, folders))
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", type=Path, required=True, help="json of a run that trains GenVIS")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/genvis_training.json"))
+    recipe = Path("training/recipes/genvis/small.json")
+    parser.add_argument("--settings", type=Path, default=recipe, help="json of a run that trains GenVIS")
+    parser.add_argument("--runs", type=Path, default=Path("runs/genvis_training"), help="folder of the runs")
+    add_result_options(parser, EXPERIMENT_RESULTS / "genvis_training.json")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seed", type=int, help="this seed alone")
     parser.add_argument("--videos", type=int, default=40, help="held-out pseudo-videos")
     parser.add_argument("--frames", type=int, default=24, help="frames of each")
-    return parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "recipe": asdict(settings_from_file(TrainSettings, given.settings)),
+        "seeds": given.seeds,
+        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
+        "rules": {family: rules_of(family) for family in (MINVIS, "genvis")},
+    }
 
 
 def _videos(given: argparse.Namespace, settings: TrainSettings) -> AnnotatedSet:
     """Held-out pseudo-videos of the training size, in each of which an object comes back; written once."""
-    folder = given.out / "validation"
+    folder = given.runs / "validation"
     if not (folder / "instances.json").exists():
         clips = settings.data.clips
         wanted = replace(crowded(clips, (clips.height_px, clips.width_px), given.frames), part="held_out")
@@ -154,18 +163,10 @@ def _told(evaluation: Evaluation) -> dict[str, float]:
     return {**counted, **rates, "duplicates_a_frame": c.duplicates_a_frame, "AP50": evaluation.precision.ap50}
 
 
-def _report(given: argparse.Namespace, folders: Sequence[Path]) -> dict[str, Any]:
-    minvis, *genvis = [json.loads((f / FIGURES).read_text()) for f in (given.out / MINVIS, *folders)]
-    return {
-        "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
-        "machine": {**machine(), "torch": version("torch")},
-        "cpu_s": [json.loads((folder / "cpu_s.json").read_text()) for folder in folders],
-        "seeds": given.seeds,
-        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
-        "rules": {family: rules_of(family) for family in (MINVIS, "genvis")},
-        "settings": json.loads(given.settings.read_text()),
-        "figures": compared(minvis, genvis),
-    }
+def _figures(start: Path, folders: Sequence[Path]) -> dict[str, Any]:
+    minvis, *genvis = [json.loads((folder / FIGURES).read_text()) for folder in (start, *folders)]
+    cpu_s = [json.loads((folder / "cpu_s.json").read_text()) for folder in folders]
+    return {"cpu_s": cpu_s, "figures": compared(minvis, genvis)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The published InsPro-lite at full size, weights random: exported with its parity, built by TensorRT-RTX in FP16.
 
-    python -m visrt.benchmarks.experiments.inspro_export --size 384x640 --bundle runs/inspro_r50 --out log.json
+    python -m visrt.benchmarks.experiments.inspro_export --bundle runs/inspro_r50 --write
 
 384x640 is what a video of 640x360 is padded to. Random weights: whether graphs agree with torch and build hangs on
 operators and shapes, not on what was learnt. They are judged on one synthetic frame, which `visrt export` would choose
@@ -23,7 +23,7 @@ from PIL import Image
 
 from visrt.benchmarks.experiments.large_build import built_from
 from visrt.benchmarks.experiments.large_graphs import FullSize
-from visrt.benchmarks.machine import machine
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.bundle import Export, ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.export.inspro import read_inspro_lite
@@ -35,7 +35,6 @@ from visrt.models.interaction import InteractionStage
 from visrt.models.published import DATASET_CLASSES
 from visrt.runtime.build import Profile
 from visrt.runtime.manifest import InputSpec
-from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import load_tensorrt
 
 __all__ = ["half_graphs", "main", "random_network"]
@@ -85,8 +84,8 @@ def half_graphs(checkpoint: Path, size: tuple[int, int]) -> FullSize:
     return FullSize("fp16", models, {name: computing_precisions(one) for name, one in models.items()})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    given = _arguments(arguments)
+def main(argv: Sequence[str] | None = None) -> None:
+    given = arguments(argv)
     size = size_from_text(given.size)
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "model.safetensors"
@@ -95,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = _parity(exported(checkpoint, given.bundle, size)) | {"cpu_s": round(time.process_time() - start)}
         print(json.dumps(told, indent=1), flush=True)
         engines = [] if given.skip_builds else _builds(checkpoint, size, tuple(given.target))
-    asked = {"network": "INSPRO_R50_LITE", "size": given.size, "targets": given.target}
-    whole = {"machine": machine(), **asked, "export": told, "fp16_engines": engines}
-    write_atomically(given.out, [json.dumps(whole, indent=1, default=dict).encode(), b"\n"])
+    write_result(given.out, settings_of(given), {"export": told, "fp16_engines": engines})
     print(json.dumps(engines, indent=1, default=dict))
 
 
@@ -114,14 +111,24 @@ def _builds(checkpoint: Path, size: tuple[int, int], targets: tuple[str, ...]) -
     return [built_from(library, graphs, name, PROFILES[name], targets) for name in graphs.models]
 
 
-def _arguments(arguments: Sequence[str] | None) -> Namespace:
+def arguments(argv: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--size", default="384x640")
     parser.add_argument("--bundle", type=Path, required=True, help="folder for the FP32 bundle")
     parser.add_argument("--target", nargs="+", default=["8.6", "8.9", "12.0"])
     parser.add_argument("--skip-builds", action="store_true", help="export only")
-    parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args(arguments)
+    add_result_options(parser, EXPERIMENT_RESULTS / "inspro_r50_export.json")
+    return parser.parse_args(argv)
+
+
+def settings_of(given: Namespace) -> dict[str, Any]:
+    return {
+        "network": asdict(INSPRO_R50_LITE),
+        "size": given.size,
+        "profiles": PROFILES,
+        "targets": given.target,
+        "seed": SEED,
+    }
 
 
 if __name__ == "__main__":

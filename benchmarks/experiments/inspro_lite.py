@@ -1,16 +1,16 @@
 """What InsPro-lite saves: its lite head against the whole one, and whole frames for several key-frame distances.
 
-    python -m visrt.benchmarks.experiments.inspro_lite --bundle runs/inspro_r50 --json benchmarks/results/inspro_lite.json
+    python -m visrt.benchmarks.experiments.inspro_lite --bundle runs/inspro_r50 --write
 
-The bundle is one of family inspro_lite, as `visrt.benchmarks.experiments.inspro_export` writes it. Everything takes turns in one
-run, on one thread, and is told in processor time, which other programs on the machine hardly lengthen.
+The bundle is one of family inspro_lite, as `inspro_export` writes it. Everything takes turns in one run on one thread.
+Times are processor time, which other programs on the machine hardly lengthen.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from visrt.benchmarks.machine import machine
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.frames import synthetic_frames
+from visrt.models.inspro import INSPRO_R50_LITE
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.bundle_states import initial_states
 from visrt.runtime.clip_family import Tensors
 from visrt.runtime.engine import Array, Engine, Tensor
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES
-from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 
 __all__ = ["bound_by_macs", "in_turns"]
@@ -57,24 +57,35 @@ def bound_by_macs(macs: Mapping[str, int], key_every: int) -> float:
 
 
 def main() -> None:
-    given = _arguments()
+    given = arguments()
     bundle = open_bundle(given.bundle)
     engines = open_engines(bundle, options=EngineOptions(threads=1))
     graphs = in_turns(_graph_calls(bundle, engines), given.rounds)
     frames = _frame_times(bundle, engines, given.frames)
-    write_atomically(given.json, [json.dumps(_report(bundle, graphs, frames), indent=1).encode() + b"\n"])
-    print(given.json.read_text())
+    write_result(given.out, settings_of(given), _figures(bundle, graphs, frames))
+    print(given.out.read_text())
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=9, help="calls of each graph")
     parser.add_argument(
         "--frames", type=int, default=30, help="whole frames for each distance; 30 is a multiple of all"
     )
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/inspro_lite.json"))
-    return parser.parse_args()
+    add_result_options(parser, EXPERIMENT_RESULTS / "inspro_lite.json")
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "rounds": given.rounds,
+        "frames": given.frames,
+        "key_every_frames": KEY_EVERY,
+        "masks": MASKS,
+        "threads": 1,
+        "network": asdict(INSPRO_R50_LITE),
+    }
 
 
 def _graph_calls(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, Callable[[], object]]:
@@ -117,15 +128,13 @@ def _session(bundle: Bundle, engines: Mapping[str, Engine], states: Tensors, key
     return Session(bundle.manifest, engines, association={"key_every_frames": key_every}, states=states)
 
 
-def _report(
+def _figures(
     bundle: Bundle, graphs: Mapping[str, Sequence[float]], frames: Mapping[int, Sequence[float]]
 ) -> dict[str, Any]:
     macs = {name: graph.macs or 0 for name, graph in bundle.manifest.graphs.items()}
     medians = {name: median(seconds) for name, seconds in graphs.items()}
     whole = {key_every: mean(seconds) for key_every, seconds in frames.items()}
     return {
-        "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
-        "machine": machine(),
         "bundle": {"name": bundle.manifest.name, "size": [bundle.manifest.input.height, bundle.manifest.input.width]},
         "graphs": {
             name: {
@@ -136,7 +145,6 @@ def _report(
             for name in graphs
         },
         "head_lite_of_head": medians["head_lite"] / medians["head"],
-        "frames_of_each": len(frames[KEY_EVERY[0]]),
         "whole_frame": {
             key_every: {
                 "mean_ms": 1e3 * seconds,

@@ -1,11 +1,11 @@
 """InsPro trained with pairs that travel against the same network whose frames start anew: who keeps its slot?
 
-python -m visrt.benchmarks.experiments.inspro_training --settings training/recipes/inspro/small.json --out runs/inspro_training
+    python -m visrt.benchmarks.experiments.inspro_training --write --picture docs/inspro_deduplication.png
 
 Both arms start from the settings' `init` and see the same clips. Each is then run both ways on held-out pseudo-videos:
 pairs travelling, and every frame from the learned pairs. Two more arms travel without the loss that keeps free boxes
 apart, and with ten times as much of it; how they lie is measured on held-out clips and drawn in --picture. Runs are
-resumed if interrupted; when all are there their figures are put together in --json.
+resumed if interrupted; when all are there their figures are put together in --out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ import numpy as np
 from visrt.benchmarks.evaluate import Evaluation, evaluate_official, evaluate_session
 from visrt.benchmarks.experiments.inspro_free_boxes import draw_free_boxes, free_boxes
 from visrt.benchmarks.experiments.inspro_slots import best_slots
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.inspro import InsPro
@@ -96,26 +95,26 @@ def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    given = _arguments()
+    given = arguments()
     settings = settings_from_file(InsProTrainSettings, given.settings)
-    given.out.mkdir(parents=True, exist_ok=True)
+    given.runs.mkdir(parents=True, exist_ok=True)
     annotated = _videos(given, settings)
     wanted = [(arm, seed) for seed in given.seeds for arm in (*ARMS, *DEDUP_ARMS)]
-    _measure(Path(settings.init or ""), given.out / START, annotated, arm_settings(settings, "alone", 0))
+    _measure(Path(settings.init or ""), given.runs / START, annotated, arm_settings(settings, "alone", 0))
     for arm, seed in wanted:
         if given.arm in (None, arm) and given.seed in (None, seed):
-            folder, asked = given.out / f"{arm}-{seed}", arm_settings(settings, arm, seed)
+            folder, asked = given.runs / f"{arm}-{seed}", arm_settings(settings, arm, seed)
             _measure(trained(asked, folder), folder, annotated, asked)
-    folders = {arm: [given.out / f"{arm}-{seed}" for seed in given.seeds] for arm in (*ARMS, *DEDUP_ARMS)}
-    folders[START] = [given.out / START]
+    folders = {arm: [given.runs / f"{arm}-{seed}" for seed in given.seeds] for arm in (*ARMS, *DEDUP_ARMS)}
+    folders[START] = [given.runs / START]
     waiting = [str(one) for each in folders.values() for one in each if not (one / FIGURES).exists()]
     if waiting:
         print(f"still to come: {', '.join(waiting)}")
         return
     told = {arm: [json.loads((folder / FIGURES).read_text()) for folder in each] for arm, each in folders.items()}
-    write_atomically(
-        given.json, [json.dumps(_report(given, settings, told), indent=1, allow_nan=False).encode() + b"\n"]
-    )
+    cpu_s = {path.parent.name: round(json.loads(path.read_text())) for path in sorted(given.runs.glob("*/cpu_s.json"))}
+    figures = {arm: over_seeds(each) for arm, each in told.items()}
+    write_result(given.out, settings_of(given), {"cpu_s": cpu_s, "figures": figures})
     shown = {
         "without box deduplication": CROWDING,
         "with it, as published": "travelling",
@@ -136,23 +135,36 @@ def _for_boxes(settings: InsProTrainSettings) -> InsProTrainSettings:
     return replace(settings, seed=VALIDATION_SEED, data=replace(settings.data, validation_clips=CLIPS))
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", type=Path, required=True, help="json of a run of phase 'pairs'")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/inspro_training.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/inspro_deduplication.png"))
+    recipe = Path("training/recipes/inspro/small.json")
+    parser.add_argument("--settings", type=Path, default=recipe, help="json of a run of phase 'pairs'")
+    parser.add_argument("--runs", type=Path, default=Path("runs/inspro_training"), help="folder of the runs")
+    add_result_options(parser, EXPERIMENT_RESULTS / "inspro_training.json")
+    parser.add_argument("--picture", type=Path, default=Path("out/inspro_deduplication.png"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--videos", type=int, default=24, help="held-out pseudo-videos")
     parser.add_argument("--frames", type=int, default=12, help="frames of each")
     parser.add_argument("--arm", choices=(*ARMS, *DEDUP_ARMS), help="this arm alone")
     parser.add_argument("--seed", type=int, help="this seed alone")
-    return parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "recipe": asdict(settings_from_file(InsProTrainSettings, given.settings)),
+        "seeds": given.seeds,
+        "arms": [*ARMS, *DEDUP_ARMS],
+        "dedup_weights": DEDUP_ARMS,
+        "clips": CLIPS,
+        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
+        "association": SHOWN,
+    }
 
 
 def _videos(given: argparse.Namespace, settings: InsProTrainSettings) -> AnnotatedSet:
     """Held-out pseudo-videos of the training size, written once."""
-    folder, clips = given.out / "validation", settings.data.clips
+    folder, clips = given.runs / "validation", settings.data.clips
     if not (folder / "instances.json").exists():
         held_out = replace(clips, part="held_out", frames=given.frames)
         write_pseudo_videos(settings.data.sources, held_out, folder, given.videos, VALIDATION_SEED)
@@ -192,23 +204,6 @@ def _told(evaluation: Evaluation) -> dict[str, float]:
     counted = {"found": c.found, "switches": c.switches, "links": c.links, "lost_ids": c.lost_ids, "returns": c.returns}
     rates = {"recall": c.recall, "switch_rate": c.switch_rate, "lost_id_rate": c.lost_id_rate}
     return {**counted, **rates, "duplicates_a_frame": c.duplicates_a_frame, "AP50": evaluation.precision.ap50}
-
-
-def _report(
-    given: argparse.Namespace, settings: InsProTrainSettings, told: Mapping[str, Sequence[Mapping[str, float]]]
-) -> dict[str, Any]:
-    runs = sorted(given.out.glob("*/cpu_s.json"))
-    return {
-        "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
-        "machine": {**machine(), "torch": version("torch")},
-        "cpu_s": {path.parent.name: round(json.loads(path.read_text())) for path in runs},
-        "seeds": given.seeds,
-        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
-        "association": SHOWN,
-        "paper": "ablation on YouTube-VIS 2019, AP: 24.0 without propagation, then 36.3, then 37.4",
-        "settings": asdict(settings),
-        "figures": {arm: over_seeds(each) for arm, each in told.items()},
-    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A published network of full size with random weights, traced and built by TensorRT-RTX without a GPU; log kept.
 
-    python -m visrt.benchmarks.experiments.large_build --network swin_l --precision fp16 --size 480x864 --out log.json
+    python -m visrt.benchmarks.experiments.large_build --network swin_l --precision fp16 --size 480x864 --write
 
 Random weights: whether a graph builds hangs on its operators and shapes, not on what it learnt.
 """
@@ -11,16 +11,15 @@ import json
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from visrt.benchmarks.experiments.large_graphs import FullSize, network_graphs
-from visrt.benchmarks.machine import machine
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.names import size_from_text
 from visrt.models.published import PUBLISHED
 from visrt.runtime.build import Profile, build_engine
 from visrt.runtime.errors import VisrtError
-from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
 
 __all__ = ["built", "built_from", "main"]
@@ -46,31 +45,46 @@ def built_from(
         return {**told, "refused": str(error)}
     seconds = round(time.perf_counter() - start, 1)
     size = round(len(engine.data) / 1e6, 1)
-    return {**told, "seconds": seconds, "engine_mb": size, "warnings": engine.warnings, "computes_in": engine.precision}
+    return {
+        **told,
+        "seconds": seconds,
+        "engine_mb": size,
+        "warnings": engine.warnings,
+        "computes_in": dict(engine.precision),
+    }
 
 
-def _arguments(arguments: Sequence[str] | None) -> Namespace:
+def arguments(argv: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--network", choices=list(PUBLISHED), default="swin_l")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
     parser.add_argument("--size", default="480x864")
     parser.add_argument("--target", nargs="+", default=["8.6", "8.9", "12.0"])
-    parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args(arguments)
+    add_result_options(parser, EXPERIMENT_RESULTS / "swin_l_fp16_rtx_build.json")
+    return parser.parse_args(argv)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    given = _arguments(arguments)
+def settings_of(given: Namespace) -> dict[str, Any]:
+    return {
+        "network": asdict(PUBLISHED[given.network]),
+        "precision": given.precision,
+        "size": given.size,
+        "profiles": PROFILES,
+        "targets": given.target,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = arguments(argv)
     library = load_tensorrt("tensorrt-rtx")
     start = time.perf_counter()
     graphs = network_graphs(PUBLISHED[given.network], given.precision, *size_from_text(given.size))
     traced_s = round(time.perf_counter() - start, 1)
     engines = [built(library, graphs, name, tuple(given.target)) for name in graphs.models]
-    asked = {"network": given.network, "precision": given.precision, "size": given.size, "targets": given.target}
     builder = f"{library.flavour} {library.version}"
-    whole = {"machine": machine(), **asked, "builder": builder, "traced_s": traced_s, "engines": engines}
-    write_atomically(given.out, [json.dumps(whole, indent=1, default=dict).encode(), b"\n"])
-    print(json.dumps(whole, indent=1, default=dict))
+    figures = {"builder": builder, "traced_s": traced_s, "engines": engines}
+    write_result(given.out, settings_of(given), figures)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Every preset on one and the same network: its outputs are recorded once, then associated by each rule in turn.
 
     python -m visrt.benchmarks.experiments.preset_table --bundle bundles/default --data datasets/returning \
-        --mapped ../shared/data/composite_dev training/recipes/default/eval_classes.json \
-        --recording runs/preset_table --out benchmarks/results/preset_table.json
+        --mapped datasets/composite_dev training/recipes/default/eval_classes.json --recording runs/preset_table --write
 
 A preset brings the thresholds of its method. So that rules are not confused with thresholds, each is run once more with
 those that were chosen for the network: what the bundle says of birth_score, keep_score and nms_iou. Where sets have
@@ -12,7 +11,6 @@ many videos, the differences from MinVIS's rule at the same thresholds come with
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session, pictures_of
+from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
 from visrt.benchmarks.identity import IdentityCounts
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.recorded_outputs import ReplayEngine, record_outputs
-from visrt.benchmarks.report import rates, without_nan
+from visrt.benchmarks.report import rates
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, load_annotations, load_class_map
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -39,7 +37,6 @@ from visrt.runtime.families import family_of
 from visrt.runtime.family import Floats
 from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.network import FrameOutputs, Network
-from visrt.runtime.output import write_atomically
 from visrt.runtime.presets import PRESETS
 from visrt.runtime.session import Session
 from visrt.runtime.times import Stopwatch
@@ -223,7 +220,7 @@ def _told(difference: Mapping[str, Any] | None) -> str:
     return f"{value:+.2f}% ({low:+.2f} .. {high:+.2f}): {difference['verdict']}"
 
 
-def main() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run every preset on the same recorded network outputs.")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="annotated sets with the bundle's classes")
@@ -232,23 +229,31 @@ def main() -> None:
     )
     parser.add_argument("--recording", type=Path, required=True, help="folder for the network's outputs; resumed")
     parser.add_argument("--fps", type=float, default=24.0)
-    parser.add_argument("--out", type=Path, required=True, help="json of the figures")
-    given = parser.parse_args()
+    add_result_options(parser, EXPERIMENT_RESULTS / "preset_table.json")
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
+    return {
+        "bundle": bundle.manifest.name,
+        "frame_sha256": bundle.manifest.graphs["frame"].file.sha256,
+        "association": bundle.manifest.association,
+        "fps": given.fps,
+        "contenders": {name: asdict(contender) for name, contender in contenders_of(bundle).items()},
+        "presets": preset_settings(),
+    }
+
+
+def main() -> None:
+    given = arguments()
     bundle = open_bundle(given.bundle)
     classes = bundle.manifest.classes
     sets = {data.name: load_annotations(data, classes, load_class_map(mapped)) for data, mapped in given.mapped}
     sets |= {data.name: load_annotations(data, classes) for data in given.data}
     with threadpool_limits(1):
         found = preset_table(bundle, sets, given.recording, given.fps, lambda told: print(told, flush=True))
-    settings = {
-        "bundle": bundle.manifest.name,
-        "frame_sha256": bundle.manifest.graphs["frame"].file.sha256,
-        "association": bundle.manifest.association,
-        "fps": given.fps,
-        "sets": {title: _size(annotated) for title, annotated in sets.items()},
-    }
-    report = {"settings": settings, "machine": machine(), "sets": found}
-    write_atomically(given.out, [json.dumps(without_nan(report), indent=1, allow_nan=False).encode() + b"\n"])
+    sizes = {title: _size(annotated) for title, annotated in sets.items()}
+    write_result(given.out, settings_of(given, bundle), {"sizes": sizes, "sets": found})
     for title, figures in found.items():
         Console(width=160).print(table_of(figures, title))
 

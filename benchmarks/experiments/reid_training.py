@@ -1,11 +1,10 @@
 """CTVIS's training against MinVIS's from the same weights, on the same clips, for as many steps: who is found again?
 
-python -m visrt.benchmarks.experiments.reid_training --settings training/recipes/ctvis/small.json --out runs/reid_training \
-    --data ../shared/data/composite_dev --classes training/recipes/default/eval_classes.json
+    python -m visrt.benchmarks.experiments.reid_training --write --data datasets/composite_dev
 
 Both arms train on the clips of the settings; the MinVIS arm leaves out every loss over frames. Each seed is a run of
 its own, resumed if interrupted; --arm and --seed do one alone, so that two may run at a time. What is measured already
-is not measured again, so rules may be added. When all runs are there their figures are put together in --json.
+is not measured again, so rules may be added. When all runs are there their figures are put together in --out.
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.experiments.reidentification import found_again
-from visrt.benchmarks.recorded_outputs import CachedEngine
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
+from visrt.benchmarks.recorded_outputs import CachedEngine
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
@@ -76,56 +73,65 @@ def paired(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, di
 
 
 def main() -> None:
-    given = _arguments()
+    given = arguments()
     settings = settings_from_file(TrainSettings, given.settings)
-    given.out.mkdir(parents=True, exist_ok=True)
+    given.runs.mkdir(parents=True, exist_ok=True)
     sets = _sets(given, settings)
     rules = _rules(given)
     if given.arm in (None, START):
-        _measure(Path(settings.init or ""), given.out / START, sets, rules, settings)
+        _measure(Path(settings.init or ""), given.runs / START, sets, rules, settings)
     for seed in given.seeds if given.seed is None else [given.seed]:
         for arm in ARMS if given.arm is None else [given.arm]:
             if arm != START:
-                folder = given.out / f"{arm}-{seed}"
+                folder = given.runs / f"{arm}-{seed}"
                 weights = trained(arm_settings(settings, arm, seed), folder)
                 _measure(weights, folder, sets, rules, settings)
-    runs = {arm: [given.out / f"{arm}-{seed}" for seed in given.seeds] for arm in ARMS} | {START: [given.out / START]}
+    runs = {arm: [given.runs / f"{arm}-{seed}" for seed in given.seeds] for arm in ARMS} | {START: [given.runs / START]}
     waiting = [str(folder) for folders in runs.values() for folder in folders if not (folder / FIGURES).exists()]
     if waiting:
         print(f"still to come: {', '.join(waiting)}")
     else:
-        write_atomically(
-            given.json, [json.dumps(_report(given, settings, runs), indent=1, allow_nan=False).encode() + b"\n"]
-        )
+        write_result(given.out, settings_of(given), _figures(runs))
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", type=Path, required=True, help="json of the CTVIS arm")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ctvis_training.json"))
+    recipes = Path("training/recipes")
+    parser.add_argument("--settings", type=Path, default=recipes / "ctvis/small.json", help="json of the CTVIS arm")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reid_training"), help="folder of the runs")
+    add_result_options(parser, EXPERIMENT_RESULTS / "ctvis_training.json")
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="more folders to measure on")
-    parser.add_argument("--classes", type=Path, help="class map of --data (json)")
     parser.add_argument(
-        "--association", type=Path, nargs="+", default=[Path("training/recipes/default/association.json")]
+        "--classes", type=Path, default=recipes / "default/eval_classes.json", help="class map of --data (json)"
     )
+    rules = [recipes / "default/association.json", recipes / "ctvis/hold.json"]
+    parser.add_argument("--association", type=Path, nargs="+", default=rules)
     parser.add_argument("--preset", nargs="*", default=["ctvis", "memory"], help="methods to associate with besides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--videos", type=int, default=40, help="held-out pseudo-videos")
+    parser.add_argument("--videos", type=int, default=50, help="held-out pseudo-videos")
     parser.add_argument("--frames", type=int, default=24, help="frames of each")
     parser.add_argument("--arm", choices=(START, *ARMS), help="this arm alone; start: the weights both start from")
     parser.add_argument("--seed", type=int, help="this seed alone")
-    return parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "recipe": asdict(settings_from_file(TrainSettings, given.settings)),
+        "seeds": given.seeds,
+        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
+        "rules": [asdict(rule) for rule in _rules(given)],
+    }
 
 
 def _sets(given: argparse.Namespace, settings: TrainSettings) -> dict[str, AnnotatedSet]:
     """Held-out pseudo-videos of the training size, written once, and the folders of --data."""
-    folder = given.out / "validation"
+    folder = given.runs / "validation"
     clips = replace(settings.data.clips, part="held_out", frames=given.frames)
     if not (folder / "instances.json").exists():
         write_pseudo_videos(settings.data.sources, clips, folder, given.videos, VALIDATION_SEED)
     classes = settings.data.clips.classes
-    mapped = load_class_map(given.classes) if given.classes else None
+    mapped = load_class_map(given.classes)
     others = {path.name: load_annotations(path, classes, mapped) for path in given.data}
     return {"pseudo": load_annotations(folder, classes), **others}
 
@@ -176,17 +182,11 @@ def _told(evaluation: Evaluation) -> dict[str, float]:
     return {**counted, **rates, "AP50": evaluation.precision.ap50}
 
 
-def _report(given: argparse.Namespace, settings: TrainSettings, runs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+def _figures(runs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     figures = {arm: [json.loads((folder / FIGURES).read_text()) for folder in runs[arm]] for arm in runs}
     return {
-        "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
-        "machine": {**machine(), "torch": version("torch")},
         "cpu_s": {arm: [json.loads((folder / "cpu_s.json").read_text()) for folder in runs[arm]] for arm in ARMS},
-        "seeds": given.seeds,
-        "validation": {"videos": given.videos, "frames": given.frames, "seed": VALIDATION_SEED, "part": "held_out"},
-        "rules": [asdict(rule) for rule in _rules(given)],
-        "settings": asdict(settings),
-        "start": {name: None if isnan(value) else value for name, value in figures.pop(START)[0].items()},
+        "start": figures.pop(START)[0],
         "figures": paired(figures),
     }
 

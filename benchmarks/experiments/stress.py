@@ -1,15 +1,14 @@
 """Every preset over synthetic streams made to break identities: id switches, ids found again over gaps, time a frame.
 
-    python -m visrt.benchmarks.experiments.stress --out benchmarks/results/stress.json --plot docs/stress.png
+    python -m visrt.benchmarks.experiments.stress --write --plot docs/stress.png
 
-Streams have known owners, see `visrt.benchmarks.experiments.stress_streams`, so nothing has to be matched by overlap. Intervals
-are by bootstrap over streams.
+The owner of every query is known (`stress_streams`), so nothing has to be matched by overlap. Intervals are by
+bootstrap over streams.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,14 +17,11 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.experiments.bootstrap import Interval, difference_of_rates, rate
-from visrt.benchmarks.machine import machine
-from visrt.benchmarks.report import without_nan
-from visrt.benchmarks.experiments.stress_plot import plot_recovery
+from visrt.benchmarks.experiments.bootstrap import difference_of_rates, rate
 from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
+from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.runtime.families import family_from_preset
 from visrt.runtime.family import Family, Track
-from visrt.runtime.output import write_atomically
 from visrt.runtime.presets import PRESETS
 
 __all__ = ["CONTENDERS", "GAPS_FRAMES", "SCENARIOS", "StreamCounts", "follow_stream", "stress"]
@@ -34,6 +30,8 @@ FPS = 24.0
 GAPS_FRAMES = (1, 2, 3, 5, 8, 12, 20, 30, 45, 60)
 FOUND_AGAIN_WITHIN_FRAMES = 5
 BASELINE = "minvis"
+STYLES = ("-", "--", ":")
+"""Of the plot's lines, so that those that lie on each other can be distinguished."""
 
 CONTENDERS: dict[str, tuple[str, Mapping[str, Any]]] = {
     **{name: (name, {}) for name in PRESETS},
@@ -167,7 +165,6 @@ def stress(streams: int, seed: int, progress: Callable[[str], None] = lambda _: 
         by_gap = {gap: _over_streams(replace(settings, gap_frames=gap), streams, seed) for gap in gaps}
         progress(scenario)
         found[scenario] = {
-            "streams": asdict(settings),
             "by_gap_frames": {gap: _figures(counts) for gap, counts in by_gap.items()},
             "all": _figures({name: [c for by in by_gap.values() for c in by[name]] for name in CONTENDERS}),
         }
@@ -199,9 +196,9 @@ def _figures_of(counts: Sequence[StreamCounts], baseline: Sequence[StreamCounts]
     return {
         "counts": {name: value for name, value in total.items() if name != "seconds"},
         "recall": total["found"] / max(total["wanted"], 1),
-        "recovered": _told(rate([c.recovered for c in counts], [c.gaps for c in counts])),
-        "changed_ids": _told(rate(*_changes(counts))),
-        "changed_ids_less_minvis": _told(difference_of_rates(*_changes(counts), *_changes(baseline))),
+        "recovered": asdict(rate([c.recovered for c in counts], [c.gaps for c in counts])),
+        "changed_ids": asdict(rate(*_changes(counts))),
+        "changed_ids_less_minvis": asdict(difference_of_rates(*_changes(counts), *_changes(baseline))),
         "us_a_frame": 1e6 * total["seconds"] / max(total["frames"], 1),
     }
 
@@ -211,23 +208,61 @@ def _changes(counts: Sequence[StreamCounts]) -> tuple[list[int], list[int]]:
     return [c.switches + c.lost_ids for c in counts], [c.links + c.returns for c in counts]
 
 
-def _told(interval: Interval) -> dict[str, float]:
-    return asdict(interval)
+def plot_recovery(scenarios: Mapping[str, Any], image: Path) -> None:
+    """Draws the share of recovered ids over the gap, with its interval, for every scenario that has gaps to compare."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = {name: found["by_gap_frames"] for name, found in scenarios.items() if len(found["by_gap_frames"]) > 1}
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+    for axes, (name, by_gap) in zip(panels, drawn.items(), strict=True):
+        _draw(axes, by_gap)
+        axes.set(title=name, xlabel="frames out of sight", xscale="log", ylim=(-0.03, 1.03))
+        axes.set_xticks(list(by_gap), [str(gap) for gap in by_gap], minor=False)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("ids found again")
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(image, dpi=90)
+
+
+def _draw(axes: Any, by_gap: Mapping[int, Any]) -> None:
+    gaps = list(by_gap)
+    for at, name in enumerate(by_gap[gaps[0]]):
+        shares = [by_gap[gap][name]["recovered"] for gap in gaps]
+        [line] = axes.plot(gaps, [s["value"] for s in shares], marker=".", label=name, linestyle=STYLES[at % 3])
+        low, high = ([s[end] for s in shares] for end in ("low", "high"))
+        axes.fill_between(gaps, low, high, alpha=0.12, color=line.get_color(), linewidth=0)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run every preset over synthetic streams that break identities.")
+    add_result_options(parser, EXPERIMENT_RESULTS / "stress.json")
+    parser.add_argument("--plot", type=Path, help="png: ids found again over the length of the gap")
+    parser.add_argument("--streams", type=int, default=30, help="streams a scenario and gap length")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "streams": given.streams,
+        "seed": given.seed,
+        "fps": FPS,
+        "found_again_within_frames": FOUND_AGAIN_WITHIN_FRAMES,
+        "scenarios": {name: {**asdict(stream), "gaps_frames": gaps} for name, (stream, gaps) in SCENARIOS.items()},
+        "contenders": {name: {"preset": preset, "changes": changes} for name, (preset, changes) in CONTENDERS.items()},
+        "presets": preset_settings(),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run every preset over synthetic streams that break identities.")
-    parser.add_argument("--out", type=Path, required=True, help="json of the figures")
-    parser.add_argument("--plot", type=Path, help="png: ids found again over the length of the gap")
-    parser.add_argument("--streams", type=int, default=40, help="streams a scenario and gap length")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = arguments()
     with threadpool_limits(1):
         found = stress(given.streams, given.seed, lambda name: print(name, flush=True))
-    presets = {name: {"preset": preset, "changes": changes} for name, (preset, changes) in CONTENDERS.items()}
-    settings = {"streams": given.streams, "seed": given.seed, "fps": FPS, "contenders": presets}
-    report = {"settings": settings, "machine": machine(), "scenarios": found}
-    write_atomically(given.out, [json.dumps(without_nan(report), indent=1, allow_nan=False).encode() + b"\n"])
+    write_result(given.out, settings_of(given), {"scenarios": found})
     if given.plot:
         plot_recovery(found, given.plot)
 

@@ -7,7 +7,14 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from visrt.benchmarks.experiments.association import StreamSettings, array_bytes, disc_masks, endless, follower, frames_of
+from visrt.benchmarks.experiments.association import (
+    StreamSettings,
+    array_bytes,
+    disc_masks,
+    endless,
+    follower,
+    frames_of,
+)
 from visrt.runtime.presets import PRESETS
 
 SMALL = StreamSettings(queries=12, objects=4, channels=16, classes=3, change=0.1)

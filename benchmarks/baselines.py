@@ -1,9 +1,9 @@
-"""What visrt is compared with: the network in PyTorch, compiled, or in ONNX Runtime, post-processed as published."""
+"""Baselines for visrt: the network in PyTorch, in torch.compile or in ONNX Runtime, post-processed as published."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,8 +12,8 @@ from time import perf_counter, process_time
 import numpy as np
 import torch
 
+from visrt.benchmarks.candidates import Opening, Run
 from visrt.benchmarks.official_order import KeptFrame, VideoAnswer, video_answer
-from visrt.benchmarks.subjects import Opening, Round
 from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
 from visrt.models.checkpoints import read_checkpoint
 from visrt.runtime.backends import EngineOptions, open_engines
@@ -25,17 +25,17 @@ from visrt.runtime.image import Letterbox, image_for, pillow_bilinear
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.video import read_video
 
-__all__ = ["PEERS", "Network", "PeerSubject", "compiled", "eager", "peer_of"]
+__all__ = ["BASELINES", "Baseline", "Network", "baseline_of", "compiled", "eager"]
 
 Network = Callable[[Array, Array], KeptFrame]
-"""What it says of one frame: images uint8 RGB [1, H, W, 3], valid_sizes int32 [1, 2]."""
+"""From one frame to its outputs: images uint8 RGB [1, H, W, 3], valid_sizes int32 [1, 2]."""
 
 
 @dataclass
-class PeerSubject:
+class Baseline:
     """The first `frames` frames of `clip` as one video: the network frame by frame, then the result of the whole.
 
-    make: the network, built when the subject is opened. Post-processing is told as a frame's share of the video's.
+    make: builds the network when the baseline is opened. The time of post-processing is spread over the frames evenly.
     """
 
     name: str
@@ -56,7 +56,7 @@ class PeerSubject:
                 self._seen(frame.image)
         return Opening(middle - start, perf_counter() - middle)
 
-    def round(self) -> Round:
+    def run(self) -> Run:
         stages: list[dict[str, float]] = []
         start, cpu = perf_counter(), process_time()
         kept = self.seen(stages)
@@ -65,10 +65,10 @@ class PeerSubject:
         end, cpu_end = perf_counter(), process_time()
         shared = {"post": (end - before) / len(stages)}
         objects = int(answer.masks.any(dim=-1).any(dim=-1).sum())
-        return Round([{**frame_stages, **shared} for frame_stages in stages], end - start, cpu_end - cpu, objects)
+        return Run([{**frame_stages, **shared} for frame_stages in stages], end - start, cpu_end - cpu, objects)
 
     def seen(self, stages: list[dict[str, float]] | None = None) -> list[KeptFrame]:
-        """What the network says of each frame; `stages` hears the seconds of each."""
+        """The network's outputs for each frame; the seconds of each frame by stage are appended to `stages`."""
         kept: list[KeptFrame] = []
         before = perf_counter()
         with self._threads():
@@ -99,35 +99,28 @@ class PeerSubject:
         prepared = perf_counter()
         return self._network(images, valid_sizes), prepared - start
 
-    def _threads(self) -> AbstractContextManager[None]:
-        return _TorchThreads(self.threads or torch.get_num_threads())
-
-
-class _TorchThreads(AbstractContextManager[None]):
-    """So many threads of torch for a while."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __enter__(self) -> None:
-        self._before = torch.get_num_threads()
-        torch.set_num_threads(self._count)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._before)
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """torch with this baseline's number of threads, inside the context."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def eager(graph: FrameGraph) -> Network:
-    """A network of visrt in PyTorch, run as it is, in inference mode."""
-    return _asked(graph)
+    """A network of visrt in PyTorch, in inference mode."""
+    return _in_inference_mode(graph)
 
 
 def compiled(graph: FrameGraph) -> Network:
-    """The same through torch.compile; what it compiles, it compiles when it sees the first frame."""
-    return _asked(torch.compile(graph, dynamic=False))
+    """The same through torch.compile, which compiles at the first frame."""
+    return _in_inference_mode(torch.compile(graph, dynamic=False))
 
 
-def _asked(graph: Callable[..., object]) -> Network:
+def _in_inference_mode(graph: Callable[..., object]) -> Network:
     masks_of = MasksGraph()
 
     def network(images: Array, valid_sizes: Array) -> KeptFrame:
@@ -139,13 +132,13 @@ def _asked(graph: Callable[..., object]) -> Network:
     return network
 
 
-def onnxruntime_alone(bundle: Bundle, threads: int | None) -> Network:
-    """The graphs of a bundle in ONNX Runtime on the CPU, the masks of all queries made in every frame."""
+def _onnxruntime_alone(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:
+    """The graphs of a bundle in ONNX Runtime on the CPU; makes the masks of all queries in every frame."""
     engines = open_engines(bundle, "cpu", EngineOptions(threads))
 
     def network(images: Array, valid_sizes: Array) -> KeptFrame:
         given = engines["frame"]({"images": images, "valid_sizes": valid_sizes})
-        logits, embeddings, chosen = (_row(given[role].numpy()) for role in ROLES)
+        logits, embeddings, chosen = (_floats(given[role].numpy()[0]) for role in ROLES)
         features = given["mask_features"].row(0)
         masks = engines["masks"]({"mask_embeddings": chosen.astype(features.dtype), "mask_features": features})
         tensors = (torch.from_numpy(array) for array in (logits, embeddings, _floats(masks["mask_logits"].numpy())))
@@ -155,10 +148,6 @@ def onnxruntime_alone(bundle: Bundle, threads: int | None) -> Network:
 
 
 ROLES = ("class_logits", "embeddings", "mask_embeddings")
-
-
-def _row(array: Array) -> Floats:
-    return _floats(array[0])
 
 
 def _floats(array: Array) -> Floats:
@@ -185,31 +174,27 @@ def _compiled(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> N
     return compiled(_of_checkpoint(bundle, checkpoint, "compile"))
 
 
-def _onnxruntime(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:
-    return onnxruntime_alone(bundle, threads)
-
-
-PEERS: Mapping[str, Callable[[Bundle, Path | None, int | None], Network]] = {
+BASELINES: Mapping[str, Callable[[Bundle, Path | None, int | None], Network]] = {
     "eager": _eager,
     "compile": _compiled,
-    "ort": _onnxruntime,
+    "ort": _onnxruntime_alone,
 }
 
 NAMES = {"eager": "PyTorch eager", "compile": "torch.compile", "ort": "ONNX Runtime alone"}
 
 
-def peer_of(
+def baseline_of(
     peer: str, bundle: Bundle, checkpoint: Path | None, clip: Path, frames: int, threads: int | None
-) -> PeerSubject:
-    """The peer by its name in `PEERS`, on the input of `bundle`."""
-    if peer not in PEERS:
-        raise UsageError(f"peer {peer!r} is unknown; choose one of {', '.join(PEERS)}")
+) -> Baseline:
+    """The baseline `peer`, a name in `BASELINES`, for the input size of `bundle`."""
+    if peer not in BASELINES:
+        raise UsageError(f"peer {peer!r} is unknown; choose one of {', '.join(BASELINES)}")
     if bundle.manifest.family not in ("minvis", "ctvis"):
         raise UsageError(
             f"bundle {bundle.manifest.name!r} is of family {bundle.manifest.family!r}; peers are made of networks that "
             "look at one frame at a time: minvis or ctvis"
         )
     name = f"{NAMES[peer]}, published order"
-    return PeerSubject(
-        name, lambda: PEERS[peer](bundle, checkpoint, threads), bundle.manifest.input, clip, frames, threads
+    return Baseline(
+        name, lambda: BASELINES[peer](bundle, checkpoint, threads), bundle.manifest.input, clip, frames, threads
     )

@@ -1,4 +1,4 @@
-"""What is measured side by side: a bundle on an engine, from a clip's file to lines on disk, a video a round."""
+"""What a benchmark compares: candidates that all process the same clip, one video a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visrt.runtime.journal import Journal
 from visrt.runtime.session import Session, SessionSettings
 from visrt.runtime.video import read_video
 
-__all__ = ["ENGINES", "STAGE_NAMES", "BundleSubject", "Opening", "Round", "Seconds", "Subject"]
+__all__ = ["ENGINES", "STAGE_NAMES", "BundleCandidate", "Candidate", "Opening", "Run", "Seconds"]
 
 Seconds = Mapping[str, float]
 """By stage, of one frame."""
@@ -35,17 +35,18 @@ STAGE_NAMES = {
     "post": "post-processing",
     "output": "output",
 }
-"""All stages there are, in the order of a frame's way, and what they are called."""
+"""By stage, its name in tables and plots, in the order in which a frame passes them."""
 
 ENGINES = ("copy_in", "frame_engine", "copy_out", "clip_engine", "head_engine", "head_lite_engine", "mask_engine")
 """The stages of the engines alone."""
 
 
 @dataclass(frozen=True)
-class Round:
-    """One video from its first frame to its last result: seconds by stage of each frame, and all in all.
+class Run:
+    """Times of one video from its first frame to its last result.
 
-    cpu_s: of all threads of this process. objects: shown, summed over the frames.
+    frames: seconds by stage, one entry per frame. cpu_s: of all threads of this process. objects: shown, summed over
+    the frames.
     """
 
     frames: Sequence[Seconds]
@@ -56,34 +57,34 @@ class Round:
 
 @dataclass(frozen=True)
 class Opening:
-    """open_s: until the engines are there. first_frame_s: from then to the first result."""
+    """open_s: seconds to open the engines. first_frame_s: from then to the first result."""
 
     open_s: float
     first_frame_s: float
 
 
-class Subject(Protocol):
-    """One of the things that are compared. All see the same frames."""
+class Candidate(Protocol):
+    """One of the things that are compared; all process the same frames."""
 
     @property
     def name(self) -> str: ...
 
     def open(self) -> Opening:
-        """Makes it ready; it has then seen one frame."""
+        """Open it and process one frame."""
         ...
 
-    def round(self) -> Round:
-        """One video, from its start."""
+    def run(self) -> Run:
+        """Process the video from its start."""
         ...
 
     def close(self) -> None: ...
 
 
 @dataclass
-class BundleSubject:
+class BundleCandidate:
     """The first `frames` frames of `clip` through a session on `engine`; results go to a journal on disk.
 
-    With two frames in flight the frame engine's stage is what was still waited for when the next frame had been given.
+    With several frames in flight the frame engine's stage is only the time that the host waits for it.
     """
 
     bundle: Bundle
@@ -110,7 +111,7 @@ class BundleSubject:
         self._session.flush()
         return Opening(middle - start, perf_counter() - middle)
 
-    def round(self) -> Round:
+    def run(self) -> Run:
         session = self._session
         session.reset()
         stages: list[dict[str, float]] = []
@@ -134,7 +135,7 @@ class BundleSubject:
         for result in last:
             objects += len(result.objects)
             journal.write(result, frame.image)
-        done = Round(stages, perf_counter() - start, process_time() - cpu, objects)
+        done = Run(stages, perf_counter() - start, process_time() - cpu, objects)
         journal.close()
         return done
 

@@ -1,43 +1,45 @@
-"""What a frame costs around the engines, item by item: by objects in sight, by queries, by the size of the video.
+"""CPU time per frame outside the engines, by stage: over objects in sight, over queries, over the video's size.
 
-python -m visrt.benchmarks.host_work --out benchmarks/results/bench_host_work.json
+    python -m visrt.benchmarks.host_overhead --write
 
-The network is a script, so that everything else has its full work: each object has a mask in every frame. CPU time,
-of this thread for what it does itself, of the whole process for decoding, in short rounds that take turns: the median
-frame of the best round, so that other programs on the machine disturb the caches at the most.
+The network is scripted: each object has a mask in every frame. Stages are timed in this thread's CPU time, decoding in
+that of the whole process. Cases take turns in short rounds; the figure is the median frame of the best round, which
+other programs on the machine disturb least.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time, thread_time
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 
-from visrt.benchmarks.enlarged_clip import enlarged_clip
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.percentiles import by_stage
+from visrt.benchmarks.result_files import RESULTS, add_result_options, write_result
 from visrt.benchmarks.scripted import Scene, scripted_session
 from visrt.runtime.journal import Journal
-from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.source import Image
 from visrt.runtime.video import read_video
 
-__all__ = ["ITEMS", "HostCase", "HostFigures", "cases_of", "decode_cpu_ms", "host_work", "pictures"]
+__all__ = ["ITEMS", "HostCase", "HostFigures", "cases_of", "decode_cpu_ms", "host_overhead", "pictures"]
 
 ITEMS = ("preprocess", "copy_out", "association", "masks", "output")
 """Stages of the host; scripted engines stand outside."""
 
 USUAL = (720, 1280)
+FRAMES = 8
+"""Of a round."""
+
 DECODED = 60
 """Frames whose decoding is measured."""
 
@@ -72,11 +74,11 @@ def cases_of(objects: Sequence[int], queries: Sequence[int], heights: Sequence[i
     ]
 
 
-def host_work(cases: Sequence[HostCase], rounds: int = 5, frames: int = 8) -> list[HostFigures]:
-    """The figures of each case: `rounds` rounds of `frames` frames after one that warms up."""
+def host_overhead(cases: Sequence[HostCase], rounds: int = 5) -> list[HostFigures]:
+    """The figures of each case: `rounds` rounds after one of warm-up."""
     with TemporaryDirectory() as folder:
-        runs = [_Run(case, Path(folder) / f"{at}.jsonl") for at, case in enumerate(cases)]
-        found = [[run.ms_of_round(frames) for run in runs] for _ in range(rounds + 1)][1:]
+        runs = [_SceneRun(case, Path(folder) / f"{at}.jsonl") for at, case in enumerate(cases)]
+        found = [[run.ms_of_round() for run in runs] for _ in range(rounds + 1)][1:]
         for run in runs:
             run.close()
     best = [min((one[at] for one in found), key=lambda ms: sum(ms.values())) for at in range(len(cases))]
@@ -92,7 +94,21 @@ def decode_cpu_ms(clip: Path, frames: int) -> float:
     return 1e3 * (process_time() - start) / max(count, 1)
 
 
-class _Run:
+def enlarged_clip(clip: Path, out: Path, size: tuple[int, int], frames: int) -> Path:
+    """The first `frames` frames of `clip` at `size` (height, width), as H.264 at `out`."""
+    with av.open(str(out), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.options = {"preset": "veryfast", "crf": "23"}
+        for frame in islice(read_video(clip), frames):
+            image = cv2.resize(frame.image, size[::-1], interpolation=cv2.INTER_CUBIC)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return out
+
+
+class _SceneRun:
     """A scene that goes on from round to round."""
 
     def __init__(self, case: HostCase, journal: Path) -> None:
@@ -101,9 +117,9 @@ class _Run:
         self._journal = Journal(journal, self._session.manifest.classes)
         self._images = pictures(case.size)
 
-    def ms_of_round(self, frames: int) -> dict[str, float]:
+    def ms_of_round(self) -> dict[str, float]:
         stages: list[dict[str, float]] = []
-        for _ in range(frames):
+        for _ in range(FRAMES):
             image = next(self._images)
             [result] = self._session.step(image)
             start = thread_time()
@@ -138,26 +154,35 @@ def figures_of_case(found: HostFigures) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What a frame costs around the engines.")
-    parser.add_argument("--out", type=Path, required=True, help="json of the figures")
+CASES = cases_of((1, 10, 30, 100), (100, 200), (360, 720, 1080))
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="CPU time per frame outside the engines.")
+    add_result_options(parser, RESULTS / "host_overhead.json")
     parser.add_argument("--clip", type=Path, default=Path("clips/demo.mp4"), help="decoded at 720p, enlarged")
     parser.add_argument("--rounds", type=int, default=8)
-    given = parser.parse_args()
-    found = host_work(cases_of((1, 10, 30, 100), (100, 200), (360, 720, 1080)), given.rounds)
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    rounds = {"rounds": given.rounds, "frames": FRAMES, "decoded_frames": DECODED}
+    return {"clip": str(given.clip), **rounds, "cases": [asdict(case) for case in CASES]}
+
+
+def main() -> None:
+    given = arguments()
+    found = host_overhead(CASES, given.rounds)
     with TemporaryDirectory() as folder:
         clip = enlarged_clip(given.clip, Path(folder) / "720p.mp4", USUAL, DECODED)
         decode_ms = min(decode_cpu_ms(clip, DECODED) for _ in range(3))
     ten = next(one for one in found if one.case.scene.objects == 10)
     report = {
-        "command": "python -m visrt.benchmarks.host_work",
-        "machine": machine(),
-        "load_average": os.getloadavg(),
         "ten_objects_720p_ms": {"decode": round(decode_ms, 3), **figures_of_case(ten)["ms"]},
         "ten_objects_720p_total_ms": round(decode_ms + ten.total_ms, 3),
         "cases": [figures_of_case(one) for one in found],
     }
-    write_atomically(given.out, [json.dumps(report, indent=1).encode() + b"\n"])
+    write_result(given.out, settings_of(given), report)
     print(json.dumps(report["ten_objects_720p_ms"]), report["ten_objects_720p_total_ms"])
     for one in found:
         print(json.dumps(figures_of_case(one)))

@@ -13,9 +13,9 @@ from networks import HEIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 from numpy.typing import NDArray
 from written_clips import write_clip
 
+from visrt.benchmarks.baselines import BASELINES, Baseline, baseline_of
+from visrt.benchmarks.candidates import BundleCandidate
 from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
-from visrt.benchmarks.peers import PEERS, PeerSubject, peer_of
-from visrt.benchmarks.subjects import BundleSubject
 from visrt.export.graphs import frame_graph
 from visrt.models.checkpoints import read_checkpoint
 from visrt.models.deformable import sampled_sum
@@ -39,8 +39,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clips") / "street.mp4", FRAMES)
 
 
-def subject(peer: str, network: Exported, clip: Path) -> PeerSubject:
-    return peer_of(peer, open_bundle(network.folder), network.checkpoint, clip, FRAMES, threads=1)
+def subject(peer: str, network: Exported, clip: Path) -> Baseline:
+    return baseline_of(peer, open_bundle(network.folder), network.checkpoint, clip, FRAMES, threads=1)
 
 
 @pytest.mark.parametrize("peer", ["eager", "ort"])
@@ -74,7 +74,7 @@ def test_a_round_tells_the_post_processing_of_the_whole_video_as_shares_of_its_f
     before = torch.get_num_threads()
     peer = subject("eager", network, clip)
     peer.open()
-    one = peer.round()
+    one = peer.run()
     assert len(one.frames) == FRAMES
     assert all(set(frame) == {"decode", "preprocess", "frame_engine", "post"} for frame in one.frames)
     assert len({frame["post"] for frame in one.frames}) == 1
@@ -87,7 +87,7 @@ def test_the_networks_of_all_peers_say_the_same(network: Exported) -> None:
     shape = (1, *bundle.manifest.input.image_size, 3)
     images: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     sizes = np.array([[bundle.manifest.input.height, 80]], np.int32)
-    answers = [PEERS[peer](bundle, network.checkpoint, 1)(images, sizes) for peer in ("eager", "ort")]
+    answers = [BASELINES[peer](bundle, network.checkpoint, 1)(images, sizes) for peer in ("eager", "ort")]
     for part in ("class_logits", "embeddings", "masks"):
         one, other = (getattr(answer, part) for answer in answers)
         assert torch.allclose(one, other, atol=1e-3), part
@@ -97,16 +97,16 @@ def test_a_checkpoint_of_other_classes_and_a_family_of_clips_are_refused(network
     bundle = open_bundle(network.folder)
     fewer = bundle.manifest.model_copy(update={"classes": ("person",)})
     with pytest.raises(UsageError, match="has 3 classes"):
-        peer_of("eager", replace(bundle, manifest=fewer), network.checkpoint, clip, 2, 1).open()
+        baseline_of("eager", replace(bundle, manifest=fewer), network.checkpoint, clip, 2, 1).open()
     clips = bundle.manifest.model_copy(update={"family": "genvis"})
     with pytest.raises(UsageError, match="one frame at a time"):
-        peer_of("ort", replace(bundle, manifest=clips), None, clip, 2, 1)
+        baseline_of("ort", replace(bundle, manifest=clips), None, clip, 2, 1)
 
 
 def test_a_bundle_subject_writes_what_it_measured(network: Exported, clip: Path) -> None:
-    measured = BundleSubject(open_bundle(network.folder), "cpu", clip, FRAMES, threads=1)
+    measured = BundleCandidate(open_bundle(network.folder), "cpu", clip, FRAMES, threads=1)
     opening = measured.open()
-    one = measured.round()
+    one = measured.run()
     measured.close()
     assert opening.open_s > 0
     assert len(one.frames) == FRAMES
