@@ -16,6 +16,7 @@ from written_clips import write_clip
 from visrt.benchmarks.baselines import BASELINES, Baseline, baseline_of
 from visrt.benchmarks.candidates import BundleCandidate
 from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.export.graphs import frame_graph
 from visrt.models.checkpoints import read_checkpoint
 from visrt.models.deformable import sampled_sum
@@ -24,7 +25,6 @@ from visrt.runtime.errors import UsageError
 from visrt.runtime.masks import decode
 from visrt.runtime.session import Session
 from visrt.runtime.video import read_video
-from visrt.runtime.video_result import official_result
 
 FRAMES = 5
 

@@ -186,8 +186,8 @@ def _by_rule(rule: Rule, session: Session, annotated: AnnotatedSet, fps: float) 
 
 
 def _refuse_unused(run: BundleRun, session: Session) -> None:
+    from visrt.benchmarks.video_level.rules import official_rule
     from visrt.runtime.errors import UsageError
-    from visrt.runtime.video_result import official_rule
 
     if run.association.changes is not None and not official_rule(session.family).takes_settings:
         raise UsageError("this family's official rule follows every query through the video: it takes no --association")

@@ -7,9 +7,10 @@ import pytest
 from fakes import MasksEngine, colour_session, patches
 from numpy.typing import NDArray
 
+from visrt.benchmarks.video_level.rules import official_result
+from visrt.benchmarks.video_level.tracks import best_of_video
 from visrt.runtime.errors import UsageError
 from visrt.runtime.masks import decode
-from visrt.runtime.video_result import best_of_video, official_result
 
 SIZE = (128, 192)
 

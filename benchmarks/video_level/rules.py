@@ -1,7 +1,7 @@
-"""The official video-level results, by which published AP is measured. For benchmarks: streams never use them.
+"""The video-level rule of each family, by which published AP is measured.
 
-What is kept grows with the video by the mask embeddings of a frame: at most [Q, D] float32, 100 KB a frame for 100
-queries of 256 channels. The RLEs of the winners come on top.
+Memory grows with the video by the mask embeddings of each frame: at most [Q, D] float32, 100 KB per frame for 100
+queries of 256 channels, and by the RLEs of the best tracks.
 """
 
 from __future__ import annotations
@@ -10,37 +10,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from visrt.benchmarks.video_level.ctvis import ctvis_result
+from visrt.benchmarks.video_level.genvis import genvis_result
+from visrt.benchmarks.video_level.inspro import inspro_result
+from visrt.benchmarks.video_level.minvis import minvis_result
+from visrt.benchmarks.video_level.tracks import ReadFrames, VideoResult
 from visrt.runtime.clip_family import AnyFamily
 from visrt.runtime.ctvis import CtVis
-from visrt.runtime.ctvis_video import ctvis_result
 from visrt.runtime.errors import UsageError
 from visrt.runtime.genvis import GenVis
-from visrt.runtime.genvis_video import genvis_result
 from visrt.runtime.inspro import InsPro
-from visrt.runtime.inspro_video import inspro_result
 from visrt.runtime.minvis import MinVis
-from visrt.runtime.minvis_video import minvis_result
 from visrt.runtime.network import Network
 from visrt.runtime.session import Session
-from visrt.runtime.video_tracks import ReadFrames, VideoResult, VideoTrack, Winner, best_of_video
 
-__all__ = [
-    "OFFICIAL_RULES",
-    "OfficialRule",
-    "VideoResult",
-    "VideoTrack",
-    "Winner",
-    "best_of_video",
-    "official_result",
-    "official_rule",
-]
+__all__ = ["OFFICIAL_RULES", "OfficialRule", "official_result", "official_rule"]
 
 
 @dataclass(frozen=True)
 class OfficialRule:
-    """How a family's result is made: from its engines, itself, the video, and how many tracks are wanted at most.
+    """make: the result from engines, family, video and number of (track, label) pairs; None is the published number.
 
-    None for the last takes the published number. takes_settings: whether association settings play a part.
+    takes_settings: whether the association settings change the result.
     """
 
     make: Callable[[Network, Any, ReadFrames, int | None], VideoResult]
@@ -56,17 +47,17 @@ OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
 
 
 def official_rule(family: AnyFamily) -> OfficialRule:
-    """The rule of `family`. Raises UsageError for one without."""
+    """The rule of `family`; UsageError if it has none."""
     if type(family) not in OFFICIAL_RULES:
         raise UsageError(f"{type(family).__name__} has no official video-level result; use the causal one")
     return OFFICIAL_RULES[type(family)]
 
 
 def official_result(session: Session, read_frames: ReadFrames, top_k: int | None = None) -> VideoResult:
-    """The official result of the session's family; `read_frames()` reads the video from its start, called twice.
+    """The official result of the session's family. `read_frames()` reads the video from its start and is called twice.
 
-    Leaves the stream of `session` as it is: only its engines are used. `top_k` pairs of track and label, by default
-    as many as published.
+    Uses only the engines of `session`; its stream stays as it is. `top_k`: pairs of track and label, by default the
+    published number.
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; expected 1 or more")

@@ -1,7 +1,7 @@
 """CTVIS's official video-level result, with what its released code does to noise.
 
 Objects are followed as in a stream. An object seen in few frames and then lost is taken out of the output, its past
-included; if it is found again its output starts anew. That rewrites the past, so a stream cannot do it.
+included; if it is found again its output starts empty. That rewrites the past, so a stream cannot do it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.benchmarks.video_level.tracks import (
+    ReadFrames,
+    VideoResult,
+    best_of_video,
+    scored_mask,
+    scored_track,
+    second_reading,
+)
 from visrt.runtime.ctvis import CtVis
 from visrt.runtime.family import Floats, MasksOf
 from visrt.runtime.image import Frame
-from visrt.runtime.mask_resize import MaskResize
-from visrt.runtime.masks import Rle
 from visrt.runtime.network import FrameOutputs, Network
-from visrt.runtime.video_tracks import ReadFrames, VideoResult, VideoTrack, Winner, best_of_video, second_reading
 
 __all__ = ["Output", "ctvis_result", "followed", "mean_logits", "recorded"]
 
@@ -46,15 +51,6 @@ class Output:
         return len(self.mask_embeddings) < NOISE_FRAMES and frame - last >= NOISE_GAP_FRAMES
 
 
-@dataclass(frozen=True)
-class MadeMask:
-    """The mask of one frame, None where it is empty; how sure its pixels are, in all, and how many they are."""
-
-    rle: Rle | None
-    certainty: float
-    pixels: int
-
-
 def ctvis_result(network: Network, family: CtVis, read_frames: ReadFrames, top_k: int | None) -> VideoResult:
     """Mean class logits over the frames an object is in, the best (object, label) pairs, times their mask quality.
 
@@ -69,8 +65,10 @@ def ctvis_result(network: Network, family: CtVis, read_frames: ReadFrames, top_k
     for slot in sorted({winner.slot for winner in winners}):
         for frame, embedding in outputs[slot].mask_embeddings.items():
             wanted[frame][slot] = embedding
-    made = second_reading(network, read_frames(), wanted, _made)
-    return VideoResult(frames, tuple(_track(winner, made[winner.slot], frames) for winner in winners))
+    masks = second_reading(
+        network, read_frames(), wanted, lambda resize, mask_logits: scored_mask(resize, mask_logits, resize)
+    )
+    return VideoResult(frames, tuple(scored_track(winner, masks[winner.slot], frames) for winner in winners))
 
 
 def followed(network: Network, family: CtVis, frames: Iterable[Frame]) -> Iterator[Found]:
@@ -107,18 +105,5 @@ def mean_logits(outputs: list[Output]) -> Floats:
 
 
 def _masks(network: Network, outputs: FrameOutputs) -> MasksOf:
-    """Whole maps: the released code lets masks compete with what they have in the padding."""
+    """Masks with their padding, which takes part in the released code's mask NMS."""
     return lambda mask_embeddings: network.run_masks(mask_embeddings, outputs)
-
-
-def _made(resize: MaskResize, logits: Floats) -> MadeMask:
-    logits = resize.crop(logits)
-    mask = resize.source_mask(logits)
-    certainty, pixels = resize.certainty(logits)
-    return MadeMask(None if mask is None else mask.rle, certainty, pixels)
-
-
-def _track(winner: Winner, made: dict[int, MadeMask], frames: int) -> VideoTrack:
-    quality = sum(mask.certainty for mask in made.values()) / (sum(mask.pixels for mask in made.values()) + 1e-6)
-    masks = tuple(made[frame].rle if frame in made else None for frame in range(frames))
-    return VideoTrack(winner.label, winner.score * quality, masks)
