@@ -9,18 +9,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.host_work import HostFigures, cases_of, figures_of_case, host_work
+from visrt.benchmarks.candidates import BundleCandidate, Candidate
+from visrt.benchmarks.host_overhead import HostFigures, cases_of, figures_of_case, host_overhead
 from visrt.benchmarks.interleaved import METHOD, Figures, interleave
 from visrt.benchmarks.lengths import LengthFigures, over_length
-from visrt.benchmarks.machine import machine
 from visrt.benchmarks.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
-from visrt.benchmarks.subjects import BundleSubject, Subject
 from visrt.runtime.backends import backend_named
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.errors import UsageError
+from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.video import open_source
 
-__all__ = ["BenchReport", "BenchSettings", "bench", "report_lines"]
+__all__ = ["BenchReport", "BenchSettings", "bench", "report_lines", "settings_of"]
 
 Say = Callable[[str], None]
 
@@ -60,12 +60,13 @@ class BenchSettings:
 
 @dataclass
 class BenchReport:
-    """What was measured; by bundle and engine where that makes a difference. left_out: what was not, and why."""
+    """The figures, by bundle and engine where they depend on these. left_out: what was not measured, and why."""
 
     settings: BenchSettings
-    made_on: dict[str, str] = field(default_factory=machine)
+    bundles: Sequence[Bundle]
+    made_on: dict[str, str] = field(default_factory=machine_and_packages)
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    subjects: list[Figures] = field(default_factory=list)
+    candidates: list[Figures] = field(default_factory=list)
     streams: dict[str, list[StreamFigures]] = field(default_factory=dict)
     live: dict[str, list[LiveFigures]] = field(default_factory=dict)
     length: dict[str, LengthFigures] = field(default_factory=dict)
@@ -75,11 +76,13 @@ class BenchReport:
 
 
 def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda line: None) -> BenchReport:
-    """Measures all that `settings` ask for; what cannot be measured here is told in the report, with its reason."""
+    """Measure what `settings` name; what cannot be measured here is listed in the report with its reason."""
     open_source(settings.clip).close()
-    report = BenchReport(settings)
+    report = BenchReport(settings, bundles)
     pairs = [(bundle, engine) for bundle in bundles for engine in settings.engines]
-    report.subjects = interleave([*_subjects(pairs, settings), *_peers(bundles[0], settings)], settings.rounds, say)
+    report.candidates = interleave(
+        [*_candidates(pairs, settings), *_baselines(bundles[0], settings)], settings.rounds, say
+    )
     for bundle, engine in pairs:
         name = f"{bundle.manifest.name} on {engine}"
         _streams(report, name, bundle, engine, say)
@@ -91,26 +94,26 @@ def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda 
         _roofline(report, pairs, say)
     if cases := cases_of(settings.objects, settings.queries, settings.heights):
         say(f"the work around the engines, {len(cases)} scenes")
-        report.host = host_work(cases, settings.rounds)
+        report.host = host_overhead(cases, settings.rounds)
     return report
 
 
-def _subjects(pairs: Sequence[tuple[Bundle, str]], settings: BenchSettings) -> list[Subject]:
+def _candidates(pairs: Sequence[tuple[Bundle, str]], settings: BenchSettings) -> list[Candidate]:
     return [
-        BundleSubject(bundle, engine, settings.clip, settings.frames, settings.threads, in_flight)
+        BundleCandidate(bundle, engine, settings.clip, settings.frames, settings.threads, in_flight)
         for bundle, engine in pairs
         for in_flight in settings.in_flight
     ]
 
 
-def _peers(bundle: Bundle, settings: BenchSettings) -> list[Subject]:
-    """The peers, on the first bundle's input; torch is imported only for them."""
+def _baselines(bundle: Bundle, settings: BenchSettings) -> list[Candidate]:
+    """The baselines, on the first bundle's input; torch is imported only for them."""
     if not settings.peers:
         return []
-    from visrt.benchmarks.peers import peer_of
+    from visrt.benchmarks.baselines import baseline_of
 
     return [
-        peer_of(peer, bundle, settings.checkpoint, settings.clip, settings.frames, settings.threads)
+        baseline_of(peer, bundle, settings.checkpoint, settings.clip, settings.frames, settings.threads)
         for peer in settings.peers
     ]
 
@@ -149,9 +152,9 @@ def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say
 
 def report_lines(report: BenchReport) -> Iterator[str]:
     """One line of json a figure, each with its kind; the first says where, when and how it was measured."""
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(report.settings).items()}
+    settings = settings_of(report.bundles, report.settings)
     yield _line("run", at=report.at, machine=report.made_on, settings=settings, method=METHOD)
-    for figures in report.subjects:
+    for figures in report.candidates:
         yield _line("subject", **asdict(figures))
     for name, streams in report.streams.items():
         yield from (_line("streams", subject=name, **asdict(found)) for found in streams)
@@ -165,6 +168,20 @@ def report_lines(report: BenchReport) -> Iterator[str]:
             yield _line("roofline", subject=name, peak=asdict(found["peak"]), **values)
     yield from (_line("host", **figures_of_case(one)) for one in report.host)
     yield from (_line("left out", reason=reason) for reason in report.left_out)
+
+
+def settings_of(bundles: Sequence[Bundle], settings: BenchSettings) -> dict[str, Any]:
+    """As they are recorded with the figures: every option, and the network and association of each bundle."""
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+    measured = [
+        {
+            "name": bundle.manifest.name,
+            "frame_sha256": bundle.manifest.graphs["frame"].file.sha256,
+            "association": bundle.manifest.association,
+        }
+        for bundle in bundles
+    ]
+    return {**options, "bundles": measured}
 
 
 def _line(kind: str, **values: Any) -> str:

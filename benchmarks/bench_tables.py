@@ -8,9 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from visrt.benchmarks.bench import BenchReport
+from visrt.benchmarks.candidates import STAGE_NAMES
 from visrt.benchmarks.interleaved import Figures, Spread
 from visrt.benchmarks.percentiles import Percentiles
-from visrt.benchmarks.subjects import STAGE_NAMES
 
 __all__ = ["tables"]
 
@@ -21,7 +21,7 @@ TELLING = 5000
 def tables(report: BenchReport) -> Iterator[Table]:
     """Those that hold something, in the order they are read."""
     yield speed_table(report)
-    yield from (stage_table(figures) for figures in report.subjects)
+    yield from (stage_table(figures) for figures in report.candidates)
     if report.streams:
         yield streams_table(report)
     if report.live:
@@ -37,7 +37,7 @@ def tables(report: BenchReport) -> Iterator[Table]:
 def speed_table(report: BenchReport) -> Table:
     columns = ("FPS of everything", "FPS of the engines", "CPU-ms a frame", "p50 ms", "p95 ms", "p99 ms")
     table = Table("", *columns, "objects a frame", "opened in", "first frame", title="Speed: median (least to most)")
-    for found in report.subjects:
+    for found in report.candidates:
         frame = found.frame
         table.add_row(
             escape(found.name),

@@ -10,12 +10,12 @@ from time import perf_counter
 
 from visrt.benchmarks.ap import AveragePrecision, average_precision
 from visrt.benchmarks.identity import IdentityCounts, follow, total
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import read_image
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.session import Session
 from visrt.runtime.source import Image, VideoSettings
-from visrt.runtime.video_result import official_result
 from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, Track
 
 __all__ = [

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from visrt.benchmarks.evaluate import evaluate_session
 from visrt.benchmarks.identity import IdentityCounts
-from visrt.benchmarks.record import ReplayEngine, record
+from visrt.benchmarks.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.returning_videos import crowded, moving_clips
 from visrt.benchmarks.thresholds import Criterion, Fit, Trial, fit, floors_of, values_of, write_fitted
 from visrt.export.workplace import Existing, check_target, workplace
@@ -114,7 +114,9 @@ def _measure(
 ) -> Callable[[Mapping[str, float]], IdentityCounts]:
     """The function that gives the counts for floors; the network runs here, once, over all videos."""
     engines = open_engines(bundle)
-    record(bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}"))
+    record_outputs(
+        bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}")
+    )
     engines["frame"].close()
     engines["frame"] = ReplayEngine(recording, bundle.manifest)
 

@@ -19,8 +19,7 @@ from typing import Any
 
 from visrt.benchmarks.clip_timing import ClipTiming, EngineTiming, time_clip, time_engines
 from visrt.benchmarks.engine_layers import inspected_layers
-from visrt.benchmarks.gpu_memory import gpu_memory_mb
-from visrt.benchmarks.machine import machine
+from visrt.benchmarks.memory import gpu_memory_mb
 from visrt.runtime.backends import BACKENDS, open_engines
 from visrt.runtime.build import build_request
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -28,6 +27,7 @@ from visrt.runtime.dynamic_axes import profile_of
 from visrt.runtime.engine_cache import EngineCache, engine_key
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import PARTIAL, EngineError, VisrtError
+from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.output import write_atomically
 from visrt.runtime.tensorrt_library import OLDEST, Flavour, load_tensorrt
 from visrt.runtime.verify import VerifySettings, closing, stored_reference, verification_values, verify_engines
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(path: Path, settings: CheckSettings, checks: Sequence[EngineCheck], verdict: str) -> None:
     whole = {
         "verdict": verdict,
-        "machine": machine(),
+        "machine": machine_and_packages(),
         "settings": asdict(settings),
         "checks": [asdict(found) for found in checks],
     }

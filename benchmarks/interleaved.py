@@ -1,4 +1,4 @@
-"""Subjects in turn, round by round, so that each meets the machine's quiet and its busy moments alike."""
+"""Candidates in turn, round by round, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
+from visrt.benchmarks.candidates import ENGINES, STAGE_NAMES, Candidate, Opening, Run
 from visrt.benchmarks.percentiles import Percentiles, by_stage, percentiles
-from visrt.benchmarks.subjects import ENGINES, STAGE_NAMES, Opening, Round, Subject
 
 __all__ = ["METHOD", "Figures", "Spread", "figures_of", "interleave", "spread"]
 
 METHOD = (
     "Wall-clock time of every frame, from asking the decoder for it to its line on disk; nothing is left out.",
-    "A stage ends when its result is on the host: an engine that answers later is waited for.",
-    "With more frames in flight the network's time, and its FPS, are what of it the host has to wait for.",
-    "Each subject first runs one whole round that is not counted (warm-up); opening and first frame are told apart.",
-    "Rounds are whole videos; subjects take turns round by round, every second time in the opposite order.",
+    "A stage ends when its result is on the host: asynchronous engines are waited for.",
+    "With several frames in flight, the network's time and its FPS count only what the host waits for.",
+    "Each candidate first runs one round of warm-up that is not counted; opening and first frame are reported apart.",
+    "A round is a whole video; candidates take turns, and every second round has the opposite order.",
     "FPS and CPU time are the median of the rounds with the least and the most; percentiles are over all frames.",
 )
 
@@ -38,7 +38,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one subject.
+    """The figures of one candidate.
 
     stages: those that took time, in the order of a frame's way. fps: end to end. engines_fps: if nothing but the
     engines took time. cpu_ms: of all threads, a frame. busy: the load of the machine, by all programs, at the end.
@@ -57,27 +57,27 @@ class Figures:
 
 
 def interleave(
-    subjects: Sequence[Subject], rounds: int, say: Callable[[str], None] = lambda line: None
+    candidates: Sequence[Candidate], rounds: int, say: Callable[[str], None] = lambda line: None
 ) -> list[Figures]:
-    """Opens all subjects, warms each up, and runs `rounds` rounds of each in turn."""
-    measured: dict[int, list[Round]] = {at: [] for at in range(len(subjects))}
+    """Open all candidates, warm each up, and run `rounds` rounds of each in turn."""
+    measured: dict[int, list[Run]] = {at: [] for at in range(len(candidates))}
     with ExitStack() as held:
         openings = []
-        for subject in subjects:
-            say(f"opening {subject.name}")
-            openings.append(subject.open())
-            held.callback(subject.close)
-            subject.round()
+        for candidate in candidates:
+            say(f"opening {candidate.name}")
+            openings.append(candidate.open())
+            held.callback(candidate.close)
+            candidate.run()
         for number in range(rounds):
-            order = list(enumerate(subjects))
-            for at, subject in order if number % 2 == 0 else reversed(order):
-                say(f"round {number + 1} of {rounds}: {subject.name}")
-                measured[at].append(subject.round())
-    return [figures_of(subject.name, openings[at], measured[at]) for at, subject in enumerate(subjects)]
+            order = list(enumerate(candidates))
+            for at, candidate in order if number % 2 == 0 else reversed(order):
+                say(f"round {number + 1} of {rounds}: {candidate.name}")
+                measured[at].append(candidate.run())
+    return [figures_of(candidate.name, openings[at], measured[at]) for at, candidate in enumerate(candidates)]
 
 
-def figures_of(name: str, opening: Opening, rounds: Sequence[Round]) -> Figures:
-    """The figures of one subject's rounds."""
+def figures_of(name: str, opening: Opening, rounds: Sequence[Run]) -> Figures:
+    """The figures of one candidate's runs."""
     frames = [frame for one in rounds for frame in one.frames]
     stages = by_stage(frames)
     return Figures(
@@ -94,5 +94,5 @@ def figures_of(name: str, opening: Opening, rounds: Sequence[Round]) -> Figures:
     )
 
 
-def _engine_s(one: Round) -> float:
+def _engine_s(one: Run) -> float:
     return sum(frame.get(stage, 0.0) for frame in one.frames for stage in ENGINES)

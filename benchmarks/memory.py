@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from visrt.runtime.session import Session
 from visrt.runtime.source import VideoFrame
 from visrt.runtime.video import read_video
 
-__all__ = ["looped", "peak_rss_mb", "rss_mb", "rss_over_frames", "start_peak"]
+__all__ = ["gpu_memory_mb", "looped", "peak_rss_mb", "rss_mb", "rss_over_frames", "start_peak"]
 
 FIRST = 500
 
@@ -56,6 +58,20 @@ def _status_mb(field: str) -> float:
         if line.startswith(field):
             return int(line.split()[1]) * 1024 / 1e6
     raise RuntimeError(f"no {field} in /proc/self/status: this measurement needs Linux")
+
+
+def gpu_memory_mb() -> int | None:
+    """MB in use on the first GPU by all processes; None where nvidia-smi is missing or reports none, as on a Jetson,
+    whose GPU shares the host's memory."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return int(answer) if answer.isdigit() else None
 
 
 def rss_over_frames(bundle: Path, clip: Path, frames: int, every: int) -> dict[int, float]:

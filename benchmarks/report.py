@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from visrt.benchmarks.evaluate import Evaluation
 from visrt.benchmarks.identity import IdentityCounts
-from visrt.benchmarks.machine import machine
+from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.output import write_atomically
 from visrt.training.annotations import AnnotatedSet, Track
 
@@ -32,7 +32,7 @@ def evaluation_report(
     first, *others = scores
     report = {
         "settings": dict(settings),
-        "machine": machine(),
+        "machine": machine_and_packages(),
         "remarks": remarks(annotated, scores[first].evaluation),
         **_figures(annotated, scores[first]),
         **{rule: _figures(annotated, scores[rule]) for rule in others},

@@ -10,10 +10,10 @@ from typing import Any
 from visrt.benchmarks.evaluate import Evaluation, evaluate_official, evaluate_results, evaluate_session
 from visrt.benchmarks.hota import TrackingFigures, figures_of, tracking_counts
 from visrt.benchmarks.results_file import load_results
+from visrt.benchmarks.video_level.rules import official_rule
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.session import Session
-from visrt.runtime.video_result import official_rule
 from visrt.training.annotations import AnnotatedSet, ClassMap
 from visrt.training.set_formats import load_annotations
 
@@ -76,7 +76,7 @@ def evaluate(
         opened, run.engine, threads=run.threads, association=run.association, preset=run.preset
     ) as session:
         changed = run.association is not None and "official" in run.rules
-        if changed and not official_rule(session.family).takes_settings:
+        if changed and not official_rule(session.method).takes_settings:
             raise UsageError(
                 "this family's official rule follows every query through the video: it takes no --association"
             )
@@ -102,7 +102,7 @@ def _settings(run: BundleRun, session: Session) -> dict[str, Any]:
         "bundle_name": manifest.name,
         "frame_sha256": manifest.graphs["frame"].file.sha256,
         "preset": run.preset,
-        "association_settings": asdict(session.family.settings),
+        "association_settings": asdict(session.method.settings),
     }
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from visrt.benchmarks.association import disc_masks
 from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
 from visrt.runtime.family import Floats
 from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
 from visrt.runtime.session import Session
 
-__all__ = ["Scene", "scripted_session"]
+__all__ = ["Scene", "disc_masks", "scripted_session"]
 
 NO_FILE = FileSpec(file="scripted", bytes=0, sha256="0" * 64)
 CLASSES = 3
@@ -82,6 +81,16 @@ class MasksEngine:
         return {"mask_logits": HostTensor(np.roll(self.discs[numbers], self.calls % 16, axis=2))}
 
     def close(self) -> None: ...
+
+
+def disc_masks(count: int, cells: tuple[int, int], seed: int = 0) -> Floats:
+    """Mask logits [count, h, w] of discs in random places; some cover each other."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: cells[0], : cells[1]].astype(np.float32)
+    places = random.random((count, 2)) * cells
+    radii = random.uniform(0.05, 0.2, count) * cells[0] + 1
+    logits = [r - np.hypot(rows - y, columns - x) for (y, x), r in zip(places, radii, strict=True)]
+    return np.stack(logits).astype(np.float32)
 
 
 def scripted_session(scene: Scene) -> Session:

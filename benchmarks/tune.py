@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.record import ReplayEngine, record
-from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.recorded_outputs import CachedEngine, ReplayEngine, record_outputs
 from visrt.benchmarks.thresholds import Criterion
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -50,10 +49,10 @@ def tune(
     """
     engines = open_engines(bundle)
     if recording is None:
-        engines["frame"] = RememberingEngine(engines["frame"])
+        engines["frame"] = CachedEngine(engines["frame"])
     else:
         for annotated in sets.values():
-            record(bundle.manifest, engines["frame"], annotated, recording)
+            record_outputs(bundle.manifest, engines["frame"], annotated, recording)
         engines["frame"].close()
         engines["frame"] = ReplayEngine(recording, bundle.manifest)
     for changes in combinations(grid):

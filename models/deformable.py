@@ -149,7 +149,8 @@ def weighted_rows(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
     An embedding bag never forms the picked rows, which makes it five times faster than `grid_sample` on a CPU. ONNX has
     no such operator: a traced graph gathers whole rows (axis 0; `torch.gather` is four times slower) and multiplies.
     A level at a time as one product, x and y apart, is the fastest of nine such forms in ONNX Runtime and among the
-    smallest in TensorRT-RTX, at half the memory of all levels at once: `visrt.benchmarks.deformable_forms` measures it.
+    smallest in TensorRT-RTX, at half the memory of all levels at once: measured by
+    `visrt.benchmarks.experiments.deformable_forms`.
     """
     if torch.compiler.is_compiling():
         picked = rows.index_select(0, index.flatten()).unflatten(0, (-1, index.shape[-1]))

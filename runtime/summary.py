@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from visrt.runtime.machine import machine_of_run
 from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.output import write_atomically
-from visrt.runtime.threads import usable_cores
 
 __all__ = ["summary_of", "write_summary"]
 
@@ -41,29 +39,9 @@ def summary_of(
         "ms_a_frame": {stage: round(ms, 3) for stage, ms in outcome.ms.items()},
         "events": asdict(outcome.events),
         "made_by": dict(made_by),
-        "machine": machine(),
+        "machine": machine_of_run(),
     }
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     write_atomically(path, [json.dumps(summary, indent=1, ensure_ascii=False).encode(), b"\n"])
-
-
-def machine() -> dict[str, Any]:
-    """What a measured time depends on, beside the settings."""
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": usable_cores(),
-        "python": platform.python_version(),
-        "versions": {
-            name: found for name in ("visrt", "onnxruntime", "opencv-python", "av") if (found := _version(name))
-        },
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

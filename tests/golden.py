@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from visrt.benchmarks.video_level.tracks import VideoResult
 from visrt.runtime import image
 from visrt.runtime.image import Letterbox
 from visrt.runtime.masks import decode
-from visrt.runtime.video_result import VideoResult
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,9 +19,9 @@ from bundles import write_bundle
 from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
+from visrt.benchmarks.candidates import BundleCandidate, Opening, Run
 from visrt.benchmarks.interleaved import figures_of, interleave
 from visrt.benchmarks.lengths import slope
-from visrt.benchmarks.subjects import BundleSubject, Opening, Round
 from visrt.cli import app
 from visrt.runtime.bundle import open_bundle
 
@@ -201,9 +201,9 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(folder: Path, opt
 
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_every_frame_of_a_round_is_told_however_many_are_in_flight(folder: Path, in_flight: int) -> None:
-    subject = BundleSubject(open_bundle(folder / "red"), "cpu", folder / "street.mp4", 6, 1, in_flight)
+    subject = BundleCandidate(open_bundle(folder / "red"), "cpu", folder / "street.mp4", 6, 1, in_flight)
     subject.open()
-    one = subject.round()
+    one = subject.run()
     subject.close()
     assert (len(one.frames), one.objects) == (6, 6)
     assert sum(frame["masks"] > 0 for frame in one.frames if "masks" in frame) >= 5
@@ -222,10 +222,10 @@ class Scripted:
     def open(self) -> Opening:
         return Opening(1.0, 0.5)
 
-    def round(self) -> Round:
+    def run(self) -> Run:
         self.asked.append(self.name)
         seconds = self.seconds[self.asked.count(self.name) - 1]
-        return Round([{"decode": 0.1 * seconds, "frame_engine": 0.4 * seconds}] * 2, seconds, 2 * seconds, 6)
+        return Run([{"decode": 0.1 * seconds, "frame_engine": 0.4 * seconds}] * 2, seconds, 2 * seconds, 6)
 
     def close(self) -> None:
         self.asked.append(f"{self.name} closed")
@@ -243,7 +243,7 @@ def test_subjects_take_turns_there_and_back_and_the_warm_up_does_not_count() -> 
 
 
 def test_a_stage_that_took_no_time_is_not_told() -> None:
-    found = figures_of("a", Opening(0, 0), [Round([{"decode": 0.1, "copy_in": 0.0}], 0.1, 0.1, 0)])
+    found = figures_of("a", Opening(0, 0), [Run([{"decode": 0.1, "copy_in": 0.0}], 0.1, 0.1, 0)])
     assert list(found.stages) == ["decode"]
 
 

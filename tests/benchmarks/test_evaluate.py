@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from visrt.benchmarks.evaluate import evaluate_official, evaluate_session, tracks_of
 from visrt.benchmarks.memory import rss_over_frames
-from visrt.benchmarks.remember import RememberingEngine
+from visrt.benchmarks.recorded_outputs import CachedEngine
 from visrt.benchmarks.tune import combinations, tune
 from visrt.cli import app
 from visrt.runtime.bundle import open_bundle
@@ -336,7 +336,7 @@ def test_a_remembering_engine_asks_once_and_answers_the_same() -> None:
         def close(self) -> None: ...
 
     inner = Counting()
-    engine = RememberingEngine(inner)
+    engine = CachedEngine(inner)
     first = engine({"images": np.ones((2, 2), np.uint8)})["mask_features"].numpy()
     again = engine({"images": np.ones((2, 2), np.uint8)})["mask_features"].numpy()
     engine({"images": np.zeros((2, 2), np.uint8)})

@@ -16,16 +16,16 @@ from golden import assert_same_finals, fit_officially, golden_sets, load_golden
 from numpy.typing import NDArray
 from torch_engine import TorchEngine
 
+from visrt.benchmarks.video_level.ctvis import followed
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.export.bundle import Export, export_bundle
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.ctvis import CtVis
-from visrt.runtime.ctvis_video import followed
 from visrt.runtime.engine import Engine
 from visrt.runtime.minvis import match_to_slots
 from visrt.runtime.session import Session
-from visrt.runtime.video_result import official_result
 
 Golden = dict[str, NDArray[Any]]
 Opened = Callable[[Path, Golden], Session]

@@ -15,6 +15,7 @@ from golden import golden_sets, load_golden
 from numpy.typing import NDArray
 from torch_engine import TorchEngine
 
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.export.bundle import Export, export_bundle
 from visrt.export.contract import graph_spec
 from visrt.export.genvis import ClipGraph, ClipTensors, GenVisExport, read_genvis
@@ -31,7 +32,6 @@ from visrt.runtime.manifest import InputSpec
 from visrt.runtime.masks import decode
 from visrt.runtime.ort import CpuEngine
 from visrt.runtime.session import Session
-from visrt.runtime.video_result import official_result
 
 SETS = [*golden_sets("genvis_online_*"), *golden_sets("genvis_semionline_*")]
 CLASSES = tuple("abcdefg")

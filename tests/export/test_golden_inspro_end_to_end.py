@@ -14,6 +14,7 @@ import torch
 from golden import assert_same_finals, fit_officially, golden_sets, load_golden
 from numpy.typing import NDArray
 
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint, save_checkpoint
 from visrt.models.inspro_checkpoints import INSPRO
@@ -21,7 +22,6 @@ from visrt.runtime.inspro import first_step, frame_step
 from visrt.runtime.inspro_pairs import Pairs
 from visrt.runtime.network import FrameOutputs
 from visrt.runtime.session import Session
-from visrt.runtime.video_result import official_result
 
 CLASSES = tuple("abcdefg")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from visrt.benchmarks.large_graphs import FullSize, in_int8, network_graphs
+from visrt.benchmarks.experiments.large_graphs import FullSize, in_int8, network_graphs
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.build import BuiltEngine, Profile, build_engine, build_request

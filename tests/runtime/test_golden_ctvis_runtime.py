@@ -14,13 +14,13 @@ from fakes import ScriptedFrame, frame_outputs, scripted_session
 from golden import assert_same_finals, fit_officially, golden_sets, load_golden
 from numpy.typing import NDArray
 
+from visrt.benchmarks.video_level.ctvis import mean_logits, recorded
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.runtime.ctvis import CtVis, CtVisSettings, CtVisState, Followed
-from visrt.runtime.ctvis_video import mean_logits, recorded
 from visrt.runtime.engine import Tensor
 from visrt.runtime.family import Queries
 from visrt.runtime.memory import kept
 from visrt.runtime.session import Session
-from visrt.runtime.video_result import official_result
 
 Golden = dict[str, NDArray[Any]]
 

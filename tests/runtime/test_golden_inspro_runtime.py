@@ -14,12 +14,12 @@ import torch
 from golden import assert_same_finals, fit_officially, golden_sets, load_golden
 from torch import nn
 
+from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.export.inspro_graphs import HeadGraph, InsProFrameGraph, InsProMasksGraph, LiteHeadGraph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings
-from visrt.runtime.inspro_video import inspro_result
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.network import Network
 from visrt.runtime.times import Stopwatch

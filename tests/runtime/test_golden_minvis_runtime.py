@@ -10,12 +10,13 @@ from fakes import ScriptedFrame, scripted_session
 from golden import assert_same_finals, fit_officially, golden_final_masks, golden_sets, load_golden
 from numpy.typing import NDArray
 
+from visrt.benchmarks.video_level.rules import official_result
+from visrt.benchmarks.video_level.tracks import best_of_video
 from visrt.runtime.family import Queries
 from visrt.runtime.image import Letterbox, pillow_bilinear
 from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.masks import decode
 from visrt.runtime.minvis import match_to_slots
-from visrt.runtime.video_result import best_of_video, official_result
 
 EVERY_SET = golden_sets("minvis_*")
 NETWORK_SETS = golden_sets("minvis_*", without="track")

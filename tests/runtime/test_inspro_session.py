@@ -10,13 +10,13 @@ from fakes import patches
 from fakes_inspro import STATES, frame_engine_of, head_of, inspro_manifest, inspro_session
 from numpy.typing import NDArray
 
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError
 from visrt.runtime.families import family_of
 from visrt.runtime.inspro import InsPro
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
-from visrt.runtime.video_result import official_result
 
 Frame = NDArray[np.uint8]
 SIZE = (128, 192)

@@ -33,7 +33,7 @@ def bench(
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights of the peers in PyTorch.")] = None,
     frames: Annotated[int, typer.Option(min=2, help="Frames of the clip in a round.")] = 60,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each subject, after one that warms up.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each, after one that warms up.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
     streams: Annotated[str, typer.Option(help="Numbers of streams at a time, such as 1,2,4.")] = "",
     live_fps: Annotated[float, typer.Option(min=0, help="Try the streams as cameras of this rate too.")] = 0.0,
@@ -129,7 +129,7 @@ def _print(report: BenchReport) -> None:
     console = report_console()
     for table in tables(report):
         console.print(table)
-    settings, busy = report.settings, report.subjects[-1].busy
+    settings, busy = report.settings, report.candidates[-1].busy
     console.print(f"How it was measured: {settings.rounds} rounds of {settings.frames} frames of {settings.clip.name}.")
     console.print(f"Load of the machine {busy:.1f} on {report.made_on['cores']} cores, {report.made_on['cpu']}.")
     for line in METHOD:

@@ -84,10 +84,10 @@ def _logged(path: Path | None, asked: Mapping[str, Any], reports: Sequence[Engin
 
 
 def _write_log(path: Path, told: Mapping[str, Any]) -> None:
-    from visrt.benchmarks.machine import machine
+    from visrt.runtime.machine import machine_and_packages
     from visrt.runtime.output import write_atomically
 
-    whole = {"machine": machine(), **told}
+    whole = {"machine": machine_and_packages(), **told}
     write_atomically(path, [json.dumps(whole, indent=1).encode(), b"\n"])
 
 

@@ -167,9 +167,9 @@ def _floors(given: Sequence[str]) -> dict[str, float]:
 def _write(path: Path, verification: Verification, settings: dict[str, Any]) -> None:
     import json
 
-    from visrt.benchmarks.machine import machine
+    from visrt.runtime.machine import machine_and_packages
     from visrt.runtime.output import write_atomically
     from visrt.runtime.verify import verification_values
 
-    values = {**verification_values(verification), **settings, "machine": machine()}
+    values = {**verification_values(verification), **settings, "machine": machine_and_packages()}
     write_atomically(path, [json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"])

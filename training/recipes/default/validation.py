@@ -1,9 +1,10 @@
 """Write pseudo-videos with exact tracks from what a training run held out:
 
-    python training/recipes/default/validation.py --settings training/recipes/default/stage4.json --out datasets/validation
+    python training/recipes/default/validation.py --settings training/recipes/default/stage4.json --out
+    datasets/validation
 
 The folder is a YouTube-VIS set: `visrt eval --bundle B --data datasets/validation` measures identity on it.
-"""  # noqa: E501 - a command is copied whole
+"""
 
 from __future__ import annotations
 

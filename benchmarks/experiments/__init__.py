@@ -1,0 +1,1 @@
+"""Experiments: one question each, with its answer; see README.md. Not part of the wheel."""

@@ -1,0 +1,64 @@
+"""The video-level rule of each family, by which published AP is measured.
+
+Memory grows with the video by the mask embeddings of each frame: at most [Q, D] float32, 100 KB per frame for 100
+queries of 256 channels, and by the RLEs of the best tracks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from visrt.benchmarks.video_level.ctvis import ctvis_result
+from visrt.benchmarks.video_level.genvis import genvis_result
+from visrt.benchmarks.video_level.inspro import inspro_result
+from visrt.benchmarks.video_level.minvis import minvis_result
+from visrt.benchmarks.video_level.tracks import ReadFrames, VideoResult
+from visrt.runtime.ctvis import CtVis
+from visrt.runtime.errors import UsageError
+from visrt.runtime.genvis import GenVis
+from visrt.runtime.inspro import InsPro
+from visrt.runtime.method import TrackingMethod
+from visrt.runtime.minvis import MinVis
+from visrt.runtime.network import Network
+from visrt.runtime.session import Session
+
+__all__ = ["OFFICIAL_RULES", "OfficialRule", "official_result", "official_rule"]
+
+
+@dataclass(frozen=True)
+class OfficialRule:
+    """make: the result from engines, family, video and number of (track, label) pairs; None is the published number.
+
+    takes_settings: whether the association settings change the result.
+    """
+
+    make: Callable[[Network, Any, ReadFrames, int | None], VideoResult]
+    takes_settings: bool
+
+
+OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
+    InsPro: OfficialRule(inspro_result, takes_settings=True),
+    MinVis: OfficialRule(minvis_result, takes_settings=False),
+    CtVis: OfficialRule(ctvis_result, takes_settings=True),
+    GenVis: OfficialRule(genvis_result, takes_settings=True),
+}
+
+
+def official_rule(family: TrackingMethod[Any]) -> OfficialRule:
+    """The rule of `family`; UsageError if it has none."""
+    if type(family) not in OFFICIAL_RULES:
+        raise UsageError(f"{type(family).__name__} has no official video-level result; use the causal one")
+    return OFFICIAL_RULES[type(family)]
+
+
+def official_result(session: Session, read_frames: ReadFrames, top_k: int | None = None) -> VideoResult:
+    """The official result of the session's family. `read_frames()` reads the video from its start and is called twice.
+
+    Uses only the engines of `session`; its stream stays as it is. `top_k`: pairs of track and label, by default the
+    published number.
+    """
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"top_k is {top_k}; expected 1 or more")
+    return official_rule(session.method).make(session.network, session.method, read_frames, top_k)

@@ -1,0 +1,147 @@
+"""The peers do what the published code does, so that a comparison with them is one with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import HEIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
+from numpy.typing import NDArray
+from written_clips import write_clip
+
+from visrt.benchmarks.baselines import BASELINES, Baseline, baseline_of
+from visrt.benchmarks.candidates import BundleCandidate
+from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
+from visrt.benchmarks.video_level.rules import official_result
+from visrt.export.graphs import frame_graph
+from visrt.models.checkpoints import load_checkpoint
+from visrt.models.deformable import sampled_sum
+from visrt.models.mask2former_checkpoints import MASK2FORMER
+from visrt.runtime.bundle import open_bundle
+from visrt.runtime.errors import UsageError
+from visrt.runtime.masks import decode
+from visrt.runtime.session import Session
+from visrt.runtime.video import read_video
+
+FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(PUBLISHED_KIND, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clips") / "street.mp4", FRAMES)
+
+
+def subject(peer: str, network: Exported, clip: Path) -> Baseline:
+    return baseline_of(peer, open_bundle(network.folder), network.checkpoint, clip, FRAMES, threads=1)
+
+
+@pytest.mark.parametrize("peer", ["eager", "ort"])
+def test_a_peer_gives_the_official_result_of_the_video(network: Exported, clip: Path, peer: str) -> None:
+    """Compared with the runtime's own official result, which golden arrays of the released code pin down."""
+    with Session.open(network.folder) as session:
+        official = official_result(session, lambda: (frame.image for frame in read_video(clip)))
+    peered = subject(peer, network, clip)
+    peered.open()
+
+    answer = peered.answer(peered.seen())
+
+    expected = sorted((track.score, track.label) for track in official.tracks)
+    assert np.allclose(sorted(answer.scores.tolist()), [score for score, _ in expected], atol=1e-4)
+    parts = zip(answer.scores, answer.labels, answer.masks, strict=True)
+    found = {key(float(score), int(label)): masks for score, label, masks in parts}
+    for track in official.tracks:
+        masks = found[key(track.score, track.label)].numpy()
+        for mask, rle in zip(masks, track.masks, strict=True):
+            same = mask == (decode(rle) if rle is not None else np.zeros_like(mask))
+            assert same.mean() > 0.999
+
+
+def key(score: float, label: int) -> tuple[float, int]:
+    return round(score, 3), label
+
+
+def test_a_round_tells_the_post_processing_of_the_whole_video_as_shares_of_its_frames(
+    network: Exported, clip: Path
+) -> None:
+    before = torch.get_num_threads()
+    peer = subject("eager", network, clip)
+    peer.open()
+    one = peer.run()
+    assert len(one.frames) == FRAMES
+    assert all(set(frame) == {"decode", "preprocess", "frame_engine", "post"} for frame in one.frames)
+    assert len({frame["post"] for frame in one.frames}) == 1
+    assert sum(sum(frame.values()) for frame in one.frames) == pytest.approx(one.wall_s, rel=0.3)
+    assert torch.get_num_threads() == before
+
+
+def test_the_networks_of_all_peers_say_the_same(network: Exported) -> None:
+    bundle = open_bundle(network.folder)
+    shape = (1, *bundle.manifest.input.image_size, 3)
+    images: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    sizes = np.array([[bundle.manifest.input.height, 80]], np.int32)
+    answers = [BASELINES[peer](bundle, network.checkpoint, 1)(images, sizes) for peer in ("eager", "ort")]
+    for part in ("class_logits", "embeddings", "masks"):
+        one, other = (getattr(answer, part) for answer in answers)
+        assert torch.allclose(one, other, atol=1e-3), part
+
+
+def test_a_checkpoint_of_other_classes_and_a_family_of_clips_are_refused(network: Exported, clip: Path) -> None:
+    bundle = open_bundle(network.folder)
+    fewer = bundle.manifest.model_copy(update={"classes": ("person",)})
+    with pytest.raises(UsageError, match="has 3 classes"):
+        baseline_of("eager", replace(bundle, manifest=fewer), network.checkpoint, clip, 2, 1).open()
+    clips = bundle.manifest.model_copy(update={"family": "genvis"})
+    with pytest.raises(UsageError, match="one frame at a time"):
+        baseline_of("ort", replace(bundle, manifest=clips), None, clip, 2, 1)
+
+
+def test_a_bundle_subject_writes_what_it_measured(network: Exported, clip: Path) -> None:
+    measured = BundleCandidate(open_bundle(network.folder), "cpu", clip, FRAMES, threads=1)
+    opening = measured.open()
+    one = measured.run()
+    measured.close()
+    assert opening.open_s > 0
+    assert len(one.frames) == FRAMES
+    assert sum(sum(frame.values()) for frame in one.frames) == pytest.approx(one.wall_s, rel=0.3)
+
+
+def test_grid_sample_computes_what_the_networks_form_computes() -> None:
+    torch.manual_seed(0)
+    value, weights = torch.randn(2, 5, 7, 3, 4), torch.rand(2, 11, 3, 4)
+    x, y = (torch.rand(2, 11, 3, 4) * size - 1.5 for size in (9, 7))
+    assert torch.allclose(grid_sampled_sum(value, x, y, weights), sampled_sum(value, x, y, weights), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def sides(network: Exported) -> Iterator[Sides]:
+    checkpoint = load_checkpoint(network.checkpoint, MASK2FORMER)
+    graph = frame_graph(checkpoint.network(), checkpoint.settings, network.wanted.input)
+    setting = Setting(PUBLISHED_KIND, size=(HEIGHT, WIDTH), source=(120, 160), rounds=3, frames=2)
+    with Session.open(network.folder, threads=1, association=SHOWS_TEN) as session:
+        yield Sides(setting, graph, session)
+
+
+def test_both_sides_show_ten_objects_and_every_part_has_its_ratio(sides: Sides) -> None:
+    found = compare(sides)
+    assert found["objects_a_frame"]["visrt"] >= 9, "of the ten, a mask may be empty"
+    assert found["objects_a_frame"]["eager"] == found["objects_a_frame"]["grid_sample"] >= 9
+    for peer in ("eager", "grid_sample"):
+        assert set(found["frames_a_cpu_second_ratio"][peer]) == {"whole", "network", "post"}
+    for ms in found["cpu_ms_a_frame"].values():
+        assert 0 < ms["network"]["median"] < ms["whole"]["most"]
+    assert 0 < found["post_share_of_visrt"]["median"] < 1
+
+
+def test_memory_is_flat_beside_the_published_order(sides: Sides) -> None:
+    found = growth(sides, network_frames=4, frames=10)
+    assert found["scripted_peak_growth_mb"] < 20
+    assert (found["frames"], found["scripted_frames"]) == (4, 10)
