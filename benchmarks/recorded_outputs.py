@@ -60,7 +60,7 @@ def record_outputs(
 
 def _record_video(manifest: Manifest, engine: Engine, video: AnnotatedVideo, path: Path, precision: Precision) -> None:
     recording = RecordingEngine(engine, precision)
-    network = Network({"frame": recording}, manifest.input, Stopwatch())
+    network = Network({"frame": recording}, manifest, Stopwatch())
     for picture in pictures_of(video):
         network.run_frames([picture])
     temporary = path.with_suffix(".part")

@@ -187,11 +187,12 @@ def save_checkpoint(
 
     The file is complete or not there: it is written to a temporary name and moved.
     """
-    path, settings = Path(path), network.settings
-    count: Any = settings.classes
+    path = Path(path)
+    settings: Any = network.settings
+    count = settings.classes
     if len(classes) != count:
         raise CheckpointError(f"{path}: {len(classes)} class names for a network of {count} classes; give one for each")
-    described = {"settings": json.dumps(asdict(settings)), "classes": json.dumps(list(classes))}  # type: ignore[arg-type]
+    described = {"settings": json.dumps(asdict(settings)), "classes": json.dumps(list(classes))}
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.endswith(INDEX)}
     part = path.with_name(path.name + ".part")
     save_file(weights, part, metadata={**(notes or {}), **described})
@@ -228,7 +229,7 @@ def _stored_settings(cls: type[S], metadata: Mapping[str, str], path: Path) -> S
     if "settings" not in metadata:
         return None
     try:
-        return load_settings(cls, _json(metadata["settings"], f"{path}: settings"), f"{path}: settings")
+        return load_settings(cls, _json(metadata["settings"], "settings", path), f"{path}: settings")
     except (SettingsError, TypeError, ValueError) as error:
         raise CheckpointError(f"{error}; it was written by another version of visrt or altered") from None
 

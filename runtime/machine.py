@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from visrt.runtime.doctor import examine
-
+from visrt.runtime.diagnostics import examine
 from visrt.runtime.threads import usable_cores
 
 __all__ = ["machine_and_packages", "machine_of_run"]

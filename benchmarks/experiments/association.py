@@ -27,11 +27,13 @@ from visrt.benchmarks.memory import rss_mb
 from visrt.benchmarks.percentiles import percentiles
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.benchmarks.scripted import disc_masks
+from visrt.runtime.arrays import Floats
 from visrt.runtime.families import family_from_preset
-from visrt.runtime.family import Family, Floats, Queries
 from visrt.runtime.mask_bits import packed
+from visrt.runtime.method import PerFrameMethod
 from visrt.runtime.nms import nms, smoothed_iou
 from visrt.runtime.presets import PRESETS
+from visrt.runtime.queries import Queries
 
 __all__ = ["StreamSettings", "array_bytes", "endless", "follower", "frames_of", "measure"]
 
@@ -87,7 +89,7 @@ def _looks(random: np.random.Generator, count: int, settings: StreamSettings) ->
 class Follower:
     """A stream that is followed, frame by frame; each call for masks gets the first of `masks` [Q, h, w]."""
 
-    family: Family[Any]
+    family: PerFrameMethod[Any]
     masks: Floats
     state: Any
     frames: int = 0

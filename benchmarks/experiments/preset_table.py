@@ -29,15 +29,15 @@ from visrt.benchmarks.report import rates
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.clip_family import ClipFamily
 from visrt.runtime.engine import Engine
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
-from visrt.runtime.families import family_of
 from visrt.runtime.family import Floats
 from visrt.runtime.mask_resize import mask_resize
-from visrt.runtime.network import FrameOutputs, Network
+from visrt.runtime.method import FrameOutputs, PerFrameMethod
+from visrt.runtime.network import Network
 from visrt.runtime.presets import PRESETS
+from visrt.runtime.registry import method_of
 from visrt.runtime.session import Session
 from visrt.runtime.times import Stopwatch
 from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, load_class_map
@@ -118,18 +118,18 @@ def association_us(
     bundle: Bundle, engines: Mapping[str, Engine], contender: Contender, videos: Sequence[AnnotatedVideo], fps: float
 ) -> float:
     """Microseconds of processor time a frame in association over `videos`, without the network and its masks."""
-    family = family_of(bundle.manifest, contender.changes, contender.preset)
-    if isinstance(family, ClipFamily):
+    method = method_of(bundle.manifest, contender.changes, contender.preset)
+    if not isinstance(method, PerFrameMethod):
         raise UsageError(f"{bundle.folder}: family {bundle.manifest.family!r} sees clips; presets see single frames")
-    network = Network(engines, bundle.manifest.input, Stopwatch())
+    network = Network(engines, bundle.manifest, Stopwatch())
     spent, frames = 0.0, 0
     for video in videos:
-        state = family.start()
+        state = method.start()
         for t, picture in enumerate(pictures_of(video)):
             [outputs] = network.run_frames([picture])
             masks_of = _TimedMasks(network, outputs)
             started = thread_time()
-            _, state = family.associate(outputs.queries, masks_of, t / fps, state)
+            _, state = method.associate(outputs.queries, masks_of, t / fps, state)
             spent += thread_time() - started - masks_of.seconds
             frames += 1
     return 1e6 * spent / max(frames, 1)
@@ -145,7 +145,7 @@ class _TimedMasks:
 
     def __call__(self, mask_embeddings: Floats) -> Floats:
         started = thread_time()
-        logits = self._resize.crop(self._network.run_masks(mask_embeddings, self._outputs))
+        logits = self._resize.crop(self._network.run_masks(mask_embeddings, self._outputs.device))
         self.seconds += thread_time() - started
         return logits
 

@@ -21,7 +21,7 @@ from visrt.benchmarks.experiments.bootstrap import difference_of_rates, rate
 from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.runtime.families import family_from_preset
-from visrt.runtime.family import Family, Track
+from visrt.runtime.method import PerFrameMethod, Track
 from visrt.runtime.presets import PRESETS
 
 __all__ = ["CONTENDERS", "GAPS_FRAMES", "SCENARIOS", "StreamCounts", "follow_stream", "stress"]
@@ -75,7 +75,7 @@ class StreamCounts:
     seconds: float = 0.0
 
 
-def follow_stream(family: Family[Any], frames: Sequence[StreamFrame]) -> StreamCounts:
+def follow_stream(family: PerFrameMethod[Any], frames: Sequence[StreamFrame]) -> StreamCounts:
     """What `family` makes of the stream, counted."""
     follower = _Follower()
     state = family.start()

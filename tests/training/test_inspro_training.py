@@ -22,7 +22,7 @@ from visrt.models.inspro_checkpoints import INSPRO
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.errors import CheckpointError, SettingsError
-from visrt.runtime.inspro_pairs import first_pairs, handed_over, remembered
+from visrt.runtime.inspro_pairs import first_pairs, update_bank, update_pairs
 from visrt.training.clips import ClipSettings
 from visrt.training.inspro_clip import TrainedPairs
 from visrt.training.inspro_learner import InsProLearner
@@ -140,7 +140,7 @@ def test_pairs_travel_through_a_clip_as_they_do_in_the_runtime(pictures: Path, t
             pyramid = network(image[None]).pyramid.rows[0]
             told = head(pyramid, size, *(torch.from_numpy(part) for part in state))._asdict()
             outputs = {role: tensor.numpy() for role, tensor in told.items()}
-            pairs = remembered(handed_over(pairs, outputs), outputs["object_features"])
+            pairs = update_bank(update_pairs(pairs, outputs), outputs["object_features"])
             for stage in (frame.stages[-1], last):
                 np.testing.assert_allclose(stage.boxes, outputs["boxes"], rtol=1e-4, atol=1e-3)
                 np.testing.assert_allclose(stage.object_features, outputs["object_features"], rtol=1e-3, atol=1e-4)
