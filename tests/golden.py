@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Golden:
     """One set. A test that takes an array which the set does not hold is skipped, and says so."""
 
     path: Path
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
 
     def __contains__(self, name: str) -> bool:
         return name in self.arrays

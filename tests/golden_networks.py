@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -36,41 +36,38 @@ Arrays = dict[str, NDArray[np.float32]]
 class Run:
     """A recurrent network's arrays over a video, by the names of the set, and what rounding explains.
 
-    bounds: how far each array may be off. chances: how far a class chance of any slot may be. mask_share: the share of
-    mask cells that may be on another side of zero.
+    bounds: how far each array may be off. chance_bound: how far the chance of a class may be. mask_share: the share of
+    mask cells that may be on the other side of zero.
     """
 
     arrays: Arrays
     bounds: dict[str, float]
-
-    @property
-    def chances(self) -> float:
-        return max(bound for name, bound in self.bounds.items() if name.endswith("/chances"))
-
-    @property
-    def mask_share(self) -> float:
-        return max(bound for name, bound in self.bounds.items() if name.endswith("/mask_share"))
+    chance_bound: float
+    mask_share: float
 
 
-def bounded_run(compute: Callable[[list[Tensor]], Arrays], images: list[Tensor]) -> Run:
-    """`compute` on `images`, and bounds for its arrays.
+def bounded_run(compute: Callable[[list[Tensor]], tuple[Arrays, Arrays]], images: list[Tensor]) -> Run:
+    """Arrays and class chances that `compute` makes of `images`, and bounds for them.
 
-    A recurrent network may amplify rounding, how much depends on its weights. So it runs again on images with a relative
-    noise of 1e-7, which is float32's rounding: an array may be off by what one stage may, and by `ROUNDINGS` times the
-    most that the noise moved it.
+    A recurrent network may amplify rounding, by how much depends on its weights. So it runs again on images with a
+    relative noise of 1e-7, which is float32's rounding: an array may be off by what one stage may, and by `ROUNDINGS`
+    times the most that the noise moved it.
     """
-    arrays = compute(images)
-    moved = dict.fromkeys(arrays, 0.0)
-    shares = {name: 0.0 for name in arrays if "mask_logits" in name}
+    arrays, chances = compute(images)
+    moved = dict.fromkeys([*arrays, *chances], 0.0)
+    flipped = 0.0
     for seed in range(NOISY_RUNS):
         noise = torch.Generator().manual_seed(seed)
         noisy = compute([one * (1 + INPUT_NOISE * torch.randn(one.shape, generator=noise)) for one in images])
-        for name, values in arrays.items():
-            moved[name] = max(moved[name], float(np.abs(noisy[name] - values).max(initial=0)))
-            if name in shares:
-                shares[name] = max(shares[name], float(np.mean((noisy[name] > 0) != (values > 0))))
-    bounds = {name: tight(values) + ROUNDINGS * moved[name] for name, values in arrays.items()}
-    return Run(arrays, {**bounds, **{f"{name}/mask_share": 1e-4 + ROUNDINGS * share for name, share in shares.items()}})
+        for now, before in zip(noisy, (arrays, chances), strict=True):
+            for name, values in before.items():
+                moved[name] = max(moved[name], float(np.abs(now[name] - values).max(initial=0)))
+        masks = [name for name in arrays if "mask_logits" in name]
+        flips = sum(np.count_nonzero((noisy[0][name] > 0) != (arrays[name] > 0)) for name in masks)
+        flipped = max(flipped, flips / sum(arrays[name].size for name in masks))
+    bounds = {name: tight(values) + ROUNDINGS * moved[name] for name, values in {**arrays, **chances}.items()}
+    chance_bound = max(bounds[name] for name in chances)
+    return Run(arrays, bounds, chance_bound, 1e-4 + ROUNDINGS * flipped)
 
 
 def official_file(golden: Golden, folder: Path) -> Path:
@@ -148,11 +145,12 @@ def genvis_run(golden: Golden) -> Run:
 
 
 @torch.inference_mode()
-def _genvis_arrays(network: GenVis, names: dict[int, str], clips: list[Tensor]) -> Arrays:
+def _genvis_arrays(network: GenVis, names: dict[int, str], clips: list[Tensor]) -> tuple[Arrays, Arrays]:
     start, vita = network.first_start(), network.vita_module
     keys: list[Tensor] = []
     values: list[Tensor] = []
     arrays: Arrays = {}
+    chances: Arrays = {}
     for i, images in enumerate(clips):
         frames = network(images)
         read_out = read_memory(start.key[None], keys, values)[0]
@@ -163,7 +161,6 @@ def _genvis_arrays(network: GenVis, names: dict[int, str], clips: list[Tensor]) 
         values.append(value)
         made = {
             "pred_logits": outputs.class_logits,
-            "chances": outputs.class_logits.softmax(-1),
             "pred_mask_embed": outputs.mask_embeddings,
             "prototypes_out": outputs.prototypes,
             "memory_k_new": key,
@@ -173,7 +170,8 @@ def _genvis_arrays(network: GenVis, names: dict[int, str], clips: list[Tensor]) 
             ),
         }
         arrays |= {names.get(i, f"clip{i}/") + name: tensor.numpy() for name, tensor in made.items()}
-    return arrays
+        chances[f"chances of clip {i}"] = outputs.class_logits.softmax(-1).numpy()
+    return arrays, chances
 
 
 @cache
@@ -181,35 +179,36 @@ def inspro_run(golden: Golden) -> Run:
     """All frames of an InsPro set, each from what the network made of those before."""
     settings = inspro(golden).settings
     images = list(network_inputs(golden, settings.pixel_mean, settings.pixel_std).split(1))
-    return bounded_run(lambda noisy: dict(_inspro_arrays(golden, noisy)), images)
+    return bounded_run(lambda noisy: _inspro_arrays(golden, noisy), images)
 
 
-def _inspro_arrays(golden: Golden, images: list[Tensor]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+@torch.inference_mode()
+def _inspro_arrays(golden: Golden, images: list[Tensor]) -> tuple[Arrays, Arrays]:
     network, settings = inspro(golden), inspro(golden).settings
     names = golden.parts("frame")
     sizes = torch.tensor([golden.valid_size], dtype=torch.int32)
     first = network.first_pairs()
-    pairs = Pairs(first.queries.detach()[None], first.proposals.detach()[None])
+    pairs = Pairs(first.queries[None], first.proposals[None])
     slots, dim = pairs.queries.shape[1:]
     bank = torch.zeros(1, settings.bank_frames - 1, slots, dim)
     fill = torch.zeros(1, slots, dtype=torch.int32)
+    arrays: Arrays = {}
+    chances: Arrays = {}
     for t, image in enumerate(images):
         frame, key = names.get(t, f"frame{t}/"), t % key_every(golden) == 0
-        with torch.inference_mode():
-            maps = network(image)
-            stages = (network.stages if key else network.lite)(maps.pyramid, pairs, sizes)
-            last, queries = stages[-1], pairs.queries
-            if key:
-                queries = network.next_queries(last.object_features, bank, fill)
-                bank = torch.cat((bank[:, 1:], last.object_features[:, None]), dim=1)
-                fill = (fill + 1).clamp(max=bank.shape[1])
-            pairs = Pairs(queries, network.next_proposals(last.boxes, sizes))
-            parameters = (network.mask_parameters if key else network.lite_mask_parameters)(last)
-            masks = dynamic_masks(parameters[0], maps.mask_features[0], settings.mask_scale_px)
-        stage = golden.parts(f"{frame}stage").get(len(stages) - 1, f"{frame}stage{len(stages) - 1}/")
-        yield stage + "class_logits", last.class_logits.numpy()
-        yield stage + "chances", last.class_logits.sigmoid().numpy()
-        yield stage + "boxes", last.boxes.numpy()
-        yield frame + "mask_logits_stride4", masks.numpy()
+        maps = network(image)
+        stages = (network.stages if key else network.lite)(maps.pyramid, pairs, sizes)
+        last, queries = stages[-1], pairs.queries
         if key:
-            yield frame + "query_out", pairs.queries.numpy()
+            queries = network.next_queries(last.object_features, bank, fill)
+            bank = torch.cat((bank, last.object_features[:, None]), dim=1)[:, 1:]
+            fill = (fill + 1).clamp(max=bank.shape[1])
+            arrays[frame + "query_out"] = queries.numpy()
+        pairs = Pairs(queries, network.next_proposals(last.boxes, sizes))
+        parameters = (network.mask_parameters if key else network.lite_mask_parameters)(last)
+        masks = dynamic_masks(parameters[0], maps.mask_features[0], settings.mask_scale_px)
+        stage = golden.parts(f"{frame}stage").get(len(stages) - 1, f"{frame}stage{len(stages) - 1}/")
+        arrays[stage + "class_logits"], arrays[stage + "boxes"] = last.class_logits.numpy(), last.boxes.numpy()
+        arrays[frame + "mask_logits_stride4"] = masks.numpy()
+        chances[f"chances of frame {t}"] = last.class_logits.sigmoid().numpy()
+    return arrays, chances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from golden import Golden, comparing, golden_sets
@@ -68,7 +69,9 @@ def test_golden_genvis_mask_features(golden: Golden) -> None:
 def test_golden_genvis_object_encoder(golden: Golden) -> None:
     with comparing(golden) as compare:
         for clip in golden.parts("clip", "frame_queries").values():
-            compare(clip, {"encoder_output": genvis(golden).vita_module.encode(*tensors(golden, clip, "frame_queries"))})
+            compare(
+                clip, {"encoder_output": genvis(golden).vita_module.encode(*tensors(golden, clip, "frame_queries"))}
+            )
 
 
 @SETS
@@ -123,16 +126,17 @@ def test_golden_genvis_memory(golden: Golden) -> None:
 
 @SETS
 def test_golden_genvis_end_to_end(golden: Golden) -> None:
-    """From images through all clips, as near as rounding allows; 1e-4 of the mask cells may change sides."""
+    """From images through all clips, as near as rounding allows; few mask cells change sides."""
     run = genvis_run(golden)
-    masks = "mask_logits_stride4_all_queries"
+    flipped = cells = 0
     with comparing(golden, run.bounds) as compare:
-        for clip in golden.parts("clip").values():
-            names = ("pred_logits", "pred_mask_embed", "prototypes_out", "memory_k_new", "memory_v_new", masks)
-            compare(clip, {name: run.arrays[clip + name] for name in names})
-            if clip + masks in golden:
-                differing = (run.arrays[clip + masks] > 0) != (golden[clip + masks] > 0)
-                assert differing.mean() <= run.bounds[f"{clip}{masks}/mask_share"]
+        for name, values in run.arrays.items():
+            prefix, slash, last = name.rpartition("/")
+            compare(prefix + slash, {last: values})
+            if last.startswith("mask_logits") and name in golden:
+                flipped += np.count_nonzero((values > 0) != (golden[name] > 0))
+                cells += values.size
+    assert flipped <= run.mask_share * cells
 
 
 @SETS

@@ -134,7 +134,9 @@ def test_golden_inspro_loop_from_images(golden: Golden) -> None:
     """All frames, each from our own pairs of the one before, as near as rounding allows."""
     run = inspro_run(golden)
     with comparing(golden, run.bounds) as compare:
-        compare("", run.arrays)
+        for name, values in run.arrays.items():
+            prefix, slash, last = name.rpartition("/")
+            compare(prefix + slash, {last: values})
 
 
 @OPERATORS
