@@ -1,8 +1,15 @@
 """Lets every test import what is shared from this folder: fakes, golden."""
 
-import os
+from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from golden import Golden
 
 # Test processes side by side share the cores: each computes with its part of them. Read when torch is imported.
 BESIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -12,3 +19,11 @@ if BESIDE > 1:
 # Machines that test are busy: a slow example is not a wrong one.
 settings.register_profile("visrt", deadline=None, max_examples=60)
 settings.load_profile("visrt")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """The golden set at the path that is the test's parameter."""
+    from golden import load_golden
+
+    return load_golden(request.param)

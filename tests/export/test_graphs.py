@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from golden import golden_sets, load_golden
+from golden import Golden, golden_sets
 from torch import nn
 
 from visrt.export.graphs import FrameGraph, MasksGraph
@@ -39,10 +37,9 @@ def test_each_channel_is_normalised_by_its_own_mean_and_deviation() -> None:
     assert blue[0, 0].item() == pytest.approx(-103.53 / 57.375)
 
 
-@pytest.mark.parametrize("path", golden_sets("minvis_*dev", without="track"))
-def test_golden_minvis_network_input(path: Path) -> None:
-    golden = load_golden(path)
-    resized, expected = golden["resized_rgb"], golden["net_input"]
+@pytest.mark.parametrize("golden", golden_sets("minvis", "network"), indirect=True)
+def test_golden_minvis_network_input(golden: Golden) -> None:
+    resized, expected = golden.resized, golden["net_input"]
     frames, _, height, width = resized.shape
     images = np.zeros((frames, *expected.shape[2:], 3), np.uint8)
     images[:, :height, :width] = resized.transpose(0, 2, 3, 1)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import ScriptedFrame, frame_outputs, scripted_session
-from golden import assert_same_finals, fit_officially, golden_sets, load_golden
+from golden import Golden, assert_same_finals, fit_officially, golden_sets
 from numpy.typing import NDArray
 
 from visrt.benchmarks.video_level.ctvis import mean_logits, recorded
@@ -22,21 +21,16 @@ from visrt.runtime.family import Queries
 from visrt.runtime.memory import kept
 from visrt.runtime.session import Session
 
-Golden = dict[str, NDArray[Any]]
-
-EVERY_SET = golden_sets("ctvis_*")
-TRACK_SETS = golden_sets("ctvis_track_*")
+EVERY_SET = pytest.mark.parametrize("golden", golden_sets("ctvis", "network", "track"), indirect=True)
+NETWORK_SETS = pytest.mark.parametrize("golden", golden_sets("ctvis", "network"), indirect=True)
+TRACK_SETS = pytest.mark.parametrize("golden", golden_sets("ctvis", "track"), indirect=True)
 FPS = 6.0
-
-
-def embeddings_of(golden: Golden) -> NDArray[np.float32]:
-    return golden["pred_embeds"] if "pred_embeds" in golden else golden["pred_embds"]
 
 
 def queries_of(golden: Golden) -> list[Queries]:
     """One-hot mask embeddings, which choose the stored masks and tell which query is which."""
     picks = np.eye(golden["pred_logits"].shape[1], dtype=np.float32)
-    pairs = zip(golden["pred_logits"], embeddings_of(golden), strict=True)
+    pairs = zip(golden["pred_logits"], golden.embeddings, strict=True)
     return [Queries(logits, embeddings, picks) for logits, embeddings in pairs]
 
 
@@ -55,29 +49,24 @@ def query_indices(queries: Queries) -> NDArray[np.intp]:
     return indices
 
 
-@pytest.mark.parametrize("path", EVERY_SET)
-def test_golden_ctvis_candidates_are_the_official_ones_in_their_order(path: Path) -> None:
-    golden = load_golden(path)
-
+@EVERY_SET
+def test_golden_ctvis_candidates_are_the_official_ones_in_their_order(golden: Golden) -> None:
     for t, (outcome, _) in enumerate(followed(golden)):
         expected = golden["trk_cand_query"][t]
         assert np.array_equal(query_indices(outcome.candidates.queries), expected[expected >= 0])
         np.testing.assert_allclose(outcome.candidates.scores, golden["trk_cand_score"][t][expected >= 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("path", EVERY_SET)
-def test_golden_ctvis_ids_are_the_official_ones_in_every_frame(path: Path) -> None:
-    golden = load_golden(path)
-
+@EVERY_SET
+def test_golden_ctvis_ids_are_the_official_ones_in_every_frame(golden: Golden) -> None:
     for t, (outcome, _) in enumerate(followed(golden)):
         ids = np.full(golden["trk_query_to_id"].shape[1], -1)
         ids[query_indices(outcome.candidates.queries)[outcome.chosen]] = outcome.memory.ids[outcome.rows]
         assert np.array_equal(ids, golden["trk_query_to_id"][t])
 
 
-@pytest.mark.parametrize("path", EVERY_SET)
-def test_golden_ctvis_memory_holds_the_official_embeddings_and_ages(path: Path) -> None:
-    golden = load_golden(path)
+@EVERY_SET
+def test_golden_ctvis_memory_holds_the_official_embeddings_and_ages(golden: Golden) -> None:
     steps = list(followed(golden))
 
     for t in range(1, len(steps)):
@@ -90,9 +79,8 @@ def test_golden_ctvis_memory_holds_the_official_embeddings_and_ages(path: Path) 
         np.testing.assert_allclose(memory.embeddings, golden["trk_mem_embeds_before"][t][there], atol=1e-5)
 
 
-@pytest.mark.parametrize("path", EVERY_SET)
-def test_golden_ctvis_noise_leaves_the_output_and_means_are_over_present_frames(path: Path) -> None:
-    golden = load_golden(path)
+@EVERY_SET
+def test_golden_ctvis_noise_leaves_the_output_and_means_are_over_present_frames(golden: Golden) -> None:
     frames = []
     for outcome, _ in followed(golden):
         queries = outcome.candidates.queries.take(outcome.chosen)
@@ -122,34 +110,32 @@ class KnowingEngine:
     def close(self) -> None: ...
 
 
-def session_on(golden: Golden, size: tuple[int, int]) -> Session:
+def session_on(golden: Golden) -> Session:
     """A session whose network says what is stored: masks as mask features, chosen by one-hot mask embeddings."""
     script = [ScriptedFrame(q, masks) for q, masks in zip(queries_of(golden), golden["pred_masks"], strict=True)]
-    session = scripted_session(script, size=size)
+    session = scripted_session(script, size=golden.input_size)
     engines = {**session.network._engines, "frame": KnowingEngine(script)}
     return Session(session.manifest, engines, preset="ctvis")
 
 
-@pytest.mark.parametrize("path", golden_sets("ctvis_*", without="track"))
+@NETWORK_SETS
 def test_golden_ctvis_official_result_end_to_end_from_stored_network_outputs(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    golden = load_golden(path)
     fit_officially(monkeypatch, golden)
 
-    result = official_result(session_on(golden, golden["net_input"].shape[2:]), lambda: iter(golden["frames_rgb"]))
+    result = official_result(session_on(golden), lambda: iter(golden.frames), len(golden.finals.scores))
 
-    assert_same_finals(result, golden)
+    assert_same_finals(result, golden.finals)
 
 
-@pytest.mark.parametrize("path", TRACK_SETS)
+@TRACK_SETS
 def test_golden_ctvis_track_official_result_from_stored_queries_and_masks(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    golden = load_golden(path)
     fit_officially(monkeypatch, golden)
     pictures = [np.full((*golden["output_size"], 3), t, dtype=np.uint8) for t in range(len(golden["truth"]))]
 
-    result = official_result(session_on(golden, tuple(golden["padded_size"])), lambda: pictures)
+    result = official_result(session_on(golden), lambda: pictures, len(golden.finals.scores))
 
-    assert_same_finals(result, golden, score_tolerance=1e-5)
+    assert_same_finals(result, golden.finals, score_tolerance=1e-5)

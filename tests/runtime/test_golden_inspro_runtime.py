@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden import assert_same_finals, fit_officially, golden_sets, load_golden
+from fakes_inspro import inspro_manifest
+from golden import Golden, assert_same_finals, fit_officially, golden_sets
+from golden_networks import inspro, inspro_run, key_every
 from torch import nn
 
 from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.export.inspro_graphs import HeadGraph, InsProFrameGraph, InsProMasksGraph, LiteHeadGraph
-from visrt.models.checkpoints import load_checkpoint
-from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings
-from visrt.runtime.manifest import InputSpec
 from visrt.runtime.network import Network
 from visrt.runtime.times import Stopwatch
 
@@ -42,13 +38,9 @@ class TorchEngine:
     def close(self) -> None: ...
 
 
-def torch_network(golden: dict[str, Any], folder: Path) -> Network:
-    weights = {name[3:]: torch.from_numpy(array) for name, array in golden.items() if name.startswith("sd/")}
-    torch.save({"model": weights}, folder / "composed.pth")
-    told = json.loads(str(golden["config_json"]))
-    untold = {"heads": told["sparsercnn"]["NHEADS"], "bank_frames": told["bank_T"]}
-    network = load_checkpoint(folder / "composed.pth", INSPRO, settings=untold).network()
-    height, width = golden["frame0/image_normalized_padded"].shape[2:]
+def torch_network(golden: Golden, family: InsPro) -> Network:
+    network = inspro(golden)
+    height, width = golden.input_size
     modules: dict[str, nn.Module] = {
         "frame": InsProFrameGraph(network, network.settings.pixel_mean, network.settings.pixel_std),
         "head": HeadGraph(network, height, width),
@@ -56,27 +48,21 @@ def torch_network(golden: dict[str, Any], folder: Path) -> Network:
     }
     if network.settings.lite_stages:
         modules["head_lite"] = LiteHeadGraph(network, height, width)
-    needs = InsPro(InsProSettings(key_every_frames=told["lite_K"] or 1)).needs()
-    engines: dict[str, Engine] = {name: TorchEngine(modules[name]) for name in needs}
+    engines: dict[str, Engine] = {name: TorchEngine(modules[name]) for name in family.required_graphs()}
     queries, proposals = (part.detach().numpy() for part in network.first_pairs())
-    bank = np.zeros((told["bank_T"] - 1, *queries.shape), dtype=np.float32)
+    bank = np.zeros((network.settings.bank_frames - 1, *queries.shape), dtype=np.float32)
     states = {QUERIES: queries, PROPOSALS: proposals, BANK: bank}
-    return Network(engines, InputSpec(height=height, width=width), Stopwatch(), states=states)
+    manifest = inspro_manifest((height, width), family="inspro_lite" if "head_lite" in engines else "inspro")
+    return Network(engines, manifest, Stopwatch(), states=states)
 
 
-@pytest.mark.parametrize("path", golden_sets("inspro_*composed_*"))
-def test_golden_inspro_video_result(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    golden = load_golden(path)
-    every = json.loads(str(golden["config_json"]))["lite_K"] or 1
-    fit_officially(monkeypatch, {"image_size": np.array(golden["in/resized_uint8_chw"].shape[2:])})
-    frames = list(golden["in/frames_rgb_uint8"])
-    family, finals = InsPro(InsProSettings(key_every_frames=every)), len(golden["out_assumed/labels"])
-    result = inspro_result(torch_network(golden, tmp_path), family, lambda: frames, finals)
-    assert result.frames == len(frames)
-    expected = {
-        "final_scores": golden["out_assumed/scores_mean_over_frames"],
-        "final_labels": golden["out_assumed/labels"],
-        "final_masks_packed": golden["out_assumed/masks_packed"],
-        "final_masks_shape": golden["out_assumed/masks_shape"],
-    }
-    assert_same_finals(result, expected)
+@pytest.mark.parametrize("golden", golden_sets("inspro", "video"), indirect=True)
+def test_golden_inspro_video_result(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_officially(monkeypatch, golden)
+    family = InsPro(InsProSettings(key_every_frames=key_every(golden)))
+
+    result = inspro_result(torch_network(golden, family), family, lambda: golden.frames, len(golden.finals.scores))
+
+    assert result.frames == len(golden.frames)
+    run = inspro_run(golden)
+    assert_same_finals(result, golden.finals, run.chance_bound, run.mask_share)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from fakes import ScriptedFrame, scripted_session
-from golden import assert_same_finals, fit_officially, golden_final_masks, golden_sets, load_golden
+from golden import Golden, assert_same_finals, fit_officially, golden_sets
 from numpy.typing import NDArray
 
 from visrt.benchmarks.video_level.rules import official_result
@@ -18,9 +16,9 @@ from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.masks import decode
 from visrt.runtime.minvis import match_to_slots
 
-EVERY_SET = golden_sets("minvis_*")
-NETWORK_SETS = golden_sets("minvis_*", without="track")
-TRACK_SETS = golden_sets("minvis_track_*")
+EVERY_SET = pytest.mark.parametrize("golden", golden_sets("minvis", "network", "track"), indirect=True)
+NETWORK_SETS = pytest.mark.parametrize("golden", golden_sets("minvis", "network"), indirect=True)
+TRACK_SETS = pytest.mark.parametrize("golden", golden_sets("minvis", "track"), indirect=True)
 
 
 def linked(embeddings: NDArray[np.float32]) -> list[NDArray[np.intp]]:
@@ -32,35 +30,29 @@ def linked(embeddings: NDArray[np.float32]) -> list[NDArray[np.intp]]:
     return orders
 
 
-@pytest.mark.parametrize("path", EVERY_SET)
-def test_golden_minvis_queries_are_linked_as_the_official_code_does(path: Path) -> None:
-    golden = load_golden(path)
-
+@EVERY_SET
+def test_golden_minvis_queries_are_linked_as_the_official_code_does(golden: Golden) -> None:
     assert np.array_equal(np.stack(linked(golden["pred_embds"])), golden["match_perm"])
 
 
-@pytest.mark.parametrize("path", TRACK_SETS)
-def test_golden_minvis_video_scores_come_from_mean_logits_of_the_slots(path: Path) -> None:
-    golden = load_golden(path)
+@TRACK_SETS
+def test_golden_minvis_video_scores_come_from_mean_logits_of_the_slots(golden: Golden) -> None:
     orders = [np.arange(golden["pred_logits"].shape[1]), *linked(golden["pred_embds"])]
     mean = np.mean([logits[order] for logits, order in zip(golden["pred_logits"], orders, strict=True)], axis=0)
 
-    winners = best_of_video(mean, top_k=len(golden["final_scores"]))
+    finals, by_score = golden.finals, np.argsort(-golden.finals.scores)
+    winners = best_of_video(mean, top_k=len(finals.scores))
 
     np.testing.assert_allclose(mean, golden["avg_logits"], atol=1e-5)
-    by_score = np.argsort(-golden["final_scores"])
-    np.testing.assert_allclose([w.score for w in winners], golden["final_scores"][by_score], atol=1e-5)
-    assert [w.label for w in winners] == list(golden["final_labels"][by_score])
+    np.testing.assert_allclose([w.score for w in winners], finals.scores[by_score], atol=1e-5)
+    assert [w.label for w in winners] == finals.labels[by_score].tolist()
 
 
-@pytest.mark.parametrize("path", TRACK_SETS)
-def test_golden_minvis_final_masks_equal_the_official_two_resizes(path: Path) -> None:
-    golden = load_golden(path)
-    resize = mask_resize(
-        Letterbox(tuple(golden["output_size"]), tuple(golden["image_size"]), tuple(golden["padded_size"]))
-    )
-    winners = best_of_video(golden["avg_logits"], top_k=len(golden["final_scores"]))
-    expected = golden_final_masks(golden)[np.argsort(-golden["final_scores"])]
+@TRACK_SETS
+def test_golden_minvis_final_masks_equal_the_official_two_resizes(golden: Golden) -> None:
+    resize = mask_resize(Letterbox(tuple(golden["output_size"]), golden.valid_size, golden.input_size))
+    winners = best_of_video(golden["avg_logits"], top_k=len(golden.finals.scores))
+    expected = golden.finals.masks[np.argsort(-golden.finals.scores)]
 
     wrong = 0
     for winner, masks in zip(winners, expected, strict=True):
@@ -71,22 +63,18 @@ def test_golden_minvis_final_masks_equal_the_official_two_resizes(path: Path) ->
     assert wrong <= 1e-4 * expected.size
 
 
-@pytest.mark.parametrize("path", NETWORK_SETS)
-def test_golden_minvis_frames_are_resized_as_for_the_published_models(path: Path) -> None:
-    golden = load_golden(path)
-    size = golden["resized_rgb"].shape[2:]
+@NETWORK_SETS
+def test_golden_minvis_frames_are_resized_as_for_the_published_models(golden: Golden) -> None:
+    resized = np.stack([pillow_bilinear(frame, golden.valid_size) for frame in golden.frames])
 
-    resized = np.stack([pillow_bilinear(frame, size) for frame in golden["frames_rgb"]])
-
-    assert np.array_equal(resized.transpose(0, 3, 1, 2), golden["resized_rgb"])
+    assert np.array_equal(resized.transpose(0, 3, 1, 2), golden.resized)
 
 
-@pytest.mark.parametrize("path", NETWORK_SETS)
+@NETWORK_SETS
 def test_golden_minvis_official_result_end_to_end_from_stored_network_outputs(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stored masks are fed as mask features and chosen by one-hot mask embeddings, so the whole way is walked."""
-    golden = load_golden(path)
     fit_officially(monkeypatch, golden)
     picks = np.eye(golden["pred_logits"].shape[1], dtype=np.float32)
     script = [
@@ -95,8 +83,8 @@ def test_golden_minvis_official_result_end_to_end_from_stored_network_outputs(
             golden["pred_logits"], golden["pred_embds"], golden["pred_masks"], strict=True
         )
     ]
-    session = scripted_session(script, size=golden["net_input"].shape[2:])
+    session = scripted_session(script, size=golden.input_size)
 
-    result = official_result(session, lambda: iter(golden["frames_rgb"]))
+    result = official_result(session, lambda: iter(golden.frames), len(golden.finals.scores))
 
-    assert_same_finals(result, golden)
+    assert_same_finals(result, golden.finals)

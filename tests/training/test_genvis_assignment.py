@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from golden import golden_sets, load_golden
+from golden import Golden, golden_sets
 from torch import Tensor
 
 from visrt.training.genvis_losses import class_loss, mask_losses, similarity_loss, wanted_classes
@@ -22,8 +20,6 @@ from visrt.training.genvis_targets import (
 )
 from visrt.training.targets import FrameTargets, MatchSettings
 
-SETS = golden_sets("genvis_uvla_*")
-
 
 def cost_for(*pairs: tuple[int, int], slots: int = 4, objects: int = 3) -> Tensor:
     """Cost [S, N] that is low for the (slot, object) `pairs`."""
@@ -37,22 +33,22 @@ def seen(*flags: int) -> Tensor:
     return torch.tensor(flags, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("path", SETS)
-def test_golden_genvis_assignment_and_losses_over_the_clips_of_a_video(path: Path) -> None:
-    golden = load_golden(path)
+@pytest.mark.parametrize("golden", golden_sets("genvis", "assignment"), indirect=True)
+def test_golden_genvis_assignment_and_losses_over_the_clips_of_a_video(golden: Golden) -> None:
+    config = golden.config
+    window, match = config["W"], MatchSettings(config["cost_class"], config["cost_mask"], config["cost_dice"])
     masks, labels = torch.from_numpy(golden["gt_masks"]).float(), torch.from_numpy(golden["gt_labels"])
     held = nothing_held(len(labels))
-    for clip in range(len(golden["vis_per_clip"])):
-        name = f"clip{clip}/"
+    for clip, name in golden.parts("clip").items():
         visible = torch.from_numpy(golden[name + "valid_inst"])
-        targets = ClipTargets(labels, masks[:, clip : clip + 1], visible)
+        targets = ClipTargets(labels, masks[:, clip * window : (clip + 1) * window], visible)
         logits = torch.from_numpy(golden[name + "pred_logits"])[0, 0]
         mask_logits = torch.from_numpy(golden[name + "pred_masks"])[0, 0]
         assert (visible & ~held.seen).tolist() == golden[name + "new_inst"].tolist()
 
         points = torch.from_numpy(golden[name + "match_points_xy01"])
         sampled = at_points_of_frames(mask_logits, points), at_points_of_frames(targets.masks, points)
-        cost = clip_cost(logits, sampled[0], labels, sampled[1], MatchSettings())
+        cost = clip_cost(logits, sampled[0], labels, sampled[1], match)
         held = assigned_unified(cost, visible, held)
         assert held.slots.tolist() == golden[name + "assigned_query_per_gt"].tolist()
 
@@ -60,7 +56,7 @@ def test_golden_genvis_assignment_and_losses_over_the_clips_of_a_video(path: Pat
         bce, dice = mask_losses(mask_logits[held.slots[visible]], targets.masks[visible], of_losses)
         count = int(visible.sum())
         losses = {
-            "ce": class_loss(logits[None], wanted_classes(logits, targets, held)[None], no_object_weight=0.1),
+            "ce": class_loss(logits[None], wanted_classes(logits, targets, held)[None], no_object_weight=config["eos"]),
             "mask": bce / count,
             "dice": dice / count,
         }
