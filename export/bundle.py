@@ -17,7 +17,7 @@ from torch import nn
 
 from visrt.export.contract import graph_spec, producer
 from visrt.export.families import DEFAULT_FAMILY, read_for, require_known
-from visrt.export.family import PRECISIONS, InitialState
+from visrt.export.family import PRECISIONS, Exportable, InitialState
 from visrt.export.frames import frames_from_sources, synthetic_frames
 from visrt.export.half import Island
 from visrt.export.nodes import NODES, computing_precisions, nodes_json
@@ -32,7 +32,7 @@ from visrt.runtime.errors import UsageError
 from visrt.runtime.families import FAMILIES
 from visrt.runtime.image import letterbox
 from visrt.runtime.judge import ParityReport, full_outputs_of, judge
-from visrt.runtime.manifest import FileSpec, InputSpec, Manifest, StateSpec
+from visrt.runtime.manifest import FileSpec, InputSpec, Manifest, StateSpec, with_places
 from visrt.runtime.reference import Reference
 from visrt.runtime.verify import closing
 
@@ -122,7 +122,7 @@ def export_bundle(
             on_stage(f"tracing the network to ONNX, {_described(export, kept)}")
             traced = model.traced(export.precision, judged_on, kept)
             on_stage("comparing ONNX Runtime with torch")
-            manifest = _written(folder, export, model.states, traced.models, reference, classes, association)
+            manifest = _written(folder, export, model, traced.models, reference, classes, association)
             parity = _parity(folder, reference, export.precision)
             on_parity(parity, _described(export, kept))
             if parity.passed:
@@ -188,26 +188,30 @@ def _candidates(export: Export) -> Frames:
 def _written(
     folder: Path,
     export: Export,
-    states: Mapping[str, InitialState],
+    model: Exportable[Any],
     models: Mapping[str, onnx.ModelProto],
     reference: Reference,
     classes: tuple[str, ...],
     association: dict[str, Any],
 ) -> Manifest:
     """The manifest, after all files of the bundle were written to `folder`."""
-    files = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
-    files |= {f"{name}.npy": state_bytes(state.values) for name, state in states.items()}
+    files = {f"{name}.onnx": graph.SerializeToString(deterministic=True) for name, graph in models.items()}
+    files |= {f"{name}.npy": state_bytes(state.values) for name, state in model.states.items()}
     files["reference.npz"] = reference.sampled().to_bytes()
     if export.precision != "fp32":
-        files[NODES] = nodes_json({name: computing_precisions(model) for name, model in models.items()})
+        files[NODES] = nodes_json({name: computing_precisions(graph) for name, graph in models.items()})
     specs = {name: file_spec(name, data) for name, data in files.items()}
+    graphs = {
+        name: graph_spec(graph, specs[f"{name}.onnx"], export.precision, model.meanings)
+        for name, graph in models.items()
+    }
     manifest = Manifest(
         name=export.name or export.out.resolve().name,
         family=export.family,
         classes=classes,
         input=export.input,
-        graphs={name: graph_spec(model, specs[f"{name}.onnx"], export.precision) for name, model in models.items()},
-        states={name: _state_spec(state, specs[f"{name}.npy"]) for name, state in states.items()},
+        graphs=with_places(graphs),
+        states={name: _state_spec(state, specs[f"{name}.npy"]) for name, state in model.states.items()},
         association=association,
         reference=specs["reference.npz"],
         nodes=specs.get(NODES),
@@ -224,7 +228,7 @@ def _state_spec(state: InitialState, file: FileSpec) -> StateSpec:
         output=state.output,
         dtype=values.dtype.name,  # type: ignore[arg-type]
         shape=values.shape,
-        device="cpu",
+        device=state.device,
         initial=file,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import onnx
 import torch
@@ -44,11 +44,15 @@ class Traced:
 
 @dataclass(frozen=True)
 class InitialState:
-    """A state tensor: the graph input it feeds, the output that renews it, and its value before the first frame."""
+    """A state tensor: the graph input it feeds, the output that renews it, and its value before the first frame.
+
+    device: "cpu" where the tracking method renews it, "engine" where the network carries it from call to call.
+    """
 
     input: str
     output: str
     values: Floats
+    device: Literal["cpu", "engine"] = "cpu"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ class Exportable(ABC, Generic[S]):
 
     @property
     def states(self) -> Mapping[str, InitialState]:
+        return {}
+
+    @property
+    def meanings(self) -> Mapping[str, str]:
+        """What the tensors of its graphs mean, for the manifest: by role, where it is not among `contract.MEANINGS`."""
         return {}
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:

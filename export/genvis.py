@@ -80,6 +80,18 @@ class GenVisExport(Exportable[GenVisNetworkSettings]):
     clip_lengths: tuple[int, ...]
 
     @property
+    def meanings(self) -> Mapping[str, str]:
+        return {
+            "frame_queries": "of each frame of a clip: what it holds, for the clip graph to gather into instances",
+            "instance_queries": "what the slots of a clip start from: base and what they read from memory",
+            "prototypes": "of each slot, as it passes on to the next clip",
+            "base": "what each slot of the next clip starts from, before it reads",
+            "key": "what each slot of the next clip reads its memory with",
+            "memory_key": "by which this clip is found in each slot's memory",
+            "memory_value": "what each slot reads of this clip",
+        }
+
+    @property
     def states(self) -> Mapping[str, InitialState]:
         return {BASE: InitialState("instance_queries", BASE, self._base().numpy())}
 

@@ -67,6 +67,22 @@ class InsProExport(Exportable[InsProSettings]):
         return network
 
     @property
+    def meanings(self) -> Mapping[str, str]:
+        return {
+            "pyramid": "four maps at strides 4, 8, 16, 32, pixel by pixel, one after another",
+            "picture_sizes": "height and width in pixels of each frame inside the input",
+            "picture_size": "height and width in pixels of the frame inside the input",
+            "queries": "of each slot, as the frame before handed them over",
+            "proposals": "box of each slot, x1, y1, x2, y2 as parts of the frame, as the frame before handed them over",
+            "bank": "object features of frames before, the newest last",
+            "fill": "how many of the newest entries of the bank count for each slot",
+            "boxes": "of each slot, x1, y1, x2, y2 in pixels",
+            "object_features": "of each slot; the next entry of the bank",
+            "next_queries": "of each slot, for the next frame",
+            "next_proposals": "box of each slot as parts of the frame, for the next frame",
+        }
+
+    @property
     def states(self) -> Mapping[str, InitialState]:
         queries, proposals = (part.detach().numpy() for part in self.network.first_pairs())
         bank = np.zeros((self.checkpoint.settings.bank_frames - 1, *queries.shape), dtype=np.float32)

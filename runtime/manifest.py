@@ -24,6 +24,7 @@ __all__ = [
     "TensorSpec",
     "manifest_from_json",
     "passed_on",
+    "with_places",
 ]
 
 SCHEMA_VERSION = 2
@@ -181,6 +182,24 @@ class Manifest(Strict):
         initial = [state.initial for state in self.states.values() if state.initial is not None]
         optional = [spec for spec in (self.nodes, self.thresholds) if spec is not None]
         return (*(graph.file for graph in self.graphs.values()), *initial, self.reference, *optional)
+
+
+def with_places(graphs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:
+    """The graphs with the place of every tensor written down: what is passed on as it is stays on the device."""
+
+    def placed(specs: Mapping[str, TensorSpec], stay: frozenset[str]) -> dict[str, TensorSpec]:
+        return {
+            role: spec.model_copy(update={"place": "device" if role in stay else "host"})
+            for role, spec in specs.items()
+        }
+
+    stay = {name: passed_on(graphs, name) for name in graphs}
+    return {
+        name: spec.model_copy(
+            update={"inputs": placed(spec.inputs, stay[name]), "outputs": placed(spec.outputs, stay[name])}
+        )
+        for name, spec in graphs.items()
+    }
 
 
 def passed_on(graphs: Mapping[str, GraphSpec], name: str) -> frozenset[str]:
