@@ -150,7 +150,7 @@ def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say
 
 
 def report_lines(report: BenchReport) -> Iterator[str]:
-    """One line of json a figure, each with its kind; the first says where, when and how it was measured."""
+    """One line of json per figure, each with its kind; the first holds machine, time, settings and method."""
     settings = settings_of(report.bundles, report.settings)
     yield _line("run", at=report.at, machine=report.made_on, settings=settings, method=METHOD)
     for figures in report.candidates:

@@ -43,12 +43,12 @@ def write_folder(
 
 
 def worst_sheet(video: AnnotatedVideo, annotated: AnnotatedSet, scores: Mapping[str, Scores]) -> Image:
-    """One video [H, W, 3]: what is annotated, below it what each rule reports."""
+    """One video [H, W, 3]: annotated objects, below them those that each rule reports."""
     frames = sample_frames(len(video.pictures), FRAMES)
     rows = [(f"{video.name}: annotated, frames {frames}", annotated_row(video, frames, annotated.classes))]
     for rule, one in scores.items():
         found = one.by_video[video.id]
-        told = f"{rule}: HOTA {100 * found.hota:.1f}, IDF1 {100 * found.idf1:.1f}, {found.id_switches} id switches"
+        caption = f"{rule}: HOTA {100 * found.hota:.1f}, IDF1 {100 * found.idf1:.1f}, {found.id_switches} id switches"
         reported = one.evaluation.reported[video.id].frames
-        rows.append((told, reported_row(video, reported, frames, annotated.classes)))
+        rows.append((caption, reported_row(video, reported, frames, annotated.classes)))
     return sheet(rows)

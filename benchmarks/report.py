@@ -46,7 +46,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
-    """What a reader of the figures must know: videos without a report, nothing annotated, reports given twice."""
+    """Warnings for readers of the figures: videos without results, nothing annotated, tracks reported twice."""
     silent = [video.name for video in annotated.videos if not evaluation.reported[video.id].tracks]
     tracks = [track for video in annotated.videos for track in video.tracks if not track.crowd]
     twice = sum(_repeated(one.tracks) for one in evaluation.reported.values())
@@ -55,7 +55,7 @@ def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
         (bool(silent), f"nothing is reported of {len(silent)} of {len(annotated.videos)} videos: {_some(silent)}"),
         (bool(twice), f"{twice} tracks are reported twice, with the same masks, class and score"),
     ]
-    return [text for told, text in found if told]
+    return [text for applies, text in found if applies]
 
 
 def _repeated(tracks: Sequence[Track]) -> int:
@@ -83,7 +83,7 @@ def _figures(annotated: AnnotatedSet, scores: Scores) -> dict[str, Any]:
 
 
 def rates(counts: IdentityCounts) -> dict[str, float]:
-    """What the counts say, as shares 0..1 and a number a frame."""
+    """Rates (0..1) and duplicates per frame."""
     return {
         "recall": counts.recall,
         "duplicates_a_frame": counts.duplicates_a_frame,

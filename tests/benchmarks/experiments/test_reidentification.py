@@ -20,7 +20,7 @@ from visrt.runtime.errors import DataError, SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.settings import TrainSettings
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SIZE = (64, 96)
 FRAMES = 5
 RED, GREEN = (30, 30, 230), (30, 230, 30)
