@@ -75,7 +75,7 @@ class EngineCheck:
 def check(
     bundles: Sequence[Bundle], clip: Path, settings: CheckSettings, say: Callable[[str], None] = print
 ) -> list[EngineCheck]:
-    """Every bundle on every engine of a GPU, or on the CPU where there is none; each line of the report goes to `say`."""
+    """Every bundle on every engine of a GPU, or on the CPU where there is none; report lines go to `say`."""
     absences = {engine: ABSENCE[engine]() for engine in ON_GPU}
     if all(absences.values()):
         absences["cpu"] = ABSENCE["cpu"]()

@@ -110,7 +110,7 @@ def test_a_folder_that_is_no_recording_or_a_damaged_one_is_told(annotated: Annot
     record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
     damaged = min((tmp_path / "kept").glob("*.npz"))
     damaged.write_bytes(damaged.read_bytes()[:-40])
-    with pytest.raises(DataError, match=f"{damaged.name}: is no video of a recording"):
+    with pytest.raises(DataError, match=f"{damaged.name}: not a video of a recording"):
         ReplayEngine(tmp_path / "kept", manifest)
 
 
