@@ -17,8 +17,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.evaluate import evaluate_session
-from visrt.benchmarks.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.returning_videos import crowded, moving_clips
 from visrt.benchmarks.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, load_class_map
 from visrt.calibration.criterion import Counts, Criterion

@@ -17,9 +17,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from visrt.benchmarks.clip_timing import ClipTiming, EngineTiming, time_clip, time_engines
-from visrt.benchmarks.engine_layers import inspected_layers
-from visrt.benchmarks.memory import gpu_memory_mb
+from visrt.benchmarks.speed.clip_timing import ClipTiming, EngineTiming, time_clip, time_engines
+from visrt.benchmarks.speed.engine_layers import inspected_layers
+from visrt.benchmarks.speed.memory import gpu_memory_mb
 from visrt.runtime.available import ABSENCE
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.build import build_request

@@ -9,9 +9,9 @@ import pytest
 from data_sets import ROOT
 
 from visrt.benchmarks import gpu_check
-from visrt.benchmarks.engine_layers import counted_layers
 from visrt.benchmarks.gpu_check import CheckSettings, EngineCheck, check, exit_code, report_lines
-from visrt.benchmarks.percentiles import by_stage, percentiles
+from visrt.benchmarks.speed.engine_layers import counted_layers
+from visrt.benchmarks.speed.percentiles import by_stage, percentiles
 from visrt.runtime.available import ABSENCE
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import EngineError

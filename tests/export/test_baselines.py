@@ -12,8 +12,8 @@ from networks import PUBLISHED_KIND, Exported, exported
 from numpy.typing import NDArray
 from written_clips import write_clip
 
-from visrt.benchmarks.baselines import BASELINES, Baseline, baseline_of
-from visrt.benchmarks.candidates import BundleCandidate
+from visrt.benchmarks.speed.baselines import BASELINES, Baseline, baseline_of
+from visrt.benchmarks.speed.candidates import BundleCandidate
 from visrt.benchmarks.video_level.rules import official_result
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import UsageError

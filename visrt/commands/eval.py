@@ -113,8 +113,8 @@ def _tell(
     folder: Path | None,
 ) -> None:
     """Tables on stdout, remarks on stderr, and what is to be written."""
-    from visrt.benchmarks.eval_folder import write_folder
-    from visrt.benchmarks.report import evaluation_report, write_report
+    from visrt.benchmarks.accuracy.eval_folder import write_folder
+    from visrt.benchmarks.accuracy.report import evaluation_report, write_report
     from visrt.commands.eval_tables import PARTIAL_NOTE, eval_tables
     from visrt.console import report_console, say
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time, sleep
 
-from visrt.benchmarks.interleaved import Spread, spread
-from visrt.benchmarks.percentiles import Percentiles, percentiles
+from visrt.benchmarks.speed.interleaved import Spread, spread
+from visrt.benchmarks.speed.percentiles import Percentiles, percentiles
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.contact_sheet import annotated_row, reported_row, sample_frames, sheet, write_sheet
-from visrt.benchmarks.eval_plots import plot_hota, plot_precision_recall
-from visrt.benchmarks.report import write_report
+from visrt.benchmarks.accuracy.contact_sheet import annotated_row, reported_row, sample_frames, sheet, write_sheet
+from visrt.benchmarks.accuracy.eval_plots import plot_hota, plot_precision_recall
+from visrt.benchmarks.accuracy.report import write_report
 from visrt.benchmarks.scores import Scores, worst_videos
 from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
 from visrt.runtime.output import cannot_write

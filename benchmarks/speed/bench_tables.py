@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from visrt.benchmarks.bench import BenchReport
-from visrt.benchmarks.candidates import STAGE_NAMES
-from visrt.benchmarks.interleaved import Figures, Spread
-from visrt.benchmarks.percentiles import Percentiles
+from visrt.benchmarks.speed.bench import BenchReport
+from visrt.benchmarks.speed.candidates import STAGE_NAMES
+from visrt.benchmarks.speed.interleaved import Figures, Spread
+from visrt.benchmarks.speed.percentiles import Percentiles
 
 __all__ = ["tables"]
 
