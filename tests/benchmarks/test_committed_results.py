@@ -55,7 +55,7 @@ def _bench(recorded: Values) -> Values:
     """The recorded options as today's options; the bundles as they are today."""
     bundles = [open_bundle(_shipped(one["name"])) for one in recorded["bundles"]]
     options = {field.name: recorded[field.name] for field in fields(BenchSettings)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    values: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return bench.settings_of(bundles, BenchSettings(**values))
 
 
