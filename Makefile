@@ -48,7 +48,7 @@ bench: $(DEV)/ready
 
 # RSS over the demo clip, looped for 5,000 frames; the README's figure.
 memory: $(RUNTIME)/ready
-	$(RUNTIME)/$(BIN)/python -m visrt.benchmarks.memory --bundle $(BUNDLE) --clip $(CLIP) --frames 5000
+	$(RUNTIME)/$(BIN)/python -m visrt.benchmarks.speed.memory --bundle $(BUNDLE) --clip $(CLIP) --frames 5000
 
 # On a machine with an NVIDIA GPU: builds, verifies and times every engine there is; in an environment with them installed.
 gpu-check:

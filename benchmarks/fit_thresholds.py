@@ -15,9 +15,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.evaluate import evaluate_session
 from visrt.benchmarks.identity import IdentityCounts
-from visrt.benchmarks.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.returning_videos import crowded, moving_clips
 from visrt.benchmarks.thresholds import Criterion, Fit, Trial, fit, floors_of, values_of, write_fitted
 from visrt.export.workplace import Existing, check_target, workplace

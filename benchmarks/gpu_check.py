@@ -1,9 +1,9 @@
-"""Everything that only a GPU can show, in one command: engines built, verified, inspected, timed.
+"""Builds, verifies, inspects and times every engine on a GPU, in one command.
 
     python -m visrt.benchmarks.gpu_check --bundle bundles/default --clip clips/demo.mp4
 
-Leaves with 0 if at least one engine ran on a GPU and none failed, with 5 if one failed, and with 3 on a machine where
-none could run: then the CPU alone was measured, which is no GPU check and is not called one.
+Exits with 0 if at least one engine ran on a GPU and none failed, with 5 if one failed, and with 3 on a machine where
+none could run: then only the CPU was measured, and the report says that this was no GPU check.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from visrt.benchmarks.clip_timing import ClipTiming, EngineTiming, time_clip, time_engines
-from visrt.benchmarks.engine_layers import inspected_layers
-from visrt.benchmarks.memory import gpu_memory_mb
+from visrt.benchmarks.speed.clip_timing import ClipTiming, EngineTiming, time_clip, time_engines
+from visrt.benchmarks.speed.engine_layers import inspected_layers
+from visrt.benchmarks.speed.memory import gpu_memory_mb
 from visrt.runtime.backends import BACKENDS, open_engines
 from visrt.runtime.build import build_request
 from visrt.runtime.bundle import Bundle, open_bundle
@@ -40,7 +40,7 @@ ON_GPU = tuple(name for name, backend in BACKENDS.items() if backend.on_gpu)
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """batches: the most frames of a call that engines are built, verified and timed for, each. frames: of the clip.
+    """batches: frames per call for which engines are built, verified and timed. frames: of the clip.
 
     repeats: timed calls of the engines alone. kept: masks of a frame in these calls.
     """
@@ -53,10 +53,10 @@ class CheckSettings:
 
 @dataclass
 class EngineCheck:
-    """What was found of one bundle on one engine. reason: why it was not run, or what failed; state tells which.
+    """One bundle on one engine. state: "checked", "absent" or "failed"; reason: why it was not run or what failed.
 
-    opened_s: seconds until the engines are there, building included where they were not kept. memory_mb: what the GPU
-    holds more with the engines open. layers: of each graph, by the engine inspector, or why they are not known.
+    opened_s: seconds to open the engines, with building where they were not cached. memory_mb: GPU memory that the open
+    engines take. layers: of each graph, by the engine inspector, or why they are not known.
     """
 
     bundle: str
@@ -81,8 +81,11 @@ def check(
     checks = []
     for bundle in bundles:
         for engine, absence in absences.items():
-            checks.append(_absent(bundle, engine, absence) if absence else _checked(bundle, engine, clip, settings))
-            for line in told(checks[-1]):
+            if absence:
+                checks.append(EngineCheck(bundle.manifest.name, engine, "absent", absence))
+            else:
+                checks.append(_checked(bundle, engine, clip, settings))
+            for line in report_lines(checks[-1]):
                 say(line)
     return checks
 
@@ -94,12 +97,8 @@ def exit_code(checks: Sequence[EngineCheck]) -> int:
     return 0 if ran else PARTIAL
 
 
-def _absent(bundle: Bundle, engine: str, reason: str) -> EngineCheck:
-    return EngineCheck(bundle.manifest.name, engine, "absent", reason)
-
-
 def _checked(bundle: Bundle, engine: str, clip: Path, settings: CheckSettings) -> EngineCheck:
-    """What was found until the first failure, which is told in words."""
+    """The check up to the first failure, whose message is the reason."""
     found = EngineCheck(bundle.manifest.name, engine)
     try:
         for batch in settings.batches:
@@ -135,7 +134,7 @@ def _verify(found: EngineCheck, bundle: Bundle, batch: int) -> None:
 
 
 def _inspect(found: EngineCheck, bundle: Bundle, flavour: Flavour) -> None:
-    """The inspector's account of each graph's engine for one frame, which lies in the cache."""
+    """The layers of each graph's cached engine for one frame."""
     for name in bundle.manifest.graphs:
         try:
             found.layers[name] = _layers(bundle, name, flavour)
@@ -150,7 +149,7 @@ def _layers(bundle: Bundle, name: str, flavour: Flavour) -> dict[str, int]:
     request = build_request(bundle, name, profile_of(bundle.manifest, name, 1))
 
     def missing() -> Any:
-        raise EngineError(f"the engine of {name} is not kept, so it cannot be inspected; see why above")
+        raise EngineError(f"the engine of {name} is not in the cache, so it cannot be inspected; see why above")
 
     try:
         data = EngineCache().get_or_build(engine_key(library, request, gpu.label, gpu.driver), missing)
@@ -160,25 +159,24 @@ def _layers(bundle: Bundle, name: str, flavour: Flavour) -> dict[str, int]:
         gpu.close()
 
 
-def told(found: EngineCheck) -> list[str]:
-    """What was found, in lines for a person."""
+def report_lines(found: EngineCheck) -> list[str]:
     lines = [f"{found.bundle} on {found.engine}: {found.state}{f', {found.reason}' if found.reason else ''}"]
     for batch, seconds in found.opened_s.items():
         memory = found.memory_mb.get(batch)
-        held = "GPU memory not told" if memory is None else f"{memory} MB of GPU memory"
+        held = "GPU memory unknown" if memory is None else f"{memory} MB of GPU memory"
         lines.append(f"  batch {batch}: opened in {seconds:.1f} s, {held}")
     for batch, verdict in found.verified.items():
         lines.append(f"  batch {batch}: verification {'passed' if verdict['passed'] else 'FAILED'}")
     for graph, layers in found.layers.items():
         counted = layers if isinstance(layers, str) else ", ".join(f"{count} {kind}" for kind, count in layers.items())
         lines.append(f"  {graph} by the inspector: {counted}")
-    lines += [_told_alone(timing) for timing in found.alone]
+    lines += [_engine_line(timing) for timing in found.alone]
     for timing in found.clip:
-        lines += _told_clip(timing)
+        lines += _clip_lines(timing)
     return lines
 
 
-def _told_alone(timing: EngineTiming) -> str:
+def _engine_line(timing: EngineTiming) -> str:
     frame, masks = timing.frame, timing.masks
     return (
         f"  engines alone, batch {timing.batch}: {timing.fps:.1f} FPS; frame {_ms(frame)}; "
@@ -186,7 +184,7 @@ def _told_alone(timing: EngineTiming) -> str:
     )
 
 
-def _told_clip(timing: ClipTiming) -> list[str]:
+def _clip_lines(timing: ClipTiming) -> list[str]:
     head = f"  clip of {timing.frames} frames, {timing.in_flight} in flight: {timing.fps:.1f} FPS end to end, "
     stages = [f"    {stage:14} {_ms(times)}" for stage, times in timing.stages.items()]
     return [f"{head}{timing.objects} objects; frame {_ms(timing.frame)}", *stages]
@@ -217,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdict = {
         0: "GPU check passed",
         FAILED: "GPU check FAILED",
-        PARTIAL: "this was NOT a GPU check: no engine could run on a GPU here; see what each lacks above",
+        PARTIAL: "this was NOT a GPU check: no engine could run on a GPU here; the reasons are above",
     }[code]
     _write(given.out, settings, checks, verdict)
     print(f"{verdict}; written to {given.out}")

@@ -11,7 +11,7 @@ __all__ = ["new_folder"]
 
 
 def new_folder(folder: Path, option: str) -> None:
-    """Makes `folder`, or takes an empty one; said before hours of work, not after. `option` is what gave it."""
+    """Make `folder`, or accept an empty one; OutputError, which names `option`, before hours of work are lost."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         taken = next(folder.iterdir(), None)

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.report import without_nan
+from visrt.benchmarks.accuracy.report import without_nan
 from visrt.runtime.families import family_from_preset
 from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.output import write_atomically

@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from visrt.benchmarks.contact_sheet import annotated_row, sample_frames, sheet
+from visrt.benchmarks.accuracy.contact_sheet import annotated_row, sample_frames, sheet
 from visrt.runtime.source import Image
 from visrt.training.annotations import AnnotatedSet
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import setuptools
 
 import visrt
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "onnxruntime", "tensorrt", "cv2", "numpy", "scipy", "PIL", "pydantic", "av")
 
 
@@ -35,3 +40,17 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'Sesion'; it has .*Session"):
         visrt.Sesion  # noqa: B018
+
+
+def test_the_wheel_holds_every_package_except_the_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    folders = {path.parent for top in given["package_dir"].values() for path in Path(top).rglob("*.py")}
+    packages = {
+        f"visrt.{'.'.join(folder.parts)}" for folder in folders if not {"experiments", "recipes"} & {*folder.parts}
+    }
+    assert set(given["packages"]) == packages | {"visrt", "visrt.commands"}
+    assert "visrt.benchmarks.video_level" in packages
+    assert (ROOT / "benchmarks" / "experiments" / "stress.py").is_file()

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.memory import rss_mb
-from visrt.benchmarks.percentiles import percentiles
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
-from visrt.benchmarks.scripted import disc_masks
+from visrt.benchmarks.speed.memory import rss_mb
+from visrt.benchmarks.speed.percentiles import percentiles
+from visrt.benchmarks.speed.scripted import disc_masks
 from visrt.runtime.arrays import Floats
 from visrt.runtime.families import family_from_preset
 from visrt.runtime.mask_bits import packed

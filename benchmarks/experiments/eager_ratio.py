@@ -29,13 +29,13 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from visrt.benchmarks.baselines import eager
-from visrt.benchmarks.host_overhead import pictures
-from visrt.benchmarks.interleaved import spread
-from visrt.benchmarks.memory import peak_rss_mb, rss_mb, start_peak
-from visrt.benchmarks.official_order import BEST, KeptFrame, video_answer
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
-from visrt.benchmarks.scripted import Scene, scripted_session
+from visrt.benchmarks.speed.baselines import eager
+from visrt.benchmarks.speed.host_overhead import pictures
+from visrt.benchmarks.speed.interleaved import spread
+from visrt.benchmarks.speed.memory import peak_rss_mb, rss_mb, start_peak
+from visrt.benchmarks.speed.official_order import BEST, KeptFrame, video_answer
+from visrt.benchmarks.speed.scripted import Scene, scripted_session
 from visrt.export.contract import graph_spec
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
+from visrt.benchmarks.accuracy.report import rates
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session, pictures_of
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
 from visrt.benchmarks.identity import IdentityCounts
-from visrt.benchmarks.recorded_outputs import ReplayEngine, record_outputs
-from visrt.benchmarks.report import rates
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle

@@ -19,9 +19,9 @@ from bundles import write_bundle
 from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
-from visrt.benchmarks.candidates import BundleCandidate, Opening, Run
-from visrt.benchmarks.interleaved import figures_of, interleave
-from visrt.benchmarks.lengths import slope
+from visrt.benchmarks.speed.candidates import BundleCandidate, Opening, Run
+from visrt.benchmarks.speed.interleaved import figures_of, interleave
+from visrt.benchmarks.speed.lengths import slope
 from visrt.cli import app
 from visrt.runtime.bundle import open_bundle
 

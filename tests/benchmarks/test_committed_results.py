@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from visrt.benchmarks import bench, host_overhead
-from visrt.benchmarks.bench import BenchSettings
 from visrt.benchmarks.experiments import (
     association,
     deformable_forms,
@@ -27,6 +25,8 @@ from visrt.benchmarks.experiments import (
     stress,
 )
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, RESULTS
+from visrt.benchmarks.speed import bench, host_overhead
+from visrt.benchmarks.speed.bench import BenchSettings
 from visrt.runtime.bundle import open_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def _bench(recorded: Values) -> Values:
     """The recorded options as today's options; the bundles as they are today."""
     bundles = [open_bundle(_shipped(one["name"])) for one in recorded["bundles"]]
     options = {field.name: recorded[field.name] for field in fields(BenchSettings)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    values: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return bench.settings_of(bundles, BenchSettings(**values))
 
 

@@ -10,9 +10,9 @@ import pytest
 from data_sets import ROOT
 
 from visrt.benchmarks import gpu_check
-from visrt.benchmarks.engine_layers import counted_layers
-from visrt.benchmarks.gpu_check import CheckSettings, EngineCheck, check, exit_code, told
-from visrt.benchmarks.percentiles import by_stage, percentiles
+from visrt.benchmarks.gpu_check import CheckSettings, EngineCheck, check, exit_code, report_lines
+from visrt.benchmarks.speed.engine_layers import counted_layers
+from visrt.benchmarks.speed.percentiles import by_stage, percentiles
 from visrt.runtime.backends import BACKENDS
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import EngineError
@@ -58,7 +58,7 @@ def test_a_failing_engine_is_told_and_does_not_hide_the_others(monkeypatch: pyte
     monkeypatch.setattr(gpu_check, "open_engines", refuse)
     found = check([open_bundle(INT8)], CLIP, QUICK, say=lambda _: None)
     assert [(one.engine, one.state) for one in found] == [(engine, "failed") for engine in gpu_check.ON_GPU]
-    assert [told(one)[0] for one in found] == [
+    assert [report_lines(one)[0] for one in found] == [
         f"visrt-default-int8 on {engine}: failed, {engine} is on fire" for engine in gpu_check.ON_GPU
     ]
     assert exit_code(found) == 5
@@ -79,7 +79,7 @@ def test_the_inspectors_layers_are_counted_by_the_type_of_their_output() -> None
         {"LayerType": "conv", "Outputs": [{"Format": "Thirty-two wide channel vectorized row major Int8 format"}]},
         {"LayerType": "myelin", "Outputs": []},
     ]
-    assert counted_layers(json.dumps({"Layers": layers})) == {"conv int8": 1, "gemm fp16": 2, "myelin untold": 1}
+    assert counted_layers(json.dumps({"Layers": layers})) == {"conv int8": 1, "gemm fp16": 2, "myelin unknown": 1}
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", '{"Layers": []}', '{"Layers": ["a name"]}'])

@@ -10,8 +10,8 @@ import pytest
 from annotated_sets import set_values, write_set
 from fakes import ColourEngine, MasksEngine, fake_manifest
 
+from visrt.benchmarks.accuracy.recorded_outputs import RecordingEngine, ReplayEngine, feeds_key, record_outputs
 from visrt.benchmarks.evaluate import evaluate_session
-from visrt.benchmarks.recorded_outputs import RecordingEngine, ReplayEngine, feeds_key, record_outputs
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import DataError, EngineError, NumericalError
 from visrt.runtime.manifest import Manifest
@@ -111,7 +111,7 @@ def test_a_folder_that_is_no_recording_or_a_damaged_one_is_told(annotated: Annot
     record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
     damaged = min((tmp_path / "kept").glob("*.npz"))
     damaged.write_bytes(damaged.read_bytes()[:-40])
-    with pytest.raises(DataError, match=f"{damaged.name}: is no video of a recording"):
+    with pytest.raises(DataError, match=f"{damaged.name}: not a video of a recording"):
         ReplayEngine(tmp_path / "kept", manifest)
 
 

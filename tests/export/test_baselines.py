@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from networks import HEIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
+from networks import PUBLISHED_KIND, Exported, exported
 from numpy.typing import NDArray
 from written_clips import write_clip
 
-from visrt.benchmarks.baselines import BASELINES, Baseline, baseline_of
-from visrt.benchmarks.candidates import BundleCandidate
-from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
+from visrt.benchmarks.speed.baselines import BASELINES, Baseline, baseline_of
+from visrt.benchmarks.speed.candidates import BundleCandidate
 from visrt.benchmarks.video_level.rules import official_result
-from visrt.export.graphs import frame_graph
-from visrt.models.checkpoints import load_checkpoint
-from visrt.models.deformable import sampled_sum
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.masks import decode
@@ -112,36 +106,3 @@ def test_a_bundle_subject_writes_what_it_measured(network: Exported, clip: Path)
     assert opening.open_s > 0
     assert len(one.frames) == FRAMES
     assert sum(sum(frame.values()) for frame in one.frames) == pytest.approx(one.wall_s, rel=0.3)
-
-
-def test_grid_sample_computes_what_the_networks_form_computes() -> None:
-    torch.manual_seed(0)
-    value, weights = torch.randn(2, 5, 7, 3, 4), torch.rand(2, 11, 3, 4)
-    x, y = (torch.rand(2, 11, 3, 4) * size - 1.5 for size in (9, 7))
-    assert torch.allclose(grid_sampled_sum(value, x, y, weights), sampled_sum(value, x, y, weights), atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def sides(network: Exported) -> Iterator[Sides]:
-    checkpoint = load_checkpoint(network.checkpoint, MASK2FORMER)
-    graph = frame_graph(checkpoint.network(), checkpoint.settings, network.wanted.input)
-    setting = Setting(PUBLISHED_KIND, size=(HEIGHT, WIDTH), source=(120, 160), rounds=3, frames=2)
-    with Session.open(network.folder, threads=1, association=SHOWS_TEN) as session:
-        yield Sides(setting, graph, session)
-
-
-def test_both_sides_show_ten_objects_and_every_part_has_its_ratio(sides: Sides) -> None:
-    found = compare(sides)
-    assert found["objects_a_frame"]["visrt"] >= 9, "of the ten, a mask may be empty"
-    assert found["objects_a_frame"]["eager"] == found["objects_a_frame"]["grid_sample"] >= 9
-    for peer in ("eager", "grid_sample"):
-        assert set(found["frames_a_cpu_second_ratio"][peer]) == {"whole", "network", "post"}
-    for ms in found["cpu_ms_a_frame"].values():
-        assert 0 < ms["network"]["median"] < ms["whole"]["most"]
-    assert 0 < found["post_share_of_visrt"]["median"] < 1
-
-
-def test_memory_is_flat_beside_the_published_order(sides: Sides) -> None:
-    found = growth(sides, network_frames=4, frames=10)
-    assert found["scripted_peak_growth_mb"] < 20
-    assert (found["frames"], found["scripted_frames"]) == (4, 10)

@@ -12,7 +12,7 @@ import typer
 from visrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
-    from visrt.benchmarks.bench import BenchReport
+    from visrt.benchmarks.speed.bench import BenchReport
 
 __all__ = ["bench"]
 
@@ -49,7 +49,7 @@ def bench(
 
     Latency and FPS include everything from the decoder to the results on disk.
     """
-    from visrt.benchmarks.bench import BenchSettings, bench, report_lines
+    from visrt.benchmarks.speed.bench import BenchSettings, bench, report_lines
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.output import write_atomically
 
@@ -105,7 +105,7 @@ def _page() -> Callable[[BenchReport], str]:
     from visrt.runtime.errors import UsageError
 
     try:
-        from visrt.benchmarks.bench_page import page
+        from visrt.benchmarks.speed.bench_page import page
     except ModuleNotFoundError as error:
         raise UsageError(f"--html needs {error.name}; run `pip install 'visrt[train]'`") from None
     return page
@@ -122,8 +122,8 @@ def _heard() -> Iterator[Callable[[str], None]]:
 
 
 def _print(report: BenchReport) -> None:
-    from visrt.benchmarks.bench_tables import tables
-    from visrt.benchmarks.interleaved import METHOD
+    from visrt.benchmarks.speed.bench_tables import tables
+    from visrt.benchmarks.speed.interleaved import METHOD
     from visrt.console import report_console
 
     console = report_console()

@@ -115,7 +115,7 @@ def draw(
     seed: Annotated[int, typer.Option(min=0, help="Another number, another sample.")] = 0,
 ) -> None:
     """Draw a sample of a set with its masks, ids and classes as one contact sheet."""
-    from visrt.benchmarks.contact_sheet import write_sheet
+    from visrt.benchmarks.accuracy.contact_sheet import write_sheet
     from visrt.benchmarks.set_sheet import sample_sheet
     from visrt.console import report_console
 

@@ -10,11 +10,11 @@ import pytest
 from visrt.benchmarks.experiments.association import (
     StreamSettings,
     array_bytes,
-    disc_masks,
     endless,
     follower,
     frames_of,
 )
+from visrt.benchmarks.speed.scripted import disc_masks
 from visrt.runtime.presets import PRESETS
 
 SMALL = StreamSettings(queries=12, objects=4, channels=16, classes=3, change=0.1)

@@ -72,6 +72,6 @@ def test_the_command_writes_machine_settings_and_figures(tmp_path: Path, monkeyp
     main()
     report = json.loads((tmp_path / "table.json").read_text())
     assert report["machine"]["cpu"]
-    assert report["settings"]["sets"] == {folder.name: {"videos": 1, "frames": 4}}
+    assert report["sizes"] == {folder.name: {"videos": 1, "frames": 4}}
     assert report["settings"]["association"] == OWN
     assert "changed_ids" not in report["sets"]["data"]["minvis"], "one video has no interval"

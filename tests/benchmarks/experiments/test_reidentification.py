@@ -21,7 +21,7 @@ from visrt.training.annotations import AnnotatedSet
 from visrt.training.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SIZE = (64, 96)
 FRAMES = 5
 RED, GREEN = (30, 30, 230), (30, 230, 30)

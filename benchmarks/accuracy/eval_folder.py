@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.contact_sheet import annotated_row, reported_row, sample_frames, sheet, write_sheet
-from visrt.benchmarks.eval_plots import plot_hota, plot_precision_recall
-from visrt.benchmarks.report import write_report
+from visrt.benchmarks.accuracy.contact_sheet import annotated_row, reported_row, sample_frames, sheet, write_sheet
+from visrt.benchmarks.accuracy.eval_plots import plot_hota, plot_precision_recall
+from visrt.benchmarks.accuracy.report import write_report
 from visrt.benchmarks.scores import Scores, worst_videos
 from visrt.runtime.output import cannot_write
 from visrt.runtime.source import Image
@@ -43,12 +43,12 @@ def write_folder(
 
 
 def worst_sheet(video: AnnotatedVideo, annotated: AnnotatedSet, scores: Mapping[str, Scores]) -> Image:
-    """One video [H, W, 3]: what is annotated, below it what each rule reports."""
+    """One video [H, W, 3]: annotated objects, below them those that each rule reports."""
     frames = sample_frames(len(video.pictures), FRAMES)
     rows = [(f"{video.name}: annotated, frames {frames}", annotated_row(video, frames, annotated.classes))]
     for rule, one in scores.items():
         found = one.by_video[video.id]
-        told = f"{rule}: HOTA {100 * found.hota:.1f}, IDF1 {100 * found.idf1:.1f}, {found.id_switches} id switches"
+        caption = f"{rule}: HOTA {100 * found.hota:.1f}, IDF1 {100 * found.idf1:.1f}, {found.id_switches} id switches"
         reported = one.evaluation.reported[video.id].frames
-        rows.append((told, reported_row(video, reported, frames, annotated.classes)))
+        rows.append((caption, reported_row(video, reported, frames, annotated.classes)))
     return sheet(rows)

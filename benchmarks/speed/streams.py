@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time, sleep
 
-from visrt.benchmarks.interleaved import Spread, spread
-from visrt.benchmarks.percentiles import Percentiles, percentiles
+from visrt.benchmarks.speed.interleaved import Spread, spread
+from visrt.benchmarks.speed.percentiles import Percentiles, percentiles
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
@@ -22,15 +22,15 @@ __all__ = ["LiveFigures", "StampedSource", "StreamFigures", "live_streams", "str
 
 @dataclass
 class StampedSource:
-    """A source that notes when each frame was there, and how long each took from there to its result.
+    """A source that measures the seconds from each frame to its result.
 
-    fps: the frames come at this rate, as from a camera; None as fast as they are taken.
+    fps: frames arrive at this rate, as from a camera; None: as fast as they are read.
     """
 
     source: Source
     fps: float | None = None
     seconds: list[float] = field(default_factory=list)
-    _there_s: dict[float | None, float] = field(default_factory=dict)
+    _arrived_s: dict[float | None, float] = field(default_factory=dict)
 
     @property
     def info(self) -> SourceInfo:
@@ -46,15 +46,15 @@ class StampedSource:
         for number, frame in enumerate(self.source):
             if self.fps:
                 sleep(max(0.0, start + number / self.fps - perf_counter()))
-            self._there_s[frame.time_s] = perf_counter()
+            self._arrived_s[frame.time_s] = perf_counter()
             yield frame
 
     def close(self) -> None:
         self.source.close()
 
-    def heard(self, result: FrameResult) -> None:
-        """A result of this source. Frames are known by their time, as a camera's are not counted on when dropped."""
-        self.seconds.append(perf_counter() - self._there_s.pop(result.time_s))
+    def record(self, result: FrameResult) -> None:
+        """Called with each result. Frames are identified by time, as indices do not count dropped frames."""
+        self.seconds.append(perf_counter() - self._arrived_s.pop(result.time_s))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def live_streams(
             _run(pipeline, clip, 1, 2)
             outcomes: list[SourceOutcome] = []
             sources = [StampedSource(_Part(open_source(clip), frames), fps) for _ in range(count)]
-            jobs = [Job(source, progress=source.heard) for source in sources]
+            jobs = [Job(source, progress=source.record) for source in sources]
             pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))  # noqa: B023
             processed = sum(outcome.processed for outcome in outcomes)
             dropped = sum(outcome.dropped for outcome in outcomes)
@@ -182,7 +182,7 @@ def _run(pipeline: Pipeline, clip: Path, count: int, frames: int) -> _Run:
     sources = [StampedSource(open_source(clip)) for _ in range(count)]
     outcomes: list[SourceOutcome] = []
     start, cpu = perf_counter(), process_time()
-    jobs = [Job(source, limit=frames, progress=source.heard) for source in sources]
+    jobs = [Job(source, limit=frames, progress=source.record) for source in sources]
     pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))
     wall_s, cpu_s = perf_counter() - start, process_time() - cpu
     return _Run(outcomes, [seconds for source in sources for seconds in source.seconds], wall_s, cpu_s)

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from visrt.benchmarks.candidates import ENGINES, STAGE_NAMES, Candidate, Opening, Run
-from visrt.benchmarks.percentiles import Percentiles, by_stage, percentiles
+from visrt.benchmarks.speed.candidates import ENGINES, STAGE_NAMES, Candidate, Opening, Run
+from visrt.benchmarks.speed.percentiles import Percentiles, by_stage, percentiles
 
 __all__ = ["METHOD", "Figures", "Spread", "figures_of", "interleave", "spread"]
 

@@ -1,4 +1,4 @@
-"""A network that says what it is told: so many sure objects with given masks, for the cost of everything around it."""
+"""A scripted network: a given number of certain objects with given masks, to time everything outside the engines."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Scene:
 
 @dataclass
 class FrameEngine:
-    """Queries in an order shuffled anew for each frame; an object's mask embedding says its number.
+    """Queries in a new random order in each frame; the mask embedding encodes the object's number.
 
-    Mask features are made anew, as a network does, but say nothing.
+    Mask features are allocated in each frame, as a network does, but hold ones.
     """
 
     scene: Scene

@@ -89,7 +89,7 @@ def _figures(annotated: AnnotatedSet, scores: Scores) -> dict[str, Any]:
 
 
 def rates(counts: IdentityCounts) -> dict[str, float]:
-    """Shares 0..1 and a number a frame, NaN where there was nothing to count."""
+    """Rates (0..1) and duplicates per frame."""
     return {
         "recall": counts.recall,
         "duplicates_a_frame": counts.duplicates_a_frame,

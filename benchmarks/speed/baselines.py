@@ -12,8 +12,8 @@ from time import perf_counter, process_time
 import numpy as np
 import torch
 
-from visrt.benchmarks.candidates import Opening, Run
-from visrt.benchmarks.official_order import KeptFrame, VideoAnswer, video_answer
+from visrt.benchmarks.speed.candidates import Opening, Run
+from visrt.benchmarks.speed.official_order import KeptFrame, VideoAnswer, video_answer
 from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER

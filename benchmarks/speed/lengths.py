@@ -11,7 +11,7 @@ from time import perf_counter, process_time
 
 import numpy as np
 
-from visrt.benchmarks.memory import gpu_memory_mb, looped, rss_mb
+from visrt.benchmarks.speed.memory import gpu_memory_mb, looped, rss_mb
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.journal import Journal
 from visrt.runtime.session import Session

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from visrt.benchmarks.bench import BenchReport
-from visrt.benchmarks.bench_tables import (
+from visrt.benchmarks.speed.bench import BenchReport
+from visrt.benchmarks.speed.bench_tables import (
     host_table,
     length_table,
     live_table,
@@ -24,11 +24,11 @@ from visrt.benchmarks.bench_tables import (
     stage_table,
     streams_table,
 )
-from visrt.benchmarks.candidates import STAGE_NAMES
-from visrt.benchmarks.host_overhead import HostFigures
-from visrt.benchmarks.interleaved import METHOD, Figures
-from visrt.benchmarks.lengths import LengthFigures
-from visrt.benchmarks.streams import StreamFigures
+from visrt.benchmarks.speed.candidates import STAGE_NAMES
+from visrt.benchmarks.speed.host_overhead import HostFigures
+from visrt.benchmarks.speed.interleaved import METHOD, Figures
+from visrt.benchmarks.speed.lengths import LengthFigures
+from visrt.benchmarks.speed.streams import StreamFigures
 
 __all__ = ["page"]
 

@@ -1,6 +1,6 @@
 """Does memory stay flat on an endless stream? RSS over a clip that is looped, with the whole of `visrt track` at work.
 
-python -m visrt.benchmarks.memory --bundle B --clip C --frames 5000
+python -m visrt.benchmarks.speed.memory --bundle B --clip C --frames 5000
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.candidates import BundleCandidate, Candidate
-from visrt.benchmarks.host_overhead import HostFigures, cases_of, figures_of_case, host_overhead
-from visrt.benchmarks.interleaved import METHOD, Figures, interleave
-from visrt.benchmarks.lengths import LengthFigures, over_length
-from visrt.benchmarks.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
+from visrt.benchmarks.speed.candidates import BundleCandidate, Candidate
+from visrt.benchmarks.speed.host_overhead import HostFigures, cases_of, figures_of_case, host_overhead
+from visrt.benchmarks.speed.interleaved import METHOD, Figures, interleave
+from visrt.benchmarks.speed.lengths import LengthFigures, over_length
+from visrt.benchmarks.speed.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
 from visrt.runtime.backends import backend_named
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.errors import UsageError
@@ -110,7 +110,7 @@ def _baselines(bundle: Bundle, settings: BenchSettings) -> list[Candidate]:
     """The baselines, on the first bundle's input; torch is imported only for them."""
     if not settings.peers:
         return []
-    from visrt.benchmarks.baselines import baseline_of
+    from visrt.benchmarks.speed.baselines import baseline_of
 
     return [
         baseline_of(peer, bundle, settings.checkpoint, settings.clip, settings.frames, settings.threads)
@@ -132,7 +132,7 @@ def _streams(report: BenchReport, name: str, bundle: Bundle, engine: str, say: S
 
 def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say) -> None:
     try:
-        from visrt.benchmarks.roofline import machine_peak, reached
+        from visrt.benchmarks.speed.roofline import machine_peak, reached
     except ModuleNotFoundError as error:
         report.left_out.append(f"roofline: {error.name} is not installed; pip install 'visrt[train]'")
         return
@@ -151,7 +151,7 @@ def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say
 
 
 def report_lines(report: BenchReport) -> Iterator[str]:
-    """One line of json a figure, each with its kind; the first says where, when and how it was measured."""
+    """One line of json per figure, each with its kind; the first holds machine, time, settings and method."""
     settings = settings_of(report.bundles, report.settings)
     yield _line("run", at=report.at, machine=report.made_on, settings=settings, method=METHOD)
     for figures in report.candidates:

@@ -1,6 +1,6 @@
 """MinVIS's post-processing in the order of the released code: the whole video is kept, then everything at once.
 
-Written from the published rule (MinVIS, section 3.2, and its video-level result), as what visrt is compared with: all
+Written from the published rule (MinVIS, section 3.2, and its video-level result), as a baseline for visrt: all
 masks of all queries of all frames stay in memory, class logits are averaged over the video, and the masks of the best
 ten pairs of query and class are enlarged twice, to the padded network input and, cropped, to the source frame.
 """
@@ -26,7 +26,7 @@ BEST = 10
 
 @dataclass(frozen=True)
 class KeptFrame:
-    """All that the network says of one frame: class_logits [Q, K + 1], embeddings [Q, C], masks [Q, h, w] at stride 4
+    """The network's outputs for one frame: class_logits [Q, K + 1], embeddings [Q, C], masks [Q, h, w] at stride 4
     of the padded input."""
 
     class_logits: Tensor
@@ -44,7 +44,7 @@ class VideoAnswer:
 
 
 def video_answer(frames: Sequence[KeptFrame], fit: Letterbox) -> VideoAnswer:
-    """The result of a whole video whose frames lie in the network input like `fit`."""
+    """The result of a whole video whose frames are placed in the network input as in `fit`."""
     matched = _in_order(frames)
     logits = torch.stack([frame.class_logits for frame in matched]).mean(dim=0)
     masks = torch.stack([frame.masks for frame in matched], dim=1)  # [Q, T, h, w]

@@ -1,4 +1,4 @@
-"""What `visrt bench` found, as tables for a terminal."""
+"""The report of `visrt bench` as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from visrt.benchmarks.bench import BenchReport
-from visrt.benchmarks.candidates import STAGE_NAMES
-from visrt.benchmarks.interleaved import Figures, Spread
-from visrt.benchmarks.percentiles import Percentiles
+from visrt.benchmarks.speed.bench import BenchReport
+from visrt.benchmarks.speed.candidates import STAGE_NAMES
+from visrt.benchmarks.speed.interleaved import Figures, Spread
+from visrt.benchmarks.speed.percentiles import Percentiles
 
 __all__ = ["tables"]
 
-TELLING = 5000
-"""Frames from which a slope says more than the noise of the machine."""
+SLOPE_FROM = 5000
+"""Frames from which a slope stands out from the noise of the machine."""
 
 
 def tables(report: BenchReport) -> Iterator[Table]:
-    """Those that hold something, in the order they are read."""
+    """The tables that are not empty, in reading order."""
     yield speed_table(report)
     yield from (stage_table(figures) for figures in report.candidates)
     if report.streams:
@@ -97,11 +97,11 @@ def live_table(report: BenchReport) -> Table:
 
 def length_table(report: BenchReport) -> Table:
     columns = ("frames", "RSS MB, first to last", "a 10,000 frames", "GPU MB", "ms a frame", "a 10,000 frames")
-    title = f"Length: memory and time over one stream; what they grow by is told from {TELLING:,} frames on"
+    title = f"Length: memory and time over one stream; growth is shown from {SLOPE_FROM:,} frames on"
     table = Table("", *columns, title=title)
     for name, found in report.length.items():
         first, last = found.points[0], found.points[-1]
-        long = last.frames >= TELLING
+        long = last.frames >= SLOPE_FROM
         table.add_row(
             escape(name),
             str(last.frames),

@@ -1,6 +1,6 @@
 """CPU time per frame outside the engines, by stage: over objects in sight, over queries, over the video's size.
 
-    python -m visrt.benchmarks.host_overhead --write
+    python -m visrt.benchmarks.speed.host_overhead --write
 
 The network is scripted: each object has a mask in every frame. Stages are timed in this thread's CPU time, decoding in
 that of the whole process. Cases take turns in short rounds; the figure is the median frame of the best round, which
@@ -23,9 +23,9 @@ import av
 import cv2
 import numpy as np
 
-from visrt.benchmarks.percentiles import by_stage
 from visrt.benchmarks.result_files import RESULTS, add_result_options, write_result
-from visrt.benchmarks.scripted import Scene, scripted_session
+from visrt.benchmarks.speed.percentiles import by_stage
+from visrt.benchmarks.speed.scripted import Scene, scripted_session
 from visrt.runtime.journal import Journal
 from visrt.runtime.session import Session
 from visrt.runtime.source import Image

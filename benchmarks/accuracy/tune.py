@@ -1,6 +1,6 @@
 """Compare association settings on annotated videos: the network runs once, the association once a combination.
 
-python -m visrt.benchmarks.tune --bundle B --data DIR --classes MAP.json --grid '{"nms_iou": [0.5, 0.6, 0.7]}'
+python -m visrt.benchmarks.accuracy.tune --bundle B --data DIR --classes MAP.json --grid '{"nms_iou": [0.5, 0.6, 0.7]}'
 
 With --record FOLDER the network's outputs are kept there, so that later runs need no network at all. The criterion is
 the one that `visrt calibrate --thresholds` maximises.
@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine, ReplayEngine, record_outputs
 from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.recorded_outputs import CachedEngine, ReplayEngine, record_outputs
 from visrt.benchmarks.thresholds import Criterion
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle

@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from visrt.benchmarks.percentiles import Percentiles, by_stage, percentiles
+from visrt.benchmarks.speed.percentiles import Percentiles, by_stage, percentiles
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.engine import Array

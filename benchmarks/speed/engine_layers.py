@@ -1,4 +1,4 @@
-"""What a built engine computes in, by its own account: TensorRT's engine inspector. It needs the engine's GPU."""
+"""The layers of a built engine and their types, from TensorRT's engine inspector. Needs the engine's GPU."""
 
 from __future__ import annotations
 
@@ -27,22 +27,21 @@ TYPES = {
 
 
 def inspected_layers(library: TensorRt, engine: bytes) -> dict[str, int]:
-    """How many layers of `engine` compute in what, by "kind type". A CUDA context must be current.
+    """Layers of `engine` by "kind type". A CUDA context must be current.
 
-    Raises EngineError if the engine cannot be read here, or was built without the details.
+    Raises EngineError if the engine cannot be read here or was built without details.
     """
     trt = library.module
     opened = trt.Runtime(log_of(library).logger).deserialize_cuda_engine(engine)
     if opened is None:
         raise EngineError(f"{library.flavour} {library.version} refuses the engine on this machine")
-    told = opened.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return counted_layers(told)
+    return counted_layers(opened.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def counted_layers(told: str) -> dict[str, int]:
+def counted_layers(inspected: str) -> dict[str, int]:
     """Layers by kind and type of their first output in the inspector's json; EngineError if it has no types."""
     try:
-        layers: list[Any] = json.loads(told)["Layers"]
+        layers: list[Any] = json.loads(inspected)["Layers"]
     except (ValueError, KeyError, TypeError):
         raise EngineError("the engine inspector gave no json with layers; precision is known from the build") from None
     if not layers or not all(isinstance(layer, dict) for layer in layers):
@@ -53,7 +52,7 @@ def counted_layers(told: str) -> dict[str, int]:
 
 
 def _type(layer: dict[str, Any]) -> str:
-    """The type of the first output, as far as it is told."""
+    """The type of the first output, "unknown" if the inspector does not name it."""
     tensors = layer.get("Outputs") or layer.get("Inputs") or [{}]
-    told = " ".join(str(tensors[0].get(key, "")) for key in ("Format/Datatype", "Format", "Datatype"))
-    return next((name for name, pattern in TYPES.items() if re.search(pattern, told)), "untold")
+    formats = " ".join(str(tensors[0].get(key, "")) for key in ("Format/Datatype", "Format", "Datatype"))
+    return next((name for name, pattern in TYPES.items() if re.search(pattern, formats)), "unknown")

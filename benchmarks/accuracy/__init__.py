@@ -1,0 +1,1 @@
+"""AP, HOTA and identity of results over annotated videos, and their reports."""

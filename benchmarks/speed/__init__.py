@@ -1,0 +1,1 @@
+"""Time, memory and throughput: `visrt bench` and its parts."""
