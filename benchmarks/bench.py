@@ -16,7 +16,7 @@ from visrt.benchmarks.machine import machine
 from visrt.benchmarks.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
 from visrt.benchmarks.subjects import BundleSubject, Subject
 from visrt.runtime.bundle import Bundle
-from visrt.runtime.errors import UsageError
+from visrt.runtime.errors import UsageError, install_hint
 from visrt.runtime.video import open_source
 
 __all__ = ["BenchReport", "BenchSettings", "bench", "report_lines"]
@@ -130,7 +130,7 @@ def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say
     try:
         from visrt.benchmarks.roofline import machine_peak, reached
     except ModuleNotFoundError as error:
-        report.left_out.append(f"roofline: {error.name} is not installed; pip install 'visrt[train]'")
+        report.left_out.append(f"roofline: {error.name} is not installed; {install_hint('train')}")
         return
     settings = report.settings
     say("the machine's peak")

@@ -16,7 +16,7 @@ from visrt.runtime.available import ABSENCE
 from visrt.runtime.backends import BACKENDS, EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
-from visrt.runtime.errors import EngineError, ParityError, UsageError
+from visrt.runtime.errors import EngineError, ParityError, UsageError, install_hint
 from visrt.runtime.judge import BATCHES, ParityReport, gate_of, judge, precision_of
 from visrt.runtime.reference import Reference, reference_from_bytes
 
@@ -144,7 +144,7 @@ def require_available(settings: VerifySettings) -> dict[str, str]:
     if settings.engines and told:
         raise EngineError(f"{told}; leave out --engine to verify on all that this machine can run (see `visrt doctor`)")
     if all(absences.values()):
-        raise EngineError(f"this machine can run no engine: {told}; pip install 'visrt[cpu]'")
+        raise EngineError(f"this machine can run no engine: {told}; {install_hint('cpu')}")
     return absences
 
 

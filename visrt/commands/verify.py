@@ -122,13 +122,13 @@ def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
 
 
 def _anew(checkpoint: Path, bundle: Bundle, clip: ClipFrames) -> Reference:
-    from visrt.runtime.errors import UsageError
+    from visrt.runtime.errors import UsageError, install_hint
 
     try:
         from visrt.export.anew import reference_anew
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--checkpoint needs {error.name}, which is not installed; run `pip install 'visrt[train]'`, or leave it "
+            f"--checkpoint needs {error.name}, which is not installed; run {install_hint('train')}, or leave it "
             "out to compare with what the bundle keeps"
         ) from None
     return reference_anew(checkpoint, bundle.manifest, clip.images, clip.valid_sizes)
