@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from visrt.runtime.engine import Array
-from visrt.runtime.errors import EngineError
+from visrt.runtime.errors import EngineError, install_hint
 
 __all__ = ["DeviceMemory", "Gpu", "GpuMemoryError", "PinnedMemory", "megabytes"]
 
@@ -233,7 +233,7 @@ def _pycuda() -> Any:
         import pycuda.driver
     except ImportError as error:
         raise EngineError(
-            f"pycuda cannot be imported ({error}); pip install 'visrt[trt]' on a machine with an NVIDIA driver, "
+            f"pycuda cannot be imported ({error}); {install_hint('trt')} on a machine with an NVIDIA driver, "
             "or use --engine cpu"
         ) from None
     return pycuda.driver

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from visrt.runtime.errors import install_hint
+
 __all__ = ["Capture", "CaptureRefusedError", "CudaGraph", "open_capture"]
 
 
@@ -67,7 +69,7 @@ def open_capture(stream: int) -> Capture:
     try:
         from cuda.bindings import driver
     except ImportError as error:
-        raise CaptureRefusedError(f"cuda-bindings cannot be imported ({error}); pip install 'visrt[trt]'") from None
+        raise CaptureRefusedError(f"cuda-bindings cannot be imported ({error}); {install_hint('trt')}") from None
     return Capture(driver, stream)
 
 

@@ -133,7 +133,7 @@ def _onnxruntime() -> Finding:
     """ONNX Runtime and the providers it was built with; visrt names the ones a run really uses."""
     onnxruntime, problem = _module("onnxruntime")
     if not onnxruntime:
-        return Finding("onnxruntime", "does not load", f"{problem}: install exactly one of visrt[cpu] and visrt[gpu]")
+        return Finding("onnxruntime", "does not load", f"{problem}: install exactly one of the extras cpu and gpu")
     return Finding("onnxruntime", f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
 
 

@@ -67,6 +67,11 @@ class ParityError(VisrtError):
     exit_code = 5
 
 
+def install_hint(extra: str) -> str:
+    """The command that installs the optional packages `extra`: "cpu", "train" ..., for error messages."""
+    return f"pip install '.[{extra}]' in the folder of visrt's source"
+
+
 PARTIAL = 3
 """Exit code when results were written but a source was short, damaged or stopped early."""
 

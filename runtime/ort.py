@@ -15,7 +15,7 @@ import numpy as np
 from visrt.runtime.contract import check_feeds
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.engine_options import EngineOptions
-from visrt.runtime.errors import EngineError
+from visrt.runtime.errors import EngineError, install_hint
 from visrt.runtime.manifest import GraphSpec
 from visrt.runtime.signature import EngineTensor, dtype_name, signature_faults
 
@@ -155,13 +155,11 @@ def _onnxruntime(provider: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise EngineError(
-            f"onnxruntime cannot be imported ({error}); pip install 'visrt[{_EXTRAS[provider]}]'"
-        ) from None
+        raise EngineError(f"onnxruntime cannot be imported ({error}); {install_hint(_EXTRAS[provider])}") from None
     if provider not in onnxruntime.get_available_providers():
         raise EngineError(
             f"{provider} is not in this onnxruntime, which has {', '.join(onnxruntime.get_available_providers())}; "
-            f"pip uninstall onnxruntime and pip install 'visrt[{_EXTRAS[provider]}]'"
+            f"pip uninstall onnxruntime and {install_hint(_EXTRAS[provider])}"
         )
     return onnxruntime
 

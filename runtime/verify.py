@@ -20,7 +20,7 @@ from visrt.runtime.backends import BACKENDS, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.engine_options import EngineOptions
-from visrt.runtime.errors import EngineError, ParityError, UsageError
+from visrt.runtime.errors import EngineError, ParityError, UsageError, install_hint
 from visrt.runtime.judge import BATCHES, BatchParity, ParityReport, full_outputs_of, gate_of, judge, precision_of
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.reference import Reference, reference_from_bytes, reference_from_outputs
@@ -151,7 +151,7 @@ def require_available(settings: VerifySettings) -> dict[str, str]:
     if settings.engines and told:
         raise EngineError(f"{told}; leave out --engine to verify on all that this machine can run (see `visrt doctor`)")
     if all(absences.values()):
-        raise EngineError(f"this machine can run no engine: {told}; pip install 'visrt[cpu]'")
+        raise EngineError(f"this machine can run no engine: {told}; {install_hint('cpu')}")
     return absences
 
 

@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
 
 def transformers_or_skip() -> Any:
     """The module; a test that needs it is skipped where it is not installed."""
-    return pytest.importorskip("transformers", reason="transformers is not installed; pip install 'visrt[dev]'")
+    return pytest.importorskip("transformers", reason="transformers is not installed; pip install '.[dev]'")
 
 
 def hugging_face_model(backbone: str, *, backbone_options: dict[str, Any] | None = None, **options: Any) -> Any:

@@ -1,47 +1,220 @@
-"""What the README tells is true: its Python runs, its commands and options exist, its links lead somewhere."""
+"""Claims about README.md and docs/: the Python runs, commands work, tables and links are true."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
+from annotated_types import Ge, Gt, Le, Lt
 from data_sets import ROOT
+from PIL import Image
+from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
-from visrt.cli import VERBS, load
+from visrt.cli import VERBS, app, load
+from visrt.runtime import errors
+from visrt.runtime.ctvis import CtVisSettings
+from visrt.runtime.genvis import GenVisSettings
+from visrt.runtime.inspro import InsProSettings
+from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, StateSpec, TensorSpec
+from visrt.runtime.minvis import MinVisSettings
+from visrt.runtime.pipeline import PipelineSettings
+from visrt.runtime.results import FrameResult
+from visrt.runtime.session import Session, SessionSettings
+from visrt.runtime.source import VideoSettings
+from visrt.runtime.video import read_video
 
-README = (ROOT / "README.md").read_text()
-PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
-COMMANDS = [
-    line.partition(" #")[0].strip()
-    for page in PAGES
-    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("visrt ")
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+FRAMES = 12
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. mark: the comment on the line above it."""
+
+    page: str
+    language: str
+    mark: str
+    text: str
+
+
+def blocks_of(name: str, page: str) -> Iterator[Block]:
+    for mark, language, text in re.findall(r"(?:<!-- ([^\n]*?) -->\n)?```(\w*)\n(.*?)```", page, re.DOTALL):
+        yield Block(name, language, mark, text)
+
+
+BLOCKS = [block for name, page in PAGES.items() for block in blocks_of(name, page)]
+LINES = [
+    line.partition(" #")[0].strip() for block in BLOCKS if block.language == "sh" for line in block.text.splitlines()
 ]
+COMMANDS = sorted({line for line in LINES if line.startswith("visrt ")})
+MODULES = sorted({line for line in LINES if line.startswith("python -m visrt.")})
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+WITHOUT_VISRT = [block for block in PYTHON if block.mark == "without visrt"]
+IMPORTS_ONLY = [block for block in PYTHON if block.mark.startswith("imports only: ")]
+
+PATH_OPTIONS = ("--bundle", "--data", "--classes", "--against", "--association", "--source", "--results")
+"""Options whose values must be there for a command to run."""
+
+QUICK = ("track", "inspect", "doctor", "verify", "eval", "data")
+"""Verbs that take seconds."""
+
+IN_WORKSPACE = ("street.mp4", "other.mp4", "frames/", "labelled/", "map.json", "strict.json")
+
+TABLES: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        CtVisSettings,
+        GenVisSettings,
+        InsProSettings,
+        MinVisSettings,
+        PipelineSettings,
+        SessionSettings,
+        VideoSettings,
+    )
+}
 
 
-def test_the_two_commands_are_on_the_first_screen_and_in_the_makefile() -> None:
-    first_screen = "\n".join(README.splitlines()[:30])
-    makefile = (ROOT / "Makefile").read_text()
+@pytest.fixture(scope="module")
+def demo() -> list[FrameResult]:
+    """The first frames of the demo clip through the default bundle."""
+    results: list[FrameResult] = []
+    with Session.open(ROOT / "bundles" / "default") as session:
+        for frame in demo_frames():
+            results += session.step(frame, len(results) / 10)
+    return results
+
+
+def demo_frames() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    for frame in read_video(ROOT / "clips" / "demo.mp4"):
+        if frame.index == FRAMES:
+            return
+        yield frame.image
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, demo: list[FrameResult]) -> Path:
+    """A folder with the files that commands of the pages name: the demo clip, its frames, and a labelled set."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("bundles", "clips", "training"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("street.mp4", "other.mp4"):
+        (folder / name).symlink_to(ROOT / "clips" / "demo.mp4")
+    for pictures in (folder / "frames", folder / "labelled" / "JPEGImages" / "street"):
+        pictures.mkdir(parents=True)
+        for index, frame in enumerate(demo_frames()):
+            Image.fromarray(frame).save(pictures / f"{index:05}.png")
+    (folder / "labelled" / "instances.json").write_text(json.dumps(annotations_of(demo)))
+    (folder / "map.json").write_text('{"pedestrian": "person"}')
+    (folder / "strict.json").write_text('{"birth_score": 0.9, "keep_score": 0.6}')
+    return folder
+
+
+def annotations_of(results: list[FrameResult]) -> dict[str, Any]:
+    """What was tracked as object 0, as the annotation of a pedestrian."""
+    masks = [next((o.rle for o in result.objects if o.id == 0), None) for result in results]
+    height, width = results[0].size
+    names = [f"street/{index:05}.png" for index in range(len(results))]
+    return {
+        "categories": [{"id": 1, "name": "pedestrian"}],
+        "videos": [{"id": 1, "height": height, "width": width, "file_names": names}],
+        "annotations": [{"id": 1, "video_id": 1, "category_id": 1, "iscrowd": 0, "segmentations": masks}],
+    }
+
+
+def runs(command: str) -> bool:
+    """Whether a command takes seconds, and needs no GPU and no file but the workspace's."""
+    _, verb, *arguments = shlex.split(command)
+    needed = [value for option, value in pairwise(arguments) if option in PATH_OPTIONS]
+    start = 1 if verb == "data" else 0
+    pairs = pairwise(["", *arguments[start:]])
+    needed += [value for before, value in pairs if not value.startswith("--") and not before.startswith("--")]
+    there = all(path in IN_WORKSPACE or (ROOT / path).exists() for path in needed)
+    return verb in QUICK and "tensorrt" not in command and there
+
+
+def test_the_readme_is_short_and_begins_with_the_two_commands() -> None:
+    lines = PAGES["README.md"].splitlines()
+    assert len(lines) <= 120
     for target in ("demo", "test"):
-        assert f"make {target}" in first_screen
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+        assert f"make {target}" in "\n".join(lines[:15])
 
 
-def test_the_python_of_the_readme_runs_as_it_stands() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
+def test_every_make_target_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {target for page in PAGES.values() for target in re.findall(r"(?:`|^)make ([\w-]+)", page, re.MULTILINE)}
+    assert {"demo", "test", "bench", "gpu-check"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+RUN = [block for block in PYTHON if not block.mark or block.mark.startswith("needs ")]
+
+
+def skip_without(block: Block) -> None:
+    """Skips a block whose mark names a module that this branch does not have yet."""
+    module = block.mark.rpartition("needs ")[2]
+    if module and find_spec(module) is None:
+        pytest.skip(f"this branch has no {module} yet")
+
+
+@pytest.mark.parametrize("block", RUN, ids=lambda block: block.page)
+def test_python_runs_as_it_stands(block: Block) -> None:
+    skip_without(block)
+    done = subprocess.run([sys.executable, "-c", block.text], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("block", IMPORTS_ONLY, ids=lambda block: block.page)
+def test_python_that_needs_a_checkpoint_imports_what_exists(block: Block) -> None:
+    skip_without(block)
+    imports = [line for line in block.text.splitlines() if line.startswith(("import ", "from "))]
+    assert imports
+    exec("\n".join(imports), {})
+
+
+def test_pages_of_python_are_not_skipped() -> None:
+    assert {"README.md", "use.md", "extend.md"} == {block.page for block in RUN}
+    assert len(PYTHON) == len(RUN) + len(WITHOUT_VISRT) + len(IMPORTS_ONLY)
+
+
+def test_a_bundle_runs_without_visrt_as_the_page_describes(workspace: Path, demo: list[FrameResult]) -> None:
+    script = workspace / "without_visrt.py"
+    script.write_text("\n".join(block.text for block in WITHOUT_VISRT))
+    frames = [str(path) for path in sorted((workspace / "frames").iterdir())]
+    hidden = "import runpy, sys; sys.modules['visrt'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    command = [sys.executable, "-c", hidden, str(script), str(ROOT / "bundles" / "default"), *frames]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == len(demo)
+    classes = ("person", "vehicle", "animal")
+    for line, result in zip(lines, demo, strict=True):
+        assert [o["id"] for o in line["objects"]] == [o.id for o in result.objects]
+        assert [o["name"] for o in line["objects"]] == [classes[o.label] for o in result.objects]
+        for found, expected in zip(line["objects"], result.objects, strict=True):
+            assert found["score"] == pytest.approx(expected.score, abs=1e-6)
+            height, width = found["rle"]["size"]
+            mask = coco_mask.decode(coco_mask.frPyObjects(found["rle"], height, width))
+            np.testing.assert_array_equal(mask.astype(bool), expected.mask())
+    assert sum(len(line["objects"]) for line in lines) > FRAMES
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_the_readme_exist_with_their_options(command: str) -> None:
+def test_commands_exist_with_their_options(command: str) -> None:
     _, verb, *arguments = shlex.split(command)
     assert verb in VERBS
     found = load(verb)
@@ -52,8 +225,139 @@ def test_the_commands_of_the_readme_exist_with_their_options(command: str) -> No
     assert options <= known
 
 
-def test_the_links_of_the_readme_lead_somewhere() -> None:
-    targets = [t for t in re.findall(r"\]\(([^)]+)\)", README) if "://" not in t]
-    assert targets
-    missing = [target for target in targets if not (ROOT / target.partition("#")[0]).exists()]
-    assert not missing
+@pytest.mark.parametrize("command", [command for command in COMMANDS if runs(command)])
+def test_quick_commands_run(command: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    arguments = shlex.split(command)[1:]
+    ended = CliRunner().invoke(app, [*arguments, "--limit", "3"] if arguments[0] == "track" else arguments)
+    assert ended.exit_code in ((0, 5) if arguments[0] == "doctor" else (0,)), ended.output
+
+
+def test_commands_of_every_quick_verb_run() -> None:
+    ran = {command for command in COMMANDS if runs(command)}
+    assert {shlex.split(command)[1] for command in ran} == set(QUICK)
+    assert len(ran) >= 12
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_modules_run_with_their_options(command: str) -> None:
+    _, _, module, *arguments = shlex.split(command)
+    if not (ROOT / "benchmarks" / "experiments").exists() and ("experiments" in module or "host_overhead" in module):
+        pytest.skip("the experiments have not moved yet")
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert {argument for argument in arguments if argument.startswith("--")} <= set(
+        re.findall(r"--[\w-]+", shown.stdout)
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[name]):
+        path, _, anchor = target.partition("#")
+        assert "://" not in target, "pages name no host"
+        assert not path or (folder / path).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (folder / path).read_text() if path else PAGES[name], re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, target
+
+
+def test_no_page_installs_from_an_index_that_has_no_visrt() -> None:
+    assert not [name for name, page in PAGES.items() if "visrt[" in page]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_settings_tables_are_the_settings(name: str) -> None:
+    rows = rows_of(PAGES["use.md"].partition(f"<!-- settings: {name} -->\n")[2])
+    hints = get_type_hints(TABLES[name], include_extras=True)
+    assert [row[0] for row in rows] == [f"`{f.name}`" for f in fields(TABLES[name])]
+    for row, f in zip(rows, fields(TABLES[name]), strict=True):
+        assert row[1] == f"`{default_of(f)}`", f.name
+        assert values_of(hints[f.name]) in (None, row[2]), f.name
+        assert row[3], f.name
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of the first table of `text`, without its head."""
+    table = re.match(r"(\|.*\n)+", text)
+    assert table
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[0].splitlines()[2:]]
+
+
+def default_of(f: Field[Any]) -> str:
+    if f.default is MISSING and f.default_factory is not MISSING:
+        assert f.default_factory() == SessionSettings(in_flight=2)
+        return "SessionSettings(in_flight=2)"
+    return json.dumps(f.default)
+
+
+def values_of(hint: Any) -> str | None:
+    """The values that a type allows, as the tables write them; None where the type does not say."""
+    if get_origin(hint) in (Union, UnionType):
+        [inner] = [part for part in get_args(hint) if part is not NoneType]
+        values = values_of(inner)
+        return values and f"`null`, {values}"
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"list of {values_of(get_args(hint)[0])}"
+    if not hasattr(hint, "__metadata__"):
+        return None
+    least, most = "", " or more"
+    for bound in hint.__metadata__[0].metadata:
+        if isinstance(bound, Ge | Gt):
+            least = f"{bound.ge}" if isinstance(bound, Ge) else f"above {bound.gt}"
+        if isinstance(bound, Le | Lt):
+            most = f" to {bound.le}" if isinstance(bound, Le) else f" to below {bound.lt}"
+    return least + most
+
+
+def test_the_exit_codes_are_all_in_the_table() -> None:
+    codes = {
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and issubclass(error, errors.VisrtError)
+    }
+    shown = {int(row[0]) for row in rows_of(PAGES["use.md"].partition("### Exit codes\n\n")[2])}
+    assert codes | {0, errors.PARTIAL, errors.INTERRUPTED} <= shown
+
+
+def test_a_line_of_results_looks_as_shown(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    track = ["track", "street.mp4", "--bundle", "bundles/default", "--no-overlay", "--limit", "1", "--out", "out/line"]
+    assert CliRunner().invoke(app, track).exit_code == 0
+    written = json.loads((workspace / "out" / "line" / "results.jsonl").read_text())
+    [shown] = [json.loads(block.text) for block in BLOCKS if block.page == "use.md" and block.language == "json"]
+    assert shown.keys() == written.keys()
+    assert shown["objects"][0].keys() == written["objects"][0].keys()
+
+
+def test_the_recipe_of_the_training_page_loads() -> None:
+    pytest.importorskip("torch", reason="torch is not installed; pip install '.[train]'")
+    from visrt.runtime.settings import load_settings
+    from visrt.training.settings import TrainSettings, check_settings
+
+    [recipe] = [json.loads(block.text) for block in BLOCKS if block.mark == "recipe"]
+    check_settings(load_settings(TrainSettings, recipe, "recipe"))
+
+
+def test_the_bundle_page_names_every_key_of_the_manifest() -> None:
+    page = PAGES["bundle.md"]
+    for model in (Manifest, InputSpec, GraphSpec, StateSpec, TensorSpec, FileSpec):
+        for name, spec in model.model_fields.items():
+            assert re.search(rf"\b{spec.alias or name}\b", page), name
+
+
+def test_the_bundle_page_has_the_tensors_of_the_default_bundle() -> None:
+    manifest = json.loads((ROOT / "bundles" / "default" / "manifest.json").read_text())
+    table = rows_of(PAGES["bundle.md"].partition("any number of masks.\n\n")[2])
+    shown = [(way, role.strip("`"), dtype, len(shape.split(","))) for _, way, role, dtype, shape, _ in table]
+    found = [
+        (way, role, tensor["dtype"], len(tensor["shape"]))
+        for graph in manifest["graphs"].values()
+        for way, tensors in (("in", graph["inputs"]), ("out", graph["outputs"]))
+        for role, tensor in tensors.items()
+    ]
+    assert [(w, r, n) for w, r, _, n in shown] == [(w, r, n) for w, r, _, n in found]
+    assert all(given in allowed for (_, _, allowed, _), (_, _, given, _) in zip(shown, found, strict=True))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from visrt.console import say
-from visrt.runtime.errors import INTERRUPTED, VisrtError
+from visrt.runtime.errors import INTERRUPTED, VisrtError, install_hint
 
 __all__ = ["VERBS", "Verb", "app", "main"]
 
@@ -115,7 +115,7 @@ def _missing(verb: str, error: ModuleNotFoundError) -> Exception:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return error
-    return VisrtError(f"{verb} needs {package}, which is not installed; run `pip install 'visrt[{EXTRAS[package]}]'`")
+    return VisrtError(f"{verb} needs {package}, which is not installed; run {install_hint(EXTRAS[package])}")
 
 
 def _version(wanted: bool) -> None:

@@ -16,7 +16,7 @@ from visrt.benchmarks.speed.lengths import LengthFigures, over_length
 from visrt.benchmarks.speed.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
 from visrt.runtime.backends import backend_named
 from visrt.runtime.bundle import Bundle
-from visrt.runtime.errors import UsageError
+from visrt.runtime.errors import UsageError, install_hint
 from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.video import open_source
 
@@ -134,7 +134,7 @@ def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say
     try:
         from visrt.benchmarks.speed.roofline import machine_peak, reached
     except ModuleNotFoundError as error:
-        report.left_out.append(f"roofline: {error.name} is not installed; pip install 'visrt[train]'")
+        report.left_out.append(f"roofline: {error.name} is not installed; {install_hint('train')}")
         return
     settings = report.settings
     say("the machine's peak")

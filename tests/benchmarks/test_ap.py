@@ -236,7 +236,7 @@ AREAS = {"small": [0.0, 128.0**2], "medium": [128.0**2, 256.0**2], "large": [256
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_figure_equals_trackeval_s_where_there_are_no_crowds(seed: int, tmp_path: Path) -> None:
-    pytest.importorskip("trackeval", reason="trackeval is not installed: pip install 'visrt[eval]'")
+    pytest.importorskip("trackeval", reason="trackeval is not installed: pip install '.[eval]'")
     truth, found = _sets(seed)
     ours = average_precision(truth, found, CLASSES)
     theirs = _by_trackeval(tmp_path, truth, found)

@@ -308,7 +308,7 @@ def test_without_trackeval_the_extra_that_brings_it_is_named(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "trackeval.metrics", None)
     ended = visrt("eval", "--data", tmp_path, "--results", tmp_path / "r.json")
     assert ended.exit_code == 1
-    assert "eval needs trackeval, which is not installed; run `pip install 'visrt[eval]'`" in ended.stderr
+    assert "eval needs trackeval, which is not installed; run pip install '.[eval]'" in ended.stderr
 
 
 def test_eval_wants_a_bundle_or_a_results_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from annotated_sets import SIZE, box_rle, moving_box
 
-pytest.importorskip("trackeval", reason="trackeval is not installed: pip install 'visrt[eval]'")
+pytest.importorskip("trackeval", reason="trackeval is not installed: pip install '.[eval]'")
 
 from visrt.benchmarks.hota import THRESHOLDS, TrackingFigures, figures_of, tracking_counts
 from visrt.runtime.results import TrackedObject

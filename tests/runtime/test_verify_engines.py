@@ -120,11 +120,11 @@ def test_an_engine_that_cannot_be_opened_fails_and_the_others_go_on(bundle: Bund
 
 
 def test_what_to_install_is_shown_with_its_brackets(bundle: Bundle, machine: dict[str, Opener]) -> None:
-    machine["cpu"].refuses = "pip install 'visrt[cpu]'"
+    machine["cpu"].refuses = "pip install '.[cpu]'"
     shown = Console(file=StringIO(), width=200)
     for line in lines_of(verified(bundle)):
         shown.print(line)
-    assert "visrt[cpu]" in shown.file.getvalue()  # type: ignore[attr-defined]
+    assert ".[cpu]" in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_values_for_json_hold_no_number_that_json_cannot(bundle: Bundle, machine: dict[str, Opener]) -> None:

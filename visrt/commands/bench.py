@@ -102,12 +102,12 @@ def _refuse_nowhere(*paths: Path | None) -> None:
 
 def _page() -> Callable[[BenchReport], str]:
     """What makes the page, before anything is measured: it needs a package that measuring does not."""
-    from visrt.runtime.errors import UsageError
+    from visrt.runtime.errors import UsageError, install_hint
 
     try:
         from visrt.benchmarks.speed.bench_page import page
     except ModuleNotFoundError as error:
-        raise UsageError(f"--html needs {error.name}; run `pip install 'visrt[train]'`") from None
+        raise UsageError(f"--html needs {error.name}; run {install_hint('train')}") from None
     return page
 
 

@@ -123,13 +123,13 @@ def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
 
 
 def _anew(checkpoint: Path, bundle: Bundle, clip: Frames) -> Reference:
-    from visrt.runtime.errors import UsageError
+    from visrt.runtime.errors import UsageError, install_hint
 
     try:
         from visrt.export.reference import reference_from_checkpoint
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--checkpoint needs {error.name}, which is not installed; run `pip install 'visrt[train]'`, or leave it "
+            f"--checkpoint needs {error.name}, which is not installed; run {install_hint('train')}, or leave it "
             "out to compare with what the bundle keeps"
         ) from None
     return reference_from_checkpoint(checkpoint, bundle.manifest, clip.images, clip.valid_sizes)
