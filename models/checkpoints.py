@@ -240,11 +240,13 @@ def _json(text: str, what: str, path: Path) -> Any:
 
 def _position_indices(network: nn.Module) -> dict[str, Tensor]:
     """Swin's index buffers, which are computed, never read."""
-    backbone = network.get_submodule("backbone")
-    if not isinstance(backbone, Swin):
-        return {}
-    index = relative_position_index(backbone.settings.window)
-    return {key: index.clone() for key in network.state_dict() if key.endswith(INDEX)}
+    return {
+        f"{name}.{key}": relative_position_index(module.settings.window)
+        for name, module in network.named_modules()
+        if isinstance(module, Swin)
+        for key in module.state_dict()
+        if key.endswith(INDEX)
+    }
 
 
 def _check_fit(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

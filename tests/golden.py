@@ -231,7 +231,7 @@ def assert_same_finals(
     assert len(made) == len(expected.scores)
     for score, label, masks in zip(expected.scores, expected.labels, expected.masks, strict=True):
         alike = [
-            (np.count_nonzero(made[i] != masks), i)
+            (int(np.count_nonzero(made[i] != masks)), i)
             for i in free
             if result.tracks[i].label == label and abs(result.tracks[i].score - score) <= score_tolerance
         ]

@@ -57,13 +57,13 @@ def cutout_files(folder: Path, map_path: Path) -> tuple[CutoutFile, ...]:
     files = []
     used = set()
     for path in sorted(folder.glob("*.png")):
-        pattern = next((pattern for pattern in patterns if fnmatchcase(path.name, pattern)), None)
-        if pattern is None:
+        fitting = next((known for known in patterns if fnmatchcase(path.name, known)), None)
+        if fitting is None:
             raise DataError(
                 f"{map_path}: no pattern fits {path.name}; add one, with class {DISTRACTOR!r} if it has none"
             )
-        used.add(pattern)
-        files.append(CutoutFile(path, patterns[pattern]))
+        used.add(fitting)
+        files.append(CutoutFile(path, patterns[fitting]))
     idle = [pattern for pattern in patterns if pattern not in used]
     if idle:
         raise DataError(f"{map_path}: pattern {idle[0]!r} fits no PNG of {folder}; correct or remove it")

@@ -58,7 +58,8 @@ def test_a_bundle_for_one_size_gives_what_one_for_any_size_gives(tmp_path: Path)
             assert session.manifest.input.image_size == ((HEIGHT, WIDTH) if session is usual else wide)
         [one], [other] = usual.network.run_frames([frame]), inside.network.run_frames([frame])
         assert np.allclose(one.queries.class_logits, other.queries.class_logits, atol=1e-4)
-        assert np.allclose(*(outputs.device["mask_features"].numpy() for outputs in (one, other)), atol=1e-4)
+        features, other_features = (outputs.device["mask_features"].numpy() for outputs in (one, other))
+        assert np.allclose(features, other_features, atol=1e-4)
         assert one.fit == other.fit
         with pytest.raises(UsageError, match=r"a frame of 90x180 was given to a bundle that takes 90x200"):
             inside.step(frame[:, :180])

@@ -134,7 +134,7 @@ def test_golden_genvis_end_to_end(golden: Golden) -> None:
             prefix, slash, last = name.rpartition("/")
             compare(prefix + slash, {last: values})
             if last.startswith("mask_logits") and name in golden:
-                flipped += np.count_nonzero((values > 0) != (golden[name] > 0))
+                flipped += int(np.count_nonzero((values > 0) != (golden[name] > 0)))
                 cells += values.size
     assert flipped <= run.mask_share * cells
 

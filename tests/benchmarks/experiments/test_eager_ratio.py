@@ -10,8 +10,9 @@ from networks import HEIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 
 from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
 from visrt.export.graphs import frame_graph
-from visrt.models.checkpoints import read_checkpoint
+from visrt.models.checkpoints import load_checkpoint
 from visrt.models.deformable import sampled_sum
+from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.session import Session
 
 
@@ -29,7 +30,8 @@ def test_grid_sample_computes_what_the_networks_form_computes() -> None:
 
 @pytest.fixture(scope="module")
 def sides(network: Exported) -> Iterator[Sides]:
-    graph = frame_graph(read_checkpoint(network.checkpoint), network.wanted.input)
+    checkpoint = load_checkpoint(network.checkpoint, MASK2FORMER)
+    graph = frame_graph(checkpoint.network(), checkpoint.settings, network.wanted.input)
     setting = Setting(PUBLISHED_KIND, size=(HEIGHT, WIDTH), source=(120, 160), rounds=3, frames=2)
     with Session.open(network.folder, threads=1, association=SHOWS_TEN) as session:
         yield Sides(setting, graph, session)
