@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from visrt.benchmarks.accuracy.report import without_nan
-from visrt.runtime.families import family_from_preset
 from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.output import write_atomically
 from visrt.runtime.presets import PRESETS
+from visrt.runtime.registry import method_from_preset
 
 __all__ = ["EXPERIMENT_RESULTS", "RESULTS", "add_result_options", "preset_settings", "write_result"]
 
@@ -49,4 +49,4 @@ def write_result(out: Path, settings: Mapping[str, Any], figures: Mapping[str, A
 
 def preset_settings() -> dict[str, dict[str, Any]]:
     """By preset, every setting of its association."""
-    return {name: asdict(family_from_preset(name).settings) for name in PRESETS}
+    return {name: asdict(method_from_preset(name).settings) for name in PRESETS}

@@ -16,9 +16,9 @@ from visrt.runtime.bundle import Bundle
 from visrt.runtime.bundle_writer import copied_files, file_spec, write_bundle
 from visrt.runtime.ctvis import CtVisSettings
 from visrt.runtime.errors import DataError, UsageError
-from visrt.runtime.families import FAMILIES, family_of
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.minvis import MinVisSettings
+from visrt.runtime.registry import METHODS, method_of
 
 __all__ = ["FLOORS", "THRESHOLDS", "Criterion", "Fit", "Trial", "fit", "floors_of", "values_of", "write_fitted"]
 
@@ -92,9 +92,9 @@ class Fit:
 
 def values_of(bundle: Bundle) -> dict[str, tuple[float, ...]]:
     """The settings of `bundle` that are fitted, with the values to try; UsageError for a family that has none."""
-    settings = type(family_of(bundle.manifest).settings)
+    settings = type(method_of(bundle.manifest).settings)
     if settings not in FLOORS:
-        known = [name for name, family in FAMILIES.items() if type(family({}).settings) in FLOORS]
+        known = [name for name, family in METHODS.items() if type(family({}).settings) in FLOORS]
         raise UsageError(
             f"{bundle.folder}: the thresholds of family {bundle.manifest.family!r} cannot be fitted; expected a bundle "
             f"of {', '.join(known)}"
@@ -104,7 +104,7 @@ def values_of(bundle: Bundle) -> dict[str, tuple[float, ...]]:
 
 def floors_of(bundle: Bundle) -> Floors:
     """The floors in force in `bundle`, by setting. Raises UsageError for a family that has none to fit."""
-    names, settings = values_of(bundle), family_of(bundle.manifest).settings
+    names, settings = values_of(bundle), method_of(bundle.manifest).settings
     return {name: float(getattr(settings, name)) for name in names}
 
 

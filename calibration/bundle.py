@@ -12,8 +12,8 @@ from visrt.export.nodes import NODES, nodes_json
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.bundle_writer import copied_files, creation_time, file_spec, package_versions, write_bundle
 from visrt.runtime.errors import UsageError
-from visrt.runtime.families import family_of
 from visrt.runtime.manifest import Manifest
+from visrt.runtime.registry import method_of
 
 __all__ = ["GRAPH", "require_calibratable", "write_calibrated"]
 
@@ -32,7 +32,7 @@ def require_calibratable(bundle: Bundle) -> None:
     class "no object", by which agreement is judged.
     """
     manifest = bundle.manifest
-    family_of(manifest)
+    method_of(manifest)
     precisions = {name: graph.precision for name, graph in manifest.graphs.items()}
     if "int8" in precisions.values():
         raise UsageError(

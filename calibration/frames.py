@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import Floats
 from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import DataError, UsageError
-from visrt.runtime.family import Floats
-from visrt.runtime.image import RESIZERS, image_for
+from visrt.runtime.image import RESIZERS, letterbox_into
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.video import Camera, SourceSpec, find_sources, open_source
 
@@ -204,7 +204,7 @@ def _inputs(
 
 def _fitted(image: NDArray[np.uint8], spec: InputSpec) -> Frames:
     images = np.empty((1, *spec.image_size, 3), np.uint8)
-    fit = image_for(image, spec, RESIZERS[spec.resize], images[0])
+    fit = letterbox_into(images[0], image, spec, RESIZERS[spec.resize])
     return Frames(images, np.array([fit.valid], np.int32))
 
 

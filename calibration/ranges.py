@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from visrt.calibration.histogram import Magnitudes, magnitudes_of
 from visrt.calibration.tensors import GraphView
+from visrt.runtime.arrays import Array
 from visrt.runtime.clip_frames import Frames
-from visrt.runtime.engine import Array
 from visrt.runtime.errors import EngineError, ParityError
 from visrt.runtime.manifest import GraphSpec
 

@@ -29,11 +29,11 @@ from visrt.runtime.bundle import open_bundle, state_bytes
 from visrt.runtime.bundle_writer import file_spec, write_bundle
 from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import UsageError
-from visrt.runtime.families import FAMILIES
 from visrt.runtime.image import letterbox
 from visrt.runtime.judge import ParityReport, full_outputs_of, judge
 from visrt.runtime.manifest import FileSpec, InputSpec, Manifest, StateSpec, with_places
 from visrt.runtime.reference import Reference
+from visrt.runtime.registry import METHODS
 from visrt.runtime.verify import closing
 
 __all__ = ["PRECISIONS", "Export", "ExportReport", "export_bundle"]
@@ -107,7 +107,7 @@ def export_bundle(
     _check_precision(export)
     check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
     require_known(export.family)
-    association = asdict(FAMILIES[export.family](export.association).settings)
+    association = asdict(METHODS[export.family](export.association).settings)
     model = read_for(export.family, export.checkpoint, export.input, association)
     classes = chosen_classes(
         export.classes, model.checkpoint.classes, model.checkpoint.settings.classes, export.checkpoint

@@ -12,7 +12,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.errors import ParityError
 
 __all__ = ["Counts", "Moved", "count", "moved"]

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from visrt.export.graphs import FrameGraph
 from visrt.export.half import Island, halved, network_inputs
 from visrt.models.checkpoints import Checkpoint, HasClasses
+from visrt.runtime.arrays import Array, Floats
 from visrt.runtime.clip_frames import Frames
-from visrt.runtime.engine import Array
-from visrt.runtime.family import Floats
 from visrt.runtime.manifest import InputSpec
 
 __all__ = ["PRECISIONS", "Exportable", "Graphs", "InitialState", "Traced"]

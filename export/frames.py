@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from visrt.runtime.clip_frames import Frames, clip_frames
 from visrt.runtime.errors import SourceError
-from visrt.runtime.image import image_for, pillow_bilinear
+from visrt.runtime.image import letterbox_into, pillow_bilinear
 from visrt.runtime.manifest import InputSpec
 
 __all__ = ["frames_from_sources", "synthetic_frames"]
@@ -82,7 +82,7 @@ def _clip(path: Path, spec: InputSpec) -> Frames:
 
 def _still(path: Path, spec: InputSpec) -> Frames:
     image = np.zeros((1, *spec.image_size, 3), np.uint8)
-    fit = image_for(_picture(path), spec, pillow_bilinear, out=image[0])
+    fit = letterbox_into(image[0], _picture(path), spec, pillow_bilinear)
     return Frames(image, np.array([fit.valid], np.int32))
 
 

@@ -22,7 +22,7 @@ from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_frame_graph,
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, GenVisNetworkSettings, VitaModule
 from visrt.models.genvis_checkpoints import GENVIS
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.genvis import BASE
 from visrt.runtime.genvis_outputs import asked_lengths, roles_of_clip
 from visrt.runtime.manifest import InputSpec

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from visrt.export.source_resize import SourceResize
 from visrt.models.mask2former import FrameOutputs
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.image import letterbox
 from visrt.runtime.manifest import InputSpec
 

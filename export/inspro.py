@@ -31,8 +31,7 @@ from visrt.models.checkpoints import load_checkpoint
 from visrt.models.condinst import STRIDE, parameter_count
 from visrt.models.inspro import InsPro, InsProSettings
 from visrt.models.inspro_checkpoints import INSPRO
-from visrt.runtime.clip_family import Tensors
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array, Tensors
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES
 from visrt.runtime.inspro_outputs import Look, roles_of_frame

@@ -16,7 +16,7 @@ from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.mask2former_checkpoints import MASK2FORMER
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.manifest import InputSpec
 
 __all__ = ["PerFrame", "read_per_frame"]

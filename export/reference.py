@@ -20,8 +20,8 @@ from torch import Tensor
 from visrt.export.contract import producer
 from visrt.export.families import read_for
 from visrt.runtime.agreement import packed_masks
+from visrt.runtime.arrays import Array
 from visrt.runtime.clip_frames import Frames
-from visrt.runtime.engine import Array
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.parity import TOLERANCES, errors_of_items, is_by_query, scale_of

@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.arrays import Floats
+from visrt.runtime.arrays import Array, Floats
 from visrt.runtime.assign import assign, cosine_similarity
-from visrt.runtime.engine import Array, Engine
+from visrt.runtime.engine import Engine
 from visrt.runtime.errors import UsageError
 from visrt.runtime.queries import Queries
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.errors import BundleError
 from visrt.runtime.manifest import FileSpec, Manifest, StateSpec, manifest_from_json
 from visrt.runtime.onnx_file import check_onnx

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.errors import SourceError
-from visrt.runtime.image import RESIZERS, image_for
+from visrt.runtime.image import RESIZERS, letterbox_into
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.video import read_video
 
@@ -38,7 +38,7 @@ def clip_frames(source: str | Path, spec: InputSpec, limit: int) -> Frames:
     images, sizes = [], []
     for frame in islice(read_video(source), limit):
         image = np.empty((*spec.image_size, 3), np.uint8)
-        sizes.append(image_for(frame.image, spec, RESIZERS[spec.resize], out=image).valid)
+        sizes.append(letterbox_into(image, frame.image, spec, RESIZERS[spec.resize]).valid)
         images.append(image)
     if not images:
         raise SourceError(f"{source}: gives no frame; expected a video or a folder of images")

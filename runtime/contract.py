@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from visrt.runtime.engine import Array, Tensor
+from visrt.runtime.arrays import Array, Tensor
 from visrt.runtime.errors import BundleError, EngineError
 from visrt.runtime.manifest import GraphSpec, Manifest, StateSpec, TensorSpec
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.errors import EngineError, install_hint
 
 __all__ = ["DeviceMemory", "Gpu", "GpuMemoryError", "PinnedMemory", "megabytes"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Tensor
 
-__all__ = ["Array", "AsyncEngine", "Engine", "HostTensor", "Tensor"]
+__all__ = ["AsyncEngine", "Engine"]
 
 
 class Engine(Protocol):

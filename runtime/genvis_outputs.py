@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from visrt.runtime.arrays import Floats
-from visrt.runtime.engine import Array, Engine
+from visrt.runtime.arrays import Array, Floats
+from visrt.runtime.engine import Engine
 from visrt.runtime.engine_outputs import Outputs, checked_batch, mask_logits_of
 
 __all__ = ["asked_lengths", "genvis_outputs", "roles_of_clip"]

@@ -24,7 +24,6 @@ __all__ = [
     "Letterbox",
     "check_frames",
     "cv2_area",
-    "image_for",
     "letterbox",
     "letterbox_into",
     "network_input",
@@ -96,10 +95,6 @@ def letterbox_into(out: Frame, frame: Frame, spec: InputSpec, resize: Callable[[
             "(height x width) only; export one without --source-size, or with this size"
         )
     return fit
-
-
-def image_for(frame: Frame, spec: InputSpec, resize: Callable[[Frame, Size], Frame], out: Frame) -> Letterbox:
-    return letterbox_into(out, frame, spec, resize)
 
 
 def check_frames(frames: Sequence[Frame]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from visrt.runtime.arrays import Floats, Tensors
-from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
+from visrt.runtime.engine import Engine
 from visrt.runtime.engine_outputs import Outputs, checked_batch, mask_logits_of
 from visrt.runtime.inspro_pairs import Pairs, update_bank, update_pairs
 

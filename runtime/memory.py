@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import Floats
 from visrt.runtime.assign import unit_rows
-from visrt.runtime.family import Floats
 from visrt.runtime.mask_bits import Bits, packed, unpacked
 
 __all__ = ["NO_ID", "SHARES", "Detections", "Memory", "Renewal", "born", "empty_memory", "kept", "resized", "seen"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.contract import check_feeds
-from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError, install_hint
 from visrt.runtime.manifest import GraphSpec

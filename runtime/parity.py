@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.reference import ROLES, Reference
 
 __all__ = [

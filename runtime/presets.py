@@ -15,7 +15,7 @@ __all__ = ["PRESETS", "Preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """family: a name in `visrt.runtime.families`. settings: what differs from its defaults. meaning: for people."""
+    """family: a name in `visrt.runtime.registry`. settings: what differs from its defaults. meaning: for people."""
 
     family: str
     meaning: str

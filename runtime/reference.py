@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.agreement import FrameAnswer, packed_masks
-from visrt.runtime.engine import Array
+from visrt.runtime.arrays import Array
 from visrt.runtime.errors import BundleError
 from visrt.runtime.queries import Queries
 

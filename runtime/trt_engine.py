@@ -17,10 +17,10 @@ from typing import Literal
 
 import numpy as np
 
+from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.contract import check_feeds
 from visrt.runtime.cuda import GpuMemoryError
 from visrt.runtime.cuda_graph import CaptureRefusedError
-from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import GraphSpec
 from visrt.runtime.tensorrt_library import Flavour

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from visrt.runtime.arrays import Array
 from visrt.runtime.cuda import DeviceMemory, Gpu, PinnedMemory
-from visrt.runtime.engine import Array
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import GraphSpec, TensorSpec
 

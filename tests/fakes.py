@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
 from visrt.runtime.contract import check_feeds
-from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
-from visrt.runtime.family import Floats, Queries
+from visrt.runtime.engine import Engine
 from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
+from visrt.runtime.queries import Queries
 from visrt.runtime.session import Session, SessionSettings
 
 DEFAULTS = SessionSettings()

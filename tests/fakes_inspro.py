@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from fakes import COLOURS, DEFAULTS, ColourEngine, fake_manifest, graph_spec
 
+from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
 from visrt.runtime.contract import check_feeds
-from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
-from visrt.runtime.family import Floats
+from visrt.runtime.engine import Engine
 from visrt.runtime.manifest import GraphSpec, Manifest, StateSpec
 from visrt.runtime.session import Session, SessionSettings
 

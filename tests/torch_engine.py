@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.contract import check_feeds
-from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.manifest import GraphSpec
 
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from visrt.benchmarks.evaluate import pictures_of
-from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
+from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.engine import Engine
 from visrt.runtime.errors import DataError, EngineError, NumericalError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.network import Network

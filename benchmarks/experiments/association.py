@@ -28,12 +28,12 @@ from visrt.benchmarks.speed.memory import rss_mb
 from visrt.benchmarks.speed.percentiles import percentiles
 from visrt.benchmarks.speed.scripted import disc_masks
 from visrt.runtime.arrays import Floats
-from visrt.runtime.families import family_from_preset
 from visrt.runtime.mask_bits import packed
 from visrt.runtime.method import PerFrameMethod
 from visrt.runtime.nms import nms, smoothed_iou
 from visrt.runtime.presets import PRESETS
 from visrt.runtime.queries import Queries
+from visrt.runtime.registry import method_from_preset
 
 __all__ = ["StreamSettings", "array_bytes", "endless", "follower", "frames_of", "measure"]
 
@@ -107,7 +107,7 @@ class Follower:
 
 
 def follower(preset: str, masks: Floats, **changes: Any) -> Follower:
-    family = family_from_preset(preset, changes)
+    family = method_from_preset(preset, changes)
     return Follower(family, masks, family.start())
 
 

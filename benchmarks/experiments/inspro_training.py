@@ -28,10 +28,10 @@ from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.inspro import InsPro
 from visrt.models.inspro_checkpoints import INSPRO
+from visrt.runtime.arrays import Array, Tensor, Tensors
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.clip_family import Tensors
-from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.engine import Engine
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.inspro import PROPOSALS, QUERIES

@@ -27,12 +27,12 @@ from visrt.benchmarks.evaluate import Evaluation, evaluate_session, pictures_of
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
 from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
+from visrt.runtime.arrays import Floats
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.engine import Engine
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
-from visrt.runtime.family import Floats
 from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.method import FrameOutputs, PerFrameMethod
 from visrt.runtime.network import Network

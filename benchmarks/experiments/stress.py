@@ -20,9 +20,9 @@ from threadpoolctl import threadpool_limits
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, rate
 from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
-from visrt.runtime.families import family_from_preset
 from visrt.runtime.method import PerFrameMethod, Track
 from visrt.runtime.presets import PRESETS
+from visrt.runtime.registry import method_from_preset
 
 __all__ = ["CONTENDERS", "GAPS_FRAMES", "SCENARIOS", "StreamCounts", "follow_stream", "stress"]
 
@@ -173,7 +173,7 @@ def stress(streams: int, seed: int, progress: Callable[[str], None] = lambda _: 
 
 def _over_streams(settings: StreamSettings, streams: int, seed: int) -> dict[str, list[StreamCounts]]:
     """By contender, the counts of each stream; all see the same streams."""
-    families = {name: family_from_preset(preset, changes) for name, (preset, changes) in CONTENDERS.items()}
+    families = {name: method_from_preset(preset, changes) for name, (preset, changes) in CONTENDERS.items()}
     counts: dict[str, list[StreamCounts]] = {name: [] for name in CONTENDERS}
     for frames in _streams(settings, streams, seed):
         for name, family in families.items():

@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.family import Floats, Queries
+from visrt.runtime.arrays import Floats
+from visrt.runtime.queries import Queries
 
 __all__ = ["NOBODY", "StreamFrame", "StreamSettings", "make_stream"]
 

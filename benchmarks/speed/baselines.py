@@ -17,13 +17,12 @@ from visrt.benchmarks.speed.official_order import KeptFrame, VideoAnswer, video_
 from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
+from visrt.runtime.arrays import Array, Floats
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine import Array
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import UsageError
-from visrt.runtime.family import Floats
-from visrt.runtime.image import Letterbox, image_for, pillow_bilinear
+from visrt.runtime.image import Letterbox, letterbox_into, pillow_bilinear
 from visrt.runtime.manifest import InputSpec
 from visrt.runtime.video import read_video
 
@@ -96,7 +95,7 @@ class Baseline:
     def _seen(self, image: Array) -> tuple[KeptFrame, float]:
         start = perf_counter()
         images = np.empty((1, *self.spec.image_size, 3), dtype=np.uint8)
-        self._fit = image_for(image, self.spec, pillow_bilinear, images[0])
+        self._fit = letterbox_into(images[0], image, self.spec, pillow_bilinear)
         valid_sizes = np.array([self._fit.valid], dtype=np.int32)
         prepared = perf_counter()
         return self._network(images, valid_sizes), prepared - start

@@ -11,9 +11,9 @@ from time import perf_counter
 import numpy as np
 
 from visrt.benchmarks.speed.percentiles import Percentiles, by_stage, percentiles
+from visrt.runtime.arrays import Array
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine import Array
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.session import Session, SessionSettings
 from visrt.runtime.verify import closing, stored_reference

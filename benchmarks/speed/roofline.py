@@ -18,9 +18,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from visrt.export.counting import count, moved
+from visrt.runtime.arrays import Array
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine import Array
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.verify import closing
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
-from visrt.runtime.family import Floats
+from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
+from visrt.runtime.engine import Engine
 from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
 from visrt.runtime.session import Session
 

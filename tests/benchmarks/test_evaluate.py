@@ -20,8 +20,8 @@ from visrt.benchmarks.accuracy.tune import combinations, tune
 from visrt.benchmarks.evaluate import evaluate_official, evaluate_session, tracks_of
 from visrt.benchmarks.speed.memory import rss_over_frames
 from visrt.cli import app
+from visrt.runtime.arrays import HostTensor
 from visrt.runtime.bundle import open_bundle
-from visrt.runtime.engine import HostTensor
 from visrt.runtime.errors import DataError
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.training.set_formats import load_annotations

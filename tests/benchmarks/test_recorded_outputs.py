@@ -12,7 +12,7 @@ from fakes import ColourEngine, MasksEngine, fake_manifest
 
 from visrt.benchmarks.accuracy.recorded_outputs import RecordingEngine, ReplayEngine, feeds_key, record_outputs
 from visrt.benchmarks.evaluate import evaluate_session
-from visrt.runtime.engine import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.errors import DataError, EngineError, NumericalError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.session import Session

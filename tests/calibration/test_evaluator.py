@@ -7,7 +7,7 @@ import pytest
 
 from visrt.calibration.evaluator import Degradation, agreement_of_clips
 from visrt.runtime.agreement import FrameAnswer, packed_masks
-from visrt.runtime.family import Queries
+from visrt.runtime.queries import Queries
 
 SURE, NONE = (9.0, 0.0), (0.0, 9.0)
 

@@ -22,9 +22,9 @@ from visrt.export.genvis import ClipGraph, ClipTensors, GenVisExport, read_genvi
 from visrt.export.graphs import MasksGraph
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_masks_graph
 from visrt.models.genvis import GenVis
+from visrt.runtime.arrays import softmax
 from visrt.runtime.bundle_writer import file_spec
 from visrt.runtime.engine import Engine
-from visrt.runtime.family import softmax
 from visrt.runtime.genvis import BASE, clip_step, first_step
 from visrt.runtime.genvis import GenVis as GenVisFamily
 from visrt.runtime.manifest import InputSpec

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from visrt.runtime.ctvis import CtVis, CtVisSettings, CtVisState
 from visrt.runtime.errors import SettingsError
-from visrt.runtime.families import FAMILIES, family_from_preset
 from visrt.runtime.method import PerFrameMethod, Track
 from visrt.runtime.presets import PRESETS
 from visrt.runtime.queries import Queries
+from visrt.runtime.registry import METHODS, method_from_preset
 
 CLASSES = 3
 FPS = 10.0
@@ -142,7 +142,7 @@ def test_an_object_that_was_away_is_known_again_until_it_is_forgotten(name: str)
 
     def last_ids(away: int) -> list[int]:
         frames = [[here, other]] * 3 + [[other]] * away + [[here, other]]
-        return ids(run(family_from_preset(name, changes), [frame_of(things) for things in frames]))[-1]
+        return ids(run(method_from_preset(name, changes), [frame_of(things) for things in frames]))[-1]
 
     assert last_ids(away=5) == [0, 1]
     assert last_ids(away=9) == [1, 2] or last_ids(away=9) == [0, 2]
@@ -156,7 +156,7 @@ def test_a_memory_bears_one_misleading_frame_where_the_last_embedding_does_not(n
     frames = [frame_of(things) for things in [*[[steady]] * 5, [odd], [steady, other]]]
 
     def column_of_id_0(**changes: Any) -> int:
-        [mask] = [track.mask_logits for track in run(family_from_preset(name, changes), frames)[-1] if track.id == 0]
+        [mask] = [track.mask_logits for track in run(method_from_preset(name, changes), frames)[-1] if track.id == 0]
         return int(np.flatnonzero(mask[0] > 0)[0])
 
     assert column_of_id_0() == 0
@@ -250,7 +250,7 @@ class TestNoiseIsNotShownAndNothingShownIsTakenBack:
 @pytest.mark.parametrize("poison", [0.0, np.nan, np.inf])
 @pytest.mark.parametrize("name", MEMORY_PRESETS)
 def test_rows_of_zero_or_no_number_are_dropped_for_the_frame_and_reach_no_memory(name: str, poison: float) -> None:
-    family = family_from_preset(name, {"steady_frames": 1})
+    family = method_from_preset(name, {"steady_frames": 1})
     things = [Thing(0, columns=(0, 2)), Thing(1, columns=(2, 4)), Thing(2, columns=(4, 6))]
     state, seen = family.start(), []
     for t in range(5):
@@ -404,4 +404,4 @@ def test_a_frame_leaves_the_state_before_it_as_it_was(video: list[list[Thing]], 
 def test_settings_are_loaded_strictly() -> None:
     for wrong in ({"brith_score": 0.5}, {"keep_score": 1.5}, {"similarity": "euclidean"}, {"similarity_floor": -0.1}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
-            FAMILIES["ctvis"](wrong)
+            METHODS["ctvis"](wrong)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from visrt.runtime.bundle import Bundle, initial_states, state_bytes
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
-from visrt.runtime.families import family_of, frame_family_of
 from visrt.runtime.genvis import GenVisSettings, update_tracks
 from visrt.runtime.manifest import FileSpec
+from visrt.runtime.registry import method_of, per_frame_method_of
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
 from visrt.runtime.slot_tracks import new_slot_tracks
@@ -281,13 +281,13 @@ def test_genvis_a_clip_length_that_the_bundle_lacks_is_refused() -> None:
 
 def test_genvis_what_is_for_single_frames_refuses_a_family_of_clips() -> None:
     with pytest.raises(UsageError, match="family 'genvis', which looks at clips; this works for bundles of minvis, ct"):
-        frame_family_of(genvis_manifest())
+        per_frame_method_of(genvis_manifest())
 
 
 def test_genvis_a_bundle_whose_states_do_not_fit_is_refused() -> None:
     manifest = genvis_manifest()
     with pytest.raises(BundleError, match="states: missing state 'base'"):
-        family_of(manifest.model_copy(update={"states": {}}))
+        method_of(manifest.model_copy(update={"states": {}}))
     state = manifest.states["base"]
     for change, told in (
         ({"shape": (4, 8)}, r"states.base: expected float32 \[S=5 C=8\], found float32 \[4 8\]"),
@@ -296,7 +296,7 @@ def test_genvis_a_bundle_whose_states_do_not_fit_is_refused() -> None:
     ):
         other = manifest.model_copy(update={"states": {"base": state.model_copy(update=change)}})
         with pytest.raises(BundleError, match=told):
-            family_of(other)
+            method_of(other)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from visrt.benchmarks.video_level.ctvis import mean_logits, recorded
 from visrt.benchmarks.video_level.rules import official_result
+from visrt.runtime.arrays import Tensor
 from visrt.runtime.ctvis import CtVis, CtVisSettings, CtVisState, Followed
-from visrt.runtime.engine import Tensor
-from visrt.runtime.family import Queries
 from visrt.runtime.memory import kept
+from visrt.runtime.queries import Queries
 from visrt.runtime.session import Session
 
 EVERY_SET = pytest.mark.parametrize("golden", golden_sets("ctvis", "network", "track"), indirect=True)

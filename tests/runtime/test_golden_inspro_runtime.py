@@ -15,7 +15,8 @@ from torch import nn
 
 from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.export.inspro_graphs import HeadGraph, InsProFrameGraph, InsProMasksGraph, LiteHeadGraph
-from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
+from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.engine import Engine
 from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings
 from visrt.runtime.network import Network
 from visrt.runtime.times import Stopwatch

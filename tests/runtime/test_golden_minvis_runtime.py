@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from visrt.benchmarks.video_level.rules import official_result
 from visrt.benchmarks.video_level.tracks import best_of_video
-from visrt.runtime.family import Queries
 from visrt.runtime.image import Letterbox, pillow_bilinear
 from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.masks import decode
 from visrt.runtime.minvis import match_to_slots
+from visrt.runtime.queries import Queries
 
 EVERY_SET = pytest.mark.parametrize("golden", golden_sets("minvis", "network", "track"), indirect=True)
 NETWORK_SETS = pytest.mark.parametrize("golden", golden_sets("minvis", "network"), indirect=True)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from visrt.benchmarks.video_level.rules import official_result
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError
-from visrt.runtime.families import family_of
 from visrt.runtime.inspro import InsPro
 from visrt.runtime.manifest import Manifest
+from visrt.runtime.registry import method_of
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
 
@@ -131,25 +131,25 @@ def test_inspro_key_and_lite_heads_that_do_not_fit_each_other_are_refused() -> N
     with pytest.raises(
         BundleError, match=r"head_lite\.inputs\.queries: expected float32 \[N=5 C=8\], found .* \[7 8\]"
     ):
-        family_of(broken)
+        method_of(broken)
 
 
 def test_inspro_a_bundle_without_a_lite_head_cannot_skip_stages() -> None:
     with pytest.raises(BundleError, match="needs graph head_lite, found frame, head, masks"):
-        family_of(inspro_manifest(association={"key_every_frames": 10}))
+        method_of(inspro_manifest(association={"key_every_frames": 10}))
 
 
 def test_inspro_states_that_do_not_fit_the_head_are_refused() -> None:
     manifest = inspro_manifest()
     bank = manifest.states["bank"].model_copy(update={"shape": (9, 5, 8)})
     with pytest.raises(BundleError, match=r"expected float32 \[E=3 N=5 C=8\], found float32 \[9 5 8\]"):
-        family_of(manifest.model_copy(update={"states": {**manifest.states, "bank": bank}}))
+        method_of(manifest.model_copy(update={"states": {**manifest.states, "bank": bank}}))
 
 
 def test_inspro_settings_are_checked() -> None:
     with pytest.raises(SettingsError, match="'key_every_frames' is 0"):
         lite(key_every_frames=0)
-    family = family_of(inspro_manifest(family="inspro_lite"))
+    family = method_of(inspro_manifest(family="inspro_lite"))
     assert isinstance(family, InsPro)
     assert family.settings.key_every_frames == 10
 

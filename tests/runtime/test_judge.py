@@ -11,7 +11,7 @@ import pytest
 from fakes import fake_manifest
 from recorded_engine import FRAMES, QUERIES, Change, Recorded, Values, reference_of_values
 
-from visrt.runtime.engine import HostTensor, Tensor
+from visrt.runtime.arrays import HostTensor, Tensor
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError
 from visrt.runtime.judge import GATES, ParityReport, gate_of, judge, precision_of
 from visrt.runtime.parity import is_by_query, scale_of

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import softmax
 from visrt.runtime.errors import SettingsError
-from visrt.runtime.families import FAMILIES
-from visrt.runtime.family import Queries, Track, softmax
+from visrt.runtime.method import Track
 from visrt.runtime.minvis import MinVis, MinVisSettings, MinVisState
+from visrt.runtime.queries import Queries
+from visrt.runtime.registry import METHODS
 
 CLASSES = 3
 FPS = 10.0
@@ -297,8 +299,8 @@ def test_ids_are_distinct_in_a_frame_and_counted_without_gaps(video: list[list[T
 
 def test_settings_are_loaded_strictly() -> None:
     with pytest.raises(SettingsError, match=r"association: unknown setting 'brith_score'; known here: birth_score,"):
-        FAMILIES["minvis"]({"brith_score": 0.5})
+        METHODS["minvis"]({"brith_score": 0.5})
     with pytest.raises(SettingsError, match="keep_score"):
-        FAMILIES["minvis"]({"keep_score": 1.5})
+        METHODS["minvis"]({"keep_score": 1.5})
     with pytest.raises(SettingsError, match="unseen_memory"):
-        FAMILIES["minvis"]({"unseen_memory": "forget"})
+        METHODS["minvis"]({"unseen_memory": "forget"})

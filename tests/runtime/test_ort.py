@@ -13,9 +13,10 @@ from bundles import SIZE, frame_model, masks_model, model, write_bundle
 from fakes import fake_manifest, patches
 from onnx import helper
 
+from visrt.runtime.arrays import Array
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle
-from visrt.runtime.engine import Array, Engine
+from visrt.runtime.engine import Engine
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError, UsageError
 from visrt.runtime.manifest import GraphSpec, TensorSpec

@@ -19,9 +19,10 @@ from fakes import colour_session, patches
 from fakes_genvis import genvis_session
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import Array, Tensor
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle
-from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.engine import Engine
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError, SourceError, UsageError
 from visrt.runtime.masks import decode

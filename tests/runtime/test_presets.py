@@ -10,9 +10,9 @@ from fakes import colour_session, fake_manifest, patches
 from visrt.runtime.ctvis import CtVis, CtVisSettings
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import SettingsError, UsageError
-from visrt.runtime.families import FAMILIES, family_from_preset, family_of
 from visrt.runtime.minvis import MinVis, MinVisSettings
 from visrt.runtime.presets import PRESETS
+from visrt.runtime.registry import METHODS, method_from_preset, method_of
 from visrt.runtime.session import Session
 
 NO_ENGINES: Mapping[str, Engine] = {}
@@ -33,23 +33,23 @@ def test_every_preset_follows_two_objects_on_a_bundle_of_another_family(name: st
 
 
 def test_the_published_methods_are_the_defaults_of_their_families() -> None:
-    assert family_from_preset("minvis") == MinVis(MinVisSettings())
-    assert family_from_preset("ctvis") == CtVis(CtVisSettings())
+    assert method_from_preset("minvis") == MinVis(MinVisSettings())
+    assert method_from_preset("ctvis") == CtVis(CtVisSettings())
 
 
 def test_a_preset_takes_nothing_from_the_bundle_and_changes_come_last() -> None:
     manifest = fake_manifest(association={"birth_score": 0.9})
 
-    family = family_of(manifest, {"keep_score": 0.2}, "ctvis")
+    family = method_of(manifest, {"keep_score": 0.2}, "ctvis")
 
     assert family == CtVis(CtVisSettings(keep_score=0.2))
 
 
 def test_a_preset_that_is_unknown_or_for_another_kind_of_bundle_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="preset 'ctviz' is unknown; choose one of minvis, ctvis, memory"):
-        family_from_preset("ctviz")
+        method_from_preset("ctviz")
     with pytest.raises(SettingsError, match="unknown setting 'birth_skore'; known here: keep_score"):
-        family_from_preset("ctvis", {"birth_skore": 1})
-    monkeypatch.setitem(FAMILIES, "clips", lambda association: CtVis())
+        method_from_preset("ctvis", {"birth_skore": 1})
+    monkeypatch.setitem(METHODS, "clips", lambda association: CtVis())
     with pytest.raises(UsageError, match="of family 'clips'; presets are for bundles of ctvis, minvis"):
-        family_of(fake_manifest().model_copy(update={"family": "clips"}), preset="ctvis")
+        method_of(fake_manifest().model_copy(update={"family": "clips"}), preset="ctvis")

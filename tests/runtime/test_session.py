@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from visrt.runtime.backends import threads_of_each
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
-from visrt.runtime.family import Queries
 from visrt.runtime.minvis import MinVis, MinVisSettings
+from visrt.runtime.queries import Queries
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
 

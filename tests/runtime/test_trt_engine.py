@@ -20,7 +20,8 @@ from fake_tensorrt import FLAVOURS
 from fakes import fake_manifest, patches
 from trt_rig import Rig, in_fp16, models_of, rig_of
 
-from visrt.runtime.engine import Array, Engine, Tensor
+from visrt.runtime.arrays import Array, Tensor
+from visrt.runtime.engine import Engine
 from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import Manifest, TensorSpec

@@ -10,7 +10,7 @@ import typer
 
 from visrt.commands.association import association_in
 from visrt.commands.build import build, flavour_named
-from visrt.runtime.families import FAMILIES
+from visrt.runtime.registry import METHODS
 from visrt.runtime.tensorrt_library import FLAVOURS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def export(
         typer.Option(
             metavar="NAME",
             help="How objects are followed, by slots, a memory bank, or a video network of its own: "
-            f"{', '.join(FAMILIES)}. The first by default.",
+            f"{', '.join(METHODS)}. The first by default.",
         ),
     ] = None,
     clip_lengths: Annotated[

@@ -18,7 +18,7 @@ from visrt.benchmarks.experiments.inspro_slots import fitting_slots
 from visrt.benchmarks.experiments.inspro_training import DEDUP_ARMS, ForgetfulHead, arm_settings, over_seeds
 from visrt.models.inspro import InsPro
 from visrt.models.interaction import StageOutputs
-from visrt.runtime.engine import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.inspro_settings import InsProTrainSettings

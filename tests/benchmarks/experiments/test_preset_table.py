@@ -13,8 +13,8 @@ from visrt.benchmarks.experiments import bootstrap
 from visrt.benchmarks.experiments import preset_table as module
 from visrt.benchmarks.experiments.preset_table import TUNED, contenders_of, main, preset_table
 from visrt.runtime.bundle import open_bundle
-from visrt.runtime.families import family_of
 from visrt.runtime.presets import PRESETS
+from visrt.runtime.registry import method_of
 from visrt.training.set_formats import load_annotations
 
 OWN = {"birth_score": 0.3, "keep_score": 0.2, "nms_iou": 0.7}
@@ -26,9 +26,9 @@ def test_each_preset_runs_as_it_is_and_with_the_networks_thresholds(tmp_path: Pa
     assert set(contenders) == {*PRESETS, *(f"{name} {TUNED}" for name in PRESETS), "shipped"}
     for name in PRESETS:
         assert not contenders[name].changes
-        tuned = family_of(bundle.manifest, contenders[f"{name} {TUNED}"].changes, name).settings
+        tuned = method_of(bundle.manifest, contenders[f"{name} {TUNED}"].changes, name).settings
         assert {key: getattr(tuned, key) for key in OWN} == OWN
-    assert family_of(bundle.manifest, contenders["shipped"].changes, None).settings.lost_s == 2.0
+    assert method_of(bundle.manifest, contenders["shipped"].changes, None).settings.lost_s == 2.0
 
 
 def test_every_rule_is_compared_with_minvis_at_its_own_thresholds(tmp_path: Path) -> None:

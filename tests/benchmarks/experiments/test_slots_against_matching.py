@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from visrt.benchmarks.experiments.genvis_training import compared, rules_of
-from visrt.runtime.families import FAMILIES
+from visrt.runtime.registry import METHODS
 from visrt.runtime.settings import settings_from_file
 from visrt.training.settings import TrainSettings
 
@@ -22,7 +22,7 @@ def test_both_arms_have_the_same_thresholds_under_the_same_names() -> None:
         assert minvis[name] == rule
     for family, rules in (("minvis", minvis), ("genvis", genvis)):
         for rule in rules.values():
-            settings = FAMILIES[family](rule).settings
+            settings = METHODS[family](rule).settings
             assert {name: getattr(settings, name) for name in rule} == rule
 
 

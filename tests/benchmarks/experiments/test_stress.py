@@ -13,8 +13,9 @@ import pytest
 from visrt.benchmarks.experiments import stress as stress_module
 from visrt.benchmarks.experiments.stress import CONTENDERS, follow_stream, main, stress
 from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
-from visrt.runtime.families import family_from_preset
-from visrt.runtime.family import MasksOf, Queries, Track
+from visrt.runtime.method import MasksOf, Track
+from visrt.runtime.queries import Queries
+from visrt.runtime.registry import method_from_preset
 
 GAP = StreamSettings(gap_frames=6, before_frames=8, after_frames=8, second_starts=0.0, false_alarms=0.0, missed=0.0)
 
@@ -135,7 +136,7 @@ def test_an_id_for_each_frame_switches_at_every_link() -> None:
 def test_memory_finds_ids_again_where_minvis_loses_them() -> None:
     def recovered(name: str) -> int:
         preset, changes = CONTENDERS[name]
-        family = family_from_preset(preset, changes)
+        family = method_from_preset(preset, changes)
         return sum(follow_stream(family, make_stream(replace(GAP, gap_frames=20), seed)).recovered for seed in range(3))
 
     assert recovered("memory") >= 10
@@ -158,7 +159,7 @@ def test_nobody_tells_queries_apart_by_their_order() -> None:
         for frame in frames
     ]
     for preset, changes in CONTENDERS.values():
-        family = family_from_preset(preset, changes)
+        family = method_from_preset(preset, changes)
         assert replace(follow_stream(family, permuted), seconds=0) == replace(follow_stream(family, frames), seconds=0)
 
 
