@@ -10,7 +10,6 @@ import pytest
 from visrt.benchmarks.experiments.association import (
     StreamSettings,
     array_bytes,
-    disc_masks,
     endless,
     follower,
     frames_of,
