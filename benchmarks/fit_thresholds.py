@@ -17,10 +17,10 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from visrt.benchmarks.accuracy.evaluate import evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
-from visrt.benchmarks.evaluate import evaluate_session
-from visrt.benchmarks.returning_videos import crowded, moving_clips
-from visrt.benchmarks.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, load_class_map
+from visrt.benchmarks.datasets.returning_videos import crowded, moving_clips
+from visrt.benchmarks.datasets.ytvis import ANNOTATIONS, AnnotatedSet, load_annotations, load_class_map
 from visrt.calibration.criterion import Counts, Criterion
 from visrt.calibration.thresholds import FLOORS, Fit, Trial, fit, floors_of, write_fitted
 from visrt.export.workplace import Existing, check_target, workplace

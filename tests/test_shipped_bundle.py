@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from data_sets import ROOT, data_set
 
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.ytvis import load_annotations, load_class_map
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.datasets.ytvis import load_annotations, load_class_map
 from visrt.runtime.agreement import Floors, FrameAnswer, agreement, answers
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import open_bundle

@@ -12,8 +12,8 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.evaluate import picture_of
-from visrt.benchmarks.ytvis import AnnotatedVideo, Track
+from visrt.benchmarks.accuracy.evaluate import picture_of
+from visrt.benchmarks.datasets.ytvis import AnnotatedVideo, Track
 from visrt.runtime.output import cannot_write
 from visrt.runtime.overlay import draw
 from visrt.runtime.results import FrameResult, TrackedObject

@@ -10,8 +10,8 @@ from typing import Any
 from visrt.benchmarks.accuracy.contact_sheet import annotated_row, reported_row, sample_frames, sheet, write_sheet
 from visrt.benchmarks.accuracy.eval_plots import plot_hota, plot_precision_recall
 from visrt.benchmarks.accuracy.report import write_report
-from visrt.benchmarks.scores import Scores, worst_videos
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
+from visrt.benchmarks.accuracy.scores import Scores, worst_videos
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo
 from visrt.runtime.output import cannot_write
 from visrt.runtime.source import Image
 

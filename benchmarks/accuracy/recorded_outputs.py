@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from visrt.benchmarks.evaluate import pictures_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
+from visrt.benchmarks.accuracy.evaluate import pictures_of
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo
 from visrt.runtime.engine import Array, Engine, HostTensor, Tensor
 from visrt.runtime.errors import DataError, EngineError, NumericalError
 from visrt.runtime.manifest import Manifest

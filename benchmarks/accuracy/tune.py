@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine, ReplayEngine, record_outputs
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.calibration.criterion import Criterion
 from visrt.runtime.backends import open_engines
 from visrt.runtime.bundle import Bundle, open_bundle

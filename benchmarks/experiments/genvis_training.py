@@ -17,12 +17,12 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.datasets.returning_videos import crowded, returning_clips
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, load_annotations
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
-from visrt.benchmarks.returning_videos import crowded, returning_clips
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import open_bundle

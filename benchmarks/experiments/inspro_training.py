@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from visrt.benchmarks.evaluate import Evaluation, evaluate_official, evaluate_session
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_official, evaluate_session
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, load_annotations
 from visrt.benchmarks.experiments.inspro_free_boxes import draw_free_boxes, free_boxes
 from visrt.benchmarks.experiments.inspro_slots import best_slots
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.inspro import InsPro
 from visrt.models.inspro_checkpoints import read_inspro_checkpoint

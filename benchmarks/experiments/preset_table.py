@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session, pictures_of
+from visrt.benchmarks.accuracy.identity import IdentityCounts
 from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.accuracy.report import rates
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session, pictures_of
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo, load_annotations, load_class_map
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
-from visrt.benchmarks.identity import IdentityCounts
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, load_annotations, load_class_map
 from visrt.runtime.backends import EngineOptions, open_engines
 from visrt.runtime.bundle import Bundle, open_bundle
 from visrt.runtime.clip_family import ClipFamily

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.benchmarks.experiments.reidentification import found_again
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
 from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations, load_class_map
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints import load_checkpoint
 from visrt.runtime.backends import EngineOptions, open_engines

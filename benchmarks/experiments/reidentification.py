@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from visrt.benchmarks.evaluate import pictures_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo
+from visrt.benchmarks.accuracy.evaluate import pictures_of
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo
 from visrt.models.decoder import mask_logits
 from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import DataError

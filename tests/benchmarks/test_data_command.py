@@ -13,7 +13,7 @@ import pytest
 from annotated_sets import SIZE, box_rle, set_values, write_set
 from typer.testing import CliRunner, Result
 
-from visrt.benchmarks.ytvis import load_annotations
+from visrt.benchmarks.datasets.ytvis import load_annotations
 from visrt.cli import app
 
 

@@ -13,8 +13,8 @@ from annotated_sets import SIZE, box_rle, moving_box
 
 pytest.importorskip("trackeval", reason="trackeval is not installed: pip install 'visrt[eval]'")
 
-from visrt.benchmarks.hota import THRESHOLDS, TrackingFigures, figures_of, tracking_counts
-from visrt.benchmarks.ytvis import AnnotatedVideo, Track
+from visrt.benchmarks.accuracy.hota import THRESHOLDS, TrackingFigures, figures_of, tracking_counts
+from visrt.benchmarks.datasets.ytvis import AnnotatedVideo, Track
 from visrt.runtime.results import TrackedObject
 
 FRAMES = 4

@@ -12,8 +12,8 @@ from annotated_sets import SIZE, box_rle, moving_box
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from visrt.benchmarks.identity import follow, mask_iou, matched_pairs, total
-from visrt.benchmarks.ytvis import AnnotatedVideo, Track
+from visrt.benchmarks.accuracy.identity import follow, mask_iou, matched_pairs, total
+from visrt.benchmarks.datasets.ytvis import AnnotatedVideo, Track
 from visrt.runtime.results import TrackedObject
 
 FRAMES = 4

@@ -10,9 +10,9 @@ import pytest
 from annotated_sets import set_values, write_set
 from fakes import ColourEngine, MasksEngine, fake_manifest
 
+from visrt.benchmarks.accuracy.evaluate import evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import RecordingEngine, ReplayEngine, feeds_key, record_outputs
-from visrt.benchmarks.evaluate import evaluate_session
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, load_annotations
 from visrt.runtime.engine import Array, HostTensor, Tensor
 from visrt.runtime.errors import DataError, EngineError, NumericalError
 from visrt.runtime.manifest import Manifest

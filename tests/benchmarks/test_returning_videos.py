@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tiny_sets import coco_values, write_coco, write_cutouts
 
-from visrt.benchmarks.returning_videos import MOTIONS, crowded, gaps_of, returning_clips
+from visrt.benchmarks.datasets.returning_videos import MOTIONS, crowded, gaps_of, returning_clips
 from visrt.training.clips import Clip, ClipSettings
 from visrt.training.sources import SourceSettings, load_pool
 

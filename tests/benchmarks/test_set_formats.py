@@ -15,10 +15,10 @@ from annotated_sets import SIZE, box_rle, moving_box, set_values, write_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visrt.benchmarks import set_writer
-from visrt.benchmarks.set_formats import READERS, SetPlaces, format_of, read_set
-from visrt.benchmarks.set_writer import Pictures
-from visrt.benchmarks.ytvis import AnnotatedSet, Track, load_annotations
+from visrt.benchmarks.datasets import set_writer
+from visrt.benchmarks.datasets.set_formats import READERS, SetPlaces, format_of, read_set
+from visrt.benchmarks.datasets.set_writer import Pictures
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, Track, load_annotations
 from visrt.runtime.errors import DataError, UsageError, VisrtError
 from visrt.runtime.masks import decode
 

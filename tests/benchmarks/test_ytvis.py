@@ -13,9 +13,9 @@ from annotated_sets import moving_box, set_values, write_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visrt.benchmarks.evaluate import evaluate_results
-from visrt.benchmarks.scores import Scores, score
-from visrt.benchmarks.ytvis import AnnotatedSet, Track, load_annotations, load_class_map, load_results
+from visrt.benchmarks.accuracy.evaluate import evaluate_results
+from visrt.benchmarks.accuracy.scores import Scores, score
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, Track, load_annotations, load_class_map, load_results
 from visrt.runtime.errors import DataError
 
 

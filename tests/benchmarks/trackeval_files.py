@@ -11,7 +11,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.ytvis import Track
+from visrt.benchmarks.datasets.ytvis import Track
 from visrt.runtime.masks import run_lengths
 
 CLASSES = ("dog", "car")

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from visrt.benchmarks.set_check import SetSurvey
-    from visrt.benchmarks.set_formats import ReadSet
+    from visrt.benchmarks.datasets.set_check import SetSurvey
+    from visrt.benchmarks.datasets.set_formats import ReadSet
 
 __all__ = ["check", "convert", "data", "draw"]
 
@@ -63,8 +63,8 @@ def check(
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
     """Read a set strictly, count what it holds and name what looks wrong. Faults end with exit code 2."""
-    from visrt.benchmarks.picture_size import size_of
-    from visrt.benchmarks.set_check import decoded_size, refuse_faults, survey
+    from visrt.benchmarks.datasets.picture_size import size_of
+    from visrt.benchmarks.datasets.set_check import decoded_size, refuse_faults, survey
     from visrt.console import report_console, say
 
     read = _read(folder, format, annotations, images, names)
@@ -88,9 +88,9 @@ def convert(
     pictures: Annotated[Placing, typer.Option(help="Copy the pictures, or link to them.")] = Placing.copy,
 ) -> None:
     """Write a set in another format, by default the one that `visrt eval` and `visrt train` read; tell what is lost."""
+    from visrt.benchmarks.datasets.set_formats import SetPlaces, read_set
+    from visrt.benchmarks.datasets.set_writer import Pictures, write_set
     from visrt.benchmarks.new_folder import new_folder
-    from visrt.benchmarks.set_formats import SetPlaces, read_set
-    from visrt.benchmarks.set_writer import Pictures, write_set
     from visrt.console import report_console, say
 
     read = _read(folder, format, annotations, images, names)
@@ -116,7 +116,7 @@ def draw(
 ) -> None:
     """Draw a sample of a set with its masks, ids and classes as one contact sheet."""
     from visrt.benchmarks.accuracy.contact_sheet import write_sheet
-    from visrt.benchmarks.set_sheet import sample_sheet
+    from visrt.benchmarks.datasets.set_sheet import sample_sheet
     from visrt.console import report_console
 
     read = _read(folder, format, annotations, images, names)
@@ -129,7 +129,7 @@ def _read(
     folder: Path, format: Format | None, annotations: Path | None, images: Path | None, names: Path | None
 ) -> ReadSet:
     """The set, what was left out of it told."""
-    from visrt.benchmarks.set_formats import SetPlaces, read_set
+    from visrt.benchmarks.datasets.set_formats import SetPlaces, read_set
     from visrt.console import say
 
     read = read_set(SetPlaces(folder, annotations, images, names), format.value if format else None)

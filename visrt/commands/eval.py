@@ -12,9 +12,9 @@ import typer
 from visrt.commands.association import PRESET_HELP, Association, association_in
 
 if TYPE_CHECKING:
-    from visrt.benchmarks.evaluate import Evaluation
-    from visrt.benchmarks.scores import Scores
-    from visrt.benchmarks.ytvis import AnnotatedSet
+    from visrt.benchmarks.accuracy.evaluate import Evaluation
+    from visrt.benchmarks.accuracy.scores import Scores
+    from visrt.benchmarks.datasets.ytvis import AnnotatedSet
     from visrt.runtime.session import Session
 
 __all__ = ["evaluate"]
@@ -69,9 +69,9 @@ def evaluate(
     Of causal output a track's label is the one with the largest sum of scores, its score the mean over its frames.
     Where not every object is annotated, recall and id switches mean something, AP and spurious objects do not.
     """
+    from visrt.benchmarks.accuracy.scores import score
+    from visrt.benchmarks.datasets.ytvis import load_class_map
     from visrt.benchmarks.new_folder import new_folder
-    from visrt.benchmarks.scores import score
-    from visrt.benchmarks.ytvis import load_class_map
     from visrt.runtime.errors import UsageError
 
     if (bundle is None) == (results is None):
@@ -131,8 +131,8 @@ def _tell(
 
 
 def _of_results(results: Path, data: Path, mapped: dict[str, str | None] | None) -> Measured:
-    from visrt.benchmarks.evaluate import evaluate_results
-    from visrt.benchmarks.ytvis import load_annotations, load_results
+    from visrt.benchmarks.accuracy.evaluate import evaluate_results
+    from visrt.benchmarks.datasets.ytvis import load_annotations, load_results
 
     annotated = load_annotations(data, None if mapped is None else _targets(mapped), mapped)
     return Measured(annotated, {"results": evaluate_results(annotated, load_results(results, annotated))}, {})
@@ -155,7 +155,7 @@ class BundleRun:
 
 
 def _of_bundle(run: BundleRun, data: Path, mapped: dict[str, str | None] | None) -> Measured:
-    from visrt.benchmarks.ytvis import load_annotations
+    from visrt.benchmarks.datasets.ytvis import load_annotations
     from visrt.runtime.bundle import open_bundle
     from visrt.runtime.session import Session
 
@@ -175,7 +175,7 @@ def _by_rule(rule: Rule, session: Session, annotated: AnnotatedSet, fps: float) 
     from rich.console import Console
     from rich.progress import Progress
 
-    from visrt.benchmarks.evaluate import evaluate_official, evaluate_session
+    from visrt.benchmarks.accuracy.evaluate import evaluate_official, evaluate_session
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -9,10 +9,10 @@ import pytest
 from bundles import write_bundle
 from red_videos import CLASS_MAP, red_videos
 
+from visrt.benchmarks.datasets.ytvis import load_annotations
 from visrt.benchmarks.experiments import bootstrap
 from visrt.benchmarks.experiments import preset_table as module
 from visrt.benchmarks.experiments.preset_table import TUNED, contenders_of, main, preset_table
-from visrt.benchmarks.ytvis import load_annotations
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.families import family_of
 from visrt.runtime.presets import PRESETS

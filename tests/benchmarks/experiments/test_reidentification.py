@@ -12,9 +12,9 @@ import torch
 from annotated_sets import box_rle, write_set
 from torch import Tensor
 
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, load_annotations
 from visrt.benchmarks.experiments.reid_training import arm_settings, paired
 from visrt.benchmarks.experiments.reidentification import COMPARED, found_again
-from visrt.benchmarks.ytvis import AnnotatedSet, load_annotations
 from visrt.models.decoder import LayerPrediction
 from visrt.runtime.errors import DataError, SettingsError
 from visrt.runtime.settings import settings_from_file

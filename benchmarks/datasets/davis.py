@@ -17,9 +17,9 @@ import PIL.Image
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.json_faults import read_json, short
-from visrt.benchmarks.picture_size import opened, size_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
+from visrt.benchmarks.datasets.json_faults import read_json, short
+from visrt.benchmarks.datasets.picture_size import opened, size_of
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import images_in
 from visrt.runtime.masks import Rle, decode

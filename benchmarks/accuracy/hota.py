@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from trackeval.metrics import CLEAR, HOTA, Identity
 
-from visrt.benchmarks.identity import IOU, mask_iou
-from visrt.benchmarks.ytvis import AnnotatedVideo
+from visrt.benchmarks.accuracy.identity import IOU, mask_iou
+from visrt.benchmarks.datasets.ytvis import AnnotatedVideo
 from visrt.runtime.masks import Rle
 from visrt.runtime.results import TrackedObject
 

@@ -1,6 +1,6 @@
 """Pseudo-videos for judging identity: in each an object goes out of sight and comes back.
 
-    python -m visrt.benchmarks.returning_videos --settings training/recipes/default/stage4.json --out FOLDER
+    python -m visrt.benchmarks.datasets.returning_videos --settings training/recipes/default/stage4.json --out FOLDER
 
 Made from what a training run held out. Paths are faster, meetings more frequent and look-alikes more common than in
 training, so that objects cover each other; in every second video time runs there and back, so that what leaves the

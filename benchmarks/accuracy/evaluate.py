@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-from visrt.benchmarks.ap import AveragePrecision, average_precision
-from visrt.benchmarks.identity import IdentityCounts, follow, total
+from visrt.benchmarks.accuracy.ap import AveragePrecision, average_precision
+from visrt.benchmarks.accuracy.identity import IdentityCounts, follow, total
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.benchmarks.video_level.rules import official_result
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import read_image
 from visrt.runtime.results import FrameResult, TrackedObject

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from visrt.benchmarks.evaluate import Evaluation
-from visrt.benchmarks.hota import TrackingFigures, figures_of, tracking_counts
-from visrt.benchmarks.ytvis import AnnotatedSet
+from visrt.benchmarks.accuracy.evaluate import Evaluation
+from visrt.benchmarks.accuracy.hota import TrackingFigures, figures_of, tracking_counts
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet
 
 __all__ = ["Scores", "score", "worst_videos"]
 

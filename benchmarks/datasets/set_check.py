@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrt.benchmarks.picture_size import size_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
+from visrt.benchmarks.datasets.picture_size import size_of
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError, VisrtError
 from visrt.runtime.image_folder import read_image
 from visrt.runtime.masks import run_lengths

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.ytvis import Track
+from visrt.benchmarks.datasets.ytvis import Track
 from visrt.runtime.masks import Rle
 
 __all__ = ["IOU_THRESHOLDS", "RECALL_POINTS", "AveragePrecision", "Figures", "average_precision", "track_iou"]

@@ -10,11 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.coco import IMAGES, coco_values
-from visrt.benchmarks.davis import MASKS, write_masks
-from visrt.benchmarks.mots import mots_lines
-from visrt.benchmarks.set_formats import NAMES
-from visrt.benchmarks.ytvis import ANNOTATIONS, PICTURES, AnnotatedSet, AnnotatedVideo
+from visrt.benchmarks.datasets.coco import IMAGES, coco_values
+from visrt.benchmarks.datasets.davis import MASKS, write_masks
+from visrt.benchmarks.datasets.mots import mots_lines
+from visrt.benchmarks.datasets.set_formats import NAMES
+from visrt.benchmarks.datasets.ytvis import ANNOTATIONS, PICTURES, AnnotatedSet, AnnotatedVideo
 from visrt.runtime.output import cannot_write, write_atomically
 
 __all__ = ["WRITERS", "Pictures", "write_set"]

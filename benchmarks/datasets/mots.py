@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrt.benchmarks.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
-from visrt.benchmarks.picture_size import size_of
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track
+from visrt.benchmarks.datasets.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
+from visrt.benchmarks.datasets.picture_size import size_of
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo, Track
 from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import images_in
 from visrt.runtime.masks import Rle, checked_rle

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrt.benchmarks.coco import IMAGES, read_coco
-from visrt.benchmarks.davis import MASKS, load_object_names, read_davis
-from visrt.benchmarks.json_faults import read_json, short
-from visrt.benchmarks.mots import CLASSES, find_mots, read_mots
-from visrt.benchmarks.ytvis import ANNOTATIONS, PICTURES, AnnotatedSet, read_annotations
+from visrt.benchmarks.datasets.coco import IMAGES, read_coco
+from visrt.benchmarks.datasets.davis import MASKS, load_object_names, read_davis
+from visrt.benchmarks.datasets.json_faults import read_json, short
+from visrt.benchmarks.datasets.mots import CLASSES, find_mots, read_mots
+from visrt.benchmarks.datasets.ytvis import ANNOTATIONS, PICTURES, AnnotatedSet, read_annotations
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.image_folder import images_in
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.json_faults import an_object, known_id, objects_in, read_json, short, whole_number
+from visrt.benchmarks.datasets.json_faults import an_object, known_id, objects_in, read_json, short, whole_number
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle, checked_rle
 

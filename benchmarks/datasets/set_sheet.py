@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from visrt.benchmarks.accuracy.contact_sheet import annotated_row, sample_frames, sheet
-from visrt.benchmarks.ytvis import AnnotatedSet
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet
 from visrt.runtime.source import Image
 
 __all__ = ["sample_sheet"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.json_faults import an_object, known_id, objects_in, read_json, short, whole_number
-from visrt.benchmarks.ytvis import AnnotatedSet, AnnotatedVideo, Track, categories_in, crowd_of, picture_at
+from visrt.benchmarks.datasets.json_faults import an_object, known_id, objects_in, read_json, short, whole_number
+from visrt.benchmarks.datasets.ytvis import AnnotatedSet, AnnotatedVideo, Track, categories_in, crowd_of, picture_at
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle
 from visrt.training.segmentations import area_px, box_px, rle_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
-from visrt.benchmarks.ytvis import AnnotatedVideo
+from visrt.benchmarks.datasets.ytvis import AnnotatedVideo
 from visrt.runtime.masks import Rle
 from visrt.runtime.results import TrackedObject
 

@@ -1,0 +1,1 @@
+"""Annotated sets in several formats: reading, checking, converting, drawing."""
