@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement
+from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement, answers_of
 from visrt.runtime.arrays import Array
 from visrt.runtime.clip_frames import Frames
 from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import FullOutputs, answers_of
+from visrt.runtime.engine_outputs import FullOutputs
 from visrt.runtime.manifest import GraphSpec
 from visrt.runtime.ort import CpuEngine
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from visrt.runtime.arrays import Array, Floats
 from visrt.runtime.assign import assign, cosine_similarity
 from visrt.runtime.engine import Engine
+from visrt.runtime.engine_outputs import Outputs
 from visrt.runtime.errors import UsageError
 from visrt.runtime.queries import Queries
 
-__all__ = ["OBJECT_SCORE", "Agreement", "Floors", "FrameAnswer", "agreement", "answers", "packed_masks"]
+__all__ = ["OBJECT_SCORE", "Agreement", "Floors", "FrameAnswer", "agreement", "answers", "answers_of", "packed_masks"]
 
 OBJECT_SCORE = 0.5
 """A query more likely of a class than not is an object. Where a network is sure of nothing, all queries are judged."""
@@ -89,6 +90,14 @@ def _answer(engines: Mapping[str, Engine], image: Array, valid_size: Array) -> F
     embeddings = queries.mask_embeddings.astype(features.dtype)
     logits = engines["masks"]({"mask_embeddings": embeddings, "mask_features": features})["mask_logits"].numpy()
     return FrameAnswer(queries, packed_masks(logits))
+
+
+def answers_of(outputs: Outputs) -> list[FrameAnswer]:
+    """The answers of the frames of one call."""
+    roles = ("class_logits", "embeddings", "mask_embeddings")
+    small = [outputs[role].astype(np.float32, copy=False) for role in roles]
+    masks = packed_masks(outputs["mask_logits"])
+    return [FrameAnswer(Queries(*(array[i] for array in small)), masks[i]) for i in range(len(masks))]
 
 
 def packed_masks(logits: Array) -> Bits:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from visrt.runtime.diagnostics import onnxruntime_absence, tensorrt_absence
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.engine_options import EngineOptions, usable_cores
 from visrt.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class Backend:
 
 def threads_of_each(threads: int | None, calls: int) -> int | None:
     """Threads of each of so many `calls` at a time, which share `threads` or all cores."""
-    from visrt.runtime.threads import usable_cores
 
     return threads if calls <= 1 else max(1, (threads or usable_cores()) // calls)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from visrt.runtime.errors import UsageError
 
-__all__ = ["EngineOptions"]
+__all__ = ["EngineOptions", "usable_cores"]
 
 
 @dataclass(frozen=True)
@@ -21,3 +22,8 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.device < 0:
             raise UsageError(f"{self}: expected a batch of 1 or more and a device of 0 or more")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which on a shared machine are fewer than it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from visrt.runtime.agreement import FrameAnswer, packed_masks
 from visrt.runtime.arrays import Array, Tensor
 from visrt.runtime.engine import Engine
 from visrt.runtime.errors import EngineError
-from visrt.runtime.queries import Queries
 
-__all__ = ["PER_FRAME", "FullOutputs", "Outputs", "answers_of", "checked_batch", "mask_logits_of", "outputs_of"]
+__all__ = ["PER_FRAME", "FullOutputs", "Outputs", "checked_batch", "mask_logits_of", "outputs_of"]
 
 Outputs = dict[str, Array]
 """By role, [B, ...]; `mask_logits` [B, Q, h, w] are those of all queries."""
@@ -65,14 +63,6 @@ def mask_logits_of(engine: Engine, mask_embeddings: Array, mask_features: Tensor
     embeddings = mask_embeddings.astype(mask_features.dtype, copy=False)
     calls = ({"mask_embeddings": rows, "mask_features": mask_features.row(i)} for i, rows in enumerate(embeddings))
     return np.stack([engine(feeds)["mask_logits"].numpy() for feeds in calls])
-
-
-def answers_of(outputs: Outputs) -> list[FrameAnswer]:
-    """The answers of the frames of one call."""
-    roles = ("class_logits", "embeddings", "mask_embeddings")
-    small = [outputs[role].astype(np.float32, copy=False) for role in roles]
-    masks = packed_masks(outputs["mask_logits"])
-    return [FrameAnswer(Queries(*(array[i] for array in small)), masks[i]) for i in range(len(masks))]
 
 
 PER_FRAME = FullOutputs(outputs_of, lambda role: "masks" if role == "mask_logits" else "frame")

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.agreement import Agreement, Floors, FrameAnswer, agreement
+from visrt.runtime.agreement import Agreement, Floors, FrameAnswer, agreement, answers_of
 from visrt.runtime.arrays import Array
 from visrt.runtime.bundle import Bundle, initial_states
 from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import PER_FRAME, FullOutputs, Outputs, answers_of
+from visrt.runtime.engine_outputs import PER_FRAME, FullOutputs, Outputs
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.parity import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visrt.runtime.diagnostics import examine
-from visrt.runtime.threads import usable_cores
+from visrt.runtime.engine_options import usable_cores
 
 __all__ = ["machine_and_packages", "machine_of_run"]
 

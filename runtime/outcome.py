@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from visrt.runtime.errors import INTERRUPTED, PARTIAL, VisrtError
+from visrt.runtime.results import SessionEvents
 from visrt.runtime.source import Source, SourceReport
-from visrt.runtime.tracker import SessionEvents
 
 __all__ = ["End", "RunAccount", "SourceOutcome", "outcome_of"]
 

@@ -25,13 +25,13 @@ from visrt.runtime.arrays import Tensors
 from visrt.runtime.backends import backend_named, open_engines, threads_of_each
 from visrt.runtime.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.engine_options import EngineOptions, usable_cores
 from visrt.runtime.errors import UsageError, VisrtError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.network import Batch, Network
 from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.registry import method_of
-from visrt.runtime.threads import POLL_S, ignore, usable_cores
+from visrt.runtime.threads import POLL_S, ignore
 from visrt.runtime.times import Stopwatch
 from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker
 from visrt.runtime.worker import Job, SourceWorker

@@ -1,4 +1,4 @@
-"""What a user gets: one `FrameResult` a frame, with one id, one label and one score for each visible object."""
+"""What a user gets: a `FrameResult` per frame, with one id, one label and one score for each visible object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from visrt.runtime.masks import Rle, decode
 
-__all__ = ["FrameResult", "TrackedObject"]
+__all__ = ["FrameResult", "SessionEvents", "TrackedObject"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,23 @@ class FrameResult:
     time_s: float
     size: tuple[int, int]
     objects: tuple[TrackedObject, ...]
+
+
+@dataclass(frozen=True)
+class SessionEvents:
+    """What happened to the stream, counted.
+
+    frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
+    aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no
+    objects. zero_queries: queries whose embedding was zero; such a one takes no part in its frame. dropped_slots: slots
+    of a clip for which the network gave NaN or infinity; such a one begins anew. time_jumps: times that lay before the
+    last one and were taken for it.
+    """
+
+    frames: int = 0
+    size_changes: int = 0
+    restarts: int = 0
+    bad_frames: int = 0
+    zero_queries: int = 0
+    dropped_slots: int = 0
+    time_jumps: int = 0

@@ -24,9 +24,9 @@ from visrt.runtime.image import Frame, check_frames
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.network import Batch, Network
 from visrt.runtime.registry import method_of
-from visrt.runtime.results import FrameResult
+from visrt.runtime.results import FrameResult, SessionEvents
 from visrt.runtime.times import StageTimes, Stopwatch
-from visrt.runtime.tracker import PendingCalls, SessionEvents, SessionSettings, StreamTracker, check_times
+from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker, check_times
 
 __all__ = ["Session", "SessionEvents", "SessionSettings"]
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from visrt.runtime.machine import machine_of_run
 from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.output import write_atomically
 
@@ -16,9 +15,13 @@ __all__ = ["summary_of", "write_summary"]
 
 
 def summary_of(
-    outcome: SourceOutcome, objects: int, classes: Sequence[str], made_by: Mapping[str, Any]
+    outcome: SourceOutcome,
+    objects: int,
+    classes: Sequence[str],
+    made_by: Mapping[str, Any],
+    machine: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The summary as plain json values; `made_by` says which bundle, engine and options gave it."""
+    """The summary as plain json values; made_by: bundle, engine and options; machine: what it ran on."""
     return {
         "source": outcome.source,
         "end": outcome.end,
@@ -39,7 +42,7 @@ def summary_of(
         "ms_a_frame": {stage: round(ms, 3) for stage, ms in outcome.ms.items()},
         "events": asdict(outcome.events),
         "made_by": dict(made_by),
-        "machine": machine_of_run(),
+        "machine": dict(machine),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from visrt.runtime.output import Sink
 from visrt.runtime.results import FrameResult
 from visrt.runtime.source import Image, Source, VideoFrame
 
-__all__ = ["FrameReader", "ResultWriter", "ignore", "usable_cores"]
+__all__ = ["FrameReader", "ResultWriter", "ignore"]
 
 T = TypeVar("T")
 
@@ -25,11 +24,6 @@ AHEAD_FRAMES = 3
 
 LIVE_AHEAD_FRAMES = 1
 """Of a live source only the newest frame waits: a longer queue would show the past."""
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, which on a shared machine are fewer than it has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ignore(*_: object) -> None:

@@ -17,10 +17,10 @@ from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.method import FrameOutputs, FrameTracks, Track, TrackingMethod
 from visrt.runtime.network import Batch, ClipGraphs, Network, Pending
-from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["PendingCalls", "SessionEvents", "SessionSettings", "StreamTracker", "check_times"]
+__all__ = ["PendingCalls", "SessionSettings", "StreamTracker", "check_times"]
 
 LOGGER = logging.getLogger("visrt.stream")
 
@@ -47,26 +47,6 @@ class SessionSettings:
             raise UsageError(f"{self}: expected default_fps above 0 and bad_frames_max of 1 or more")
         if self.resize is not None and self.resize not in RESIZERS:
             raise UsageError(f"resize {self.resize!r} is unknown; choose one of {', '.join(RESIZERS)}")
-
-
-@dataclass(frozen=True)
-class SessionEvents:
-    """What happened to the stream, counted.
-
-    frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
-    aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no
-    objects. zero_queries: queries whose embedding was zero; such a one takes no part in its frame. dropped_slots: slots
-    of a clip for which the network gave NaN or infinity; such a one begins anew. time_jumps: times that lay before the
-    last one and were taken for it.
-    """
-
-    frames: int = 0
-    size_changes: int = 0
-    restarts: int = 0
-    bad_frames: int = 0
-    zero_queries: int = 0
-    dropped_slots: int = 0
-    time_jumps: int = 0
 
 
 class StreamTracker:

@@ -257,7 +257,7 @@ class Split(Fused):
         for i in range(len(images)):
             made = engines["decoder"]({"tokens": tokens.row(i), "queries": initial["queries"]})
             one = {role: tensor.numpy() for role, tensor in made.items()}
-            feeds = {"mask_embeddings": one["mask_embeddings"], "mask_features": made["mask_features"]}
+            feeds: dict[str, Any] = {"mask_embeddings": one["mask_embeddings"], "mask_features": made["mask_features"]}
             one["mask_logits"] = engines["masks"](feeds)["mask_logits"].numpy()
             frames.append({**one, "embeddings": one["next_queries"]})
         return {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}

@@ -172,7 +172,7 @@ class Poisoned:
         outputs = self.engine(feeds)
         self.calls += 1
         if self.calls - 1 == self.at:
-            outputs = dict.fromkeys(outputs) | {role: HostTensor(t.numpy() * np.nan) for role, t in outputs.items()}
+            outputs = {role: HostTensor(tensor.numpy() * np.nan) for role, tensor in outputs.items()}
         return outputs
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from visrt.commands.track_plan import Plan, TrackOptions
 from visrt.console import report_console, say
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.journal import Journal
+from visrt.runtime.machine import machine_of_run
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.method import TrackingMethod
 from visrt.runtime.outcome import SourceOutcome
@@ -57,7 +58,8 @@ def finished(
     try:
         objects = write_youtube_vis(folder / JOURNAL, folder / RESULTS)
         made_by = _made_by(manifest, method, options)
-        write_summary(folder / SUMMARY, summary_of(outcome, objects, manifest.classes, made_by))
+        summary = summary_of(outcome, objects, manifest.classes, made_by, machine_of_run())
+        write_summary(folder / SUMMARY, summary)
     except VisrtError as error:
         if outcome.end != "failed":
             outcome = replace(outcome, end="failed", reason=str(error), exit_code=error.exit_code)
