@@ -9,12 +9,12 @@ from dataclasses import replace
 import cv2
 
 from visrt.runtime.errors import SourceError
-from visrt.runtime.source import SourceInfo, SourceReport, VideoFrame
+from visrt.runtime.source import ReportedSource, SourceInfo, SourceReport, VideoFrame
 
 __all__ = ["CameraSource"]
 
 
-class CameraSource:
+class CameraSource(ReportedSource):
     """Camera `index` of this machine. Time runs from the first frame by the monotonic clock."""
 
     def __init__(self, index: int) -> None:
@@ -24,14 +24,6 @@ class CameraSource:
             self._camera.release()
             raise SourceError(f"camera {index}: absent, busy or not permitted; expected the number of a free camera")
         self._info = SourceInfo(f"camera{index}", "camera", fps=self._property(cv2.CAP_PROP_FPS), live=True)
-
-    @property
-    def info(self) -> SourceInfo:
-        return self._info
-
-    @property
-    def report(self) -> SourceReport:
-        return self._report
 
     def close(self) -> None:
         self._camera.release()

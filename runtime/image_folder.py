@@ -13,7 +13,7 @@ import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
 from visrt.runtime.errors import SourceError
-from visrt.runtime.source import Image, SourceInfo, SourceReport, VideoFrame, VideoSettings
+from visrt.runtime.source import Image, ReportedSource, SourceInfo, SourceReport, VideoFrame, VideoSettings
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "images_in", "natural_order", "read_image"]
 
@@ -32,7 +32,7 @@ def images_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(found, key=natural_order))
 
 
-class ImageSource:
+class ImageSource(ReportedSource):
     """Images in the order given, at a steady rate. An unreadable image is skipped and counted; sizes may differ."""
 
     def __init__(self, name: str, paths: Sequence[Path], settings: VideoSettings) -> None:
@@ -41,14 +41,6 @@ class ImageSource:
         self._info = SourceInfo(name, "images", frames=len(paths), fps=settings.image_fps, duration_s=duration_s)
         self._report = SourceReport()
         self._first_fault = ""
-
-    @property
-    def info(self) -> SourceInfo:
-        return self._info
-
-    @property
-    def report(self) -> SourceReport:
-        return self._report
 
     def close(self) -> None:
         pass

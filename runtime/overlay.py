@@ -13,17 +13,49 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from visrt.runtime.masks import decode_region
-from visrt.runtime.palette import Colour, colour_of, text_colour_on
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.source import Image
 
-__all__ = ["OverlayStyle", "draw"]
+__all__ = ["OverlayStyle", "colour_of", "draw"]
 
 Rectangle = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
 
 TEXT_MAX = 48
 """Characters of a label; a longer class name is cut."""
+
+
+Colour = tuple[int, int, int]
+"""Red, green, blue, 0-255."""
+
+HUES: tuple[Colour, ...] = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (204, 121, 167),
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (0, 158, 115),
+)
+"""Okabe and Ito's colours (2008), ordered so that neighbours differ most under protanopia and deuteranopia."""
+
+SHADES = ((0, 0.0), (255, 0.45), (0, 0.35))
+"""Grey level and share mixed in: the hues as they are, then tints, then shades."""
+
+
+def colour_of(identity: int) -> Colour:
+    """The colour of object `identity`; it repeats after 21 ids."""
+    hue = HUES[identity % len(HUES)]
+    grey, share = SHADES[identity // len(HUES) % len(SHADES)]
+    red, green, blue = (round(channel * (1 - share) + grey * share) for channel in hue)
+    return red, green, blue
+
+
+def text_colour_on(background: Colour) -> Colour:
+    """Black or white, whichever reads better on `background` (relative luminance of WCAG 2, equal contrast at 0.18)."""
+    linear = [(channel / 255) ** 2.2 for channel in background]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)
 
 
 @dataclass(frozen=True)

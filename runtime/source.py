@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Image", "Source", "SourceInfo", "SourceReport", "VideoFrame", "VideoSettings"]
+__all__ = ["Image", "ReportedSource", "Source", "SourceInfo", "SourceReport", "VideoFrame", "VideoSettings"]
 
 Image = NDArray[np.uint8]
 """RGB uint8 [H, W, 3], as displayed: rotation metadata is already applied."""
@@ -91,3 +91,18 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[VideoFrame]: ...
 
     def close(self) -> None: ...
+
+
+class ReportedSource:
+    """What sources share: they set `_info` when they open, and keep the account of their frames in `_report`."""
+
+    _info: SourceInfo
+    _report: SourceReport
+
+    @property
+    def info(self) -> SourceInfo:
+        return self._info
+
+    @property
+    def report(self) -> SourceReport:
+        return self._report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from visrt.runtime.clock import Clock
 from visrt.runtime.errors import SourceError
-from visrt.runtime.source import Image, SourceInfo, SourceReport, VideoFrame, VideoSettings
+from visrt.runtime.source import Image, ReportedSource, SourceInfo, SourceReport, VideoFrame, VideoSettings
 
-__all__ = ["FileSource"]
+__all__ = ["Clock", "FileSource"]
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,flv,asf,"
@@ -28,7 +27,41 @@ PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 DEFAULT_FPS = 25.0
 
 
-class FileSource:
+JUMP_S = 1.0
+"""A step back larger than this is a new start of the stream's clock (two recordings in one file), not jitter."""
+
+TICK_S = 0.001
+"""How far a repeated or slightly backward timestamp moves the clock."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A clock that only goes forward, whatever the timestamps of a stream do. time_s: of the last frame, None before
+    it.
+
+    step_s: frame time assumed where a timestamp is missing. offset_s: added to timestamps after jumps back.
+    """
+
+    step_s: float
+    time_s: float | None = None
+    offset_s: float = 0.0
+
+    def at(self, stamp_s: float | None) -> Clock:
+        """The clock at the next frame, whose timestamp is `stamp_s`, or None where the stream has none."""
+        if self.time_s is None:
+            return replace(self, time_s=max(0.0, stamp_s or 0.0))
+        if stamp_s is None:
+            return replace(self, time_s=self.time_s + self.step_s)
+        now_s = stamp_s + self.offset_s
+        if now_s > self.time_s:
+            return replace(self, time_s=now_s)
+        if self.time_s - now_s < JUMP_S:
+            return replace(self, time_s=self.time_s + TICK_S)
+        now_s = self.time_s + self.step_s
+        return replace(self, time_s=now_s, offset_s=now_s - stamp_s)
+
+
+class FileSource(ReportedSource):
     """One video file, decoded with FFmpeg's own threads."""
 
     def __init__(self, path: Path, settings: VideoSettings) -> None:
@@ -45,14 +78,6 @@ class FileSource:
         self._bad_in_a_row = 0
         self._discarded = 0
         self._to_show = 0
-
-    @property
-    def info(self) -> SourceInfo:
-        return self._info
-
-    @property
-    def report(self) -> SourceReport:
-        return self._report
 
     def close(self) -> None:
         self._container.close()

@@ -21,7 +21,7 @@ from visrt.runtime.errors import DataError
 from visrt.runtime.image_folder import images_in
 from visrt.runtime.json_file import read_json_object
 from visrt.runtime.masks import Rle, decode
-from visrt.runtime.palette import colour_of
+from visrt.runtime.overlay import colour_of
 from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, Track
 from visrt.training.json_faults import short
 from visrt.training.picture_size import opened, size_of

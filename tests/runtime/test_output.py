@@ -22,9 +22,8 @@ from visrt.runtime.errors import OutputError
 from visrt.runtime.journal import Journal, read_journal
 from visrt.runtime.masks import Rle, decode, decode_region
 from visrt.runtime.output import JOURNAL, OVERLAY, prepare_folder, write_atomically
-from visrt.runtime.overlay import draw
+from visrt.runtime.overlay import colour_of, draw, text_colour_on
 from visrt.runtime.overlay_video import OverlayVideo, fit
-from visrt.runtime.palette import colour_of, text_colour_on
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.video import read_video
 from visrt.runtime.youtube_vis import write_youtube_vis

@@ -20,10 +20,10 @@ from PIL import Image as PillowImage
 from written_clips import FPS, noise, red_square, write_clip, write_sound
 
 from visrt.runtime import video_file
-from visrt.runtime.clock import Clock
 from visrt.runtime.errors import SourceError, UsageError
 from visrt.runtime.source import Source, VideoFrame, VideoSettings
 from visrt.runtime.video import Camera, Images, VideoFile, find_sources, open_source, read_video
+from visrt.runtime.video_file import Clock
 
 
 def read_all(source: Source) -> list[VideoFrame]:
