@@ -1,7 +1,7 @@
 """Bundle -> INT8 bundle: choose frames, measure ranges, rank layers, quantise as many as the quality floors allow.
 
-The new bundle is built beside its target and judged there by what will run it; it takes the target's place only if it
-holds the floors, so a failed calibration leaves nothing and spoils nothing.
+The new bundle is built in a temporary folder next to its target and judged there by the runtime itself. Only a bundle
+that holds the floors is renamed to the target, so a failed calibration leaves nothing behind.
 """
 
 from __future__ import annotations

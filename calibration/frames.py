@@ -1,6 +1,7 @@
 """Which frames to calibrate on: spread over the scenes of the user's videos, none twice, the same on every machine.
 
-Every source is read twice. The first reading keeps a small look of each frame, the second the pixels of the chosen.
+Every source is read twice. The first pass keeps a thumbnail and a histogram of each frame, the second the pixels of the
+chosen frames.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def choose_frames(sources: Sequence[str], count: int, progress: Callable[[str], 
     Raises UsageError or SourceError for sources that cannot be read, DataError where there is nothing to calibrate on.
     """
     if count < 2:
-        raise UsageError(f"{count} frames were asked for; expected 2 or more, half for ranges and half for judging")
+        raise UsageError(f"{count} frames were requested; expected 2 or more, half for ranges and half for judging")
     specs = _specs(sources)
     looks: list[Look] = []
     notes: list[str] = []
@@ -109,10 +110,10 @@ def read_frames(choice: FrameChoice, spec: InputSpec) -> CalibrationFrames:
 
     Raises DataError where no judging frame has a neighbour, as then nothing can be said of the assignment.
     """
-    wanted = {*choice.ranges, *(at for frame in choice.judging for at in _neighbours(frame))}
+    needed = {*choice.ranges, *(at for frame in choice.judging for at in _neighbours(frame))}
     inputs: dict[tuple[int, int], Frames] = {}
-    for source in sorted({at[0] for at in wanted}):
-        inputs |= _inputs(choice.sources[source], source, wanted, spec)
+    for source in sorted({at[0] for at in needed}):
+        inputs |= _inputs(choice.sources[source], source, needed, spec)
     clips = tuple(_joined([inputs[at] for at in _clip(frame, inputs)]) for frame in choice.judging)
     if all(len(clip) == 1 for clip in clips):
         raise DataError(
@@ -185,15 +186,15 @@ def _require_pictures(sources: Sequence[str], looks: Sequence[Look], pictures: S
 
 
 def _inputs(
-    spec: SourceSpec, source: int, wanted: set[tuple[int, int]], size: InputSpec
+    spec: SourceSpec, source: int, needed: set[tuple[int, int]], size: InputSpec
 ) -> dict[tuple[int, int], Frames]:
-    """The wanted frames of one source; reading stops after the last of them."""
-    last = max(index for at, index in wanted if at == source)
+    """The `needed` frames of one source; reading stops after the last of them."""
+    last = max(index for at, index in needed if at == source)
     opened = open_source(spec)
     found: dict[tuple[int, int], Frames] = {}
     try:
         for frame in opened:
-            if (source, frame.index) in wanted:
+            if (source, frame.index) in needed:
                 found[source, frame.index] = _fitted(frame.image, size)
             if frame.index >= last:
                 break

@@ -141,10 +141,10 @@ def _require_opset(model: onnx.ModelProto, opset: int) -> None:
 
 def _needed(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
     """Those of `nodes` on which `outputs` depend, in order: the transpose of a weight is not, once it is int8."""
-    wanted = set(outputs)
+    needed = set(outputs)
     kept = []
     for node in reversed(nodes):
-        if any(name in wanted for name in node.output):
+        if any(name in needed for name in node.output):
             kept.append(node)
-            wanted.update(node.input)
+            needed.update(node.input)
     return kept[::-1]

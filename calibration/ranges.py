@@ -17,7 +17,7 @@ from visrt.calibration.histogram import Magnitudes, magnitudes_of
 from visrt.calibration.tensors import GraphView
 from visrt.runtime.arrays import Array
 from visrt.runtime.clip_frames import Frames
-from visrt.runtime.errors import EngineError, ParityError
+from visrt.runtime.errors import EngineError, ParityError, one_line
 from visrt.runtime.manifest import GraphSpec
 
 __all__ = ["FP16_MAX", "Hazard", "TensorRange", "hazards", "ranges_of", "refuse_overflow"]
@@ -27,7 +27,7 @@ FP16_MARGIN = 4
 """A tensor within this factor of FP16_MAX may leave it on a frame that was not seen."""
 
 FP16_SMALLEST_NORMAL = 2.0**-14
-"""Smaller magnitudes lose precision in FP16; a tensor that has no larger ones loses what it says."""
+"""Smaller magnitudes lose precision in FP16; a tensor that has no larger ones is lost."""
 
 HIGH_PERCENTILE = 99.99
 NAMED = 5
@@ -60,7 +60,7 @@ class Hazard:
     what: str
     found: TensorRange
 
-    def told(self) -> str:
+    def describe(self) -> str:
         spoilt = self.found.magnitudes.not_finite
         size = f"{spoilt} values not finite" if spoilt else f"largest {self.found.magnitudes.largest:.3g}"
         return f"{self.found.tensor} of {self.found.op} {self.found.node} ({self.what}, {size})"
@@ -101,7 +101,7 @@ def refuse_overflow(ranges: Mapping[str, TensorRange], what: str) -> None:
     """Raises ParityError naming the tensors where NaN or infinity arises."""
     spoilt = [hazard for hazard in hazards(ranges) if hazard.found.magnitudes.not_finite]
     if spoilt:
-        named = "; ".join(hazard.told() for hazard in spoilt[:NAMED])
+        named = "; ".join(hazard.describe() for hazard in spoilt[:NAMED])
         more = f" and {len(spoilt) - NAMED} more" if len(spoilt) > NAMED else ""
         raise ParityError(
             f"{what}: NaN or infinity arises on the calibration frames in {named}{more}; export it again with "
@@ -213,6 +213,4 @@ def _session(model: onnx.ModelProto) -> Any:
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise EngineError(
-            f"ONNX Runtime refuses the graph with its tensors as outputs: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise EngineError(f"ONNX Runtime refuses the graph with its tensors as outputs: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""What a calibration found, to read and to plot: report.json, report.md and plot.png."""
+"""The report of a calibration: report.json, report.md and plot.png."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _lines(report: CalibrationReport) -> list[str]:
     ]
     lines += [_row(report, entry) for entry in reversed(report.ranking)]
     if report.hazards:
-        lines += ["", "Tensors that FP16 does not hold:", "", *(f"- {hazard.told()}" for hazard in report.hazards)]
+        lines += ["", "Tensors that FP16 does not hold:", "", *(f"- {hazard.describe()}" for hazard in report.hazards)]
     return [*lines, "", *(f"Source cut short: {note}" for note in report.choice.notes)]
 
 

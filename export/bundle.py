@@ -1,7 +1,7 @@
 """Checkpoint -> bundle: trace the graphs, check them against torch through the runtime, then put them in place.
 
-The bundle is built in a folder next to its target and checked there by the runtime itself. Only a bundle that passes is
-renamed to the target, so a failed export leaves nothing behind and overwrites nothing.
+The bundle is built in a temporary folder next to its target and checked there by the runtime itself. Only a bundle that
+passes is renamed to the target, so a failed export leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ def export_bundle(
     on_stage: Callable[[str], None] = lambda _: None,
     on_parity: Callable[[ParityReport, str], None] = lambda *_: None,
 ) -> ExportReport:
-    """Write the bundle. Raises before the long work for what can be known; ParityError if the graphs are wrong.
+    """Writes the bundle. What can be checked is checked before the long work; ParityError if the graphs are wrong.
 
-    `on_stage` receives the current step, `on_parity` each comparison with torch and its name, before it is judged.
+    `on_stage` gets the name of each stage, `on_parity` each comparison with torch and the precision it was made in.
     """
     _check_size(export.height, export.width)
     _check_precision(export)
@@ -119,12 +119,12 @@ def export_bundle(
     judged_on = Frames(reference.images, reference.valid_sizes)
     with workplace(export.out) as folder:
         for kept in _islands(export):
-            on_stage(f"tracing the network to ONNX, {_described(export, kept)}")
+            on_stage(f"tracing the network to ONNX, {_precision_name(export, kept)}")
             traced = model.traced(export.precision, judged_on, kept)
             on_stage("comparing ONNX Runtime with torch")
             manifest = _written(folder, export, model, traced.models, reference, classes, association)
             parity = _parity(folder, reference, export.precision)
-            on_parity(parity, _described(export, kept))
+            on_parity(parity, _precision_name(export, kept))
             if parity.passed:
                 break
         parity.require(_compared(export, steadiness))
@@ -138,7 +138,7 @@ def _islands(export: Export) -> tuple[tuple[str, ...], ...]:
     return ISLANDS if export.keep_fp32 is None else (export.keep_fp32,)
 
 
-def _described(export: Export, kept: tuple[str, ...]) -> str:
+def _precision_name(export: Export, kept: tuple[str, ...]) -> str:
     return export.precision + (f" with {' and '.join(kept)} in fp32" if kept else "")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from visrt.export.family import Exportable, Graphs, InitialState
-from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
+from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.half import Island, halved, halved_network
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.checkpoints import load_checkpoint
@@ -155,5 +155,5 @@ class GenVisExport(Exportable[GenVisNetworkSettings]):
 def read_genvis(path: Path, spec: InputSpec, association: Mapping[str, Any]) -> GenVisExport:
     """`association`: all settings of the family."""
     checkpoint = load_checkpoint(path, GENVIS)
-    graph: FrameGraph = frame_graph(checkpoint.network(), checkpoint.settings.frame, spec)
+    graph = FrameGraph.from_settings(checkpoint.network(), checkpoint.settings.frame, spec)
     return GenVisExport(checkpoint, graph, spec, tuple(association["clip_lengths"]))

@@ -18,7 +18,7 @@ from visrt.runtime.arrays import Array
 from visrt.runtime.image import letterbox
 from visrt.runtime.manifest import InputSpec
 
-__all__ = ["FrameGraph", "MasksGraph", "frame_graph"]
+__all__ = ["FrameGraph", "MasksGraph"]
 
 
 G = TypeVar("G", bound="FrameGraph")
@@ -60,6 +60,12 @@ class FrameGraph(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1))
 
+    @classmethod
+    def from_settings(cls: type[G], network: nn.Module, settings: Normalisation, spec: InputSpec) -> G:
+        """The graph in float32 for images of `spec`, which it resizes itself where `spec` has a source."""
+        resize = None if spec.source is None else SourceResize(letterbox(spec.source, (spec.height, spec.width)))
+        return cls(network, settings.pixel_mean, settings.pixel_std, resize=resize).eval()
+
     def forward(self, images: Tensor, valid_sizes: Tensor) -> Any:
         """`images` uint8 RGB [B, H, W, 3], or of the source's size; `valid_sizes` int32 [B, 2], height and width in
         the network input that each image fills. What the network returns, in float32 but for the mask features."""
@@ -100,17 +106,6 @@ def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, dtype=torch.int32, device=valid_sizes.device)
     columns = torch.arange(width, dtype=torch.int32, device=valid_sizes.device)
     return (rows < valid_sizes[:, 0:1]).unsqueeze(2) & (columns < valid_sizes[:, 1:2]).unsqueeze(1)
-
-
-def frame_graph(
-    network: nn.Module,
-    settings: Normalisation,
-    spec: InputSpec,
-    graph: type[G] = FrameGraph,  # type: ignore[assignment]
-) -> G:
-    """The frame graph of `network` in float32 for images of `spec`, resized inside it where `spec` has a source."""
-    resize = None if spec.source is None else SourceResize(letterbox(spec.source, (spec.height, spec.width)))
-    return graph(network, settings.pixel_mean, settings.pixel_std, resize=resize).eval()
 
 
 class MasksGraph(nn.Module):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from visrt.export.family import Exportable, Graphs, InitialState
-from visrt.export.graphs import frame_graph
 from visrt.export.half import Island, halved, halved_network
 from visrt.export.inspro_graphs import (
     HeadGraph,
@@ -178,4 +177,4 @@ def _read(path: Path, spec: InputSpec, heads: Mapping[str, Callable[..., nn.Modu
         raise CheckpointError(f"{path}: this network has no intra-query attention; expected bank_frames of 2 or more")
     network = checkpoint.network()
     graphs: Any = {name: head(network, spec.height, spec.width).eval() for name, head in heads.items()}
-    return InsProExport(checkpoint, frame_graph(network, settings, spec, InsProFrameGraph), spec, graphs)
+    return InsProExport(checkpoint, InsProFrameGraph.from_settings(network, settings, spec), spec, graphs)

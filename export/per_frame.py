@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visrt.export.family import Exportable, Graphs
-from visrt.export.graphs import MasksGraph, frame_graph
+from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former import NetworkSettings
@@ -38,4 +38,5 @@ class PerFrame(Exportable[NetworkSettings]):
 
 def read_per_frame(path: Path, spec: InputSpec, _: Mapping[str, Any]) -> PerFrame:
     checkpoint = load_checkpoint(path, MASK2FORMER)
-    return PerFrame(checkpoint, frame_graph(checkpoint.network(), checkpoint.settings, spec), spec)
+    graph = FrameGraph.from_settings(checkpoint.network(), checkpoint.settings, spec)
+    return PerFrame(checkpoint, graph, spec)

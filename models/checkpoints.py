@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from safetensors.torch import save_file
@@ -187,11 +187,11 @@ def save_checkpoint(
 
     The file is complete or not there: it is written to a temporary name and moved.
     """
-    path = Path(path)
-    settings: Any = network.settings
-    count = settings.classes
-    if len(classes) != count:
-        raise CheckpointError(f"{path}: {len(classes)} class names for a network of {count} classes; give one for each")
+    path, settings = Path(path), cast(Any, network.settings)
+    if len(classes) != settings.classes:
+        raise CheckpointError(
+            f"{path}: {len(classes)} class names for a network of {settings.classes} classes; give one for each"
+        )
     described = {"settings": json.dumps(asdict(settings)), "classes": json.dumps(list(classes))}
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.endswith(INDEX)}
     part = path.with_name(path.name + ".part")

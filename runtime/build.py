@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visrt.runtime.build_progress import Progress, ProgressTree, monitor_of, unheard
+from visrt.runtime.build_progress import Progress, ProgressTree, ignore_progress, monitor_of
 from visrt.runtime.bundle import Bundle
 from visrt.runtime.errors import EngineError
 from visrt.runtime.interrupts import deferred_interrupt
@@ -27,12 +27,12 @@ Profile = Mapping[str, tuple[int, int, int]]
 """Smallest, usual and largest size of each dynamic axis, by its symbol."""
 
 RECIPE = 1
-"""Grows with every change of how engines are built, so that engines of before are built anew."""
+"""Raised with every change of how engines are built, so that cached engines of older versions are rebuilt."""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A warning that is let pass. pattern: what the whole of its text matches."""
+    """A warning that does not stop the build. pattern: a regular expression for its whole text."""
 
     pattern: str
     reason: str
@@ -42,7 +42,7 @@ class Accepted:
 ACCEPTED = (
     Accepted(
         r".*The logger passed into createInferBuilder differs from one already registered.*",
-        "another library in this process uses TensorRT too; the builder tells us of our builds all the same",
+        "another library in this process uses TensorRT too; our builds are logged to us nevertheless",
     ),
     Accepted(
         r"\(foreignNode\) Converting conv (activation|weight) scales to fp32\.",
@@ -52,7 +52,7 @@ ACCEPTED = (
 )
 """TensorRT builds broken engines with only a warning, so any warning that is not listed here is an error."""
 
-# TensorRT's log is one for a process: what it says belongs to the one build that goes on.
+# TensorRT has one log per process: with one build at a time every message belongs to that build.
 _BUILDING = threading.Lock()
 
 
@@ -61,8 +61,8 @@ class BuildRequest:
     """What to build.
 
     name: of the graph, in the bundle. model: the bytes of its ONNX file. targets: compute capabilities such as "8.6"
-    that one engine of TensorRT-RTX is to run on; () is the GPU in this machine. nodes: what nodes.json says of the
-    graph, precision by ONNX node. timings: what an earlier build on this GPU measured, BuiltEngine.timings.
+    that one engine of TensorRT-RTX is to run on; () is the GPU in this machine. nodes: precision by ONNX node, from
+    nodes.json. timings: BuiltEngine.timings of an earlier build on this GPU.
     """
 
     name: str
@@ -79,8 +79,7 @@ class BuiltEngine:
     """A serialised engine.
 
     precision: how many layers that multiply, by kind and precision, and how many tensors of each type the network has.
-    warnings: what TensorRT said that is known to be harmless. timings: what was measured, for the next build; TensorRT
-    only.
+    warnings: TensorRT's, known to be harmless. timings: of kernels, for the next build; TensorRT only.
     """
 
     data: bytes
@@ -90,23 +89,23 @@ class BuiltEngine:
 
 
 def build_request(bundle: Bundle, name: str, profile: Profile, targets: tuple[str, ...] = ()) -> BuildRequest:
-    """The request for graph `name` of `bundle`, its bytes checked, with what the bundle says of its nodes."""
+    """The request for graph `name` of `bundle`, its bytes checked, with the precision of its nodes."""
     nodes = node_precisions(bundle).get(name)
     return BuildRequest(name, bundle.manifest.graphs[name], bundle.graph(name), profile, targets, nodes)
 
 
-def build_engine(library: TensorRt, request: BuildRequest, progress: Progress = unheard) -> BuiltEngine:
+def build_engine(library: TensorRt, request: BuildRequest, progress: Progress = ignore_progress) -> BuiltEngine:
     """The engine of `request`, with a proof of its precision from the network's definition.
 
-    `progress` hears what is being done and the fraction that is; what it raises ends the build and is raised here, as
-    is Ctrl-C. Raises EngineError with what TensorRT said if it gives no engine, or warns of what is not listed.
+    `progress` gets the current phase and the fraction that is done. An error it raises ends the build and is raised
+    here, as is Ctrl-C. Raises EngineError with TensorRT's log if there is no engine, or a warning that is not accepted.
     """
     _check_profile(request)
     _check_targets(library, request)
     log = log_of(library)
-    with _BUILDING, deferred_interrupt() as interrupted, log.listening() as heard:
+    with _BUILDING, deferred_interrupt() as interrupted, log.listening() as logged:
         tree = ProgressTree(progress, interrupted)
-        built = _Build(library, request, log, heard).run(tree)
+        built = _Build(library, request, log, logged).run(tree)
         progress("built", 1.0)
         return built
 
@@ -114,9 +113,9 @@ def build_engine(library: TensorRt, request: BuildRequest, progress: Progress = 
 class _Build:
     """One build. TensorRT's objects live no longer than the method that makes them."""
 
-    def __init__(self, library: TensorRt, request: BuildRequest, log: TensorRtLog, heard: list[Line]) -> None:
+    def __init__(self, library: TensorRt, request: BuildRequest, log: TensorRtLog, logged: list[Line]) -> None:
         self._trt, self._flavour = library.module, library.flavour
-        self._request, self._log, self._heard = request, log, heard
+        self._request, self._log, self._logged = request, log, logged
 
     def run(self, tree: ProgressTree) -> BuiltEngine:
         builder = self._builder()
@@ -153,9 +152,10 @@ class _Build:
         parser = self._trt.OnnxParser(network, self._log.logger)
         if not parser.parse(self._request.model):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            told = "; ".join(map(_told, errors)) or self._told()
+            reasons = "; ".join(map(_parser_error, errors)) or self._refused_lines()
             raise EngineError(
-                f"{self._where}: {self._flavour} cannot take this graph: {told}; export it again, or use --engine cpu"
+                f"{self._where}: {self._flavour} cannot take this graph: {reasons}; export it again, or use "
+                "--engine cpu"
             )
         inputs, outputs = _tensors(network, "input"), _tensors(network, "output")
         if faults := signature_faults(self._request.graph, inputs, outputs, _fits):
@@ -191,21 +191,21 @@ class _Build:
                 raise self._refused(f"refuses the target {name}")
 
     def _timing_cache(self, config: Any) -> Any:
-        """TensorRT's timings, which it adds to while it builds. TensorRT-RTX measures nothing, and asks for a GPU."""
+        """A cache of TensorRT's kernel timings, which a build extends. TensorRT-RTX measures none."""
         if self._flavour == "tensorrt-rtx":
             return None
-        before = len(self._heard)
+        before = len(self._logged)
         for known in (self._request.timings, b""):
             cache = config.create_timing_cache(known)
             if cache is not None and config.set_timing_cache(cache, False):
                 return cache
-            # Timings that do not fit cost time and no more: what was said of them is not about the engine.
-            del self._heard[before:]
+            # Timings that do not fit only cost time: what was logged about them does not concern the engine.
+            del self._logged[before:]
         return None
 
     def _accounted(self) -> tuple[str, ...]:
-        """The warnings that are listed; EngineError if anything else was said."""
-        accepted, refused = sorted_warnings(self._heard, self._flavour)
+        """The accepted warnings; EngineError if anything else was logged."""
+        accepted, refused = sorted_warnings(self._logged, self._flavour)
         if refused:
             raise self._refused("built it with warnings that nobody has accounted for")
         return accepted
@@ -214,10 +214,10 @@ class _Build:
         hint = ""
         if self._flavour == "tensorrt-rtx" and not self._request.targets:
             hint = "; on a machine without an NVIDIA GPU name the GPUs it is for (targets such as 8.6)"
-        return EngineError(f"{self._where}: {self._flavour} {what}; it says: {self._told()}{hint}")
+        return EngineError(f"{self._where}: {self._flavour} {what}; it says: {self._refused_lines()}{hint}")
 
-    def _told(self) -> str:
-        _, refused = sorted_warnings(self._heard, self._flavour)
+    def _refused_lines(self) -> str:
+        _, refused = sorted_warnings(self._logged, self._flavour)
         return " | ".join(refused) or "nothing"
 
 
@@ -233,7 +233,7 @@ def sorted_warnings(lines: Iterable[Line], flavour: Flavour) -> tuple[tuple[str,
 
 
 def _network_flags(trt: Any) -> int:
-    """Strong typing has to be asked for where there still is weak typing: where FP16 is a choice of the builder."""
+    """Older versions, where FP16 still is a choice of the builder, need a flag for strong typing."""
     if hasattr(trt.BuilderFlag, "FP16"):
         return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED.value)
     return 0
@@ -305,7 +305,7 @@ def _fits(expected: int | str, found: Axis) -> bool:
     return found is None or same_axis(expected, found)
 
 
-def _told(error: Any) -> str:
+def _parser_error(error: Any) -> str:
     """One error of the parser with the node it is about."""
     node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
     return node + " ".join(error.desc().split())

@@ -1,4 +1,4 @@
-"""How far a build is, from TensorRT's tree of phases, and the way to end it early."""
+"""The progress of a build, from TensorRT's tree of phases, and the way to end it early."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Progress", "ProgressTree", "monitor_of", "unheard"]
+__all__ = ["Progress", "ProgressTree", "ignore_progress", "monitor_of"]
 
 Progress = Callable[[str, float], None]
-"""Told what is being done and which fraction of the whole is done, 0 to 1, never falling."""
+"""Called with the current phase and the fraction of the whole that is done, 0 to 1, never falling."""
 
 
-def unheard(phase: str, fraction: float) -> None:
-    """For who does not want to know."""
+def ignore_progress(phase: str, fraction: float) -> None:
+    """Does nothing."""
 
 
 @dataclass
 class _Phase:
-    """A phase that goes on: its steps, how many are done, and the phase it is a part of."""
+    """A running phase: its steps, how many are done, and the phase that contains it."""
 
     parent: str | None
     steps: int
@@ -27,55 +27,55 @@ class _Phase:
 
 
 class ProgressTree:
-    """Follows the phases and tells `progress`; what that raises ends the build, and is kept in `error`.
+    """Follows the phases and reports to `progress`. An error raised there ends the build, and is kept in `error`.
 
-    stopped: asked after each step, whether to end the build.
+    stopped: called after each step; True ends the build.
     """
 
     def __init__(self, progress: Progress, stopped: Callable[[], bool]) -> None:
         self.error: BaseException | None = None
         self._progress, self._stopped = progress, stopped
         self._phases: dict[str, _Phase] = {}
-        self._told = 0.0
+        self._reported = 0.0
         self._lock = threading.RLock()
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
         with self._lock:
             self._phases[name] = _Phase(parent, max(steps, 1))
-            self._tell(name)
+            self._report(name)
 
     def step(self, name: str, step: int) -> bool:
         """Notes that `step`, from 0, is done; False ends the build."""
         with self._lock:
             if name in self._phases:
                 self._phases[name].done = step + 1
-            self._tell(name)
+            self._report(name)
             return self.error is None and not self._stopped()
 
     def finish(self, name: str) -> None:
         with self._lock:
             self._phases.pop(name, None)
 
-    def _tell(self, name: str) -> None:
-        """Nothing may be raised into TensorRT."""
+    def _report(self, name: str) -> None:
+        """Reports the phase `name`. Nothing may be raised into TensorRT."""
         if self.error is not None:
             return
         roots = [root for root, phase in self._phases.items() if phase.parent not in self._phases]
-        self._told = max([self._told, *(self._fraction(root) for root in roots[:1])])
+        self._reported = max([self._reported, *(self._fraction(root) for root in roots[:1])])
         try:
-            self._progress(name, self._told)
+            self._progress(name, self._reported)
         except BaseException as error:
             self.error = error
 
     def _fraction(self, name: str) -> float:
-        """Steps that are done, and of the step that goes on the part that its own phases have done."""
+        """Steps that are done, and the part of the current step that its own phases have done."""
         phase = self._phases[name]
         parts = [self._fraction(child) for child, other in self._phases.items() if other.parent == name]
         return min(1.0, (phase.done + max(parts, default=0.0)) / phase.steps)
 
 
 def monitor_of(module: Any, tree: ProgressTree) -> Any:
-    """`tree` as TensorRT of `module` calls it, in whichever thread."""
+    """`tree` as an IProgressMonitor of TensorRT, which calls it from any thread."""
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

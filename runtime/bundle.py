@@ -80,7 +80,7 @@ def state_bytes(values: Array) -> bytes:
 def initial_states(bundle: Bundle) -> dict[str, Array]:
     """The initial value of each state tensor by name; zeros where the bundle holds none.
 
-    Raises BundleError for a file that is not what the manifest says, or numbers that are none.
+    Raises BundleError for a file that does not match the manifest, or holds NaN or infinity.
     """
     return {name: _initial(bundle, name, spec) for name, spec in bundle.manifest.states.items()}
 

@@ -71,13 +71,15 @@ def _reported(
     start = time.perf_counter()
     data = cache.get_or_build(key, build, progress)
     seconds = time.perf_counter() - start
-    precision, warnings = _told(built, key, cache)
+    precision, warnings = _precision_and_warnings(built, key, cache)
     source = "built" if built else "kept"
     return EngineReport(request.name, source, seconds, len(data), key.gpu, dict(request.profile), precision, warnings)
 
 
-def _told(built: list[BuiltEngine], key: EngineKey, cache: EngineCache) -> tuple[Mapping[str, int], tuple[str, ...]]:
-    """Precision and warnings, of the build that was just done or of the sidecar."""
+def _precision_and_warnings(
+    built: list[BuiltEngine], key: EngineKey, cache: EngineCache
+) -> tuple[Mapping[str, int], tuple[str, ...]]:
+    """From the build that was just done, or from the sidecar of the cached engine."""
     for engine in built:
         return engine.precision, engine.warnings
     for kept in cache.kept(key.onnx_sha256):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from visrt.runtime.arrays import Array
-from visrt.runtime.errors import EngineError, install_hint
+from visrt.runtime.errors import EngineError, install_hint, one_line
 
 __all__ = ["DeviceMemory", "Gpu", "GpuMemoryError", "PinnedMemory", "megabytes"]
 
@@ -28,7 +28,7 @@ NON_BLOCKING = 1
 
 
 class GpuMemoryError(EngineError):
-    """The GPU has not enough free memory for what was asked."""
+    """The GPU, or the host for page-locked memory, has not enough free memory."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Gpu:
         try:
             self._cuda.init()
             if device >= self._cuda.Device.count():
-                raise EngineError(f"GPU {device} was asked for, this machine has {self._cuda.Device.count()}")
+                raise EngineError(f"GPU {device} was requested, this machine has {self._cuda.Device.count()}")
             found = self._cuda.Device(device)
             self.name: str = found.name()
             self.capability: tuple[int, int] = found.compute_capability()
@@ -81,7 +81,8 @@ class Gpu:
             self._context = found.retain_primary_context()
         except self._cuda.Error as error:
             raise EngineError(
-                f"GPU {device} cannot be opened: {_line(error)}; check the driver with nvidia-smi, or use --engine cpu"
+                f"GPU {device} cannot be opened: {one_line(error)}; check the driver with nvidia-smi, or use "
+                "--engine cpu"
             ) from error
         try:
             with self.current("opening a stream"):
@@ -115,7 +116,7 @@ class Gpu:
 
     @contextmanager
     def current(self, doing: str) -> Iterator[None]:
-        """Makes the context current. What CUDA refuses meanwhile is an EngineError that says it happened `doing` so."""
+        """Makes the context current. An error of CUDA meanwhile becomes an EngineError that starts with `doing`."""
         self.require_owner()
         try:
             self._context.push()
@@ -124,10 +125,11 @@ class Gpu:
             finally:
                 self._cuda.Context.pop()
         except self._cuda.MemoryError as error:
-            raise GpuMemoryError(f"{doing}: the GPU is out of memory ({_line(error)}); {LESS_MEMORY}") from error
+            raise GpuMemoryError(f"{doing}: the GPU is out of memory ({one_line(error)}); {LESS_MEMORY}") from error
         except self._cuda.Error as error:
             raise EngineError(
-                f"{doing}: CUDA failed ({_line(error)}); open the session anew, and if that fails too, the process"
+                f"{doing}: CUDA failed ({one_line(error)}); open the session again, and if that fails "
+                "too, restart the process"
             ) from error
 
     def allocate(self, size: int, what: str) -> DeviceMemory:
@@ -168,7 +170,7 @@ class Gpu:
         self._cuda.memcpy_dtod_async(address, source, size, self.stream)
 
     def settle(self) -> None:
-        """Waits for all that was enqueued; of work that failed nothing more is told."""
+        """Waits for all enqueued work; its errors are ignored."""
         with suppress(self._cuda.Error):
             self.stream.synchronize()
 
@@ -246,7 +248,3 @@ def _driver_api() -> Any | None:
     except ImportError:
         return None
     return driver
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

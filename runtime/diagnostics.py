@@ -1,6 +1,6 @@
 """What this machine can run and what prevents it: versions, backends, GPUs, packages that overwrite each other.
 
-Nothing is opened to find it out: packages are imported, and the NVIDIA driver is asked for its GPUs.
+No engine is opened: packages are imported, and the NVIDIA driver lists its GPUs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visrt.runtime.errors import EngineError
+from visrt.runtime.errors import EngineError, one_line
 
 if TYPE_CHECKING:
     from visrt.runtime.tensorrt_library import Flavour
@@ -167,7 +167,7 @@ def _module(name: str) -> tuple[Any, str]:
     try:
         return importlib.import_module(name), ""
     except (ImportError, OSError, RuntimeError) as error:
-        return None, " ".join(str(error).split())
+        return None, one_line(error)
 
 
 def _version(distribution: str) -> str:

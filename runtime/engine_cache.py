@@ -1,8 +1,8 @@
-"""Engines that were built on this machine, kept for the next time.
+"""Engines that were built on this machine, cached for the next time.
 
-Each lies beside a sidecar, a json file that says what it is and carries a keyed hash over both. The sidecar is written
-last: an engine without one is not there. What is missing, cut, altered or foreign is built anew; nothing is returned
-unverified. The cache never lies in a bundle, which may come from strangers.
+Each has a sidecar, a json file that describes it and carries a keyed hash over both. The sidecar is written last, so
+an engine without one is incomplete. Missing, truncated, modified or foreign engines are rebuilt; nothing is returned
+unverified. The cache is never inside a bundle, which may be untrusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from visrt.runtime.build import RECIPE, BuildRequest, BuiltEngine
-from visrt.runtime.build_progress import Progress, unheard
+from visrt.runtime.build_progress import Progress, ignore_progress
 from visrt.runtime.cache_seal import Seal, UnsealedError, make_seal, read_seal
 from visrt.runtime.errors import OutputError
 from visrt.runtime.json_file import parse_json
@@ -33,14 +33,14 @@ __all__ = ["EngineCache", "EngineKey", "KeptEngine", "default_folder", "engine_k
 LOGGER = logging.getLogger("visrt.engines")
 
 FORGOTTEN_S = 24 * 3600
-"""Age at which a temporary file has no owner any more, whatever it belongs to."""
+"""Age beyond which a temporary file is left over from a killed build."""
 
 SIDECAR_BYTES_MAX = 2**20
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """All that makes an engine another one.
+    """Everything that distinguishes one engine from another.
 
     graph: its name in the bundle. version: of TensorRT. gpu: name and compute capability of the GPU it is for, or the
     targets. driver: version of the GPU's driver, empty with targets. profile: sizes by symbol, as in BuildRequest.
@@ -87,7 +87,7 @@ def engine_key(library: TensorRt, request: BuildRequest, gpu: str, driver: str) 
 
 @dataclass(frozen=True)
 class KeptEngine:
-    """What the sidecar of a verified engine says; `key` and `precision` as in EngineKey and BuiltEngine."""
+    """The sidecar of a verified engine; `key` and `precision` as in EngineKey and BuiltEngine."""
 
     path: Path
     key: Mapping[str, Any]
@@ -113,18 +113,20 @@ def _log(notice: str) -> None:
 class EngineCache:
     """The engines in one folder, for any number of processes at once.
 
-    `notice` is told, in words, what is built and why, and what could not be kept.
+    `notice` gets messages about what is built and why, and what could not be cached.
     """
 
     def __init__(self, folder: Path | None = None, notice: Callable[[str], None] = _log) -> None:
         self.folder = default_folder() if folder is None else folder
         self._notice = notice
 
-    def get_or_build(self, key: EngineKey, build: Callable[[], BuiltEngine], progress: Progress = unheard) -> bytes:
-        """The engine of `key`, verified, or as `build` gives it now; then it is kept.
+    def get_or_build(
+        self, key: EngineKey, build: Callable[[], BuiltEngine], progress: Progress = ignore_progress
+    ) -> bytes:
+        """The verified engine of `key`, or the one that `build` returns, which is then cached.
 
-        Of two who want the same engine the second waits, which `progress` hears, and takes the first's. A cache that
-        cannot be written, or a full disk, costs the keeping and not the engine.
+        If another process builds the same engine, this one waits for it and reports that to `progress`. An engine that
+        cannot be cached, as on a full disk, is returned all the same.
         """
         try:
             return self._verified(key)
@@ -138,7 +140,7 @@ class EngineCache:
             return self._found_or_built(key, build)
 
     def forget(self, key: EngineKey) -> None:
-        """Removes the engine of `key`, for who cannot use it although it is what was built; the next call builds."""
+        """Removes the engine of `key`, which is intact but cannot be used, so that the next call builds it again."""
         try:
             with self._alone(f"{key.stem}.lock"):
                 self._drop(key)
@@ -146,7 +148,7 @@ class EngineCache:
             self._notice(f"the engine of {key.graph} cannot be removed: {_fault(error)}")
 
     def timings(self, key: EngineKey) -> bytes:
-        """What earlier builds on the GPU of `key` measured, or nothing."""
+        """Kernel timings of earlier builds on the GPU of `key`; empty if there are none."""
         try:
             whole = _read(self.folder / key.timings)
             read_seal(self.folder).check(whole[:64].decode("ascii", "replace"), _timing_parts(key, whole[64:]))
@@ -167,11 +169,11 @@ class EngineCache:
                 self._checked(path.with_suffix(".engine"), sidecar)
             except UnsealedError:
                 continue
-            told = {name: sidecar[name] for name in ("key", "bytes", "sha256", "created", "precision")}
-            yield KeptEngine(path.with_suffix(".engine"), warnings=tuple(sidecar["warnings"]), **told)
+            values = {name: sidecar[name] for name in ("key", "bytes", "sha256", "created", "precision")}
+            yield KeptEngine(path.with_suffix(".engine"), warnings=tuple(sidecar["warnings"]), **values)
 
     def _verified(self, key: EngineKey) -> bytes:
-        """The engine of `key`; UnsealedError says why there is none that can be trusted."""
+        """The engine of `key`; UnsealedError with the reason if there is none that can be trusted."""
         path = self._engine(key)
         if not os.path.lexists(path) and not os.path.lexists(path.with_suffix(".json")):
             raise UnsealedError("")
@@ -183,8 +185,8 @@ class EngineCache:
 
     def _checked(self, path: Path, sidecar: dict[str, Any]) -> bytes:
         data = _read(path)
-        told = {name: value for name, value in sidecar.items() if name != "mac"}
-        read_seal(self.folder).check(sidecar.get("mac"), [b"engine", _canonical(told), data])
+        sealed = {name: value for name, value in sidecar.items() if name != "mac"}
+        read_seal(self.folder).check(sidecar.get("mac"), [b"engine", _canonical(sealed), data])
         return data
 
     def _found_or_built(self, key: EngineKey, build: Callable[[], BuiltEngine]) -> bytes:
@@ -212,7 +214,7 @@ class EngineCache:
     def _keep(self, key: EngineKey, built: BuiltEngine) -> None:
         """Writes engine, then sidecar: from then on it is there."""
         seal = self._own_seal()
-        told = {
+        sealed = {
             "key": asdict(key),
             "bytes": len(built.data),
             "sha256": hashlib.sha256(built.data).hexdigest(),
@@ -220,7 +222,7 @@ class EngineCache:
             "warnings": list(built.warnings),
             "precision": dict(built.precision),
         }
-        sidecar = {**told, "mac": seal.hash(b"engine", _canonical(told), built.data)}
+        sidecar = {**sealed, "mac": seal.hash(b"engine", _canonical(sealed), built.data)}
         path = self._engine(key)
         write_atomically(path, [built.data])
         write_atomically(path.with_suffix(".json"), [json.dumps(sidecar, indent=1).encode()])
@@ -252,8 +254,10 @@ class EngineCache:
         except Timeout:
             pass
         except (OSError, NotImplementedError) as error:
-            told = getattr(error, "strerror", None) or error
-            self._notice(f"{self.folder} cannot be written ({told}), engines are not kept; set VISRT_CACHE to a folder")
+            reason = getattr(error, "strerror", None) or error
+            self._notice(
+                f"{self.folder} cannot be written ({reason}), engines are not kept; set VISRT_CACHE to a folder"
+            )
             self._say_why(key, "")
             return None
         progress(f"waiting for another process, which builds the engine of {key.graph}", 0.0)

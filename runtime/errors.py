@@ -5,6 +5,11 @@ and keeps its traceback.
 """
 
 
+def one_line(error: Exception) -> str:
+    """The text of another library's error without line breaks, at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 class VisrtError(Exception):
     """Everything visrt refuses on purpose."""
 

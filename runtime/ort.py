@@ -15,7 +15,7 @@ import numpy as np
 from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.contract import check_feeds
 from visrt.runtime.engine_options import EngineOptions
-from visrt.runtime.errors import EngineError, install_hint
+from visrt.runtime.errors import EngineError, install_hint, one_line
 from visrt.runtime.manifest import GraphSpec
 from visrt.runtime.signature import EngineTensor, dtype_name, signature_faults
 
@@ -122,23 +122,23 @@ def _host(tensor: Array | Tensor) -> Array:
 
 
 def _open(graph: GraphSpec, model: bytes, provider: str, options: EngineOptions) -> InferenceSession:
-    """An inference session on `provider` and no other, its tensors as the manifest says."""
+    """An inference session on exactly `provider`, its tensors checked against the manifest."""
     ort = _onnxruntime(provider)
     settings = ort.SessionOptions()
     settings.log_severity_level = _QUIET
     settings.inter_op_num_threads = 1
     # Threads that wait in a loop take the cores from all else: decoding, association, other programs. Measured on two
-    # cores: 163 CPU-ms a frame with it, 98 without, and beside other programs half the frames a second.
+    # cores: 163 CPU-ms a frame with it, 98 without; with other programs running, half the frames a second.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.intra_op_num_threads = options.threads or 0
     chosen = {"device_id": str(options.device)} if provider == CudaEngine.provider else {}
     try:
         session = ort.InferenceSession(model, settings, providers=[(provider, chosen)])
     except Exception as error:
-        raise EngineError(f"{graph.file.file}: ONNX Runtime refuses it: {_line(error)}") from error
+        raise EngineError(f"{graph.file.file}: ONNX Runtime refuses it: {one_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise EngineError(
-            f"{provider} was asked for but {session.get_providers()[0]} took {graph.file.file}; "
+            f"{provider} was requested but {session.get_providers()[0]} took {graph.file.file}; "
             f"check the GPU's driver and libraries (`visrt doctor`), or use --engine cpu"
         )
     session.disable_fallback()
@@ -165,8 +165,4 @@ def _onnxruntime(provider: str) -> Any:
 
 
 def _failed(graph: GraphSpec, error: Exception) -> EngineError:
-    return EngineError(f"{graph.file.file}: ONNX Runtime failed while it ran: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return EngineError(f"{graph.file.file}: ONNX Runtime failed while it ran: {one_line(error)}")

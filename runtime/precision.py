@@ -65,8 +65,8 @@ def precision_of(network: Any) -> NetworkPrecision:
 def check_precision(where: str, stated: str, found: NetworkPrecision, nodes: Mapping[str, str] | None = None) -> None:
     """Raises EngineError unless what the manifest states of a graph is what its network computes in.
 
-    `stated` is the graph's precision, `nodes` what nodes.json says of it: precision by ONNX node. Judged are the layers
-    that multiply, convolutions and matrix products, as the rest neither gains speed nor loses accuracy by it.
+    `stated` is the graph's precision, `nodes` the precision by ONNX node from nodes.json. Only layers that multiply are
+    checked, convolutions and matrix products, as the precision of the rest affects neither speed nor accuracy.
 
     - A layer whose node is in `nodes` computes in exactly that: neither more, which would be slower than stated, nor
       less, which would be less accurate.
@@ -89,21 +89,21 @@ def check_precision(where: str, stated: str, found: NetworkPrecision, nodes: Map
 
 def _fault(layer: WorkingLayer, stated: str, nodes: Mapping[str, str]) -> str:
     """What is wrong with a layer, in words, or nothing."""
-    told = f"{layer.kind} {layer.node!r} computes in {layer.precision}"
+    found = f"{layer.kind} {layer.node!r} computes in {layer.precision}"
     # TensorRT calls a node without a name after its output, as nodes.json does, with a prefix.
     expected = nodes.get(layer.node) or nodes.get(layer.node.removeprefix("node_of_"))
     if expected is not None:
-        return "" if layer.precision == expected else f"{told}, nodes.json says {expected}"
+        return "" if layer.precision == expected else f"{found}, nodes.json says {expected}"
     if stated == "fp32":
-        return "" if layer.precision == stated else f"{told}, not fp32"
+        return "" if layer.precision == stated else f"{found}, not fp32"
     allowed = "fp16" if stated == "int8" else stated
     if BYTES.get(layer.precision, 4) <= BYTES.get(allowed, 4) or layer.widened:
         return ""
-    return f"{told}, and no cast makes it an island"
+    return f"{found}, and no cast makes it an island"
 
 
 def node_precisions(bundle: Bundle) -> dict[str, dict[str, str]]:
-    """By graph and ONNX node the precision that nodes.json of `bundle` says; empty for a bundle without one."""
+    """The precisions in nodes.json of `bundle`, by graph and ONNX node; empty for a bundle without one."""
     spec = bundle.manifest.nodes
     if spec is None:
         return {}

@@ -1,7 +1,7 @@
 """Loads and runs a bundle's graphs once in a child process, so that a hostile or broken model kills only the child.
 
-A native loader that crashes takes its process with it, and a graph can ask for more memory than there is. Hashes tell
-that a bundle is what its maker wrote, not that its maker is honest: probe what comes from elsewhere.
+A native loader that crashes takes its process with it, and a graph can ask for more memory than there is. Hashes prove
+that a bundle is what its author wrote, not that the author is honest: probe untrusted bundles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BYTES_OF_LENGTH = 8
 
 @dataclass(frozen=True)
 class ProbeLimits:
-    """What one graph may take: memory beside the weights in MB of address space, and time in seconds."""
+    """Limits of one graph: MB of address space in addition to the weights, and seconds."""
 
     memory_mb: int = 4096
     time_s: float = 120.0

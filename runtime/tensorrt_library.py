@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX as one library: imported when it is asked for, and only in a version that will do."""
+"""TensorRT and TensorRT-RTX as one library: imported when it is needed, and only in a supported version."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from visrt.runtime.errors import EngineError
+from visrt.runtime.errors import EngineError, one_line
 
 __all__ = ["FLAVOURS", "Flavour", "TensorRt", "load_tensorrt"]
 
@@ -61,8 +61,9 @@ def _imported(flavour: Flavour) -> Any:
 
 
 def _does_not_load(flavour: Flavour, error: Exception) -> EngineError:
-    told = " ".join(str(error).split())
-    return EngineError(f"{flavour} is installed but does not load ({told}); install it anew: {INSTALL[flavour]}")
+    return EngineError(
+        f"{flavour} is installed but does not load ({one_line(error)}); install it again: {INSTALL[flavour]}"
+    )
 
 
 def _major_minor(version: str) -> tuple[int, int]:

@@ -1,12 +1,12 @@
-"""What TensorRT says. It raises little: it answers None or False, and tells its logger why.
+"""TensorRT's log. TensorRT rarely raises: it returns None or False, and logs the reason.
 
-TensorRT keeps the first logger of a process, so there is one for each library, and who wants to hear listens to it.
+TensorRT keeps the first logger of a process, so there is one for each library, and any number of listeners to it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,53 +14,58 @@ from weakref import WeakKeyDictionary
 
 from visrt.runtime.tensorrt_library import TensorRt
 
-__all__ = ["Line", "TensorRtLog", "log_of"]
+__all__ = ["Line", "TensorRtLog", "log_of", "log_text"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing TensorRT said. severity: "WARNING", "ERROR" or "INTERNAL_ERROR"."""
+    """One message. severity: "WARNING", "ERROR" or "INTERNAL_ERROR"."""
 
     severity: str
     text: str
 
 
+def log_text(lines: Iterable[Line]) -> str:
+    """The messages for an error, each once; "nothing" if there are none."""
+    return " / ".join(dict.fromkeys(line.text for line in lines)) or "nothing"
+
+
 class TensorRtLog:
-    """The logger of one library. logger: what TensorRT's own objects are given. It may be called in any thread."""
+    """The log of one library. logger: the object that TensorRT is given, which it may call in any thread."""
 
     def __init__(self, module: Any) -> None:
         self._lock = threading.Lock()
         self._listeners: list[list[Line]] = []
         self.logger = _logger(module, self)
 
-    def say(self, line: Line) -> None:
+    def add(self, line: Line) -> None:
         with self._lock:
-            for heard in self._listeners:
-                heard.append(line)
+            for lines in self._listeners:
+                lines.append(line)
 
     @contextmanager
     def listening(self) -> Iterator[list[Line]]:
-        """A list that fills, while entered, with all that is said from warnings on."""
-        heard: list[Line] = []
+        """A list that collects, while entered, all warnings and errors."""
+        lines: list[Line] = []
         with self._lock:
-            self._listeners.append(heard)
+            self._listeners.append(lines)
         try:
-            yield heard
+            yield lines
         finally:
             with self._lock:
-                self._listeners = [other for other in self._listeners if other is not heard]
+                self._listeners = [other for other in self._listeners if other is not lines]
 
 
 def _logger(module: Any, log: TensorRtLog) -> Any:
     class Logger(module.ILogger):  # type: ignore[misc]
-        """Hands on what is a warning or worse."""
+        """Passes on warnings and errors."""
 
         def __init__(self) -> None:
             super().__init__()
 
         def log(self, severity: Any, msg: str) -> None:
             if severity <= module.ILogger.Severity.WARNING:
-                log.say(Line(severity.name, " ".join(msg.split())))
+                log.add(Line(severity.name, " ".join(msg.split())))
 
     return Logger()
 

@@ -18,7 +18,7 @@ from visrt.runtime.engine_options import EngineOptions
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import Manifest
 from visrt.runtime.tensorrt_library import Flavour, load_tensorrt
-from visrt.runtime.tensorrt_log import Line
+from visrt.runtime.tensorrt_log import Line, log_text
 from visrt.runtime.trt_context import TrtContext
 from visrt.runtime.trt_engine import TrtEngine
 from visrt.runtime.trt_plan import Plan
@@ -27,10 +27,10 @@ __all__ = ["open_tensorrt", "start_engines"]
 
 
 def open_tensorrt(bundle: Bundle, flavour: Flavour, options: EngineOptions) -> dict[str, Engine]:
-    """Engines for the graphs of `bundle`, for the thread that opens them and no other.
+    """Engines for the graphs of `bundle`, which only the thread that opens them may use.
 
-    Each is taken from the engine cache, or built now and kept there, which is logged and takes minutes. Raises
-    EngineError if there is no library, no GPU or no memory, or an engine does not do.
+    Each is taken from the engine cache, or built and cached now, which is logged and takes minutes. Raises EngineError
+    if there is no library, no GPU or not enough memory, or TensorRT refuses an engine.
     """
     library = load_tensorrt(flavour)
     context = TrtContext(Gpu(options.device), library)
@@ -39,7 +39,7 @@ def open_tensorrt(bundle: Bundle, flavour: Flavour, options: EngineOptions) -> d
 
 
 class _Source:
-    """Where TensorRT's engines of a bundle come from: the cache, or the builder."""
+    """Takes TensorRT's engines of a bundle from the cache, or builds them."""
 
     def __init__(self, context: TrtContext, bundle: Bundle, batch: int) -> None:
         self._context, self._bundle, self._batch = context, bundle, batch
@@ -51,17 +51,16 @@ class _Source:
         request = build_request(self._bundle, name, profile_of(self._bundle.manifest, name, self._batch))
         key = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.driver)
         file = request.graph.file.file
-        with self._context.log.listening() as heard:
+        with self._context.log.listening() as lines:
             engine = self._deserialized(request, key)
-            if engine is None and name not in self._built and not _short_of_memory(heard):
-                self._context.notice(f"{file}: TensorRT refuses the engine that was kept; a new one is built")
+            if engine is None and name not in self._built and not _short_of_memory(lines):
+                self._context.notice(f"{file}: TensorRT refuses the cached engine; a new one is built")
                 self._cache.forget(key)
                 engine = self._deserialized(request, key)
         if engine is None:
-            said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
             raise EngineError(
-                f"{file}: TensorRT refuses the engine; it says: {said}; end what else runs on {self._context.gpu.name} "
-                "if memory is short, or use --engine cpu"
+                f"{file}: TensorRT refuses the engine; it says: {log_text(lines)}; end what else runs on "
+                f"{self._context.gpu.name} if memory is short, or use --engine cpu"
             )
         return engine
 
@@ -73,9 +72,9 @@ class _Source:
         return self._context.deserialize(self._cache.get_or_build(key, build))
 
 
-def _short_of_memory(heard: list[Line]) -> bool:
-    """Whether TensorRT refused for want of memory, which no new engine would change."""
-    return any(re.search("out ?of ?memory", line.text, re.IGNORECASE) for line in heard)
+def _short_of_memory(lines: list[Line]) -> bool:
+    """Whether TensorRT ran out of memory, which a new engine would not change."""
+    return any(re.search("out ?of ?memory", line.text, re.IGNORECASE) for line in lines)
 
 
 def start_engines(
@@ -84,7 +83,7 @@ def start_engines(
     batch: int,
     deserialized: Callable[[str], Any],
 ) -> dict[str, TrtEngine]:
-    """The engines of a bundle, by graph, from TensorRT's own by name. If one fails, all that was made is freed."""
+    """The engines of a bundle by graph; `deserialized` gives TensorRT's own by name. If one fails, all are freed."""
     plans: dict[str, Plan] = {}
     engines: dict[str, TrtEngine] = {}
     context.join()

@@ -1,4 +1,4 @@
-"""What the engines of a bundle share: GPU, TensorRT's runtime, one workspace, the means to record CUDA graphs."""
+"""What the engines of a bundle share: GPU, TensorRT's runtime, one workspace, and the recorder of CUDA graphs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from visrt.runtime.cuda import DeviceMemory, Gpu
 from visrt.runtime.cuda_graph import Capture, CaptureRefusedError, open_capture
-from visrt.runtime.errors import EngineError
+from visrt.runtime.errors import EngineError, one_line
 from visrt.runtime.tensorrt_library import TensorRt
-from visrt.runtime.tensorrt_log import log_of
+from visrt.runtime.tensorrt_log import log_of, log_text
 from visrt.runtime.trt_slot import ALIGNMENT
 
 __all__ = ["TrtContext"]
@@ -18,10 +18,13 @@ LOGGER = logging.getLogger("visrt.tensorrt")
 
 
 class TrtContext:
-    """Lives as long as one of those who joined it. notices: what is not as it could be, in words, each logged once."""
+    """Shared by the engines of a bundle, and closed by the last one that leaves.
+
+    notices: what makes the engines slower than they could be, in words, each logged once.
+    """
 
     def __init__(self, gpu: Gpu, library: TensorRt) -> None:
-        """Owns `gpu` from now on."""
+        """Takes ownership of `gpu`."""
         self.gpu, self.library = gpu, library
         self.log = log_of(library)
         self.notices: list[str] = []
@@ -40,13 +43,13 @@ class TrtContext:
 
     def _started(self) -> Any:
         name, version = self.library.flavour, self.library.version
-        with self.log.listening() as heard, self.gpu.current(f"starting {name}"):
+        with self.log.listening() as lines, self.gpu.current(f"starting {name}"):
             try:
                 return self.library.module.Runtime(self.log.logger)
             except (TypeError, RuntimeError) as error:
-                said = " / ".join(line.text for line in heard) or " ".join(str(error).split())
+                reason = log_text(lines) if lines else one_line(error)
                 raise EngineError(
-                    f"{name} {version} does not start: {said}; check that it fits the driver, which serves CUDA "
+                    f"{name} {version} does not start: {reason}; check that it fits the driver, which serves CUDA "
                     f"{self.gpu.driver}"
                 ) from None
 
@@ -71,7 +74,7 @@ class TrtContext:
         self._users += 1
 
     def leave(self) -> None:
-        """The last who leaves closes all."""
+        """The last user that leaves closes the context."""
         self._users -= 1
         if self._users == 0:
             self.close()

@@ -4,7 +4,7 @@ A call enqueues and returns at once: upload, execution, copies back, each behind
 wait for the GPU only when they are read. Two calls of an engine can be in flight, each in a slot of its own; the
 stream's order lets the masks of one frame read its features while the next frame is already enqueued behind.
 
-Buffers, workspace and contexts are made once and used until the engine is closed: a call allocates nothing.
+Buffers, workspace and execution contexts are created once and kept until the engine is closed: a call allocates none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from visrt.runtime.cuda_graph import CaptureRefusedError
 from visrt.runtime.errors import EngineError
 from visrt.runtime.manifest import GraphSpec
 from visrt.runtime.tensorrt_library import Flavour
-from visrt.runtime.tensorrt_log import Line
+from visrt.runtime.tensorrt_log import Line, log_text
 from visrt.runtime.trt_context import TrtContext
 from visrt.runtime.trt_execution import Execution, ExecutionRefusedError
 from visrt.runtime.trt_plan import Plan
@@ -149,7 +149,7 @@ class TrtEngine:
 
     def _start(self, binding: Binding) -> None:
         """Starts the execution of `binding`; if that fails, frees all contexts and tries once more in a new one."""
-        with self._context.log.listening() as heard:
+        with self._context.log.listening() as lines:
             try:
                 self._execution(binding).start()
             except (ExecutionRefusedError, GpuMemoryError):
@@ -158,14 +158,13 @@ class TrtEngine:
                 try:
                     self._execution(binding).start()
                 except (ExecutionRefusedError, GpuMemoryError) as error:
-                    raise self._failed(error, heard) from None
+                    raise self._failed(error, lines) from None
                 self.retries += 1
 
-    def _failed(self, error: Exception, heard: list[Line]) -> EngineError:
-        said = " / ".join(dict.fromkeys(line.text for line in heard)) or "nothing"
+    def _failed(self, error: Exception, lines: list[Line]) -> EngineError:
         return EngineError(
-            f"{self._file}: {error}, also in a fresh context; TensorRT says: {said}; use a smaller batch (--batch) if "
-            "memory is short, and see `visrt verify` whether the engine works on this GPU"
+            f"{self._file}: {error}, also in a fresh context; TensorRT says: {log_text(lines)}; use a smaller batch "
+            "(--batch) if memory is short, and see `visrt verify` whether the engine works on this GPU"
         )
 
     def _execution(self, binding: Binding) -> Execution:

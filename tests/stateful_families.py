@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import visrt.export.families
 import visrt.runtime.registry
 from visrt.export.family import Exportable, Graphs, InitialState
-from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
+from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import TRACED_WITH, onnx_from_frame_graph, onnx_from_masks_graph, onnx_from_module
 from visrt.models.checkpoints import NetworkKind, load_checkpoint
 from visrt.runtime.arrays import Array, Floats, Tensors, softmax
@@ -166,12 +166,12 @@ class SplitExport(FusedExport):
 
 def read_fused(path: Path, spec: InputSpec, _: Mapping[str, Any]) -> FusedExport:
     checkpoint = load_checkpoint(path, KIND)
-    return FusedExport(checkpoint, frame_graph(checkpoint.network(), checkpoint.settings, spec, FusedGraph), spec)
+    return FusedExport(checkpoint, FusedGraph.from_settings(checkpoint.network(), checkpoint.settings, spec), spec)
 
 
 def read_split(path: Path, spec: InputSpec, _: Mapping[str, Any]) -> SplitExport:
     checkpoint = load_checkpoint(path, KIND)
-    return SplitExport(checkpoint, frame_graph(checkpoint.network(), checkpoint.settings, spec, EncoderGraph), spec)
+    return SplitExport(checkpoint, EncoderGraph.from_settings(checkpoint.network(), checkpoint.settings, spec), spec)
 
 
 # --- runtime/: the tracking method -----------------------------------------------------------------------------------

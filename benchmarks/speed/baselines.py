@@ -14,7 +14,7 @@ import torch
 
 from visrt.benchmarks.speed.candidates import Opening, Run
 from visrt.benchmarks.speed.official_order import KeptFrame, VideoAnswer, video_answer
-from visrt.export.graphs import FrameGraph, MasksGraph, frame_graph
+from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.arrays import Array, Floats
@@ -164,7 +164,7 @@ def _of_checkpoint(bundle: Bundle, checkpoint: Path | None, peer: str) -> FrameG
             f"{checkpoint}: has {found.settings.classes} classes, bundle {bundle.manifest.name!r} "
             f"{len(bundle.manifest.classes)}; give the checkpoint that the bundle was exported from"
         )
-    return frame_graph(found.network(), found.settings, bundle.manifest.input)
+    return FrameGraph.from_settings(found.network(), found.settings, bundle.manifest.input)
 
 
 def _eager(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> Network:

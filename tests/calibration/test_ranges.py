@@ -40,7 +40,7 @@ def test_groups_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_tensors_beyond_fp16_are_named_with_their_node() -> None:
     found = hazards(ranges_of(spec(), network(gain=1e5), some_frames()))
-    told = [hazard.told() for hazard in found if hazard.what == "overflow"]
+    told = [hazard.describe() for hazard in found if hazard.what == "overflow"]
     assert any("stem of Conv node_stem" in line for line in told)
     assert not hazards(ranges_of(spec(), network(), some_frames()))
 

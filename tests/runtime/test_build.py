@@ -15,7 +15,7 @@ from small_graphs import BATCHES, conv_int8, conv_of, island, one_node, request_
 
 from visrt.runtime import build
 from visrt.runtime.build import BuildRequest, build_engine, build_request
-from visrt.runtime.build_progress import ProgressTree, unheard
+from visrt.runtime.build_progress import ProgressTree, ignore_progress
 from visrt.runtime.bundle import open_bundle
 from visrt.runtime.errors import EngineError
 from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
@@ -414,7 +414,7 @@ def test_phases_within_phases_fill_their_step() -> None:
 
 def test_who_asked_to_stop_is_asked_after_each_step() -> None:
     answers = iter([False, True])
-    tree = ProgressTree(unheard, lambda: next(answers))
+    tree = ProgressTree(ignore_progress, lambda: next(answers))
     tree.start("whole", None, 3)
     assert [tree.step("whole", 0), tree.step("whole", 1)] == [True, False]
 

@@ -46,8 +46,8 @@ def build(
     opened = open_bundle(bundle)
     console, cache = report_console(), EngineCache(notice=say)
     reports: list[EngineReport] = []
-    asked = {"bundle": opened.manifest.name, "engine": flavour, "plan": asdict(plan)}
-    with _logged(out_log, asked, reports), _shown_progress() as progress_of:
+    settings = {"bundle": opened.manifest.name, "engine": flavour, "plan": asdict(plan)}
+    with _logged(out_log, settings, reports), _shown_progress() as progress_of:
         reports.extend(build_bundle(opened, load_tensorrt(flavour), plan, cache, progress_of))
     console.print(_table(reports, f"{bundle} for {reports[0].gpu}"))
     for warning in dict.fromkeys(text for report in reports for text in report.warnings):
@@ -68,7 +68,7 @@ def flavour_named(engine: str) -> Flavour:
 
 
 @contextmanager
-def _logged(path: Path | None, asked: Mapping[str, Any], reports: Sequence[EngineReport]) -> Iterator[None]:
+def _logged(path: Path | None, settings: Mapping[str, Any], reports: Sequence[EngineReport]) -> Iterator[None]:
     """Writes the log to `path` on leaving, whether all was built or not."""
     from visrt.runtime.errors import VisrtError
 
@@ -80,14 +80,14 @@ def _logged(path: Path | None, asked: Mapping[str, Any], reports: Sequence[Engin
         raise
     finally:
         if path is not None:
-            _write_log(path, {**asked, "refused": refused, "engines": [asdict(report) for report in reports]})
+            _write_log(path, {**settings, "refused": refused, "engines": [asdict(report) for report in reports]})
 
 
-def _write_log(path: Path, told: Mapping[str, Any]) -> None:
+def _write_log(path: Path, log: Mapping[str, Any]) -> None:
     from visrt.runtime.machine import machine_and_packages
     from visrt.runtime.output import write_atomically
 
-    whole = {"machine": machine_and_packages(), **told}
+    whole = {"machine": machine_and_packages(), **log}
     write_atomically(path, [json.dumps(whole, indent=1).encode(), b"\n"])
 
 

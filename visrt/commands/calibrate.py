@@ -107,9 +107,9 @@ def _fit_thresholds(
 
     if len(source) != 1:
         raise UsageError(f"{len(source)} sources were given; --thresholds are fitted on one folder of labelled data")
-    wanted = ThresholdFit(bundle, out, Path(source[0]), classes, prices_from(prices, Criterion()), existing=existing)
+    settings = ThresholdFit(bundle, out, Path(source[0]), classes, prices_from(prices, Criterion()), existing=existing)
     if fps is not None:
-        wanted = replace(wanted, fps=fps)
+        settings = replace(settings, fps=fps)
     tried: list[float] = []
     with Console(stderr=True).status("opening") as status:
 
@@ -117,7 +117,7 @@ def _fit_thresholds(
             tried.append(trial.value)
             status.update(f"{len(tried)} settings tried, the best reaches {max(tried):.4f}")
 
-        fitted = fit_thresholds(wanted, status.update, on_trial)
+        fitted = fit_thresholds(settings, status.update, on_trial)
     report_console().print(thresholds_table(fitted))
     report_console().print(f"{out}: {len(tried)} settings were tried; figures in {out / 'thresholds.json'}")
 
@@ -150,9 +150,9 @@ def _quantise(
     from visrt.console import report_console
 
     floors = floors_from(floor, INT8_FLOORS)
-    wanted = Calibration(bundle, out, tuple(source), floors=floors, existing=existing)
+    calibration = Calibration(bundle, out, tuple(source), floors=floors, existing=existing)
     if frames is not None:
-        wanted = replace(wanted, frames=frames)
+        calibration = replace(calibration, frames=frames)
     console = report_console()
     trials: list[Trial] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -171,7 +171,7 @@ def _quantise(
                 console.print(line)
 
         try:
-            report = calibrate_bundle(wanted, on_progress, on_hazards, on_trial)
+            report = calibrate_bundle(calibration, on_progress, on_hazards, on_trial)
         finally:
             if trials:
                 console.print(trials_table(trials, floors))
@@ -212,15 +212,15 @@ def trials_table(trials: Sequence[Trial], floors: Floors) -> Table:
         figures = [f"{value:.4f}" for value in (a.iou_mean, a.iou_min, a.top_class, a.assignment)]
         table.add_row(str(trial.layers), *figures, "[red]misses a floor[/]" if trial.missed else "[green]holds[/]")
     table.add_section()
-    wanted = (floors.iou_mean, floors.iou_min, floors.top_class, floors.assignment)
-    table.add_row("floors", *(f"{value:.4f}" for value in wanted), "")
+    figures = (floors.iou_mean, floors.iou_min, floors.top_class, floors.assignment)
+    table.add_row("floors", *(f"{value:.4f}" for value in figures), "")
     return table
 
 
 def _hazard_lines(found: Sequence[Hazard]) -> list[str]:
     if not found:
         return ["every tensor stays within FP16's range on the calibration frames"]
-    lines = [f"outside FP16's range: {hazard.told()}" for hazard in found[:HAZARDS_SHOWN]]
+    lines = [f"outside FP16's range: {hazard.describe()}" for hazard in found[:HAZARDS_SHOWN]]
     return lines + ([f"and {len(found) - HAZARDS_SHOWN} more"] if len(found) > HAZARDS_SHOWN else [])
 
 

@@ -29,7 +29,10 @@ def verify(
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Run this checkpoint anew with torch, in place of what the bundle keeps.")
+        Path | None,
+        typer.Option(
+            help="Compare with this checkpoint, run by torch now, instead of the outputs stored in the bundle."
+        ),
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="Compare with this fp32 bundle, run by ONNX Runtime on the CPU.")
@@ -50,8 +53,8 @@ def verify(
 ) -> None:
     """Compare what a bundle computes on each engine of this machine with what PyTorch computed.
 
-    Leaves with 5 if an engine fails. Engines that this machine cannot run are told and skipped; naming one of them
-    with --engine is an error.
+    Leaves with 5 if an engine fails. Engines that this machine cannot run are skipped with a remark, or an error if
+    --engine names them.
     """
     from visrt.commands.verify_table import lines_of, tables_of
     from visrt.console import report_console
@@ -61,20 +64,20 @@ def verify(
     settings = VerifySettings(tuple(engine or ()), _batches(batch), _floors(floor or ()))
     expected = Expected(checkpoint, against, source, frames)
     opened = open_bundle(bundle)
-    told, verification = _verified(opened, expected, settings)
+    expectation, verification = _verified(opened, expected, settings)
     console = report_console()
-    for table in tables_of(verification, f"{bundle} and {told}"):
+    for table in tables_of(verification, f"{bundle} and {expectation}"):
         console.print(table)
     for line in lines_of(verification):
         console.print(line)
     if json is not None:
-        _write(json, verification, {"reference": told, "batches": list(settings.batches)})
+        _write(json, verification, {"reference": expectation, "batches": list(settings.batches)})
     verification.require(str(bundle))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Where the expected values come from: torch run anew, another bundle, or by default what the bundle keeps."""
+    """Where the expected values come from: torch run now, another bundle, or by default what the bundle stores."""
 
     checkpoint: Path | None
     against: Path | None
@@ -101,8 +104,8 @@ def _verified(bundle: Bundle, expected: Expected, settings: VerifySettings) -> t
 
     require_available(settings)
     with Console(stderr=True).status("computing what is expected") as status:
-        told, reference = _reference(bundle, expected)
-        return told, verify_engines(bundle, reference, settings, lambda name: status.update(f"running {name}"))
+        expectation, reference = _reference(bundle, expected)
+        return expectation, verify_engines(bundle, reference, settings, lambda name: status.update(f"running {name}"))
 
 
 def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
@@ -116,7 +119,7 @@ def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
         clip = clip_frames(expected.source, bundle.manifest.input, expected.frames)
         where = f"{len(clip)} frames of {expected.source}"
     if expected.checkpoint is not None:
-        return f"torch, {expected.checkpoint.name} run anew on {where}", _anew(expected.checkpoint, bundle, clip)
+        return f"torch, {expected.checkpoint.name} run now on {where}", _anew(expected.checkpoint, bundle, clip)
     if expected.against is not None:
         return f"{expected.against} on {where}", _of_bundle(expected.against, bundle, clip)
     return f"what torch computed at export on {where}", stored

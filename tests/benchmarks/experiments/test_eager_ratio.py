@@ -9,7 +9,7 @@ import torch
 from networks import HEIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 
 from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
-from visrt.export.graphs import FrameGraph, frame_graph
+from visrt.export.graphs import FrameGraph
 from visrt.models.checkpoints import load_checkpoint
 from visrt.models.deformable import sampled_sum
 from visrt.models.mask2former_checkpoints import MASK2FORMER
@@ -31,7 +31,7 @@ def test_grid_sample_computes_what_the_networks_form_computes() -> None:
 @pytest.fixture(scope="module")
 def sides(network: Exported) -> Iterator[Sides]:
     checkpoint = load_checkpoint(network.checkpoint, MASK2FORMER)
-    graph: FrameGraph = frame_graph(checkpoint.network(), checkpoint.settings, network.wanted.input)
+    graph = FrameGraph.from_settings(checkpoint.network(), checkpoint.settings, network.wanted.input)
     setting = Setting(PUBLISHED_KIND, size=(HEIGHT, WIDTH), source=(120, 160), rounds=3, frames=2)
     with Session.open(network.folder, threads=1, association=SHOWS_TEN) as session:
         yield Sides(setting, graph, session)
