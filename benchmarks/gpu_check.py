@@ -20,17 +20,17 @@ from typing import Any
 from visrt.benchmarks.speed.clip_timing import ClipTiming, EngineTiming, time_clip, time_engines
 from visrt.benchmarks.speed.engine_layers import inspected_layers
 from visrt.benchmarks.speed.memory import gpu_memory_mb
-from visrt.runtime.backends import BACKENDS, open_engines
-from visrt.runtime.build import build_request
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.dynamic_axes import profile_of
-from visrt.runtime.engine_cache import EngineCache, engine_key
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.bundles.dynamic_axes import profile_of
+from visrt.runtime.engines.backends import BACKENDS, open_engines
+from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.engines.trt.build import build_request
+from visrt.runtime.engines.trt.engine_cache import EngineCache, engine_key
+from visrt.runtime.engines.trt.library import OLDEST, Flavour, load_tensorrt
 from visrt.runtime.errors import PARTIAL, EngineError, VisrtError
 from visrt.runtime.machine import machine_and_packages
-from visrt.runtime.output import write_atomically
-from visrt.runtime.tensorrt_library import OLDEST, Flavour, load_tensorrt
-from visrt.runtime.verify import VerifySettings, closing, stored_reference, verification_values, verify_engines
+from visrt.runtime.parity.verify import VerifySettings, closing, stored_reference, verification_values, verify_engines
+from visrt.runtime.sinks.output import write_atomically
 
 __all__ = ["CheckSettings", "EngineCheck", "check", "exit_code", "main"]
 
@@ -143,7 +143,7 @@ def _inspect(found: EngineCheck, bundle: Bundle, flavour: Flavour) -> None:
 
 
 def _layers(bundle: Bundle, name: str, flavour: Flavour) -> dict[str, int]:
-    from visrt.runtime.cuda import Gpu
+    from visrt.runtime.engines.trt.cuda import Gpu
 
     library, gpu = load_tensorrt(flavour), Gpu()
     request = build_request(bundle, name, profile_of(bundle.manifest, name, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from visrt.runtime.errors import OutputError
-from visrt.runtime.output import cannot_write
+from visrt.runtime.sinks.output import cannot_write
 
 __all__ = ["new_folder"]
 

@@ -9,11 +9,11 @@ import onnx
 
 from visrt.export.contract import graph_spec
 from visrt.export.nodes import NODES, nodes_json
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.bundle_writer import copied_files, creation_time, file_spec, package_versions, write_bundle
+from visrt.runtime.bundles.bundle import Bundle
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.bundles.writer import copied_files, creation_time, file_spec, package_versions, write_bundle
 from visrt.runtime.errors import UsageError
-from visrt.runtime.manifest import Manifest
-from visrt.runtime.registry import method_of
+from visrt.runtime.methods.registry import method_of
 
 __all__ = ["GRAPH", "require_calibratable", "write_calibrated"]
 

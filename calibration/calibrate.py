@@ -23,13 +23,13 @@ from visrt.calibration.ranking import RankedLayer, Trial, rank_layers, select_la
 from visrt.calibration.report import CalibrationReport, write_report
 from visrt.calibration.tensors import with_node_names
 from visrt.export.workplace import Existing, check_target, workplace
-from visrt.runtime.agreement import Agreement, Floors
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.engine import Engine
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.ort import CpuEngine
 from visrt.runtime.errors import DataError, ParityError
-from visrt.runtime.judge import GATES, full_outputs_of
-from visrt.runtime.ort import CpuEngine
-from visrt.runtime.verify import closing
+from visrt.runtime.parity.agreement import Agreement, Floors
+from visrt.runtime.parity.check import GATES, full_outputs_of
+from visrt.runtime.parity.verify import closing
 
 __all__ = ["INT8_FLOORS", "Calibration", "calibrate_bundle"]
 

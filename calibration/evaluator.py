@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from visrt.runtime.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement, answers_of
 from visrt.runtime.arrays import Array
-from visrt.runtime.clip_frames import Frames
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import FullOutputs
-from visrt.runtime.manifest import GraphSpec
-from visrt.runtime.ort import CpuEngine
+from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.ort import CpuEngine
+from visrt.runtime.methods.outputs import FullOutputs
+from visrt.runtime.parity.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement, answers_of
+from visrt.runtime.parity.frames import Frames
 
 __all__ = ["AgreementEvaluator", "Degradation", "ModelOutputs", "agreement_of_clips", "model_outputs"]
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Floats
-from visrt.runtime.clip_frames import Frames
+from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.image import RESIZERS, letterbox_into
-from visrt.runtime.manifest import InputSpec
-from visrt.runtime.video import Camera, SourceSpec, find_sources, open_source
+from visrt.runtime.parity.frames import Frames
+from visrt.runtime.sources.video import Camera, SourceSpec, find_sources, open_source
 
 __all__ = ["CalibrationFrames", "FrameChoice", "Look", "choose_frames", "farthest_first", "read_frames"]
 

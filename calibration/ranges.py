@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from visrt.calibration.histogram import Magnitudes, magnitudes_of
 from visrt.calibration.tensors import GraphView
 from visrt.runtime.arrays import Array
-from visrt.runtime.clip_frames import Frames
+from visrt.runtime.bundles.manifest import GraphSpec
 from visrt.runtime.errors import EngineError, ParityError, one_line
-from visrt.runtime.manifest import GraphSpec
+from visrt.runtime.parity.frames import Frames
 
 __all__ = ["FP16_MAX", "Hazard", "TensorRange", "hazards", "ranges_of", "refuse_overflow"]
 

@@ -10,8 +10,8 @@ import onnx
 from visrt.calibration.evaluator import AgreementEvaluator, Degradation
 from visrt.calibration.layers import Layer
 from visrt.calibration.quantise import quantised
-from visrt.runtime.agreement import Agreement, Floors
 from visrt.runtime.errors import ParityError
+from visrt.runtime.parity.agreement import Agreement, Floors
 
 __all__ = ["Choice", "RankedLayer", "Trial", "rank_layers", "select_layers"]
 

@@ -12,7 +12,7 @@ from visrt.calibration.frames import FrameChoice
 from visrt.calibration.layers import Layer
 from visrt.calibration.ranges import HIGH_PERCENTILE, Hazard, TensorRange
 from visrt.calibration.ranking import RankedLayer, Trial
-from visrt.runtime.agreement import Agreement, Floors
+from visrt.runtime.parity.agreement import Agreement, Floors
 
 __all__ = ["CalibrationReport", "plot", "write_report"]
 

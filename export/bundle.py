@@ -23,18 +23,18 @@ from visrt.export.half import Island
 from visrt.export.nodes import NODES, computing_precisions, nodes_json
 from visrt.export.reference import NOISE, Steadiness, reference_of
 from visrt.export.workplace import Existing, check_target, workplace
-from visrt.models.class_names import chosen_classes
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import open_bundle, state_bytes
-from visrt.runtime.bundle_writer import file_spec, write_bundle
-from visrt.runtime.clip_frames import Frames
+from visrt.models.checkpoints.class_names import chosen_classes
+from visrt.runtime.bundles.bundle import open_bundle, state_bytes
+from visrt.runtime.bundles.manifest import FileSpec, InputSpec, Manifest, StateSpec, with_places
+from visrt.runtime.bundles.writer import file_spec, write_bundle
+from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import letterbox
-from visrt.runtime.judge import ParityReport, full_outputs_of, judge
-from visrt.runtime.manifest import FileSpec, InputSpec, Manifest, StateSpec, with_places
-from visrt.runtime.reference import Reference
-from visrt.runtime.registry import METHODS
-from visrt.runtime.verify import closing
+from visrt.runtime.methods.registry import METHODS
+from visrt.runtime.parity.check import ParityReport, full_outputs_of, judge
+from visrt.runtime.parity.frames import Frames
+from visrt.runtime.parity.reference import Reference
+from visrt.runtime.parity.verify import closing
 
 __all__ = ["PRECISIONS", "Export", "ExportReport", "export_bundle"]
 

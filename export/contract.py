@@ -9,9 +9,9 @@ from types import MappingProxyType
 import onnx
 
 from visrt.export.counting import count
-from visrt.models.fingerprint import checkpoint_sha256
-from visrt.runtime.bundle_writer import creation_time, package_versions
-from visrt.runtime.manifest import FileSpec, GraphSpec, Producer, TensorSpec
+from visrt.models.checkpoints.fingerprint import checkpoint_sha256
+from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, Producer, TensorSpec
+from visrt.runtime.bundles.writer import creation_time, package_versions
 
 __all__ = ["graph_spec", "producer"]
 

@@ -10,8 +10,8 @@ from visrt.export.family import Exportable
 from visrt.export.genvis import read_genvis
 from visrt.export.inspro import read_inspro, read_inspro_lite
 from visrt.export.per_frame import read_per_frame
+from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import UsageError
-from visrt.runtime.manifest import InputSpec
 
 __all__ = ["DEFAULT_FAMILY", "FAMILIES", "read_for", "require_known"]
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from visrt.export.graphs import FrameGraph
 from visrt.export.half import Island, halved, network_inputs
-from visrt.models.checkpoints import Checkpoint, HasClasses
+from visrt.models.checkpoints.checkpoint import Checkpoint, HasClasses
 from visrt.runtime.arrays import Array, Floats
-from visrt.runtime.clip_frames import Frames
-from visrt.runtime.manifest import InputSpec
+from visrt.runtime.bundles.manifest import InputSpec
+from visrt.runtime.parity.frames import Frames
 
 __all__ = ["PRECISIONS", "Exportable", "Graphs", "InitialState", "Traced"]
 

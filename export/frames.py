@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from visrt.runtime.clip_frames import Frames, clip_frames
+from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import SourceError
 from visrt.runtime.image import letterbox_into, pillow_bilinear
-from visrt.runtime.manifest import InputSpec
+from visrt.runtime.parity.frames import Frames, clip_frames
 
 __all__ = ["frames_from_sources", "synthetic_frames"]
 

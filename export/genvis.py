@@ -19,13 +19,13 @@ from visrt.export.family import Exportable, Graphs, InitialState
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.half import Island, halved, halved_network
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_frame_graph, onnx_from_masks_graph
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.genvis import GENVIS
 from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, GenVisNetworkSettings, VitaModule
-from visrt.models.genvis_checkpoints import GENVIS
 from visrt.runtime.arrays import Array
-from visrt.runtime.genvis import BASE
-from visrt.runtime.genvis_outputs import asked_lengths, roles_of_clip
-from visrt.runtime.manifest import InputSpec
+from visrt.runtime.bundles.manifest import InputSpec
+from visrt.runtime.methods.genvis import BASE
+from visrt.runtime.methods.genvis_outputs import asked_lengths, roles_of_clip
 
 __all__ = ["ClipGraph", "ClipTensors", "GenVisExport", "read_genvis"]
 

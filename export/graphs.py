@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from visrt.export.source_resize import SourceResize
 from visrt.models.mask2former import FrameOutputs
 from visrt.runtime.arrays import Array
+from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.image import letterbox
-from visrt.runtime.manifest import InputSpec
 
 __all__ = ["FrameGraph", "MasksGraph"]
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from visrt.export.graphs import FrameGraph, G
 from visrt.models.layers import FrozenBatchNorm2d
-from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import CheckpointError
+from visrt.runtime.parity.frames import Frames
 
 __all__ = ["HEADROOM", "Island", "folded", "halved", "halved_network", "islands_of", "network_inputs"]
 

@@ -26,16 +26,16 @@ from visrt.export.inspro_graphs import (
     with_frozen_norms,
 )
 from visrt.export.onnx_graph import TRACED_WITH, onnx_from_frame_graph, onnx_from_module
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.condinst import STRIDE, parameter_count
 from visrt.models.inspro import InsPro, InsProSettings
-from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.arrays import Array, Tensors
+from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import CheckpointError
-from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES
-from visrt.runtime.inspro_outputs import Look, roles_of_frame
-from visrt.runtime.inspro_pairs import first_pairs
-from visrt.runtime.manifest import InputSpec
+from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES
+from visrt.runtime.methods.inspro_outputs import Look, roles_of_frame
+from visrt.runtime.methods.inspro_pairs import first_pairs
 
 __all__ = ["InsProExport", "read_inspro", "read_inspro_lite"]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from visrt.export.family import Exportable, Graphs
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.mask2former import NetworkSettings
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.arrays import Array
-from visrt.runtime.manifest import InputSpec
+from visrt.runtime.bundles.manifest import InputSpec
 
 __all__ = ["PerFrame", "read_per_frame"]
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from visrt.export.contract import producer
 from visrt.export.families import read_for
-from visrt.runtime.agreement import packed_masks
 from visrt.runtime.arrays import Array
-from visrt.runtime.clip_frames import Frames
+from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.errors import CheckpointError
-from visrt.runtime.manifest import Manifest
-from visrt.runtime.parity import TOLERANCES, errors_of_items, is_by_query, scale_of
-from visrt.runtime.reference import ROLES, Reference, reference_from_outputs
+from visrt.runtime.parity.agreement import packed_masks
+from visrt.runtime.parity.frames import Frames
+from visrt.runtime.parity.reference import ROLES, Reference, reference_from_outputs
+from visrt.runtime.parity.tolerances import TOLERANCES, errors_of_items, is_by_query, scale_of
 
 __all__ = ["NOISE", "Steadiness", "TorchModel", "reference_from_checkpoint", "reference_of", "reference_on"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
-from visrt.runtime.bundle import MANIFEST
+from visrt.runtime.bundles.bundle import MANIFEST
 from visrt.runtime.errors import OutputError
 
 __all__ = ["Existing", "check_target", "workplace"]

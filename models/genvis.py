@@ -4,7 +4,7 @@ Frame by frame, Mask2Former gives frame queries. Clip by clip, VITA's encoder an
 turn them into instances: slot j of the decoder is the same object throughout the video. What it starts from is made
 of its own output in the clip before, the prototype, and of its own memory of all earlier clips. The memory itself is
 no part of the network, as it grows: the caller keeps it and reads it (`read_memory` in training, numpy in
-runtime/genvis). Where the paper and the published code differ, this is the code.
+runtime/methods/genvis). Where the paper and the published code differ, this is the code.
 """
 
 from __future__ import annotations

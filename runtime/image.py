@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import UsageError
-from visrt.runtime.manifest import InputSpec
 
 __all__ = [
     "RESIZERS",

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from visrt.runtime.diagnostics import examine
-from visrt.runtime.engine_options import usable_cores
+from visrt.runtime.engines.diagnostics import examine
+from visrt.runtime.engines.options import usable_cores
 
 __all__ = ["machine_and_packages", "machine_of_run"]
 

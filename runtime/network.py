@@ -10,11 +10,11 @@ from math import prod
 import numpy as np
 
 from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
-from visrt.runtime.engine import AsyncEngine, Engine
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.engine import AsyncEngine, Engine
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import RESIZERS, Frame, Letterbox, letterbox_into
-from visrt.runtime.manifest import Manifest
-from visrt.runtime.method import FrameOutputs, refuse_nonfinite
+from visrt.runtime.methods.method import FrameOutputs, refuse_nonfinite
 from visrt.runtime.times import Stopwatch
 
 __all__ = ["Batch", "Carried", "ClipGraphs", "Network", "Pending"]

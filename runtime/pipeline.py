@@ -22,15 +22,15 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.arrays import Tensors
-from visrt.runtime.backends import backend_named, open_engines, threads_of_each
-from visrt.runtime.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions, usable_cores
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.backends import backend_named, open_engines, threads_of_each
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions, usable_cores
 from visrt.runtime.errors import UsageError, VisrtError
-from visrt.runtime.manifest import Manifest
+from visrt.runtime.methods.registry import method_of
 from visrt.runtime.network import Batch, Network
-from visrt.runtime.outcome import SourceOutcome
-from visrt.runtime.registry import method_of
+from visrt.runtime.sinks.outcome import SourceOutcome
 from visrt.runtime.threads import POLL_S, ignore
 from visrt.runtime.times import Stopwatch
 from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker

@@ -15,15 +15,15 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.arrays import Tensors
-from visrt.runtime.backends import open_engines, threads_of_each
-from visrt.runtime.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.backends import open_engines, threads_of_each
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import Frame, check_frames
-from visrt.runtime.manifest import Manifest
+from visrt.runtime.methods.registry import method_of
 from visrt.runtime.network import Batch, Network
-from visrt.runtime.registry import method_of
 from visrt.runtime.results import FrameResult, SessionEvents
 from visrt.runtime.times import StageTimes, Stopwatch
 from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker, check_times
@@ -55,8 +55,9 @@ class Session:
     ) -> None:
         """`engines` by graph name, owned from now on.
 
-        `preset`, a name in `visrt.runtime.presets`, takes the place of the manifest's family and all its settings;
-        `association` then replaces single ones. `states`: the initial state tensors of the bundle, where it has any.
+        `preset`, a name in `visrt.runtime.methods.presets`, takes the place of the manifest's family and all its
+        settings; `association` then replaces single ones. `states`: the initial state tensors of the bundle, where it
+        has any.
         """
         self.manifest = manifest
         self.settings = settings

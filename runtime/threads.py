@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from visrt.runtime.output import Sink
 from visrt.runtime.results import FrameResult
-from visrt.runtime.source import Image, Source, VideoFrame
+from visrt.runtime.sinks.output import Sink
+from visrt.runtime.sources.source import Image, Source, VideoFrame
 
 __all__ = ["FrameReader", "ResultWriter", "ignore"]
 

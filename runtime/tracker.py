@@ -15,7 +15,7 @@ import numpy as np
 from visrt.runtime.errors import EngineError, NumericalError, UsageError
 from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
-from visrt.runtime.method import FrameOutputs, FrameTracks, Track, TrackingMethod
+from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Track, TrackingMethod
 from visrt.runtime.network import Batch, ClipGraphs, Network, Pending
 from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch

@@ -9,12 +9,12 @@ from time import perf_counter
 
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.image import check_frames
-from visrt.runtime.method import FrameOutputs
+from visrt.runtime.methods.method import FrameOutputs
 from visrt.runtime.network import Batch, Network
-from visrt.runtime.outcome import RunAccount, SourceOutcome, outcome_of
-from visrt.runtime.output import Sink
 from visrt.runtime.results import FrameResult
-from visrt.runtime.source import Image, Source, VideoFrame
+from visrt.runtime.sinks.outcome import RunAccount, SourceOutcome, outcome_of
+from visrt.runtime.sinks.output import Sink
+from visrt.runtime.sources.source import Image, Source, VideoFrame
 from visrt.runtime.threads import FrameReader, ResultWriter, ignore
 from visrt.runtime.times import StageTimes
 from visrt.runtime.tracker import StreamTracker

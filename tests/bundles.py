@@ -12,8 +12,8 @@ import onnx
 from fakes import fake_manifest
 from onnx import TensorProto, helper, numpy_helper
 
-from visrt.runtime.bundle import MANIFEST
-from visrt.runtime.manifest import FileSpec, GraphSpec, TensorSpec
+from visrt.runtime.bundles.bundle import MANIFEST
+from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, TensorSpec
 
 SIZE = (64, 96)
 QUERIES = 4

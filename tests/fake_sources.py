@@ -10,7 +10,7 @@ import numpy as np
 
 from visrt.runtime.errors import OutputError
 from visrt.runtime.results import FrameResult
-from visrt.runtime.source import Image, SourceInfo, SourceReport, VideoFrame
+from visrt.runtime.sources.source import Image, SourceInfo, SourceReport, VideoFrame
 
 
 class FakeSource:

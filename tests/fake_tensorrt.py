@@ -29,7 +29,7 @@ import pytest
 from fake_gpu import RUBBISH, CudaFault, Gpu, Operation
 from onnx import TensorProto
 
-from visrt.runtime.tensorrt_library import Flavour
+from visrt.runtime.engines.trt.library import Flavour
 
 __all__ = ["FLAVOURS", "engine_of", "install_tensorrt", "tensorrt_module"]
 

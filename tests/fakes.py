@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
-from visrt.runtime.contract import check_feeds
-from visrt.runtime.engine import Engine
-from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
-from visrt.runtime.queries import Queries
+from visrt.runtime.bundles.contract import check_feeds
+from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.methods.queries import Queries
 from visrt.runtime.session import Session, SessionSettings
 
 DEFAULTS = SessionSettings()

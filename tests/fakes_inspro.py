@@ -10,9 +10,9 @@ import numpy as np
 from fakes import COLOURS, DEFAULTS, ColourEngine, fake_manifest, graph_spec
 
 from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
-from visrt.runtime.contract import check_feeds
-from visrt.runtime.engine import Engine
-from visrt.runtime.manifest import GraphSpec, Manifest, StateSpec
+from visrt.runtime.bundles.contract import check_feeds
+from visrt.runtime.bundles.manifest import GraphSpec, Manifest, StateSpec
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.session import Session, SessionSettings
 
 SLOTS, CHANNELS, ENTRIES = 5, 8, 3

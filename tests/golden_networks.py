@@ -15,14 +15,14 @@ from golden import Golden, tight
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.genvis import GENVIS
+from visrt.models.checkpoints.inspro import INSPRO
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.condinst import dynamic_masks
 from visrt.models.genvis import GenVis, read_memory
-from visrt.models.genvis_checkpoints import GENVIS
 from visrt.models.inspro import InsPro, Pairs
-from visrt.models.inspro_checkpoints import INSPRO
 from visrt.models.mask2former import Mask2Former
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 
 INPUT_NOISE = 1e-7
 NOISY_RUNS = 3

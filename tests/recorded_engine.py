@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from visrt.runtime.arrays import Array, HostTensor, Tensor
-from visrt.runtime.reference import Reference, reference_from_outputs
+from visrt.runtime.parity.reference import Reference, reference_from_outputs
 
 __all__ = ["FRAMES", "QUERIES", "Change", "Recorded", "Values", "expected_values", "reference_of_values"]
 

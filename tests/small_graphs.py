@@ -10,7 +10,7 @@ import onnx
 from fakes import graph_spec
 from onnx import TensorProto, helper, numpy_helper
 
-from visrt.runtime.build import BuildRequest, Profile
+from visrt.runtime.engines.trt.build import BuildRequest, Profile
 
 __all__ = [
     "BATCHES",

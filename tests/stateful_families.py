@@ -19,20 +19,20 @@ import torch
 from torch import Tensor, nn
 
 import visrt.export.families
-import visrt.runtime.registry
+import visrt.runtime.methods.registry
 from visrt.export.family import Exportable, Graphs, InitialState
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import TRACED_WITH, onnx_from_frame_graph, onnx_from_masks_graph, onnx_from_module
-from visrt.models.checkpoints import NetworkKind, load_checkpoint
+from visrt.models.checkpoints.checkpoint import NetworkKind, load_checkpoint
 from visrt.runtime.arrays import Array, Floats, Tensors, softmax
-from visrt.runtime.contract import GraphNeed, TensorNeed
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_outputs import Outputs, outputs_of
-from visrt.runtime.manifest import InputSpec, Manifest
-from visrt.runtime.method import FrameOutputs, FrameTracks, refuse_nonfinite, tracks_with_masks
-from visrt.runtime.method import Graphs as MethodGraphs
+from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
+from visrt.runtime.bundles.manifest import InputSpec, Manifest
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.methods.method import FrameOutputs, FrameTracks, refuse_nonfinite, tracks_with_masks
+from visrt.runtime.methods.method import Graphs as MethodGraphs
+from visrt.runtime.methods.outputs import Outputs, outputs_of
+from visrt.runtime.methods.slot_tracks import SlotTracks, mark_seen, new_slot_tracks, shown_objects
 from visrt.runtime.settings import load_settings
-from visrt.runtime.slot_tracks import SlotTracks, mark_seen, new_slot_tracks, shown_objects
 
 # --- models/: the network and how its checkpoints are read -----------------------------------------------------------
 
@@ -276,5 +276,5 @@ def register(monkeypatch: pytest.MonkeyPatch) -> None:
         def make(association: Mapping[str, Any], method: type[Fused] = method) -> Fused:
             return method(load_settings(SlotSettings, association, "association"))
 
-        monkeypatch.setitem(visrt.runtime.registry.METHODS, name, make)
+        monkeypatch.setitem(visrt.runtime.methods.registry.METHODS, name, make)
         monkeypatch.setitem(visrt.export.families.FAMILIES, name, read)

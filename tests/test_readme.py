@@ -25,16 +25,16 @@ from typer.testing import CliRunner
 
 from visrt.cli import VERBS, app, load
 from visrt.runtime import errors
-from visrt.runtime.ctvis import CtVisSettings
-from visrt.runtime.genvis import GenVisSettings
-from visrt.runtime.inspro import InsProSettings
-from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, StateSpec, TensorSpec
-from visrt.runtime.minvis import MinVisSettings
+from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, StateSpec, TensorSpec
+from visrt.runtime.methods.ctvis import CtVisSettings
+from visrt.runtime.methods.genvis import GenVisSettings
+from visrt.runtime.methods.inspro import InsProSettings
+from visrt.runtime.methods.minvis import MinVisSettings
 from visrt.runtime.pipeline import PipelineSettings
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
-from visrt.runtime.source import VideoSettings
-from visrt.runtime.video import read_video
+from visrt.runtime.sources.source import VideoSettings
+from visrt.runtime.sources.video import read_video
 
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 FRAMES = 12

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from data_sets import ROOT, data_set
 
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.runtime.agreement import Floors, FrameAnswer, agreement, answers
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.clip_frames import clip_frames
-from visrt.runtime.precision import node_precisions
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
+from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.trt.precision import node_precisions
+from visrt.runtime.parity.agreement import Floors, FrameAnswer, agreement, answers
+from visrt.runtime.parity.frames import clip_frames
+from visrt.runtime.parity.verify import verify
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session
-from visrt.runtime.verify import verify
-from visrt.runtime.video import read_video
-from visrt.training.annotations import load_class_map
-from visrt.training.set_formats import load_annotations
+from visrt.runtime.sources.video import read_video
+from visrt.training.data.annotations import load_class_map
+from visrt.training.data.set_formats import load_annotations
 
 BUNDLE = ROOT / "bundles" / "default"
 FP16, INT8 = ROOT / "bundles" / "default-fp16", ROOT / "bundles" / "default-int8"

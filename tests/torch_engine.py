@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from visrt.runtime.arrays import Array, HostTensor, Tensor
-from visrt.runtime.contract import check_feeds
-from visrt.runtime.manifest import GraphSpec
+from visrt.runtime.bundles.contract import check_feeds
+from visrt.runtime.bundles.manifest import GraphSpec
 
 
 @dataclass

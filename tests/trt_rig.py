@@ -13,14 +13,14 @@ from fake_pycuda import install_cuda
 from fake_tensorrt import engine_of, tensorrt_module
 from fakes import fake_manifest
 
-from visrt.runtime.cuda import Gpu as RealGpu
-from visrt.runtime.dynamic_axes import profile_of
-from visrt.runtime.manifest import GraphSpec, Manifest, TensorSpec
-from visrt.runtime.tensorrt_library import Flavour, TensorRt
-from visrt.runtime.tensorrt_log import log_of
-from visrt.runtime.trt import start_engines
-from visrt.runtime.trt_context import TrtContext
-from visrt.runtime.trt_engine import TrtEngine
+from visrt.runtime.bundles.dynamic_axes import profile_of
+from visrt.runtime.bundles.manifest import GraphSpec, Manifest, TensorSpec
+from visrt.runtime.engines.trt.context import TrtContext
+from visrt.runtime.engines.trt.cuda import Gpu as RealGpu
+from visrt.runtime.engines.trt.engine import TrtEngine
+from visrt.runtime.engines.trt.library import Flavour, TensorRt
+from visrt.runtime.engines.trt.log import log_of
+from visrt.runtime.engines.trt.trt import start_engines
 
 __all__ = ["Rig", "in_fp16", "install_cuda", "models_of", "rig_of", "serialised"]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from visrt.runtime.errors import SettingsError
-from visrt.training.clips import Clip, ClipDataset
+from visrt.training.data.clips import Clip, ClipDataset
+from visrt.training.losses.targets import FrameTargets
 from visrt.training.run_settings import RunSettings
 from visrt.training.settings import DataSettings
-from visrt.training.targets import FrameTargets
 
 __all__ = ["Batch", "clip_batch", "clip_loader", "training_clips", "validation_clips"]
 

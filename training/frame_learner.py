@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visrt.models.checkpoints.mask2former import load_weights
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.mask2former import Mask2Former
-from visrt.models.mask2former_checkpoints import load_weights
 from visrt.runtime.errors import SettingsError
 from visrt.training.batches import Batch, validation_clips
-from visrt.training.learner import Mean, Trained
-from visrt.training.losses import association_losses, frame_losses
+from visrt.training.learner import Trained
+from visrt.training.losses.mask2former import Mean, association_losses, frame_losses
+from visrt.training.losses.targets import Matches
 from visrt.training.quality import clip_quality
 from visrt.training.settings import TrainSettings
-from visrt.training.targets import Matches
 
 __all__ = ["FrameLearner"]
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from visrt.models.genvis import GenVis
 from visrt.training.batches import Batch, validation_clips
-from visrt.training.genvis_losses import video_losses
 from visrt.training.genvis_quality import video_quality
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.genvis_start import start_from
 from visrt.training.genvis_video import TrainedVideo
-from visrt.training.learner import Mean
+from visrt.training.losses.genvis import video_losses
+from visrt.training.losses.mask2former import Mean
 from visrt.training.settings import TrainSettings
 
 __all__ = ["GenVisLearner"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from visrt.training.batches import clip_batch
-from visrt.training.clips import Clip
+from visrt.training.data.clips import Clip
 from visrt.training.genvis_video import TrainedVideo
 from visrt.training.quality import Followed, pairs_of, rates
 

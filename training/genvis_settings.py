@@ -10,7 +10,7 @@ from pydantic import Field
 from visrt.models.genvis import GenVisNetworkSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import SettingsError
-from visrt.runtime.genvis import MemoryRead
+from visrt.runtime.methods.genvis import MemoryRead
 from visrt.training.genvis_start import NewPart
 
 __all__ = ["GenVisTraining", "check_genvis"]

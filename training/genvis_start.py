@@ -17,11 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from visrt.models.checkpoints import PREDICTOR, fill, load_checkpoint, read_weights
+from visrt.models.checkpoints.checkpoint import PREDICTOR, fill, load_checkpoint, read_weights
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.decoder import CrossAttentionLayer
 from visrt.models.genvis import GenVis
 from visrt.models.layers import Attention
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 
 __all__ = ["NewPart", "start_from"]
 

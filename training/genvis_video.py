@@ -6,16 +6,16 @@ Prototypes and memory pass from clip to clip with their gradients, as released; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from visrt.models.decoder import LayerPrediction
 from visrt.models.genvis import GenVis, NextStart, VitaModule, read_memory
-from visrt.runtime.genvis import MemoryRead
+from visrt.runtime.methods.genvis import MemoryRead
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.learner import Trained
+from visrt.training.losses.genvis import ClipPrediction, VideoOutputs
 
 __all__ = ["ClipPrediction", "TrainedVideo", "VideoOutputs"]
 
@@ -36,32 +36,6 @@ TORCH_READS: dict[MemoryRead, Read] = {
     "nothing": lambda key, keys, values: torch.zeros_like(key),
 }
 """The readings of the runtime, with gradients."""
-
-
-class ClipPrediction(NamedTuple):
-    """What is said of one clip of T frames, in each of N streams.
-
-    class_logits and mask_embeddings of each decoder layer, [N, S, K + 1] and [N, S, D]; for the similarity loss,
-    frame_embeddings [N, T, Q, E] and slot_embeddings [N, S, E] of the last.
-    """
-
-    class_logits: list[Tensor]
-    mask_embeddings: list[Tensor]
-    frame_embeddings: Tensor
-    slot_embeddings: Tensor
-
-
-class VideoOutputs(NamedTuple):
-    """What is said of B videos of F frames. Streams are L * B, those of a frame layer together.
-
-    clips: in order of time. mask_features [B, F, D, h, w]: of the video part. frame_layers: the frame decoder's last L
-    layers, and frame_mask_features [B * F, D', h, w]: for matching its queries with objects.
-    """
-
-    clips: list[ClipPrediction]
-    mask_features: Tensor
-    frame_layers: list[LayerPrediction]
-    frame_mask_features: Tensor
 
 
 class TrainedVideo(Trained):

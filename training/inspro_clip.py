@@ -14,9 +14,9 @@ from torch import Tensor
 from visrt.models.feature_pyramid import PyramidRows
 from visrt.models.inspro import FrameMaps, InsPro, Pairs
 from visrt.models.interaction import StageOutputs
-from visrt.training.inspro_losses import FramePrediction
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.learner import Trained
+from visrt.training.losses.inspro import FramePrediction
 
 __all__ = ["TrainedPairs", "Walk", "first_walk", "frame_maps", "walked"]
 

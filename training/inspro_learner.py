@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from visrt.models.inspro import InsPro
 from visrt.training.batches import Batch, validation_clips
-from visrt.training.boxes import boxes_of_masks
 from visrt.training.inspro_clip import TrainedPairs
-from visrt.training.inspro_losses import clip_losses
 from visrt.training.inspro_quality import slot_quality
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.inspro_start import first_network
-from visrt.training.inspro_targets import BoxTargets
-from visrt.training.learner import Mean
-from visrt.training.targets import FrameTargets
+from visrt.training.losses.boxes import boxes_of_masks
+from visrt.training.losses.inspro import clip_losses
+from visrt.training.losses.inspro_targets import BoxTargets
+from visrt.training.losses.mask2former import Mean
+from visrt.training.losses.targets import FrameTargets
 
 __all__ = ["InsProLearner", "box_targets"]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from visrt.models.inspro import InsPro, Pairs
 from visrt.models.interaction import StageOutputs
 from visrt.training.batches import clip_batch
-from visrt.training.boxes import boxes_of_masks, pairwise_iou
-from visrt.training.clips import Clip
+from visrt.training.data.clips import Clip
 from visrt.training.inspro_clip import Walk, first_walk, frame_maps, walked
 from visrt.training.inspro_settings import InsProTrainSettings
-from visrt.training.targets import FrameTargets
+from visrt.training.losses.boxes import boxes_of_masks, pairwise_iou
+from visrt.training.losses.targets import FrameTargets
 
 __all__ = ["slot_quality", "stages_of_clip"]
 

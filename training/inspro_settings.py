@@ -9,7 +9,7 @@ from pydantic import Field
 
 from visrt.models.inspro import InsProSettings
 from visrt.runtime.errors import SettingsError
-from visrt.training.inspro_losses import InsProLossSettings
+from visrt.training.losses.inspro import InsProLossSettings
 from visrt.training.settings import DataSettings, OptimSettings
 
 __all__ = ["InsProTrainSettings", "check_inspro_settings"]

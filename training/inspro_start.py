@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from visrt.models.checkpoints import load_checkpoint, read_weights
+from visrt.models.checkpoints.checkpoint import load_checkpoint, read_weights
+from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.training.inspro_settings import InsProTrainSettings
 

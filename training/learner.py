@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from visrt.training.batches import Batch
+from visrt.training.losses.mask2former import Mean
 
-__all__ = ["Learner", "Mean", "Trained"]
-
-Mean = Callable[[float], float]
-"""A count of this process to its mean over all processes, at least 1: what sums of losses are divided by."""
+__all__ = ["Learner", "Trained"]
 
 
 class Trained(nn.Module):

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from visrt.models.checkpoints import save_checkpoint
+from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.json_file import read_json_object
 from visrt.training.batches import Batch, clip_loader, training_clips

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from visrt.models.decoder import mask_logits
 from visrt.models.mask2former import Mask2Former
 from visrt.training.batches import clip_batch
-from visrt.training.clips import Clip
+from visrt.training.data.clips import Clip
 
 __all__ = ["Followed", "FramePairs", "clip_quality", "pairs_of", "rates"]
 

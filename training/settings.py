@@ -7,10 +7,10 @@ from typing import Literal
 
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import SettingsError
-from visrt.training.clips import ClipSettings
+from visrt.training.data.clips import ClipSettings
+from visrt.training.data.sources import SourceSettings
 from visrt.training.genvis_settings import GenVisTraining, check_genvis
-from visrt.training.losses import LossSettings
-from visrt.training.sources import SourceSettings
+from visrt.training.losses.mask2former import LossSettings
 
 __all__ = ["DataSettings", "OptimSettings", "TrainSettings", "check_settings"]
 

@@ -15,11 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visrt.runtime.bundle import open_bundle
+    from visrt.runtime.bundles.bundle import open_bundle
     from visrt.runtime.errors import VisrtError
     from visrt.runtime.results import FrameResult, TrackedObject
     from visrt.runtime.session import Session
-    from visrt.runtime.video import read_video
+    from visrt.runtime.sources.video import read_video
 
     __version__: str
 
@@ -38,8 +38,8 @@ _HOMES = {
     "Session": "visrt.runtime.session",
     "TrackedObject": "visrt.runtime.results",
     "VisrtError": "visrt.runtime.errors",
-    "open_bundle": "visrt.runtime.bundle",
-    "read_video": "visrt.runtime.video",
+    "open_bundle": "visrt.runtime.bundles.bundle",
+    "read_video": "visrt.runtime.sources.video",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -12,14 +13,14 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from visrt.benchmarks.evaluate import picture_of
-from visrt.runtime.output import cannot_write
-from visrt.runtime.overlay import draw
+from visrt.benchmarks.accuracy.evaluate import picture_of
 from visrt.runtime.results import FrameResult, TrackedObject
-from visrt.runtime.source import Image
-from visrt.training.annotations import AnnotatedVideo, Track
+from visrt.runtime.sinks.output import cannot_write
+from visrt.runtime.sinks.overlay import draw
+from visrt.runtime.sources.source import Image
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
 
-__all__ = ["annotated_row", "reported_row", "sample_frames", "sheet", "write_sheet"]
+__all__ = ["annotated_row", "reported_row", "sample_frames", "sample_sheet", "sheet", "write_sheet"]
 
 TILE_PX = 480
 """Width of a frame on a sheet."""
@@ -100,3 +101,20 @@ def _caption(text: str) -> Image:
 
 def _widened(strip: Image, width: int) -> Image:
     return np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=GROUND[0])
+
+
+def sample_sheet(annotated: AnnotatedSet, videos: int, frames: int, seed: int) -> Image:
+    """One picture [H, W, 3]: up to so many videos, drawn by `seed`, of each up to so many frames. Photos share rows."""
+    count = len(annotated.videos)
+    places = np.random.default_rng(seed).choice(count, min(videos, count), replace=False)
+    chosen = [annotated.videos[i] for i in sorted(places)]
+    rows = []
+    for video in chosen:
+        shown = sample_frames(len(video.pictures), frames)
+        if len(video.pictures) > 1:
+            rows.append((f"{video.name}: frames {shown}", annotated_row(video, shown, annotated.classes)))
+    photos = iter([video for video in chosen if len(video.pictures) == 1])
+    while group := list(islice(photos, frames)):
+        tiles = [tile for photo in group for tile in annotated_row(photo, [0], annotated.classes)]
+        rows.append((", ".join(photo.name for photo in group), tiles))
+    return sheet(rows)

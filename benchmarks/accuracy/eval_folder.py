@@ -10,10 +10,10 @@ from typing import Any
 from visrt.benchmarks.accuracy.contact_sheet import annotated_row, reported_row, sample_frames, sheet, write_sheet
 from visrt.benchmarks.accuracy.eval_plots import plot_hota, plot_precision_recall
 from visrt.benchmarks.accuracy.report import write_report
-from visrt.benchmarks.scores import Scores, worst_videos
-from visrt.runtime.output import cannot_write
-from visrt.runtime.source import Image
-from visrt.training.annotations import AnnotatedSet, AnnotatedVideo
+from visrt.benchmarks.accuracy.scores import Scores, worst_videos
+from visrt.runtime.sinks.output import cannot_write
+from visrt.runtime.sources.source import Image
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
 
 __all__ = ["write_folder"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.ap import IOU_THRESHOLDS, RECALL_POINTS
-from visrt.benchmarks.hota import THRESHOLDS
-from visrt.benchmarks.scores import Scores
+from visrt.benchmarks.accuracy.ap import IOU_THRESHOLDS, RECALL_POINTS
+from visrt.benchmarks.accuracy.hota import THRESHOLDS
+from visrt.benchmarks.accuracy.scores import Scores
 
 __all__ = ["plot_hota", "plot_precision_recall"]
 

@@ -16,15 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from visrt.benchmarks.evaluate import pictures_of
+from visrt.benchmarks.accuracy.evaluate import pictures_of
 from visrt.runtime.arrays import Array, HostTensor, Tensor
-from visrt.runtime.engine import Engine
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import DataError, EngineError, NumericalError
-from visrt.runtime.manifest import Manifest
 from visrt.runtime.network import Network
-from visrt.runtime.output import write_atomically
+from visrt.runtime.sinks.output import write_atomically
 from visrt.runtime.times import Stopwatch
-from visrt.training.annotations import AnnotatedSet, AnnotatedVideo
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
 
 __all__ = ["CachedEngine", "Precision", "RecordingEngine", "ReplayEngine", "feeds_key", "record_outputs"]
 

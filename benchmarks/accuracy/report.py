@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visrt.benchmarks.evaluate import Evaluation
-from visrt.benchmarks.identity import IdentityCounts
+from visrt.benchmarks.accuracy.evaluate import Evaluation
+from visrt.benchmarks.accuracy.identity import IdentityCounts
 from visrt.runtime.machine import machine_and_packages
-from visrt.runtime.output import write_atomically
-from visrt.training.annotations import AnnotatedSet, Track
+from visrt.runtime.sinks.output import write_atomically
+from visrt.training.data.annotations import AnnotatedSet, Track
 
 if TYPE_CHECKING:
-    from visrt.benchmarks.scores import Scores
+    from visrt.benchmarks.accuracy.scores import Scores
 
 __all__ = ["evaluation_report", "rates", "remarks", "without_nan", "write_report"]
 

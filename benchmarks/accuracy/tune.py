@@ -18,14 +18,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine, ReplayEngine, record_outputs
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.thresholds import Criterion
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.benchmarks.accuracy.thresholds import Criterion
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.session import Session
-from visrt.training.annotations import AnnotatedSet, load_class_map
-from visrt.training.set_formats import load_annotations
+from visrt.training.data.annotations import AnnotatedSet, load_class_map
+from visrt.training.data.set_formats import load_annotations
 
 __all__ = ["combinations", "tune"]
 

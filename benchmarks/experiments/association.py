@@ -23,17 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.benchmarks.speed.memory import rss_mb
 from visrt.benchmarks.speed.percentiles import percentiles
 from visrt.benchmarks.speed.scripted import disc_masks
 from visrt.runtime.arrays import Floats
-from visrt.runtime.mask_bits import packed
-from visrt.runtime.method import PerFrameMethod
-from visrt.runtime.nms import nms, smoothed_iou
-from visrt.runtime.presets import PRESETS
-from visrt.runtime.queries import Queries
-from visrt.runtime.registry import method_from_preset
+from visrt.runtime.methods.mask_bits import packed
+from visrt.runtime.methods.method import PerFrameMethod
+from visrt.runtime.methods.nms import nms, smoothed_iou
+from visrt.runtime.methods.presets import PRESETS
+from visrt.runtime.methods.queries import Queries
+from visrt.runtime.methods.registry import method_from_preset
 
 __all__ = ["StreamSettings", "array_bytes", "endless", "follower", "frames_of", "measure"]
 

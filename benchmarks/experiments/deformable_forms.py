@@ -20,16 +20,16 @@ import onnx
 import onnxruntime
 import torch
 
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.experiments.peak_memory import peak_mb
 from visrt.benchmarks.experiments.sampling_forms import FORMS, SHIPPED, attention_in_form
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.onnx_graph import cleaned
 from visrt.models.deformable import Size, pixel_centres
-from visrt.runtime.build import BuildRequest, build_engine
-from visrt.runtime.bundle_writer import file_spec
+from visrt.runtime.bundles.manifest import GraphSpec, TensorSpec
+from visrt.runtime.bundles.writer import file_spec
+from visrt.runtime.engines.trt.build import BuildRequest, build_engine
+from visrt.runtime.engines.trt.library import load_tensorrt
 from visrt.runtime.errors import VisrtError
-from visrt.runtime.manifest import GraphSpec, TensorSpec
-from visrt.runtime.tensorrt_library import load_tensorrt
 
 __all__ = ["Layer", "Measured", "feeds_of", "graph_of", "measure"]
 

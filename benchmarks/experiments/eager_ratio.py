@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.speed.baselines import eager
 from visrt.benchmarks.speed.host_overhead import pictures
 from visrt.benchmarks.speed.interleaved import spread
@@ -40,16 +40,16 @@ from visrt.export.contract import graph_spec
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models import deformable
+from visrt.models.checkpoints.published import published
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.published import published
-from visrt.runtime.bundle_writer import file_spec
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.manifest import InputSpec, Manifest, Producer
+from visrt.runtime.bundles.writer import file_spec
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.engines.ort import CpuEngine
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
-from visrt.runtime.manifest import InputSpec, Manifest, Producer
-from visrt.runtime.ort import CpuEngine
 from visrt.runtime.session import Session
-from visrt.runtime.source import Image
+from visrt.runtime.sources.source import Image
 
 __all__ = ["SHOWS_TEN", "Setting", "Sides", "compare", "grid_sampled_sum", "growth"]
 

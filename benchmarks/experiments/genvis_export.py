@@ -21,20 +21,20 @@ import onnx
 import torch
 from PIL import Image
 
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.experiments.large_build import built_from
 from visrt.benchmarks.experiments.large_graphs import FullSize
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.bundle import Export, ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.export.genvis import read_genvis
 from visrt.export.nodes import computing_precisions
-from visrt.models.checkpoints import save_checkpoint
+from visrt.models.checkpoints.checkpoint import save_checkpoint
+from visrt.models.checkpoints.published import DATASET_CLASSES, PUBLISHED, genvis
 from visrt.models.genvis import GenVis
-from visrt.models.published import DATASET_CLASSES, PUBLISHED, genvis
-from visrt.runtime.build import Profile
-from visrt.runtime.clip_frames import Frames
-from visrt.runtime.manifest import InputSpec
-from visrt.runtime.tensorrt_library import load_tensorrt
+from visrt.runtime.bundles.manifest import InputSpec
+from visrt.runtime.engines.trt.build import Profile
+from visrt.runtime.engines.trt.library import load_tensorrt
+from visrt.runtime.parity.frames import Frames
 
 __all__ = ["exported", "half_graphs", "main"]
 

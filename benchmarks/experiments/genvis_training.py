@@ -17,25 +17,25 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
+from visrt.benchmarks.datasets.returning_videos import crowded, returning_clips
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
-from visrt.benchmarks.returning_videos import crowded, returning_clips
 from visrt.export.bundle import Export, export_bundle
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import initial_states, open_bundle
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import initial_states, open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import SettingsError
-from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
-from visrt.training.annotations import AnnotatedSet
+from visrt.runtime.sinks.output import write_atomically
+from visrt.training.data.annotations import AnnotatedSet
+from visrt.training.data.pseudo_videos import write_clips
+from visrt.training.data.set_formats import load_annotations
+from visrt.training.data.sources import load_pool
 from visrt.training.genvis_settings import GenVisTraining
-from visrt.training.pseudo_videos import write_clips
-from visrt.training.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
-from visrt.training.sources import load_pool
 
 __all__ = ["compared", "rules_of"]
 

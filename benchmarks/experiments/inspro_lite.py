@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.frames import synthetic_frames
 from visrt.models.inspro import INSPRO_R50_LITE
 from visrt.runtime.arrays import Array, Tensor, Tensors
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions
-from visrt.runtime.inspro import BANK, PROPOSALS, QUERIES
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES
 from visrt.runtime.session import Session
 
 __all__ = ["bound_by_macs", "in_turns"]

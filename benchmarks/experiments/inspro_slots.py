@@ -8,12 +8,12 @@ from torch import Tensor
 from visrt.models.inspro import InsPro
 from visrt.models.interaction import StageOutputs
 from visrt.training.batches import clip_batch, validation_clips
-from visrt.training.boxes import pairwise_iou
 from visrt.training.inspro_learner import box_targets
-from visrt.training.inspro_losses import InsProLossSettings
 from visrt.training.inspro_quality import stages_of_clip
 from visrt.training.inspro_settings import InsProTrainSettings
-from visrt.training.inspro_targets import BoxTargets, consistent_matches, pairwise_costs
+from visrt.training.losses.boxes import pairwise_iou
+from visrt.training.losses.inspro import InsProLossSettings
+from visrt.training.losses.inspro_targets import BoxTargets, consistent_matches, pairwise_costs
 
 __all__ = ["best_slots", "fitting_slots"]
 

@@ -19,29 +19,29 @@ from typing import Any
 
 import numpy as np
 
-from visrt.benchmarks.evaluate import Evaluation, evaluate_official, evaluate_session
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_official, evaluate_session
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.experiments.inspro_free_boxes import draw_free_boxes, free_boxes
 from visrt.benchmarks.experiments.inspro_slots import best_slots
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.bundle import Export, export_bundle
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.inspro import InsPro
-from visrt.models.inspro_checkpoints import INSPRO
 from visrt.runtime.arrays import Array, Tensor, Tensors
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import SettingsError
-from visrt.runtime.inspro import PROPOSALS, QUERIES
-from visrt.runtime.output import write_atomically
+from visrt.runtime.methods.inspro import PROPOSALS, QUERIES
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
-from visrt.training.annotations import AnnotatedSet
+from visrt.runtime.sinks.output import write_atomically
+from visrt.training.data.annotations import AnnotatedSet
+from visrt.training.data.pseudo_videos import write_pseudo_videos
+from visrt.training.data.set_formats import load_annotations
 from visrt.training.inspro_settings import InsProTrainSettings
-from visrt.training.pseudo_videos import write_pseudo_videos
-from visrt.training.set_formats import load_annotations
 
 __all__ = ["ARMS", "DEDUP_ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
 

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.experiments.large_graphs import FullSize, network_graphs
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
-from visrt.models.published import PUBLISHED
-from visrt.runtime.build import Profile, build_engine
+from visrt.models.checkpoints.published import PUBLISHED
+from visrt.runtime.engines.trt.build import Profile, build_engine
+from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
 from visrt.runtime.errors import VisrtError
-from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
 
 __all__ = ["built", "built_from", "main"]
 

@@ -21,8 +21,8 @@ from visrt.export.half import halved, network_inputs
 from visrt.export.nodes import computing_precisions
 from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.runtime.build import BuildRequest, Profile
-from visrt.runtime.bundle_writer import file_spec
+from visrt.runtime.bundles.writer import file_spec
+from visrt.runtime.engines.trt.build import BuildRequest, Profile
 
 __all__ = ["FullSize", "in_int8", "network_graphs"]
 

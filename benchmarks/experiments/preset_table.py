@@ -21,27 +21,27 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session, pictures_of
+from visrt.benchmarks.accuracy.identity import IdentityCounts
 from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.accuracy.report import rates
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session, pictures_of
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
-from visrt.benchmarks.identity import IdentityCounts
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.runtime.arrays import Floats
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.mask_resize import mask_resize
-from visrt.runtime.method import FrameOutputs, PerFrameMethod
+from visrt.runtime.methods.method import FrameOutputs, PerFrameMethod
+from visrt.runtime.methods.presets import PRESETS
+from visrt.runtime.methods.registry import method_of
 from visrt.runtime.network import Network
-from visrt.runtime.presets import PRESETS
-from visrt.runtime.registry import method_of
 from visrt.runtime.session import Session
 from visrt.runtime.times import Stopwatch
-from visrt.training.annotations import AnnotatedSet, AnnotatedVideo, load_class_map
-from visrt.training.set_formats import load_annotations
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, load_class_map
+from visrt.training.data.set_formats import load_annotations
 
 __all__ = ["Contender", "contenders_of", "preset_table"]
 

@@ -16,24 +16,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
-from visrt.benchmarks.evaluate import Evaluation, evaluate_session
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.experiments.reidentification import found_again
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.export.bundle import Export, export_bundle
-from visrt.models.checkpoints import load_checkpoint
-from visrt.models.mask2former_checkpoints import MASK2FORMER
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.engine_options import EngineOptions
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
+from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import SettingsError
-from visrt.runtime.output import write_atomically
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
-from visrt.training.annotations import AnnotatedSet, load_class_map
-from visrt.training.pseudo_videos import write_pseudo_videos
-from visrt.training.set_formats import load_annotations
+from visrt.runtime.sinks.output import write_atomically
+from visrt.training.data.annotations import AnnotatedSet, load_class_map
+from visrt.training.data.pseudo_videos import write_pseudo_videos
+from visrt.training.data.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 
 __all__ = ["ARMS", "arm_settings", "paired"]
@@ -47,7 +47,7 @@ VALIDATION_SEED = 77
 
 @dataclass(frozen=True)
 class Rule:
-    """How objects are associated: settings in place of the bundle's, or a method of `visrt.runtime.presets`."""
+    """How objects are associated: settings in place of the bundle's, or a method of `visrt.runtime.methods.presets`."""
 
     name: str
     changes: Mapping[str, Any] | None = None

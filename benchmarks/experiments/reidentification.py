@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from visrt.benchmarks.evaluate import pictures_of
+from visrt.benchmarks.accuracy.evaluate import pictures_of
 from visrt.models.decoder import mask_logits
 from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
-from visrt.training.annotations import AnnotatedSet, AnnotatedVideo
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
 
 __all__ = ["COMPARED", "Found", "found_again", "video_embeddings"]
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, rate
 from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
-from visrt.runtime.method import PerFrameMethod, Track
-from visrt.runtime.presets import PRESETS
-from visrt.runtime.registry import method_from_preset
+from visrt.runtime.methods.method import PerFrameMethod, Track
+from visrt.runtime.methods.presets import PRESETS
+from visrt.runtime.methods.registry import method_from_preset
 
 __all__ = ["CONTENDERS", "GAPS_FRAMES", "SCENARIOS", "StreamCounts", "follow_stream", "stress"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Floats
-from visrt.runtime.queries import Queries
+from visrt.runtime.methods.queries import Queries
 
 __all__ = ["NOBODY", "StreamFrame", "StreamSettings", "make_stream"]
 

@@ -15,16 +15,16 @@ import torch
 from visrt.benchmarks.speed.candidates import Opening, Run
 from visrt.benchmarks.speed.official_order import KeptFrame, VideoAnswer, video_answer
 from visrt.export.graphs import FrameGraph, MasksGraph
-from visrt.models.checkpoints import load_checkpoint
-from visrt.models.mask2former_checkpoints import MASK2FORMER
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.runtime.arrays import Array, Floats
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import Bundle
+from visrt.runtime.bundles.manifest import InputSpec
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import Letterbox, letterbox_into, pillow_bilinear
-from visrt.runtime.manifest import InputSpec
-from visrt.runtime.video import read_video
+from visrt.runtime.sources.video import read_video
 
 __all__ = ["BASELINES", "Baseline", "Network", "baseline_of", "compiled", "eager"]
 

@@ -14,11 +14,11 @@ from visrt.benchmarks.speed.host_overhead import HostFigures, cases_of, figures_
 from visrt.benchmarks.speed.interleaved import METHOD, Figures, interleave
 from visrt.benchmarks.speed.lengths import LengthFigures, over_length
 from visrt.benchmarks.speed.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
-from visrt.runtime.backends import backend_named
-from visrt.runtime.bundle import Bundle
+from visrt.runtime.bundles.bundle import Bundle
+from visrt.runtime.engines.backends import backend_named
 from visrt.runtime.errors import UsageError, install_hint
 from visrt.runtime.machine import machine_and_packages
-from visrt.runtime.video import open_source
+from visrt.runtime.sources.video import open_source
 
 __all__ = ["BenchReport", "BenchSettings", "bench", "report_lines", "settings_of"]
 

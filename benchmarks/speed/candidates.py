@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Protocol
 
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.journal import Journal
+from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.session import Session, SessionSettings
-from visrt.runtime.video import read_video
+from visrt.runtime.sinks.journal import Journal
+from visrt.runtime.sources.video import read_video
 
 __all__ = ["ENGINES", "STAGE_NAMES", "BundleCandidate", "Candidate", "Opening", "Run", "Seconds"]
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from visrt.benchmarks.speed.percentiles import Percentiles, by_stage, percentiles
 from visrt.runtime.arrays import Array
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import Bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.parity.verify import closing, stored_reference
 from visrt.runtime.session import Session, SessionSettings
-from visrt.runtime.verify import closing, stored_reference
-from visrt.runtime.video import read_video
+from visrt.runtime.sources.video import read_video
 
 __all__ = ["ClipTiming", "EngineTiming", "time_clip", "time_engines"]
 

@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from typing import Any
 
+from visrt.runtime.engines.trt.library import TensorRt
+from visrt.runtime.engines.trt.log import log_of
 from visrt.runtime.errors import EngineError
-from visrt.runtime.tensorrt_library import TensorRt
-from visrt.runtime.tensorrt_log import log_of
 
 __all__ = ["counted_layers", "inspected_layers"]
 

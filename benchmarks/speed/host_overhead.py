@@ -23,13 +23,13 @@ import av
 import cv2
 import numpy as np
 
-from visrt.benchmarks.result_files import RESULTS, add_result_options, write_result
+from visrt.benchmarks.accuracy.result_files import RESULTS, add_result_options, write_result
 from visrt.benchmarks.speed.percentiles import by_stage
 from visrt.benchmarks.speed.scripted import Scene, scripted_session
-from visrt.runtime.journal import Journal
 from visrt.runtime.session import Session
-from visrt.runtime.source import Image
-from visrt.runtime.video import read_video
+from visrt.runtime.sinks.journal import Journal
+from visrt.runtime.sources.source import Image
+from visrt.runtime.sources.video import read_video
 
 __all__ = ["ITEMS", "HostCase", "HostFigures", "cases_of", "decode_cpu_ms", "host_overhead", "pictures"]
 

@@ -12,9 +12,9 @@ from time import perf_counter, process_time
 import numpy as np
 
 from visrt.benchmarks.speed.memory import gpu_memory_mb, looped, rss_mb
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.journal import Journal
+from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.session import Session
+from visrt.runtime.sinks.journal import Journal
 
 __all__ = ["LengthFigures", "LengthPoint", "over_length", "slope"]
 

@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from visrt.runtime.journal import Journal
-from visrt.runtime.output import Sink
-from visrt.runtime.overlay_video import OverlayVideo, VideoCoding
 from visrt.runtime.session import Session
-from visrt.runtime.source import VideoFrame
-from visrt.runtime.video import read_video
+from visrt.runtime.sinks.journal import Journal
+from visrt.runtime.sinks.output import Sink
+from visrt.runtime.sinks.overlay_video import OverlayVideo, VideoCoding
+from visrt.runtime.sources.source import VideoFrame
+from visrt.runtime.sources.video import read_video
 
 __all__ = ["gpu_memory_mb", "looped", "peak_rss_mb", "rss_mb", "rss_over_frames", "start_peak"]
 

@@ -19,10 +19,10 @@ from onnx import TensorProto, helper
 
 from visrt.export.counting import count, moved
 from visrt.runtime.arrays import Array
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.engine_options import EngineOptions
-from visrt.runtime.verify import closing
+from visrt.runtime.bundles.bundle import Bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.parity.verify import closing
 
 __all__ = ["Peak", "Reached", "machine_peak", "reached"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
-from visrt.runtime.engine import Engine
-from visrt.runtime.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
+from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.session import Session
 
 __all__ = ["Scene", "disc_masks", "scripted_session"]

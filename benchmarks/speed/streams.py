@@ -10,12 +10,12 @@ from time import perf_counter, process_time, sleep
 
 from visrt.benchmarks.speed.interleaved import Spread, spread
 from visrt.benchmarks.speed.percentiles import Percentiles, percentiles
-from visrt.runtime.bundle import Bundle
-from visrt.runtime.outcome import SourceOutcome
+from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
 from visrt.runtime.results import FrameResult
-from visrt.runtime.source import Source, SourceInfo, SourceReport, VideoFrame
-from visrt.runtime.video import open_source
+from visrt.runtime.sinks.outcome import SourceOutcome
+from visrt.runtime.sources.source import Source, SourceInfo, SourceReport, VideoFrame
+from visrt.runtime.sources.video import open_source
 
 __all__ = ["LiveFigures", "StampedSource", "StreamFigures", "live_streams", "streams_at_once"]
 

@@ -21,9 +21,9 @@ from visrt.benchmarks.video_level.tracks import (
     second_reading,
 )
 from visrt.runtime.arrays import Floats
-from visrt.runtime.ctvis import CtVis
 from visrt.runtime.image import Frame
-from visrt.runtime.method import FrameOutputs, MasksOf
+from visrt.runtime.methods.ctvis import CtVis
+from visrt.runtime.methods.method import FrameOutputs, MasksOf
 from visrt.runtime.network import Network
 
 __all__ = ["Output", "ctvis_result", "followed", "mean_logits", "recorded"]

@@ -24,9 +24,9 @@ from visrt.benchmarks.video_level.tracks import (
     second_reading,
 )
 from visrt.runtime.arrays import Floats, softmax
-from visrt.runtime.genvis import BASE, GenVis, clip_step, first_step
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
+from visrt.runtime.methods.genvis import BASE, GenVis, clip_step, first_step
 from visrt.runtime.network import ClipGraphs, Network
 
 __all__ = ["genvis_result", "segmented"]

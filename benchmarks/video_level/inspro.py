@@ -21,9 +21,9 @@ from visrt.benchmarks.video_level.tracks import (
 )
 from visrt.runtime.arrays import Floats
 from visrt.runtime.image import Frame, Letterbox
-from visrt.runtime.inspro import InsPro, first_step, frame_step, sigmoid
 from visrt.runtime.mask_resize import STRIDE, MaskResize, bilinear
 from visrt.runtime.masks import Rle, encode_region
+from visrt.runtime.methods.inspro import InsPro, first_step, frame_step, sigmoid
 from visrt.runtime.network import ClipGraphs, Network
 
 __all__ = ["inspro_result"]

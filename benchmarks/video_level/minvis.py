@@ -16,7 +16,7 @@ from visrt.runtime.arrays import Floats
 from visrt.runtime.image import Frame
 from visrt.runtime.mask_resize import MaskResize
 from visrt.runtime.masks import Rle
-from visrt.runtime.minvis import MinVis, match_to_slots
+from visrt.runtime.methods.minvis import MinVis, match_to_slots
 from visrt.runtime.network import Network
 
 __all__ = ["minvis_result"]

@@ -15,12 +15,12 @@ from visrt.benchmarks.video_level.genvis import genvis_result
 from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.benchmarks.video_level.minvis import minvis_result
 from visrt.benchmarks.video_level.tracks import ReadFrames, VideoResult
-from visrt.runtime.ctvis import CtVis
 from visrt.runtime.errors import UsageError
-from visrt.runtime.genvis import GenVis
-from visrt.runtime.inspro import InsPro
-from visrt.runtime.method import TrackingMethod
-from visrt.runtime.minvis import MinVis
+from visrt.runtime.methods.ctvis import CtVis
+from visrt.runtime.methods.genvis import GenVis
+from visrt.runtime.methods.inspro import InsPro
+from visrt.runtime.methods.method import TrackingMethod
+from visrt.runtime.methods.minvis import MinVis
 from visrt.runtime.network import Network
 from visrt.runtime.session import Session
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from trackeval_files import CLASSES, by_trackeval
 
-from visrt.benchmarks.ap import average_precision, track_iou
-from visrt.training.annotations import Track
+from visrt.benchmarks.accuracy.ap import average_precision, track_iou
+from visrt.training.data.annotations import Track
 
 FRAMES = 4
 

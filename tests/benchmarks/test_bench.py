@@ -23,7 +23,7 @@ from visrt.benchmarks.speed.candidates import BundleCandidate, Opening, Run
 from visrt.benchmarks.speed.interleaved import figures_of, interleave
 from visrt.benchmarks.speed.lengths import slope
 from visrt.cli import app
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundles.bundle import open_bundle
 
 KINDS = {"run", "subject", "streams", "live", "length", "roofline", "host"}
 

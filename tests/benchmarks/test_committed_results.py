@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, RESULTS
 from visrt.benchmarks.experiments import (
     association,
     deformable_forms,
@@ -24,10 +25,9 @@ from visrt.benchmarks.experiments import (
     reid_training,
     stress,
 )
-from visrt.benchmarks.result_files import EXPERIMENT_RESULTS, RESULTS
 from visrt.benchmarks.speed import bench, host_overhead
 from visrt.benchmarks.speed.bench import BenchSettings
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundles.bundle import open_bundle
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = ROOT / "bundles" / "default"

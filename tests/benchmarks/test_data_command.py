@@ -14,7 +14,7 @@ from annotated_sets import SIZE, box_rle, set_values, write_set
 from typer.testing import CliRunner, Result
 
 from visrt.cli import app
-from visrt.training.set_formats import load_annotations
+from visrt.training.data.set_formats import load_annotations
 
 
 def data(*arguments: str | Path) -> Result:

@@ -15,16 +15,16 @@ from bundles import write_bundle
 from fakes import colour_session, patches
 from typer.testing import CliRunner, Result
 
+from visrt.benchmarks.accuracy.evaluate import evaluate_official, evaluate_session, tracks_of
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
 from visrt.benchmarks.accuracy.tune import combinations, tune
-from visrt.benchmarks.evaluate import evaluate_official, evaluate_session, tracks_of
 from visrt.benchmarks.speed.memory import rss_over_frames
 from visrt.cli import app
 from visrt.runtime.arrays import HostTensor
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import DataError
 from visrt.runtime.results import FrameResult, TrackedObject
-from visrt.training.set_formats import load_annotations
+from visrt.training.data.set_formats import load_annotations
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 5
 CLASSES = ("person", "vehicle", "animal")
@@ -301,8 +301,8 @@ def test_an_absent_backend_is_refused_by_name(tmp_path: Path, monkeypatch: pytes
 
 
 def test_without_trackeval_the_extra_that_brings_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "visrt.benchmarks.hota", raising=False)
-    monkeypatch.delitem(sys.modules, "visrt.benchmarks.scores", raising=False)
+    monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.hota", raising=False)
+    monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.scores", raising=False)
     monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.eval_folder", raising=False)
     monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.eval_plots", raising=False)
     monkeypatch.setitem(sys.modules, "trackeval.metrics", None)

@@ -13,8 +13,8 @@ from visrt.benchmarks import gpu_check
 from visrt.benchmarks.gpu_check import CheckSettings, EngineCheck, check, exit_code, report_lines
 from visrt.benchmarks.speed.engine_layers import counted_layers
 from visrt.benchmarks.speed.percentiles import by_stage, percentiles
-from visrt.runtime.backends import BACKENDS
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.engines.backends import BACKENDS
 from visrt.runtime.errors import EngineError
 
 INT8 = ROOT / "bundles" / "default-int8"

@@ -13,9 +13,9 @@ from annotated_sets import SIZE, box_rle, moving_box
 
 pytest.importorskip("trackeval", reason="trackeval is not installed: pip install '.[eval]'")
 
-from visrt.benchmarks.hota import THRESHOLDS, TrackingFigures, figures_of, tracking_counts
+from visrt.benchmarks.accuracy.hota import THRESHOLDS, TrackingFigures, figures_of, tracking_counts
 from visrt.runtime.results import TrackedObject
-from visrt.training.annotations import AnnotatedVideo, Track
+from visrt.training.data.annotations import AnnotatedVideo, Track
 
 FRAMES = 4
 Frames = list[list[TrackedObject]]

@@ -12,9 +12,9 @@ from annotated_sets import SIZE, box_rle, moving_box
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from visrt.benchmarks.identity import follow, mask_iou, matched_pairs, total
+from visrt.benchmarks.accuracy.identity import follow, mask_iou, matched_pairs, total
 from visrt.runtime.results import TrackedObject
-from visrt.training.annotations import AnnotatedVideo, Track
+from visrt.training.data.annotations import AnnotatedVideo, Track
 
 FRAMES = 4
 

@@ -10,14 +10,14 @@ import pytest
 from annotated_sets import set_values, write_set
 from fakes import ColourEngine, MasksEngine, fake_manifest
 
+from visrt.benchmarks.accuracy.evaluate import evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import RecordingEngine, ReplayEngine, feeds_key, record_outputs
-from visrt.benchmarks.evaluate import evaluate_session
 from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.errors import DataError, EngineError, NumericalError
-from visrt.runtime.manifest import Manifest
 from visrt.runtime.session import Session
-from visrt.training.annotations import AnnotatedSet
-from visrt.training.set_formats import load_annotations
+from visrt.training.data.annotations import AnnotatedSet
+from visrt.training.data.set_formats import load_annotations
 
 FRAMES = 4
 

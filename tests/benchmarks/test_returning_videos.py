@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from tiny_sets import coco_values, write_coco, write_cutouts
 
-from visrt.benchmarks.returning_videos import MOTIONS, crowded, gaps_of, returning_clips
-from visrt.training.clips import Clip, ClipSettings
-from visrt.training.sources import SourceSettings, load_pool
+from visrt.benchmarks.datasets.returning_videos import MOTIONS, crowded, gaps_of, returning_clips
+from visrt.training.data.clips import Clip, ClipSettings
+from visrt.training.data.sources import SourceSettings, load_pool
 
 
 def clip_of(visible: list[list[int]]) -> Clip:

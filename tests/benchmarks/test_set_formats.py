@@ -15,13 +15,13 @@ from annotated_sets import SIZE, box_rle, moving_box, set_values, write_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visrt.benchmarks import set_writer
-from visrt.benchmarks.set_writer import Pictures
+from visrt.benchmarks.datasets import set_writer
+from visrt.benchmarks.datasets.set_writer import Pictures
 from visrt.runtime.errors import DataError, UsageError, VisrtError
 from visrt.runtime.masks import decode
-from visrt.training.annotations import AnnotatedSet, Track
-from visrt.training.set_formats import READERS, SetPlaces, load_annotations, read_set
-from visrt.training.sources import PoolSettings, SourceSettings, load_pool
+from visrt.training.data.annotations import AnnotatedSet, Track
+from visrt.training.data.set_formats import READERS, SetPlaces, load_annotations, read_set
+from visrt.training.data.sources import PoolSettings, SourceSettings, load_pool
 
 Edit = Callable[[Path], object]
 

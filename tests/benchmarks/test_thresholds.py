@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from bundles import write_bundle
 
-from visrt.benchmarks.identity import IdentityCounts
-from visrt.benchmarks.thresholds import FLOORS, THRESHOLDS, Criterion, fit, floors_of, write_fitted
+from visrt.benchmarks.accuracy.identity import IdentityCounts
+from visrt.benchmarks.accuracy.thresholds import FLOORS, THRESHOLDS, Criterion, fit, floors_of, write_fitted
 from visrt.calibration.bundle import write_calibrated
-from visrt.runtime.bundle import MANIFEST, open_bundle
+from visrt.runtime.bundles.bundle import MANIFEST, open_bundle
 from visrt.runtime.errors import BundleError, DataError, UsageError
-from visrt.runtime.minvis import MinVisSettings
+from visrt.runtime.methods.minvis import MinVisSettings
 
 VALUES = {"birth_score": (0.1, 0.3, 0.5, 0.7, 0.9), "keep_score": (0.1, 0.3, 0.5), "revive_similarity": (0.0, 0.5)}
 START = {"birth_score": 0.9, "keep_score": 0.5, "revive_similarity": 0.5}

@@ -13,12 +13,12 @@ from annotated_sets import moving_box, set_values, write_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visrt.benchmarks.evaluate import evaluate_results
-from visrt.benchmarks.results_file import load_results
-from visrt.benchmarks.scores import Scores, score
+from visrt.benchmarks.accuracy.evaluate import evaluate_results
+from visrt.benchmarks.accuracy.results_file import load_results
+from visrt.benchmarks.accuracy.scores import Scores, score
 from visrt.runtime.errors import DataError
-from visrt.training.annotations import AnnotatedSet, Track, load_class_map
-from visrt.training.set_formats import load_annotations
+from visrt.training.data.annotations import AnnotatedSet, Track, load_class_map
+from visrt.training.data.set_formats import load_annotations
 
 
 def test_a_set_is_read_with_its_own_classes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from visrt.runtime.masks import run_lengths
-from visrt.training.annotations import Track
+from visrt.training.data.annotations import Track
 
 CLASSES = ("dog", "car")
 QUIET = {"PRINT_CONFIG": False}

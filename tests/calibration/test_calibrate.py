@@ -20,9 +20,9 @@ from visrt.calibration.calibrate import INT8_FLOORS, Calibration, calibrate_bund
 from visrt.calibration.layers import layers_of
 from visrt.commands.calibrate import floors_from
 from visrt.export.workplace import Existing
-from visrt.runtime.agreement import Floors
-from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.errors import OutputError, ParityError, UsageError
+from visrt.runtime.parity.agreement import Floors
 from visrt.runtime.session import Session
 
 SIZE = (64, 96)

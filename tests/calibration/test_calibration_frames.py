@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from written_clips import write_clip
 
 from visrt.calibration.frames import FrameChoice, choose_frames, farthest_first, read_frames
+from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import DataError, UsageError
-from visrt.runtime.manifest import InputSpec
 
 INPUT = InputSpec(height=64, width=96)
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))

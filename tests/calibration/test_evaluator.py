@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from visrt.calibration.evaluator import Degradation, agreement_of_clips
-from visrt.runtime.agreement import FrameAnswer, packed_masks
-from visrt.runtime.queries import Queries
+from visrt.runtime.methods.queries import Queries
+from visrt.runtime.parity.agreement import FrameAnswer, packed_masks
 
 SURE, NONE = (9.0, 0.0), (0.0, 9.0)
 

@@ -14,8 +14,8 @@ from tiny_networks import HEIGHT, WIDTH, network, some_frames, spec
 from visrt.calibration.layers import Layer, layers_of, precision_by_node
 from visrt.calibration.quantise import quantised, weight_to_int8
 from visrt.calibration.ranges import ranges_of
-from visrt.runtime.build import BuildRequest, build_engine
-from visrt.runtime.tensorrt_library import load_tensorrt
+from visrt.runtime.engines.trt.build import BuildRequest, build_engine
+from visrt.runtime.engines.trt.library import load_tensorrt
 
 DTYPES = ("float32", "float16")
 

@@ -15,8 +15,8 @@ from visrt.calibration.evaluator import Degradation
 from visrt.calibration.layers import Layer, layers_of
 from visrt.calibration.ranges import ranges_of
 from visrt.calibration.ranking import RankedLayer, Trial, rank_layers, select_layers
-from visrt.runtime.agreement import Agreement, Floors
 from visrt.runtime.errors import ParityError
+from visrt.runtime.parity.agreement import Agreement, Floors
 
 FLOORS = Floors(iou_mean=0.9, top_class=0.0, assignment=0.0)
 MODEL = onnx.ModelProto()

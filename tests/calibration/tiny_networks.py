@@ -9,8 +9,8 @@ import onnx
 from fakes import graph_spec
 from onnx import TensorProto, helper, numpy_helper
 
-from visrt.runtime.clip_frames import Frames
-from visrt.runtime.manifest import GraphSpec
+from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.parity.frames import Frames
 
 HEIGHT, WIDTH = 16, 24
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}

@@ -11,14 +11,14 @@ from bundles import write_bundle
 from tiny_sets import coco_values, video_values, write_coco, write_video
 from typer.testing import CliRunner, Result
 
-from visrt.benchmarks.fit_thresholds import ThresholdFit, fit_thresholds
-from visrt.benchmarks.thresholds import Criterion
+from visrt.benchmarks.accuracy.fit_thresholds import ThresholdFit, fit_thresholds
+from visrt.benchmarks.accuracy.thresholds import Criterion
 from visrt.cli import app
 from visrt.commands.calibrate import prices_from
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import UsageError
-from visrt.runtime.image_folder import read_image
 from visrt.runtime.session import Session
+from visrt.runtime.sources.image_folder import read_image
 
 MAP: dict[str, str | None] = {"car": "person", "dog": None, "chair": None}
 TOO_HIGH = {"birth_score": 1.0, "keep_score": 1.0}

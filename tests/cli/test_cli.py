@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from visrt import cli
 from visrt.cli import VERBS, Verb, app
-from visrt.runtime.backends import BACKENDS
+from visrt.runtime.engines.backends import BACKENDS
 from visrt.runtime.errors import BundleError, OutputError, SourceError, UsageError
 
 HEAVY = {"cv2", "numpy", "scipy", "PIL", "av", "torch", "onnx", "onnxruntime", "pydantic", "pycocotools", "matplotlib"}

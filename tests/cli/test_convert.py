@@ -16,13 +16,13 @@ from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
 from visrt.cli import app
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.genvis import GENVIS
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
-from visrt.models.genvis_checkpoints import GENVIS
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.models.resnet import ResNetSettings
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundles.bundle import open_bundle
 
 TINY: dict[str, Any] = {
     "queries": 6,

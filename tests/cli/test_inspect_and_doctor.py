@@ -13,8 +13,8 @@ from bundles import write_bundle
 from typer.testing import CliRunner
 
 from visrt.cli import app
-from visrt.runtime import diagnostics
-from visrt.runtime.diagnostics import Finding, clashes
+from visrt.runtime.engines import diagnostics
+from visrt.runtime.engines.diagnostics import Finding, clashes
 
 runner = CliRunner()
 

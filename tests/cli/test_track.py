@@ -22,9 +22,9 @@ from written_clips import red_square, write_clip
 
 from visrt.cli import app
 from visrt.commands.track_run import worst
-from visrt.runtime.journal import read_journal
 from visrt.runtime.masks import decode
-from visrt.runtime.video import read_video
+from visrt.runtime.sinks.journal import read_journal
+from visrt.runtime.sources.video import read_video
 
 FILES = {"overlay.mp4", "results.jsonl", "results.json", "summary.json"}
 

@@ -10,7 +10,7 @@ import torch
 from networks import CLASSES, HEIGHT, PUBLISHED_KIND, WIDTH
 
 from visrt.export.bundle import Export, ExportReport, export_bundle
-from visrt.models.checkpoints import save_checkpoint
+from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
 
 __all__ = ["LENGTHS", "SETTINGS", "exported_genvis", "wanted_genvis"]

@@ -10,7 +10,7 @@ import torch
 from networks import CLASSES, HEIGHT, WIDTH
 
 from visrt.export.bundle import Export, ExportReport, export_bundle
-from visrt.models.checkpoints import save_checkpoint
+from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.inspro import InsPro, InsProSettings
 from visrt.models.interaction import InteractionStage
 from visrt.models.resnet import ResNetSettings

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from visrt.export.bundle import Export, ExportReport, export_bundle
-from visrt.models.checkpoints import save_checkpoint
+from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings

@@ -15,11 +15,11 @@ from written_clips import write_clip
 from visrt.benchmarks.speed.baselines import BASELINES, Baseline, baseline_of
 from visrt.benchmarks.speed.candidates import BundleCandidate
 from visrt.benchmarks.video_level.rules import official_result
-from visrt.runtime.bundle import open_bundle
+from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.masks import decode
 from visrt.runtime.session import Session
-from visrt.runtime.video import read_video
+from visrt.runtime.sources.video import read_video
 
 FRAMES = 5
 

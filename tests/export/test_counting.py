@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from visrt.export.counting import count
 from visrt.export.graphs import FrameGraph
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.mask2former import NetworkSettings
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.errors import ParityError
 
 DYNAMIC = "batch"

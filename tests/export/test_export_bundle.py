@@ -23,12 +23,12 @@ import visrt.export.per_frame
 from visrt.cli import app
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.mask2former import NetworkSettings
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.ctvis import CtVisSettings
+from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import CheckpointError, OutputError, ParityError, SettingsError, UsageError
-from visrt.runtime.minvis import MinVisSettings
-from visrt.runtime.parity import TensorParity
-from visrt.runtime.reference import ROLES
+from visrt.runtime.methods.ctvis import CtVisSettings
+from visrt.runtime.methods.minvis import MinVisSettings
+from visrt.runtime.parity.reference import ROLES
+from visrt.runtime.parity.tolerances import TensorParity
 from visrt.runtime.session import Session
 
 BATCHES = (1, 3)
@@ -248,8 +248,8 @@ def test_a_published_checkpoint_without_class_names_asks_for_them(tmp_path: Path
 
 @pytest.mark.parametrize("settings", [PUBLISHED_KIND, LIGHT], ids=["published_kind", "light"])
 def test_weights_that_are_not_numbers_are_refused(settings: NetworkSettings, tmp_path: Path) -> None:
-    from visrt.models.checkpoints import load_checkpoint, save_checkpoint
-    from visrt.models.mask2former_checkpoints import MASK2FORMER
+    from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+    from visrt.models.checkpoints.mask2former import MASK2FORMER
 
     path = saved(settings, tmp_path / "model.safetensors")
     network = load_checkpoint(path, MASK2FORMER).network()

@@ -18,18 +18,18 @@ from visrt.calibration.layers import layers_of
 from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.export.reference import reference_from_checkpoint
-from visrt.models.checkpoints import load_checkpoint
-from visrt.models.genvis_checkpoints import GENVIS
-from visrt.runtime.agreement import Floors
-from visrt.runtime.backends import open_engines
-from visrt.runtime.build import build_engine, build_request
-from visrt.runtime.bundle import initial_states, open_bundle
-from visrt.runtime.engine_options import EngineOptions
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.genvis import GENVIS
+from visrt.runtime.bundles.bundle import initial_states, open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.engines.trt.build import build_engine, build_request
+from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
 from visrt.runtime.errors import BundleError, CheckpointError, UsageError
-from visrt.runtime.judge import judge
+from visrt.runtime.parity.agreement import Floors
+from visrt.runtime.parity.check import judge
+from visrt.runtime.parity.verify import closing, verify
 from visrt.runtime.session import Session
-from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
-from visrt.runtime.verify import closing, verify
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_genvis_verify_judges_the_bundle_and_a_checkpoint_run_anew_agrees(report
     )
     assert anew.expected["frame_queries"].shape == (1, 10, 32)
     with closing(open_engines(open_bundle(report.folder), "cpu", EngineOptions(1))) as engines:
-        from visrt.runtime.judge import full_outputs_of
+        from visrt.runtime.parity.check import full_outputs_of
 
         assert judge(engines, anew, batches=(1,), outputs=full_outputs_of(open_bundle(report.folder))).passed
 

@@ -19,9 +19,9 @@ from visrt.benchmarks.video_level.ctvis import followed
 from visrt.benchmarks.video_level.rules import official_result
 from visrt.export.bundle import Export, export_bundle
 from visrt.export.graphs import FrameGraph, MasksGraph
-from visrt.runtime.ctvis import CtVis
-from visrt.runtime.engine import Engine
-from visrt.runtime.minvis import match_to_slots
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.methods.ctvis import CtVis
+from visrt.runtime.methods.minvis import match_to_slots
 from visrt.runtime.session import Session
 
 Opened = Callable[[Golden], Session]

@@ -23,13 +23,13 @@ from visrt.export.graphs import MasksGraph
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_masks_graph
 from visrt.models.genvis import GenVis
 from visrt.runtime.arrays import softmax
-from visrt.runtime.bundle_writer import file_spec
-from visrt.runtime.engine import Engine
-from visrt.runtime.genvis import BASE, clip_step, first_step
-from visrt.runtime.genvis import GenVis as GenVisFamily
-from visrt.runtime.manifest import InputSpec
+from visrt.runtime.bundles.manifest import InputSpec
+from visrt.runtime.bundles.writer import file_spec
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.ort import CpuEngine
+from visrt.runtime.methods.genvis import BASE, clip_step, first_step
+from visrt.runtime.methods.genvis import GenVis as GenVisFamily
 from visrt.runtime.network import ClipGraphs
-from visrt.runtime.ort import CpuEngine
 from visrt.runtime.session import Session
 
 SETS = pytest.mark.parametrize("golden", golden_sets("genvis", "video"), indirect=True)

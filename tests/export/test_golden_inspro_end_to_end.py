@@ -13,10 +13,10 @@ from golden_networks import inspro, inspro_run, key_every
 
 from visrt.benchmarks.video_level.rules import official_result
 from visrt.export.bundle import Export, export_bundle
-from visrt.models.checkpoints import save_checkpoint
-from visrt.runtime.inspro import first_step, frame_step
-from visrt.runtime.inspro_pairs import Pairs
-from visrt.runtime.method import FrameOutputs
+from visrt.models.checkpoints.checkpoint import save_checkpoint
+from visrt.runtime.methods.inspro import first_step, frame_step
+from visrt.runtime.methods.inspro_pairs import Pairs
+from visrt.runtime.methods.method import FrameOutputs
 from visrt.runtime.network import ClipGraphs
 from visrt.runtime.session import Session
 

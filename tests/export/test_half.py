@@ -17,10 +17,10 @@ from visrt.export.graphs import FrameGraph
 from visrt.export.half import FP16_MAX, folded, halved, islands_of, network_inputs
 from visrt.models.layers import FrozenBatchNorm2d
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.clip_frames import Frames
+from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.engines.trt.precision import node_precisions
 from visrt.runtime.errors import CheckpointError, UsageError
-from visrt.runtime.precision import node_precisions
+from visrt.runtime.parity.frames import Frames
 
 KINDS = pytest.mark.parametrize("settings", [PUBLISHED_KIND, LIGHT], ids=["published_kind", "light"])
 

@@ -13,14 +13,14 @@ from networks import HEIGHT, WIDTH
 
 from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
-from visrt.models.checkpoints import load_checkpoint
-from visrt.models.inspro_checkpoints import INSPRO
-from visrt.runtime.build import Profile, build_engine, build_request
-from visrt.runtime.bundle import initial_states, open_bundle
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.inspro import INSPRO
+from visrt.runtime.bundles.bundle import initial_states, open_bundle
+from visrt.runtime.engines.trt.build import Profile, build_engine, build_request
+from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
 from visrt.runtime.errors import CheckpointError
+from visrt.runtime.parity.verify import verify
 from visrt.runtime.session import Session
-from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
-from visrt.runtime.verify import verify
 
 BUILDS: list[tuple[str, Profile]] = [
     ("frame", {"batch": (1, 2, 4)}),

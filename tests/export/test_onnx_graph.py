@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from visrt.export.graphs import FrameGraph, MasksGraph
 from visrt.export.onnx_graph import OPSET, cleaned, onnx_from_frame_graph, onnx_from_masks_graph
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, FrameOutputs
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.errors import ParityError
 
 

@@ -14,9 +14,9 @@ from visrt.export.frames import synthetic_frames
 from visrt.export.graphs import FrameGraph
 from visrt.export.reference import NOISE_DRAWS, reference_of, reference_on
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, FrameOutputs, Mask2Former
-from visrt.runtime.clip_frames import Frames
 from visrt.runtime.errors import BundleError
-from visrt.runtime.reference import ROLES, Reference, reference_from_bytes
+from visrt.runtime.parity.frames import Frames
+from visrt.runtime.parity.reference import ROLES, Reference, reference_from_bytes
 
 HEIGHT, WIDTH = 32, 64
 LIMIT = 0.3

@@ -8,11 +8,11 @@ import pytest
 from networks import HEIGHT, LIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 
 from visrt.export.bundle import Export, export_bundle
-from visrt.runtime.build import BuiltEngine, Profile, build_engine, build_request
-from visrt.runtime.bundle import Bundle, open_bundle
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.trt.build import BuiltEngine, Profile, build_engine, build_request
+from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
 from visrt.runtime.errors import EngineError
-from visrt.runtime.manifest import GraphSpec
-from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
 
 # Smallest, usual and largest size of the graph's dynamic axis, and the GPUs that one engine is for.
 BUILDS: list[tuple[str, Profile, tuple[str, ...]]] = [

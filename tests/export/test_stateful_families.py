@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from stateful_families import KIND, KINDS, NetworkSettings, QueryNetwork, register
 
 from visrt.export.bundle import Export, export_bundle
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.runtime.arrays import Array, HostTensor, Tensor
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engine import Engine
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import BundleError
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
+from visrt.runtime.methods.registry import method_of
+from visrt.runtime.parity.verify import verify
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
-from visrt.runtime.registry import method_of
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
-from visrt.runtime.source import Image
-from visrt.runtime.verify import verify
+from visrt.runtime.sources.source import Image
 
 SIZE = (64, 96)
 CLASSES = ("person", "vehicle", "animal")

@@ -19,19 +19,19 @@ from written_clips import write_clip
 
 from visrt.cli import app
 from visrt.export.reference import reference_from_checkpoint
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
-from visrt.models.mask2former_checkpoints import MASK2FORMER
-from visrt.runtime.backends import BACKENDS
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.bundle_writer import file_spec
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
+from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.bundles.writer import file_spec
+from visrt.runtime.engines.backends import BACKENDS
 from visrt.runtime.errors import BundleError, CheckpointError, ParityError, UsageError
-from visrt.runtime.reference import ROLES, Reference
-from visrt.runtime.verify import stored_reference, verify
+from visrt.runtime.parity.reference import ROLES, Reference
+from visrt.runtime.parity.verify import stored_reference, verify
 
 TORCHLESS = """
 import sys
 sys.modules["torch"] = sys.modules["onnx"] = None
-from visrt.runtime.verify import verify
+from visrt.runtime.parity.verify import verify
 assert verify(sys.argv[1], threads=1).passed
 """
 

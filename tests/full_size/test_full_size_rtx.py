@@ -12,9 +12,9 @@ import pytest
 from visrt.benchmarks.experiments.large_graphs import FullSize, in_int8, network_graphs
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import NetworkSettings
-from visrt.runtime.build import BuiltEngine, Profile, build_engine, build_request
-from visrt.runtime.bundle import Bundle, open_bundle
-from visrt.runtime.tensorrt_library import TensorRt, load_tensorrt
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.trt.build import BuiltEngine, Profile, build_engine, build_request
+from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
 
 pytestmark = pytest.mark.full_size
 

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from visrt.models import checkpoints
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints import checkpoint as checkpoints
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER, load_weights
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.mask2former_checkpoints import MASK2FORMER, load_weights
 from visrt.models.resnet import ResNetSettings
 from visrt.models.swin import SwinSettings
 from visrt.runtime.errors import CheckpointError

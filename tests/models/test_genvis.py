@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.genvis import GENVIS
+from visrt.models.checkpoints.published import genvis, published
 from visrt.models.genvis import GenVis, GenVisNetworkSettings, read_memory
-from visrt.models.genvis_checkpoints import GENVIS
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.published import genvis, published
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.errors import CheckpointError
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from visrt.models.decoder import mask_logits
 from visrt.models.genvis import read_memory
-from visrt.runtime.genvis_memory import MemoryEntry, empty_memory, read, update_memory
+from visrt.runtime.methods.genvis_memory import MemoryEntry, empty_memory, read, update_memory
 
 SETS = pytest.mark.parametrize("golden", golden_sets("genvis", "video"), indirect=True)
 STAGES = ("res2", "res3", "res4", "res5")

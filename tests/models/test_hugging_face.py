@@ -15,14 +15,14 @@ from hugging_face_folders import CLASSES, hugging_face_model, save_folder, trans
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from visrt.models.architecture import settings_from_weights
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.architecture import settings_from_weights
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.fingerprint import checkpoint_sha256
+from visrt.models.checkpoints.hugging_face_keys import published_weights, unknown_keys
+from visrt.models.checkpoints.mask2former import MASK2FORMER
+from visrt.models.checkpoints.published import published
 from visrt.models.decoder import mask_logits
-from visrt.models.fingerprint import checkpoint_sha256
-from visrt.models.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former
-from visrt.models.mask2former_checkpoints import MASK2FORMER
-from visrt.models.published import published
 from visrt.runtime.errors import CheckpointError
 
 transformers = transformers_or_skip()

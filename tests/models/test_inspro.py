@@ -9,11 +9,11 @@ import pytest
 import torch
 from inspro_networks import CLASSES, SMALL, SMALL_LITE, small
 
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.condinst import dynamic_masks, parameter_count, placed
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, InsPro, InsProSettings, Pairs
-from visrt.models.inspro_checkpoints import INSPRO
 from visrt.models.interaction import moved_boxes
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import CheckpointError, UsageError

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from visrt.models.checkpoints.published import DATASET_CLASSES, PUBLISHED, ctvis, published
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.published import DATASET_CLASSES, PUBLISHED, ctvis, published
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference"
 

@@ -20,20 +20,20 @@ from fakes_genvis import genvis_session
 from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Array, Tensor
-from visrt.runtime.backends import open_engines
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.engine import Engine
-from visrt.runtime.engine_options import EngineOptions
+from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import EngineError, SourceError, UsageError
 from visrt.runtime.masks import decode
-from visrt.runtime.outcome import SourceOutcome
-from visrt.runtime.output import Sink
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
-from visrt.runtime.source import Image, VideoFrame
+from visrt.runtime.sinks.outcome import SourceOutcome
+from visrt.runtime.sinks.output import Sink
+from visrt.runtime.sources.source import Image, VideoFrame
+from visrt.runtime.sources.video import open_source, read_video
 from visrt.runtime.times import StageTimes
-from visrt.runtime.video import open_source, read_video
 
 Frame = NDArray[np.uint8]
 

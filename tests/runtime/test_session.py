@@ -15,11 +15,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from visrt.runtime.backends import threads_of_each
-from visrt.runtime.engine import Engine
+from visrt.runtime.engines.backends import threads_of_each
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
-from visrt.runtime.minvis import MinVis, MinVisSettings
-from visrt.runtime.queries import Queries
+from visrt.runtime.methods.minvis import MinVis, MinVisSettings
+from visrt.runtime.methods.queries import Queries
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
 

@@ -15,18 +15,18 @@ from fakes import ScriptedFrame, colour_session, scripted_session
 from written_clips import red_square, write_clip
 
 from visrt.runtime.arrays import Array, Tensor
-from visrt.runtime.engine import Engine
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import NumericalError, OutputError, SourceError
-from visrt.runtime.outcome import SourceOutcome
-from visrt.runtime.output import Sink
+from visrt.runtime.methods.queries import Queries
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
-from visrt.runtime.queries import Queries
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
-from visrt.runtime.source import Image, Source, VideoFrame
+from visrt.runtime.sinks.outcome import SourceOutcome
+from visrt.runtime.sinks.output import Sink
+from visrt.runtime.sources.source import Image, Source, VideoFrame
+from visrt.runtime.sources.video import open_source
 from visrt.runtime.threads import FrameReader, ResultWriter
 from visrt.runtime.times import StageTimes
-from visrt.runtime.video import open_source
 
 
 def never() -> bool:

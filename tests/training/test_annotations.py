@@ -14,9 +14,9 @@ from tiny_sets import HEIGHT, WIDTH, box_mask, coco_values, rle, video_values, w
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
-from visrt.training.annotations import NO_TARGET, AnnotatedSet, load_class_map, with_classes
-from visrt.training.frames import frames_of
-from visrt.training.set_formats import SetPlaces, read_set
+from visrt.training.data.annotations import NO_TARGET, AnnotatedSet, load_class_map, with_classes
+from visrt.training.data.frames import frames_of
+from visrt.training.data.set_formats import SetPlaces, read_set
 
 
 def coco(path: Path, images: Path, mapped: Mapping[str, str | None] | None = None) -> AnnotatedSet:
@@ -173,5 +173,5 @@ def test_a_class_map_of_several_sets_may_name_what_one_of_them_lacks(tmp_path: P
 
 def test_the_reader_loads_no_torch() -> None:
     """`visrt data` and `visrt eval` run where it is not installed."""
-    code = "import sys; import visrt.training.set_formats; sys.exit('torch' in sys.modules)"
+    code = "import sys; import visrt.training.data.set_formats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from visrt.training.bank import BankSettings, history, remember
+from visrt.training.losses.bank import BankSettings, history, remember
 
 RIGHT, UP, LEFT = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([-1.0, 0.0])
 DIAGONAL = torch.tensor([1.0, 1.0])

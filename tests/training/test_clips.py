@@ -25,12 +25,12 @@ from tiny_sets import (
 from torch.utils.data import DataLoader
 
 from visrt.runtime.errors import DataError, SettingsError
-from visrt.training.annotations import NO_TARGET
-from visrt.training.clips import Clip, ClipDataset, ClipSettings, collate
-from visrt.training.looks import LookSettings
-from visrt.training.motion import CameraSettings
-from visrt.training.pasting import PasteSettings
-from visrt.training.sources import SourceSettings, load_pool
+from visrt.training.data.annotations import NO_TARGET
+from visrt.training.data.clips import Clip, ClipDataset, ClipSettings, collate
+from visrt.training.data.looks import LookSettings
+from visrt.training.data.motion import CameraSettings
+from visrt.training.data.pasting import PasteSettings
+from visrt.training.data.sources import SourceSettings, load_pool
 
 STILL = CameraSettings(
     whole=1, zoom_change=0, slide=0, rotate=0, tremble_deg=0, stretch=0, letterbox=0, flip=0

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.settings import load_settings
-from visrt.training.bank import BankSettings
-from visrt.training.contrast import (
+from visrt.training.losses.bank import BankSettings
+from visrt.training.losses.contrast import (
     CONTRASTS,
     ContrastName,
     ContrastSettings,
@@ -23,8 +23,8 @@ from visrt.training.contrast import (
     contrastive_items,
     contrastive_losses,
 )
-from visrt.training.losses import LossSettings, association_losses
-from visrt.training.targets import Matches
+from visrt.training.losses.mask2former import LossSettings, association_losses
+from visrt.training.losses.targets import Matches
 
 LATEST = CONTRASTS["latest_positives"]
 MOMENTUM = CONTRASTS["momentum_positives"]

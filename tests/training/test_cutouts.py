@@ -10,9 +10,9 @@ from tiny_sets import BLUE, HEIGHT, RED, WIDTH, box_mask, picture, rle, write_cu
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle
-from visrt.training.cutouts import CutoutFile, cut, cutout_files, cuttable, read_cutout
-from visrt.training.frames import AnnotatedFrame, AnnotatedObject
-from visrt.training.pictures import Picture, halvings
+from visrt.training.data.cutouts import CutoutFile, cut, cutout_files, cuttable, read_cutout
+from visrt.training.data.frames import AnnotatedFrame, AnnotatedObject
+from visrt.training.data.pictures import Picture, halvings
 
 
 def scene(*boxes: tuple[int, int, int, int]) -> Picture:

@@ -7,8 +7,8 @@ import torch
 from golden import Golden, golden_sets
 from torch import Tensor
 
-from visrt.training.genvis_losses import class_loss, mask_losses, similarity_loss, wanted_classes
-from visrt.training.genvis_targets import (
+from visrt.training.losses.genvis import class_loss, mask_losses, similarity_loss, wanted_classes
+from visrt.training.losses.genvis_targets import (
     ClipTargets,
     Held,
     assigned_anew,
@@ -18,7 +18,7 @@ from visrt.training.genvis_targets import (
     nothing_held,
     video_targets,
 )
-from visrt.training.targets import FrameTargets, MatchSettings
+from visrt.training.losses.targets import FrameTargets, MatchSettings
 
 
 def cost_for(*pairs: tuple[int, int], slots: int = 4, objects: int = 3) -> Tensor:

@@ -13,25 +13,25 @@ import torch
 from tiny_sets import coco_values, write_coco
 from torch import Tensor
 
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.genvis import GENVIS
+from visrt.models.checkpoints.published import genvis, published
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.genvis import GenVis
-from visrt.models.genvis_checkpoints import GENVIS
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.published import genvis, published
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.batches import clip_loader, training_clips
-from visrt.training.clips import ClipSettings
-from visrt.training.genvis_losses import video_losses
+from visrt.training.data.clips import ClipSettings
+from visrt.training.data.sources import SourceSettings
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.genvis_start import start_from
 from visrt.training.genvis_video import TrainedVideo
 from visrt.training.loop import Run, train
-from visrt.training.losses import LossSettings
+from visrt.training.losses.genvis import video_losses
+from visrt.training.losses.mask2former import LossSettings
+from visrt.training.losses.targets import MatchSettings
 from visrt.training.settings import DataSettings, OptimSettings, TrainSettings, check_settings
-from visrt.training.sources import SourceSettings
-from visrt.training.targets import MatchSettings
 
 RECIPES = Path(__file__).parent.parent.parent / "training" / "recipes" / "genvis"
 CLASSES = ("car", "dog", "chair")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from visrt.models.interaction import StageOutputs
-from visrt.training.boxes import boxes_of_masks, pairwise_giou, pairwise_iou
-from visrt.training.inspro_losses import (
+from visrt.training.losses.boxes import boxes_of_masks, pairwise_giou, pairwise_iou
+from visrt.training.losses.inspro import (
     FramePrediction,
     InsProLossSettings,
     clip_losses,
@@ -22,8 +22,8 @@ from visrt.training.inspro_losses import (
     focal_loss,
     matches_of_clip,
 )
-from visrt.training.inspro_targets import BoxCosts, BoxTargets, consistent_matches, pairwise_costs
-from visrt.training.targets import Matches
+from visrt.training.losses.inspro_targets import BoxCosts, BoxTargets, consistent_matches, pairwise_costs
+from visrt.training.losses.targets import Matches
 
 SIZE = (64, 96)
 CLASSES, QUERIES = 3, 6

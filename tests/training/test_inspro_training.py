@@ -15,25 +15,25 @@ from tiny_sets import coco_values, write_coco
 from torch import Tensor, nn
 
 from visrt.export.inspro_graphs import HeadGraph
-from visrt.models.checkpoints import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.inspro import InsPro, InsProSettings
-from visrt.models.inspro_checkpoints import INSPRO
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.errors import CheckpointError, SettingsError
-from visrt.runtime.inspro_pairs import first_pairs, update_bank, update_pairs
-from visrt.training.clips import ClipSettings
+from visrt.runtime.methods.inspro_pairs import first_pairs, update_bank, update_pairs
+from visrt.training.data.clips import ClipSettings
+from visrt.training.data.motion import CameraSettings
+from visrt.training.data.sources import SourceSettings
 from visrt.training.inspro_clip import TrainedPairs
 from visrt.training.inspro_learner import InsProLearner
 from visrt.training.inspro_quality import stages_of_clip
 from visrt.training.inspro_settings import InsProTrainSettings, check_inspro_settings
 from visrt.training.inspro_start import first_network
 from visrt.training.loop import Run, train
-from visrt.training.motion import CameraSettings
 from visrt.training.run_settings import run_settings_from_file
 from visrt.training.settings import DataSettings, OptimSettings
-from visrt.training.sources import SourceSettings
 
 CLASSES = ("car", "dog", "chair")
 NETWORK = InsProSettings(

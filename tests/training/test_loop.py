@@ -11,19 +11,19 @@ import pytest
 import torch
 from tiny_sets import coco_values, write_coco
 
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.settings import settings_from_file
-from visrt.training.clips import ClipSettings
+from visrt.training.data.clips import ClipSettings
+from visrt.training.data.sources import SourceSettings
 from visrt.training.loop import Run, train
-from visrt.training.losses import LossSettings
+from visrt.training.losses.mask2former import LossSettings
+from visrt.training.losses.targets import MatchSettings
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.settings import DataSettings, OptimSettings, TrainSettings
-from visrt.training.sources import SourceSettings
-from visrt.training.targets import MatchSettings
 
 
 def tiny_settings(folder: Path, **optim: Any) -> TrainSettings:

@@ -4,9 +4,16 @@ import pytest
 import torch
 
 from visrt.models.decoder import LayerPrediction
-from visrt.training.losses import LossSettings, association_losses, frame_losses, identity_loss
-from visrt.training.points import at_points, random_points, uncertain_points
-from visrt.training.targets import FrameTargets, Matches, MatchSettings, match_layers, pairwise_bce, pairwise_dice
+from visrt.training.losses.mask2former import LossSettings, association_losses, frame_losses, identity_loss
+from visrt.training.losses.points import at_points, random_points, uncertain_points
+from visrt.training.losses.targets import (
+    FrameTargets,
+    Matches,
+    MatchSettings,
+    match_layers,
+    pairwise_bce,
+    pairwise_dice,
+)
 
 SETTINGS = LossSettings(points=64, match=MatchSettings(points=256))
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visrt.training.looks import LookSettings, colour_change, wear
-from visrt.training.motion import CameraSettings, camera_path, clip_times
-from visrt.training.pictures import halvings
-from visrt.training.warp import warp_cutout, warp_picture
+from visrt.training.data.looks import LookSettings, colour_change, wear
+from visrt.training.data.motion import CameraSettings, camera_path, clip_times
+from visrt.training.data.pictures import halvings
+from visrt.training.data.warp import warp_cutout, warp_picture
 
 
 @pytest.mark.parametrize("seed", range(20))

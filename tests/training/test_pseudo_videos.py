@@ -8,11 +8,11 @@ from tiny_sets import coco_values, write_coco, write_cutouts
 
 from visrt.runtime.errors import OutputError
 from visrt.runtime.masks import decode
-from visrt.training.clips import ClipSettings, make_clip
-from visrt.training.frames import frames_of
-from visrt.training.pseudo_videos import write_pseudo_videos
-from visrt.training.set_formats import load_annotations
-from visrt.training.sources import SourceSettings, load_pool
+from visrt.training.data.clips import ClipSettings, make_clip
+from visrt.training.data.frames import frames_of
+from visrt.training.data.pseudo_videos import write_pseudo_videos
+from visrt.training.data.set_formats import load_annotations
+from visrt.training.data.sources import SourceSettings, load_pool
 
 
 def sources(folder: Path) -> list[SourceSettings]:

@@ -10,7 +10,7 @@ import pytest
 from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.settings import settings_from_file
-from visrt.training.cutouts import DISTRACTOR
+from visrt.training.data.cutouts import DISTRACTOR
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.loop import learner_of
 from visrt.training.run_settings import run_settings_from_file

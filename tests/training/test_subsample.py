@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tiny_sets import video_values, write_video
 
 from visrt.runtime.errors import SettingsError
-from visrt.training.clips import ClipDataset, ClipSettings
-from visrt.training.frames import frames_of, labelled_frames, subsampled
-from visrt.training.looks import LookSettings
-from visrt.training.motion import CameraSettings
-from visrt.training.pasting import PasteSettings
-from visrt.training.set_formats import load_annotations
-from visrt.training.sources import SourceSettings, load_pool
+from visrt.training.data.clips import ClipDataset, ClipSettings
+from visrt.training.data.frames import frames_of, labelled_frames, subsampled
+from visrt.training.data.looks import LookSettings
+from visrt.training.data.motion import CameraSettings
+from visrt.training.data.pasting import PasteSettings
+from visrt.training.data.set_formats import load_annotations
+from visrt.training.data.sources import SourceSettings, load_pool
 
 
 def test_the_published_fractions_choose_the_published_frames() -> None:

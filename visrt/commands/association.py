@@ -8,7 +8,7 @@ from typing import Any
 
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.json_file import read_json_object
-from visrt.runtime.presets import PRESETS
+from visrt.runtime.methods.presets import PRESETS
 
 __all__ = ["PRESET_HELP", "Association", "association_in"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visrt.runtime.backends import BACKENDS
+from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
     from visrt.benchmarks.speed.bench import BenchReport
@@ -50,8 +50,8 @@ def bench(
     Latency and FPS include everything from the decoder to the results on disk.
     """
     from visrt.benchmarks.speed.bench import BenchSettings, bench, report_lines
-    from visrt.runtime.bundle import open_bundle
-    from visrt.runtime.output import write_atomically
+    from visrt.runtime.bundles.bundle import open_bundle
+    from visrt.runtime.sinks.output import write_atomically
 
     settings = BenchSettings(
         clip=clip,

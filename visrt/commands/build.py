@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visrt.runtime.tensorrt_library import FLAVOURS
+from visrt.runtime.engines.trt.library import FLAVOURS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from visrt.runtime.build_progress import Progress
-    from visrt.runtime.bundle_build import EngineReport
-    from visrt.runtime.tensorrt_library import Flavour
+    from visrt.runtime.engines.trt.build_progress import Progress
+    from visrt.runtime.engines.trt.bundle_build import EngineReport
+    from visrt.runtime.engines.trt.library import Flavour
 
 __all__ = ["build", "flavour_named"]
 
@@ -36,10 +36,10 @@ def build(
 ) -> None:
     """Build an engine for each graph of a bundle and keep it in the engine cache; leave with 5 if one cannot be."""
     from visrt.console import report_console, say
-    from visrt.runtime.bundle import open_bundle
-    from visrt.runtime.bundle_build import BuildPlan, build_bundle
-    from visrt.runtime.engine_cache import EngineCache
-    from visrt.runtime.tensorrt_library import load_tensorrt
+    from visrt.runtime.bundles.bundle import open_bundle
+    from visrt.runtime.engines.trt.bundle_build import BuildPlan, build_bundle
+    from visrt.runtime.engines.trt.engine_cache import EngineCache
+    from visrt.runtime.engines.trt.library import load_tensorrt
 
     flavour = flavour_named(engine)
     plan = BuildPlan(batch, tuple(target or ()), device)
@@ -85,7 +85,7 @@ def _logged(path: Path | None, settings: Mapping[str, Any], reports: Sequence[En
 
 def _write_log(path: Path, log: Mapping[str, Any]) -> None:
     from visrt.runtime.machine import machine_and_packages
-    from visrt.runtime.output import write_atomically
+    from visrt.runtime.sinks.output import write_atomically
 
     whole = {"machine": machine_and_packages(), **log}
     write_atomically(path, [json.dumps(whole, indent=1).encode(), b"\n"])

@@ -12,13 +12,13 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from visrt.benchmarks.thresholds import Criterion, Fit
-    from visrt.benchmarks.thresholds import Trial as ThresholdTrial
+    from visrt.benchmarks.accuracy.thresholds import Criterion, Fit
+    from visrt.benchmarks.accuracy.thresholds import Trial as ThresholdTrial
     from visrt.calibration.ranges import Hazard
     from visrt.calibration.ranking import Trial
     from visrt.calibration.report import CalibrationReport
     from visrt.export.workplace import Existing
-    from visrt.runtime.agreement import Floors
+    from visrt.runtime.parity.agreement import Floors
 
 __all__ = ["calibrate", "floors_from", "prices_from"]
 
@@ -100,8 +100,8 @@ def _fit_thresholds(
 ) -> None:
     from rich.console import Console
 
-    from visrt.benchmarks.fit_thresholds import ThresholdFit, fit_thresholds
-    from visrt.benchmarks.thresholds import Criterion
+    from visrt.benchmarks.accuracy.fit_thresholds import ThresholdFit, fit_thresholds
+    from visrt.benchmarks.accuracy.thresholds import Criterion
     from visrt.console import report_console
     from visrt.runtime.errors import UsageError
 
@@ -209,8 +209,8 @@ def trials_table(trials: Sequence[Trial], floors: Floors) -> Table:
     table = Table("layers in INT8", "IoU mean", "IoU least", "top class", "assignment", "", title=title)
     for trial in sorted(trials, key=lambda trial: trial.layers):
         a = trial.agreement
-        figures = [f"{value:.4f}" for value in (a.iou_mean, a.iou_min, a.top_class, a.assignment)]
-        table.add_row(str(trial.layers), *figures, "[red]misses a floor[/]" if trial.missed else "[green]holds[/]")
+        reached = [f"{value:.4f}" for value in (a.iou_mean, a.iou_min, a.top_class, a.assignment)]
+        table.add_row(str(trial.layers), *reached, "[red]misses a floor[/]" if trial.missed else "[green]holds[/]")
     table.add_section()
     figures = (floors.iou_mean, floors.iou_min, floors.top_class, floors.assignment)
     table.add_row("floors", *(f"{value:.4f}" for value in figures), "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from visrt.models.conversion import Converted
+    from visrt.models.checkpoints.conversion import Converted
 
 __all__ = ["convert"]
 
@@ -47,7 +47,7 @@ def convert(
     """
     from visrt.commands.names import class_names
     from visrt.console import report_console
-    from visrt.models.conversion import convert_checkpoint
+    from visrt.models.checkpoints.conversion import convert_checkpoint
     from visrt.runtime.errors import OutputError
 
     if out.exists() and not (overwrite and out.is_file()):

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from visrt.benchmarks.set_check import SetSurvey
-    from visrt.training.set_formats import ReadSet
+    from visrt.benchmarks.datasets.set_check import SetSurvey
+    from visrt.training.data.set_formats import ReadSet
 
 __all__ = ["check", "convert", "data", "draw"]
 
@@ -63,9 +63,9 @@ def check(
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
     """Read a set strictly, count what it holds and name what looks wrong. Faults end with exit code 2."""
-    from visrt.benchmarks.set_check import decoded_size, refuse_faults, survey
+    from visrt.benchmarks.datasets.set_check import decoded_size, refuse_faults, survey
     from visrt.console import report_console, say
-    from visrt.training.picture_size import size_of
+    from visrt.training.data.picture_size import size_of
 
     read = _read(folder, format, annotations, images, names)
     found = survey(read.annotated, decoded_size if pictures is Look.decode else size_of)
@@ -88,10 +88,10 @@ def convert(
     pictures: Annotated[Placing, typer.Option(help="Copy the pictures, or link to them.")] = Placing.copy,
 ) -> None:
     """Write a set in another format, by default the one that `visrt eval` and `visrt train` read; tell what is lost."""
+    from visrt.benchmarks.datasets.set_writer import Pictures, write_set
     from visrt.benchmarks.new_folder import new_folder
-    from visrt.benchmarks.set_writer import Pictures, write_set
     from visrt.console import report_console, say
-    from visrt.training.set_formats import SetPlaces, read_set
+    from visrt.training.data.set_formats import SetPlaces, read_set
 
     read = _read(folder, format, annotations, images, names)
     new_folder(out, "--out")
@@ -115,8 +115,7 @@ def draw(
     seed: Annotated[int, typer.Option(min=0, help="Another number, another sample.")] = 0,
 ) -> None:
     """Draw a sample of a set with its masks, ids and classes as one contact sheet."""
-    from visrt.benchmarks.accuracy.contact_sheet import write_sheet
-    from visrt.benchmarks.set_sheet import sample_sheet
+    from visrt.benchmarks.accuracy.contact_sheet import sample_sheet, write_sheet
     from visrt.console import report_console
 
     read = _read(folder, format, annotations, images, names)
@@ -130,7 +129,7 @@ def _read(
 ) -> ReadSet:
     """The set; what was left out of it is reported on stderr."""
     from visrt.console import say
-    from visrt.training.set_formats import SetPlaces, read_set
+    from visrt.training.data.set_formats import SetPlaces, read_set
 
     read = read_set(SetPlaces(folder, annotations, images, names), format.value if format else None)
     for remark in read.annotated.remarks:

@@ -14,7 +14,7 @@ def doctor() -> None:
     from rich.table import Table
 
     from visrt.console import report_console
-    from visrt.runtime.diagnostics import examine
+    from visrt.runtime.engines.diagnostics import examine
 
     findings = examine()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

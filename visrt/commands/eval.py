@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visrt.commands.association import PRESET_HELP, association_in
-from visrt.runtime.backends import BACKENDS
+from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
-    from visrt.benchmarks.scores import BundleRun, Measured
-    from visrt.training.annotations import ClassMap
+    from visrt.benchmarks.accuracy.scores import BundleRun, Measured
+    from visrt.training.data.annotations import ClassMap
 
 __all__ = ["evaluate"]
 
@@ -67,10 +67,10 @@ def evaluate(
     Of causal output a track's label is the one with the largest sum of scores, its score the mean over its frames.
     Where not every object is annotated, recall and id switches mean something, AP and false positives do not.
     """
+    from visrt.benchmarks.accuracy.scores import BundleRun, evaluate_results_file
     from visrt.benchmarks.new_folder import new_folder
-    from visrt.benchmarks.scores import BundleRun, evaluate_results_file
     from visrt.runtime.errors import UsageError
-    from visrt.training.annotations import load_class_map
+    from visrt.training.data.annotations import load_class_map
 
     if (bundle is None) == (results is None):
         raise UsageError("give either --bundle to run or --results to measure, and not both")
@@ -98,7 +98,7 @@ def _of_bundle(bundle: Path, data: Path, class_map: ClassMap | None, run: Bundle
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from visrt.benchmarks.scores import evaluate
+    from visrt.benchmarks.accuracy.scores import evaluate
 
     console = Console(stderr=True)
     tasks: dict[str, TaskID] = {}

@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from visrt.benchmarks.ap import Figures
-    from visrt.benchmarks.hota import TrackingFigures
-    from visrt.benchmarks.identity import IdentityCounts
-    from visrt.benchmarks.scores import Scores
-    from visrt.training.annotations import AnnotatedSet
+    from visrt.benchmarks.accuracy.ap import Figures
+    from visrt.benchmarks.accuracy.hota import TrackingFigures
+    from visrt.benchmarks.accuracy.identity import IdentityCounts
+    from visrt.benchmarks.accuracy.scores import Scores
+    from visrt.training.data.annotations import AnnotatedSet
 
 __all__ = ["PARTIAL_NOTE", "eval_tables"]
 

@@ -10,14 +10,14 @@ import typer
 
 from visrt.commands.association import association_in
 from visrt.commands.build import build, flavour_named
-from visrt.runtime.registry import METHODS
-from visrt.runtime.tensorrt_library import FLAVOURS
+from visrt.runtime.engines.trt.library import FLAVOURS
+from visrt.runtime.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from visrt.export.bundle import ExportReport
-    from visrt.runtime.judge import ParityReport
+    from visrt.runtime.parity.check import ParityReport
 
 __all__ = ["Precision", "export"]
 
@@ -134,8 +134,8 @@ def export(
 
 def _check_engine(engine: str | None, target: list[str] | None) -> None:
     """Refuses before the long work an engine that could not be built after it."""
+    from visrt.runtime.engines.trt.library import load_tensorrt
     from visrt.runtime.errors import UsageError
-    from visrt.runtime.tensorrt_library import load_tensorrt
 
     if engine is not None:
         load_tensorrt(flavour_named(engine))

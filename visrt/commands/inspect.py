@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visrt.runtime.tensorrt_library import FLAVOURS
+from visrt.runtime.engines.trt.library import FLAVOURS
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from visrt.runtime.bundle import Bundle
-    from visrt.runtime.engine_cache import EngineCache, KeptEngine
-    from visrt.runtime.manifest import GraphSpec, Manifest, TensorSpec
+    from visrt.runtime.bundles.bundle import Bundle
+    from visrt.runtime.bundles.manifest import GraphSpec, Manifest, TensorSpec
+    from visrt.runtime.engines.trt.engine_cache import EngineCache, KeptEngine
 
 __all__ = ["inspect"]
 
@@ -42,9 +42,9 @@ def inspect(
 ) -> None:
     """Check a bundle's files against its manifest and show what it holds, what it costs and its engines."""
     from visrt.console import report_console
-    from visrt.runtime.bundle import open_bundle
-    from visrt.runtime.engine_cache import EngineCache
-    from visrt.runtime.precision import node_precisions
+    from visrt.runtime.bundles.bundle import open_bundle
+    from visrt.runtime.engines.trt.engine_cache import EngineCache
+    from visrt.runtime.engines.trt.precision import node_precisions
 
     flavours = _flavours(engine)
     opened = open_bundle(bundle)
@@ -68,7 +68,7 @@ def inspect(
 
 def _probe(bundle: Bundle) -> None:
     from visrt.console import say
-    from visrt.runtime.probe import probe
+    from visrt.runtime.engines.probe import probe
 
     probe(bundle)
     say(f"{', '.join(bundle.manifest.graphs)}: loaded and run once in a separate process")
@@ -150,8 +150,8 @@ def _moved(manifest: Manifest, masks: int) -> Table:
     """
     from rich.table import Table
 
-    from visrt.runtime.dynamic_axes import MASKS
-    from visrt.runtime.trt_slot import bytes_of
+    from visrt.runtime.bundles.dynamic_axes import MASKS
+    from visrt.runtime.engines.trt.slot import bytes_of
 
     sizes = defaultdict(lambda: 1, {MASKS: masks})
     title = f"bytes a frame moves on a GPU, with {masks} masks kept"

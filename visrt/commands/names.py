@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visrt.models.published import DATASET_CLASSES
+from visrt.models.checkpoints.published import DATASET_CLASSES
 from visrt.runtime.errors import SettingsError, UsageError
 from visrt.runtime.json_file import read_json, read_json_object
 

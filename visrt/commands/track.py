@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visrt.commands.association import PRESET_HELP, association_in
-from visrt.runtime.backends import BACKENDS
+from visrt.runtime.engines.backends import BACKENDS
 
 __all__ = ["track"]
 
@@ -83,8 +83,8 @@ def track(
     summary.json. Ctrl-C finishes the frame and writes everything; a second one ends at once.
     """
     from visrt.commands.track_run import TrackOptions, track_all
-    from visrt.runtime.overlay_video import VideoCoding
-    from visrt.runtime.source import VideoSettings
+    from visrt.runtime.sinks.overlay_video import VideoCoding
+    from visrt.runtime.sources.source import VideoSettings
 
     options = TrackOptions(
         bundle=bundle,

@@ -10,18 +10,18 @@ from rich.table import Table
 
 from visrt.commands.track_plan import Plan, TrackOptions
 from visrt.console import report_console, say
+from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.errors import VisrtError
-from visrt.runtime.journal import Journal
 from visrt.runtime.machine import machine_of_run
-from visrt.runtime.manifest import Manifest
-from visrt.runtime.method import TrackingMethod
-from visrt.runtime.outcome import SourceOutcome
-from visrt.runtime.output import JOURNAL, OVERLAY, RESULTS, SUMMARY, Sink, prepare_folder
-from visrt.runtime.overlay_video import OverlayVideo
-from visrt.runtime.source import Source
-from visrt.runtime.summary import summary_of, write_summary
-from visrt.runtime.video import open_source
-from visrt.runtime.youtube_vis import write_youtube_vis
+from visrt.runtime.methods.method import TrackingMethod
+from visrt.runtime.sinks.journal import Journal
+from visrt.runtime.sinks.outcome import SourceOutcome
+from visrt.runtime.sinks.output import JOURNAL, OVERLAY, RESULTS, SUMMARY, Sink, prepare_folder
+from visrt.runtime.sinks.overlay_video import OverlayVideo
+from visrt.runtime.sinks.summary import summary_of, write_summary
+from visrt.runtime.sinks.youtube_vis import write_youtube_vis
+from visrt.runtime.sources.source import Source
+from visrt.runtime.sources.video import open_source
 
 __all__ = ["finished", "opened"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from visrt.commands.association import Association
 from visrt.console import say
 from visrt.runtime.errors import PARTIAL, VisrtError
-from visrt.runtime.output import Existing, refuse_taken
-from visrt.runtime.overlay_video import VideoCoding
-from visrt.runtime.source import VideoSettings
-from visrt.runtime.video import SourceSpec, find_sources
+from visrt.runtime.sinks.output import Existing, refuse_taken
+from visrt.runtime.sinks.overlay_video import VideoCoding
+from visrt.runtime.sources.source import VideoSettings
+from visrt.runtime.sources.video import SourceSpec, find_sources
 
 __all__ = ["Plan", "TrackOptions", "plan", "worst"]
 

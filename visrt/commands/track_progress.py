@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from visrt.runtime.results import FrameResult
-from visrt.runtime.source import SourceInfo
+from visrt.runtime.sources.source import SourceInfo
 
 __all__ = ["Advance", "BarFor", "bars"]
 

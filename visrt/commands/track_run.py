@@ -11,9 +11,9 @@ from visrt.commands.track_plan import Plan, TrackOptions, plan, worst
 from visrt.commands.track_progress import BarFor, bars
 from visrt.console import say
 from visrt.runtime.errors import VisrtError
-from visrt.runtime.outcome import SourceOutcome
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
 from visrt.runtime.session import SessionSettings
+from visrt.runtime.sinks.outcome import SourceOutcome
 from visrt.signals import StopRequest
 
 __all__ = ["TrackOptions", "track_all", "worst"]

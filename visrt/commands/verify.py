@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visrt.runtime.backends import BACKENDS
+from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
-    from visrt.runtime.bundle import Bundle
-    from visrt.runtime.clip_frames import Frames
-    from visrt.runtime.reference import Reference
-    from visrt.runtime.verify import Verification, VerifySettings
+    from visrt.runtime.bundles.bundle import Bundle
+    from visrt.runtime.parity.frames import Frames
+    from visrt.runtime.parity.reference import Reference
+    from visrt.runtime.parity.verify import Verification, VerifySettings
 
 __all__ = ["verify"]
 
@@ -58,8 +58,8 @@ def verify(
     """
     from visrt.commands.verify_table import lines_of, tables_of
     from visrt.console import report_console
-    from visrt.runtime.bundle import open_bundle
-    from visrt.runtime.verify import VerifySettings
+    from visrt.runtime.bundles.bundle import open_bundle
+    from visrt.runtime.parity.verify import VerifySettings
 
     settings = VerifySettings(tuple(engine or ()), _batches(batch), _floors(floor or ()))
     expected = Expected(checkpoint, against, source, frames)
@@ -100,7 +100,7 @@ def _verified(bundle: Bundle, expected: Expected, settings: VerifySettings) -> t
     """What was compared with, in words, and the verdict."""
     from rich.console import Console
 
-    from visrt.runtime.verify import require_available, verify_engines
+    from visrt.runtime.parity.verify import require_available, verify_engines
 
     require_available(settings)
     with Console(stderr=True).status("computing what is expected") as status:
@@ -109,8 +109,8 @@ def _verified(bundle: Bundle, expected: Expected, settings: VerifySettings) -> t
 
 
 def _reference(bundle: Bundle, expected: Expected) -> tuple[str, Reference]:
-    from visrt.runtime.clip_frames import Frames, clip_frames
-    from visrt.runtime.verify import stored_reference
+    from visrt.runtime.parity.frames import Frames, clip_frames
+    from visrt.runtime.parity.verify import stored_reference
 
     stored = stored_reference(bundle)
     if expected.source is None:
@@ -139,8 +139,8 @@ def _anew(checkpoint: Path, bundle: Bundle, clip: Frames) -> Reference:
 
 
 def _of_bundle(against: Path, bundle: Bundle, clip: Frames) -> Reference:
-    from visrt.runtime.bundle import open_bundle
-    from visrt.runtime.verify import reference_from_bundle
+    from visrt.runtime.bundles.bundle import open_bundle
+    from visrt.runtime.parity.verify import reference_from_bundle
 
     return reference_from_bundle(open_bundle(against), bundle.manifest, clip.images, clip.valid_sizes)
 
@@ -171,8 +171,8 @@ def _write(path: Path, verification: Verification, settings: dict[str, Any]) -> 
     import json
 
     from visrt.runtime.machine import machine_and_packages
-    from visrt.runtime.output import write_atomically
-    from visrt.runtime.verify import verification_values
+    from visrt.runtime.parity.verify import verification_values
+    from visrt.runtime.sinks.output import write_atomically
 
     values = {**verification_values(verification), **settings, "machine": machine_and_packages()}
     write_atomically(path, [json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"])

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from visrt.runtime.judge import BatchParity, ParityReport
-from visrt.runtime.parity import TensorParity
-from visrt.runtime.verify import Failed, Skipped, Verification
+from visrt.runtime.parity.check import BatchParity, ParityReport
+from visrt.runtime.parity.tolerances import TensorParity
+from visrt.runtime.parity.verify import Failed, Skipped, Verification
 
 __all__ = ["agreement_table", "lines_of", "parity_table", "tables_of"]
 

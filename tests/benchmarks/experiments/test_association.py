@@ -15,7 +15,7 @@ from visrt.benchmarks.experiments.association import (
     frames_of,
 )
 from visrt.benchmarks.speed.scripted import disc_masks
-from visrt.runtime.presets import PRESETS
+from visrt.runtime.methods.presets import PRESETS
 
 SMALL = StreamSettings(queries=12, objects=4, channels=16, classes=3, change=0.1)
 

@@ -10,9 +10,9 @@ from networks import HEIGHT, PUBLISHED_KIND, WIDTH, Exported, exported
 
 from visrt.benchmarks.experiments.eager_ratio import SHOWS_TEN, Setting, Sides, compare, grid_sampled_sum, growth
 from visrt.export.graphs import FrameGraph
-from visrt.models.checkpoints import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.deformable import sampled_sum
-from visrt.models.mask2former_checkpoints import MASK2FORMER
 from visrt.runtime.session import Session
 
 

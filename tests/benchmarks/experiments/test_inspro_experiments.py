@@ -22,7 +22,7 @@ from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.inspro_settings import InsProTrainSettings
-from visrt.training.inspro_targets import BoxTargets
+from visrt.training.losses.inspro_targets import BoxTargets
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "inspro" / "small.json"
 SETTINGS = settings_from_file(InsProTrainSettings, RECIPE)

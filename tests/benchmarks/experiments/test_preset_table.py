@@ -12,10 +12,10 @@ from red_videos import CLASS_MAP, red_videos
 from visrt.benchmarks.experiments import bootstrap
 from visrt.benchmarks.experiments import preset_table as module
 from visrt.benchmarks.experiments.preset_table import TUNED, contenders_of, main, preset_table
-from visrt.runtime.bundle import open_bundle
-from visrt.runtime.presets import PRESETS
-from visrt.runtime.registry import method_of
-from visrt.training.set_formats import load_annotations
+from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.methods.presets import PRESETS
+from visrt.runtime.methods.registry import method_of
+from visrt.training.data.set_formats import load_annotations
 
 OWN = {"birth_score": 0.3, "keep_score": 0.2, "nms_iou": 0.7}
 

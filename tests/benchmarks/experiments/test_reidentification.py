@@ -17,8 +17,8 @@ from visrt.benchmarks.experiments.reidentification import COMPARED, found_again
 from visrt.models.decoder import LayerPrediction
 from visrt.runtime.errors import DataError, SettingsError
 from visrt.runtime.settings import settings_from_file
-from visrt.training.annotations import AnnotatedSet
-from visrt.training.set_formats import load_annotations
+from visrt.training.data.annotations import AnnotatedSet
+from visrt.training.data.set_formats import load_annotations
 from visrt.training.settings import TrainSettings
 
 ROOT = Path(__file__).parents[3]

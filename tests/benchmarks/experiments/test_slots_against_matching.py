@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from visrt.benchmarks.experiments.genvis_training import compared, rules_of
-from visrt.runtime.registry import METHODS
+from visrt.runtime.methods.registry import METHODS
 from visrt.runtime.settings import settings_from_file
 from visrt.training.settings import TrainSettings
 

@@ -13,9 +13,9 @@ import pytest
 from visrt.benchmarks.experiments import stress as stress_module
 from visrt.benchmarks.experiments.stress import CONTENDERS, follow_stream, main, stress
 from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
-from visrt.runtime.method import MasksOf, Track
-from visrt.runtime.queries import Queries
-from visrt.runtime.registry import method_from_preset
+from visrt.runtime.methods.method import MasksOf, Track
+from visrt.runtime.methods.queries import Queries
+from visrt.runtime.methods.registry import method_from_preset
 
 GAP = StreamSettings(gap_frames=6, before_frames=8, after_frames=8, second_starts=0.0, false_alarms=0.0, missed=0.0)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from visrt.runtime.settings import settings_from_file
-from visrt.training.pseudo_videos import write_pseudo_videos
+from visrt.training.data.pseudo_videos import write_pseudo_videos
 from visrt.training.settings import TrainSettings
 
 

@@ -1,0 +1,1 @@
+"""Annotated sets: their formats, checks and contact sheets."""

@@ -1,0 +1,128 @@
+"""What an annotated set holds, and what in it looks wrong though its format allows it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from visrt.runtime.errors import DataError, VisrtError
+from visrt.runtime.masks import run_lengths
+from visrt.runtime.sources.image_folder import read_image
+from visrt.runtime.sources.source import VideoSettings
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
+from visrt.training.data.picture_size import size_of
+
+__all__ = ["ClassCount", "SetSurvey", "decoded_size", "refuse_faults", "survey"]
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Objects of a class, in how many videos they are, the masks they have, and crowds beside them."""
+
+    objects: int
+    videos: int
+    masks: int
+    crowds: int
+
+
+@dataclass(frozen=True)
+class SetSurvey:
+    """sizes: videos by (height, width). oddities: what looks wrong, each with its number and first place.
+
+    faults: pictures that cannot be used, each told with its file.
+    """
+
+    videos: int
+    frames: int
+    sizes: dict[tuple[int, int], int]
+    classes: dict[str, ClassCount]
+    oddities: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def survey(
+    annotated: AnnotatedSet,
+    size: Callable[[Path], tuple[int, int]] = size_of,
+    on_video: Callable[[str], None] = lambda _: None,
+) -> SetSurvey:
+    """Counts over the set; every picture is looked at by `size`, its head only or (`decoded_size`) all of it."""
+    faults = []
+    for video in annotated.videos:
+        faults += list(_faults(video, size))
+        on_video(video.name)
+    return SetSurvey(
+        len(annotated.videos),
+        sum(len(video.pictures) for video in annotated.videos),
+        dict(Counter(video.size for video in annotated.videos).most_common()),
+        {name: _class_count(annotated, label) for label, name in enumerate(annotated.classes)},
+        tuple(_oddities(annotated)),
+        tuple(faults),
+    )
+
+
+def decoded_size(path: Path) -> tuple[int, int]:
+    """Height and width of the picture at `path`, read to its end."""
+    height, width = read_image(path, VideoSettings().max_pixels).shape[:2]
+    return height, width
+
+
+def _faults(video: AnnotatedVideo, size: Callable[[Path], tuple[int, int]]) -> Iterator[str]:
+    for path in video.pictures:
+        try:
+            found = size(path)
+        except VisrtError as error:
+            yield str(error)
+            continue
+        if found != video.size:
+            told, meant = (f"{height} x {width}" for height, width in (found, video.size))
+            yield f"{path}: {told} pixels (height x width), its annotations say {meant}"
+
+
+def _class_count(annotated: AnnotatedSet, label: int) -> ClassCount:
+    of_class = [(video.id, track) for video in annotated.videos for track in video.tracks if track.label == label]
+    objects = [(number, track) for number, track in of_class if not track.crowd]
+    masks = sum(mask is not None for _, track in objects for mask in track.masks)
+    return ClassCount(len(objects), len({number for number, _ in objects}), masks, len(of_class) - len(objects))
+
+
+def _oddities(annotated: AnnotatedSet) -> Iterator[str]:
+    """Each kind once, with how often and where first."""
+    tracks = [(video, i, track) for video in annotated.videos for i, track in enumerate(video.tracks)]
+    checks: dict[str, Callable[[Track], bool]] = {
+        "objects that are in no frame": lambda track: not any(map(_pixels, _masks(track))),
+        "masks given without a pixel": lambda track: not all(map(_pixels, _masks(track))) and any(_masks(track)),
+    }
+    for told, odd in checks.items():
+        places = [f"object {i} of {video.name}" for video, i, track in tracks if odd(track)]
+        yield from _told(told, places)
+    yield from _told("videos without an object", [video.name for video in annotated.videos if not video.tracks])
+    yield from _told("objects given twice", list(_doubled(annotated)))
+    seen = {track.label for _, _, track in tracks}
+    yield from _told("classes without an object", [n for i, n in enumerate(annotated.classes) if i not in seen])
+
+
+def _told(what: str, places: list[str]) -> Iterator[str]:
+    if places:
+        yield f"{len(places)} {what}, the first: {places[0]}"
+
+
+def _doubled(annotated: AnnotatedSet) -> Iterator[str]:
+    for video in annotated.videos:
+        counts = Counter((t.label, tuple(mask and mask["counts"] for mask in t.masks)) for t in video.tracks)
+        yield from (f"of {video.name}" for count in counts.values() for _ in range(count - 1))
+
+
+def _masks(track: Track) -> list[str]:
+    return [mask["counts"] for mask in track.masks if mask is not None]
+
+
+def _pixels(counts: str) -> int:
+    return int(run_lengths(counts)[1::2].sum())
+
+
+def refuse_faults(found: SetSurvey) -> None:
+    """Raises DataError for a set with pictures that cannot be used."""
+    if found.faults:
+        raise DataError(f"{len(found.faults)} pictures cannot be used, the first: {found.faults[0]}")

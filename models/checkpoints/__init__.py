@@ -1,0 +1,1 @@
+"""Checkpoints: visrt's own, published ones and Hugging Face folders."""

@@ -1,0 +1,59 @@
+"""The dynamic axes of a bundle's graphs: the sizes engines are built for, and the few they are run at."""
+
+from __future__ import annotations
+
+from visrt.runtime.bundles.manifest import GraphSpec, Manifest
+from visrt.runtime.errors import BundleError
+
+__all__ = ["BATCH", "FRAMES", "MASKS", "largest_sizes", "profile_of", "run_sizes"]
+
+BATCH = "batch"
+"""Frames of one call of the frame graph."""
+
+FRAMES = "frames"
+"""Frames of one clip, in families that look at clips."""
+
+MASKS = "masks"
+"""Masks of one call of the masks graph, of one frame."""
+
+MASKS_USUAL = 10
+
+
+def largest_sizes(manifest: Manifest, batch: int) -> dict[str, int]:
+    """The most of each dynamic axis when frames come `batch` at once: a frame has no more masks than queries."""
+    outputs = [graph.outputs for graph in manifest.graphs.values()]
+    queries = next((given["class_logits"].shape[-2] for given in outputs if "class_logits" in given), None)
+    if not isinstance(queries, int):
+        raise BundleError(f"bundle {manifest.name!r}: the number of queries is {queries!r}; expected a fixed number")
+    return {BATCH: batch, FRAMES: batch, MASKS: queries}
+
+
+def profile_of(manifest: Manifest, name: str, batch: int) -> dict[str, tuple[int, int, int]]:
+    """Smallest, usual and largest size of each dynamic axis of graph `name`: what its engine is built for."""
+    usual = {BATCH: batch, FRAMES: batch, MASKS: MASKS_USUAL}
+    largest = largest_sizes(manifest, batch)
+    symbols = _symbols(manifest.graphs[name])
+    if unknown := symbols - largest.keys():
+        raise BundleError(
+            f"bundle {manifest.name!r}: graph {name!r} has dynamic axes {', '.join(sorted(unknown))}; TensorRT engines "
+            f"are built for {', '.join(largest)}"
+        )
+    return {symbol: (1, min(usual[symbol], largest[symbol]), largest[symbol]) for symbol in sorted(symbols)}
+
+
+def run_sizes(symbol: str, largest: int) -> tuple[int, ...]:
+    """The sizes an axis is run at, rising; others are padded to the next.
+
+    A padded frame would cost a whole frame, and a clip sees all of its frames, so both are run as they are. A padded
+    mask costs next to nothing, and each size costs an execution context and a CUDA graph: masks are run in powers of
+    two and all.
+    """
+    if symbol in (BATCH, FRAMES):
+        return tuple(range(1, largest + 1))
+    powers = (2**exponent for exponent in range(largest.bit_length()))
+    return (*(size for size in powers if size < largest), largest)
+
+
+def _symbols(graph: GraphSpec) -> set[str]:
+    specs = [*graph.inputs.values(), *graph.outputs.values()]
+    return {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}

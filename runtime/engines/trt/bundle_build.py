@@ -1,0 +1,109 @@
+"""The engines of a whole bundle, built ahead of time through the cache, for the GPU here or for others by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from visrt.runtime.bundles.bundle import Bundle
+from visrt.runtime.bundles.dynamic_axes import profile_of
+from visrt.runtime.engines.trt.build import BuildRequest, BuiltEngine, build_engine, build_request
+from visrt.runtime.engines.trt.build_progress import Progress
+from visrt.runtime.engines.trt.engine_cache import EngineCache, EngineKey, engine_key
+from visrt.runtime.engines.trt.library import TensorRt
+from visrt.runtime.errors import EngineError
+
+__all__ = ["BuildPlan", "EngineReport", "build_bundle"]
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What engines are for.
+
+    batch: the most frames of one call. targets: compute capabilities such as "8.6", tensorrt-rtx only; () is the GPU
+    of this machine. device: which one, where it has several.
+    """
+
+    batch: int = 1
+    targets: tuple[str, ...] = ()
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """One engine. source: "built", or "kept" if it was in the cache. precision, warnings: as in BuiltEngine."""
+
+    graph: str
+    source: str
+    seconds: float
+    bytes: int
+    gpu: str
+    profile: Mapping[str, tuple[int, int, int]]
+    precision: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+
+def build_bundle(
+    bundle: Bundle,
+    library: TensorRt,
+    plan: BuildPlan,
+    cache: EngineCache,
+    progress_of: Callable[[str], Progress],
+) -> Iterator[EngineReport]:
+    """An engine for each graph of `bundle`, reported as it is there. `progress_of` gives a graph's listener by name."""
+    with _gpu(library, plan) as (gpu, driver):
+        for name in bundle.manifest.graphs:
+            request = build_request(bundle, name, profile_of(bundle.manifest, name, plan.batch), plan.targets)
+            yield _reported(library, request, engine_key(library, request, gpu, driver), cache, progress_of(name))
+
+
+def _reported(
+    library: TensorRt, request: BuildRequest, key: EngineKey, cache: EngineCache, progress: Progress
+) -> EngineReport:
+    built: list[BuiltEngine] = []
+
+    def build() -> BuiltEngine:
+        built.append(build_engine(library, replace(request, timings=cache.timings(key)), progress))
+        return built[0]
+
+    start = time.perf_counter()
+    data = cache.get_or_build(key, build, progress)
+    seconds = time.perf_counter() - start
+    precision, warnings = _precision_and_warnings(built, key, cache)
+    source = "built" if built else "kept"
+    return EngineReport(request.name, source, seconds, len(data), key.gpu, dict(request.profile), precision, warnings)
+
+
+def _precision_and_warnings(
+    built: list[BuiltEngine], key: EngineKey, cache: EngineCache
+) -> tuple[Mapping[str, int], tuple[str, ...]]:
+    """From the build that was just done, or from the sidecar of the cached engine."""
+    for engine in built:
+        return engine.precision, engine.warnings
+    for kept in cache.kept(key.onnx_sha256):
+        if kept.path.stem == key.stem:
+            return kept.precision, kept.warnings
+    raise EngineError(f"the engine of {key.graph} left the cache {cache.folder} while it was read; run it again")
+
+
+@contextmanager
+def _gpu(library: TensorRt, plan: BuildPlan) -> Iterator[tuple[str, str]]:
+    """Label and driver of the GPU in this machine, current meanwhile: engines without targets are built for it."""
+    if plan.targets:
+        yield "", ""
+        return
+    from visrt.runtime.engines.trt.cuda import Gpu
+
+    try:
+        gpu = Gpu(plan.device)
+    except EngineError as error:
+        if library.flavour == "tensorrt":
+            raise
+        raise EngineError(f"{error}; or name the GPUs it is for, as in --target 8.6 --target 8.9") from error
+    try:
+        with gpu.current("building engines"):
+            yield gpu.label, gpu.driver
+    finally:
+        gpu.close()

@@ -1,0 +1,93 @@
+"""What the engines of a bundle share: GPU, TensorRT's runtime, one workspace, and the recorder of CUDA graphs."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from visrt.runtime.engines.trt.cuda import DeviceMemory, Gpu
+from visrt.runtime.engines.trt.cuda_graph import Capture, CaptureRefusedError, open_capture
+from visrt.runtime.engines.trt.library import TensorRt
+from visrt.runtime.engines.trt.log import log_of, log_text
+from visrt.runtime.engines.trt.slot import ALIGNMENT
+from visrt.runtime.errors import EngineError, one_line
+
+__all__ = ["TrtContext"]
+
+LOGGER = logging.getLogger("visrt.tensorrt")
+
+
+class TrtContext:
+    """Shared by the engines of a bundle, and closed by the last one that leaves.
+
+    notices: what makes the engines slower than they could be, in words, each logged once.
+    """
+
+    def __init__(self, gpu: Gpu, library: TensorRt) -> None:
+        """Takes ownership of `gpu`."""
+        self.gpu, self.library = gpu, library
+        self.log = log_of(library)
+        self.notices: list[str] = []
+        self.capture: Capture | None = None
+        self._workspace: DeviceMemory | None = None
+        self._users = 0
+        try:
+            self._runtime = self._started()
+        except BaseException:
+            gpu.close()
+            raise
+        try:
+            self.capture = open_capture(gpu.handle)
+        except CaptureRefusedError as error:
+            self.notice(f"TensorRT runs without CUDA graphs, which costs some speed: {error}")
+
+    def _started(self) -> Any:
+        name, version = self.library.flavour, self.library.version
+        with self.log.listening() as lines, self.gpu.current(f"starting {name}"):
+            try:
+                return self.library.module.Runtime(self.log.logger)
+            except (TypeError, RuntimeError) as error:
+                reason = log_text(lines) if lines else one_line(error)
+                raise EngineError(
+                    f"{name} {version} does not start: {reason}; check that it fits the driver, which serves CUDA "
+                    f"{self.gpu.driver}"
+                ) from None
+
+    @property
+    def workspace(self) -> DeviceMemory:
+        assert self._workspace is not None
+        return self._workspace
+
+    def reserve(self, size: int) -> None:
+        """Allocates the workspace, `size` bytes; the context must be current."""
+        self._workspace = self.gpu.allocate(max(size, ALIGNMENT), "the workspace of the engines")
+
+    def deserialize(self, data: bytes) -> Any:
+        """TensorRT's own engine from `data`, or None if it refuses it; the context must be current."""
+        return self._runtime.deserialize_cuda_engine(data)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+        LOGGER.warning(text)
+
+    def join(self) -> None:
+        self._users += 1
+
+    def leave(self) -> None:
+        """The last user that leaves closes the context."""
+        self._users -= 1
+        if self._users == 0:
+            self.close()
+
+    def close(self) -> None:
+        self.gpu.release([self._free_workspace, self._drop_runtime])
+        self.gpu.close()
+
+    def _free_workspace(self) -> None:
+        workspace, self._workspace = self._workspace, None
+        if workspace is not None:
+            workspace.free()
+
+    def _drop_runtime(self) -> None:
+        """TensorRT frees its objects with their last references."""
+        self._runtime = None

@@ -1,0 +1,232 @@
+"""One graph of a bundle on TensorRT.
+
+A call enqueues and returns at once: upload, execution, copies back, each behind the other on the stream. Its tensors
+wait for the GPU only when they are read. Two calls of an engine can be in flight, each in a slot of its own; the
+stream's order lets the masks of one frame read its features while the next frame is already enqueued behind.
+
+Buffers, workspace and execution contexts are created once and kept until the engine is closed: a call allocates none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.bundles.contract import check_feeds
+from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.trt.context import TrtContext
+from visrt.runtime.engines.trt.cuda import GpuMemoryError
+from visrt.runtime.engines.trt.cuda_graph import CaptureRefusedError
+from visrt.runtime.engines.trt.execution import Execution, ExecutionRefusedError
+from visrt.runtime.engines.trt.library import Flavour
+from visrt.runtime.engines.trt.log import Line, log_text
+from visrt.runtime.engines.trt.plan import Plan
+from visrt.runtime.engines.trt.slot import ALIGNMENT, BufferSlot, DeviceTensor, bytes_of, shape_of
+from visrt.runtime.errors import EngineError
+
+__all__ = ["SLOTS", "TrtEngine"]
+
+PROVIDERS: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+SLOTS = 2
+"""Calls of an engine that can be in flight."""
+
+EXECUTIONS_MAX = 64
+"""Execution contexts an engine keeps; beyond that, the least recently used one is freed."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What an execution is bound to: sizes of the dynamic axes, slot, and where each input lies."""
+
+    sizes: tuple[tuple[str, int], ...]
+    slot: int
+    inputs: tuple[tuple[str, int], ...]
+
+
+class TrtEngine:
+    """One graph on the GPU of its bundle.
+
+    provider: "TensorRT 10.13.3", as the library reports it. captures: CUDA graphs recorded. retries: calls that failed
+    once and succeeded in a fresh context.
+    """
+
+    def __init__(
+        self,
+        context: TrtContext,
+        plan: Plan,
+        graph: GraphSpec,
+        axes: Mapping[str, tuple[int, ...]],
+        handed_over: frozenset[str],
+    ) -> None:
+        """axes: for each dynamic axis the sizes it is run at, in rising order; others are padded to the next.
+
+        handed_over: roles that go from one graph to another on the device.
+        """
+        self.is_async: Literal[True] = True
+        self.provider = f"{PROVIDERS[context.library.flavour]} {context.library.version}"
+        self.captures = 0
+        self.retries = 0
+        self._context, self._plan, self._graph, self._axes = context, plan, graph, axes
+        self._executions: OrderedDict[Binding, Execution] = OrderedDict()
+        self._capture = context.capture
+        self._turn = 0
+        self._open = True
+        largest = {symbol: sizes[-1] for symbol, sizes in axes.items()}
+        self._slots: list[BufferSlot] = []
+        context.join()
+        try:
+            with context.gpu.current(f"{graph.file.file}, allocating its buffers"):
+                for _ in range(SLOTS):
+                    self._slots.append(BufferSlot(context.gpu, graph, largest, handed_over))
+                    self._slots[-1].prepare()
+        except EngineError:
+            self.close()
+            raise
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What makes this engine slower than it could be, such as missing CUDA graphs."""
+        return tuple(self._context.notices)
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        if not self._open:
+            raise EngineError(f"{self._file}: the engine is closed; open the bundle again")
+        check_feeds(self._graph, feeds)
+        sizes = _dynamic_sizes(self._graph, feeds)
+        if 0 in sizes.values():
+            return self._empty_outputs(sizes)
+        padded = {symbol: self._padded(symbol, size) for symbol, size in sizes.items()}
+        with self._context.gpu.current(self._file):
+            return dict(self._call(feeds, sizes, padded))
+
+    def close(self) -> None:
+        """Frees what the engine holds, and with the last engine of a bundle what they share. Outdates its tensors."""
+        if not self._open:
+            return
+        self._context.gpu.require_owner()
+        self._open = False
+        ends = [end for slot in self._slots for end in slot.ends()]
+        self._context.gpu.release([self._drop_executions, *ends, self._plan.close])
+        self._context.leave()
+
+    def __del__(self) -> None:
+        """Frees an engine that was never closed, unless this is another thread, where CUDA refuses to free anything."""
+        if getattr(self, "_open", False) and self._context.gpu.owned and not sys.is_finalizing():
+            self.close()
+
+    @property
+    def _file(self) -> str:
+        return self._graph.file.file
+
+    def _call(
+        self, feeds: Mapping[str, Array | Tensor], sizes: Mapping[str, int], padded: Mapping[str, int]
+    ) -> dict[str, DeviceTensor]:
+        """Enqueues the whole call in the slot of the call before the last."""
+        index, self._turn = self._turn, (self._turn + 1) % SLOTS
+        slot = self._slots[index]
+        slot.take()
+        inputs = {role: self._placed(slot, role, tensor, padded) for role, tensor in feeds.items()}
+        self._start(Binding(tuple(padded.items()), index, tuple(inputs.items())))
+        return slot.outputs(sizes)
+
+    def _placed(self, slot: BufferSlot, role: str, tensor: Array | Tensor, padded: Mapping[str, int]) -> int:
+        """The address where the graph reads an input: in place if it lies on the device as TensorRT needs it."""
+        if not isinstance(tensor, DeviceTensor):
+            return slot.place(role, tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
+        if tensor.slot.gpu is not self._context.gpu:
+            raise EngineError(f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()")
+        whole = tensor.bytes == bytes_of(self._graph.inputs[role], padded)
+        if whole and tensor.address % ALIGNMENT == 0:
+            return tensor.address
+        return slot.place_copy(role, tensor)
+
+    def _start(self, binding: Binding) -> None:
+        """Starts the execution of `binding`; if that fails, frees all contexts and tries once more in a new one."""
+        with self._context.log.listening() as lines:
+            try:
+                self._execution(binding).start()
+            except (ExecutionRefusedError, GpuMemoryError):
+                self._context.gpu.settle()
+                self._drop_executions()
+                try:
+                    self._execution(binding).start()
+                except (ExecutionRefusedError, GpuMemoryError) as error:
+                    raise self._failed(error, lines) from None
+                self.retries += 1
+
+    def _failed(self, error: Exception, lines: list[Line]) -> EngineError:
+        return EngineError(
+            f"{self._file}: {error}, also in a fresh context; TensorRT says: {log_text(lines)}; use a smaller batch "
+            "(--batch) if memory is short, and see `visrt verify` whether the engine works on this GPU"
+        )
+
+    def _execution(self, binding: Binding) -> Execution:
+        """The execution of `binding`. Its second call records its CUDA graph."""
+        execution = self._executions.get(binding)
+        if execution is None:
+            return self._new_execution(binding)
+        self._executions.move_to_end(binding)
+        if self._capture is None or execution.captured:
+            return execution
+        try:
+            execution.record(self._capture)
+        except CaptureRefusedError as error:
+            self._capture = None
+            self._context.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
+            # TensorRT does not define the state of a context whose recording was aborted. It has no work left, because
+            # taking its slot waited for it.
+            self._executions.pop(binding).close()
+            return self._new_execution(binding)
+        self.captures += 1
+        return execution
+
+    def _new_execution(self, binding: Binding) -> Execution:
+        if len(self._executions) >= EXECUTIONS_MAX:
+            self._context.gpu.settle()
+            self._executions.popitem(last=False)[1].close()
+        sizes, inputs, slot = dict(binding.sizes), dict(binding.inputs), self._slots[binding.slot]
+        specs = self._graph.inputs
+        dynamic = [spec for spec in specs.values() if not all(isinstance(axis, int) for axis in spec.shape)]
+        shapes = {spec.name: shape_of(spec, sizes) for spec in dynamic}
+        addresses = {specs[role].name: address for role, address in inputs.items()}
+        addresses |= {spec.name: slot.ports[role].address for role, spec in self._graph.outputs.items()}
+        shared = self._context
+        execution = Execution(self._plan.context(), shared.gpu.handle, shared.workspace, shapes, addresses)
+        self._executions[binding] = execution
+        return execution
+
+    def _drop_executions(self) -> None:
+        while self._executions:
+            self._executions.popitem()[1].close()
+
+    def _padded(self, symbol: str, size: int) -> int:
+        sizes = self._axes[symbol]
+        if size > sizes[-1]:
+            raise EngineError(
+                f"{self._file}: {symbol} is {size}, the engine was opened for 1 to {sizes[-1]}; give it less at once, "
+                "or open it for more (--batch)"
+            )
+        return next(known for known in sizes if known >= size)
+
+    def _empty_outputs(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """Outputs of a call without frames or masks; the GPU is not used."""
+        return {
+            role: HostTensor(np.empty(shape_of(spec, sizes), spec.dtype)) for role, spec in self._graph.outputs.items()
+        }
+
+
+def _dynamic_sizes(graph: GraphSpec, feeds: Mapping[str, Array | Tensor]) -> dict[str, int]:
+    """The size of each dynamic axis in `feeds`, which fit the graph."""
+    return {
+        axis: size
+        for role, spec in graph.inputs.items()
+        for axis, size in zip(spec.shape, feeds[role].shape, strict=True)
+        if isinstance(axis, str)
+    }

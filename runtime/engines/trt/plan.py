@@ -1,0 +1,79 @@
+"""A deserialised TensorRT engine: checked against the manifest, it gives execution contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import gt, lt
+from typing import Any
+
+from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.signature import EngineTensor, signature_faults
+from visrt.runtime.errors import EngineError
+
+__all__ = ["Plan"]
+
+PROFILE = 0
+"""Engines are built with one optimisation profile."""
+
+
+class Plan:
+    """One engine of TensorRT or TensorRT-RTX. workspace_bytes: scratch memory of an execution."""
+
+    def __init__(self, module: Any, engine: Any, graph: GraphSpec, largest: Mapping[str, int]) -> None:
+        """Raises EngineError with all differences unless `engine` computes `graph`, for sizes from 1 to `largest`."""
+        if faults := _differences(module, engine, graph, largest):
+            raise EngineError(
+                f"the engine of {graph.file.file} does not fit its manifest: {'; '.join(faults)}; delete it from the "
+                "engine cache, and if that does not help export the bundle again"
+            )
+        self._engine = engine
+        self._choice = _context_choice(module, engine)
+        self.workspace_bytes = int(engine.device_memory_size_v2)
+
+    def context(self) -> Any:
+        """A new execution context without a workspace; None if TensorRT has not enough memory for one."""
+        return self._engine.create_execution_context(self._choice)
+
+    def close(self) -> None:
+        """TensorRT frees an engine with its last reference."""
+        self._choice = self._engine = None
+
+
+def _context_choice(module: Any, engine: Any) -> Any:
+    """Makes contexts take their workspace from us, because all contexts of a bundle share one.
+
+    TensorRT-RTX compiles kernels on the GPU that it runs on. With a cache shared by all contexts it compiles each only
+    once. The eager strategy compiles before a shape's first call ends, so that a CUDA graph holds the final kernels.
+    """
+    strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not hasattr(module, "DynamicShapesKernelSpecializationStrategy"):
+        return strategy
+    config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(strategy)
+    config.set_runtime_cache(config.create_runtime_cache())
+    config.dynamic_shapes_kernel_specialization_strategy = module.DynamicShapesKernelSpecializationStrategy.EAGER
+    return config
+
+
+def _differences(module: Any, engine: Any, graph: GraphSpec, largest: Mapping[str, int]) -> list[str]:
+    inputs: list[EngineTensor] = []
+    outputs: list[EngineTensor] = []
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        side = inputs if engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else outputs
+        side.append(EngineTensor.reported(name, engine.get_tensor_dtype(name).name, engine.get_tensor_shape(name)))
+    return signature_faults(graph, inputs, outputs) or _profile_faults(engine, graph, largest)
+
+
+def _profile_faults(engine: Any, graph: GraphSpec, largest: Mapping[str, int]) -> list[str]:
+    """Inputs whose sizes from 1 to `largest` the engine was not built for."""
+    faults = []
+    for spec in graph.inputs.values():
+        if all(isinstance(axis, int) for axis in spec.shape):
+            continue
+        smallest, _, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, PROFILE))
+        low = tuple(1 if isinstance(axis, str) else axis for axis in spec.shape)
+        high = tuple(largest[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+        if any(map(gt, smallest, low)) or any(map(lt, most, high)):
+            faults.append(f"input {spec.name!r}: built for {smallest} to {most}, needed are {low} to {high}")
+    return faults

@@ -1,0 +1,1 @@
+"""Tracking methods: from a network's outputs to objects with steady ids."""

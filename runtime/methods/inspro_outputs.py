@@ -1,0 +1,72 @@
+"""Everything the engines of an InsPro bundle say of frames, for parity: each frame as a video of its own, shown twice.
+
+The first time it starts from the learned pairs with an empty bank, the second time from what the first handed over; the
+lite head, where there is one, starts there too. The picture is taken to fill the network input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.methods.inspro_pairs import Pairs, update_bank, update_pairs
+from visrt.runtime.methods.outputs import Outputs, checked_batch, mask_logits_of
+
+__all__ = ["Look", "inspro_outputs", "roles_of_frame"]
+
+AGAIN, LITE = "@2", "@lite"
+
+Look = Callable[[str, Tensors], Tensors]
+"""What a head, by name, says of one frame from its pairs: as `RunGraph`, the picture's size and pyramid known."""
+
+
+def roles_of_frame(look: Look, pairs: Pairs, heads: tuple[str, ...]) -> Outputs:
+    """What is compared of one frame, by role; `heads`: "head", and "head_lite" where there is one."""
+    first = look("head", _feeds(pairs, ("queries", "proposals", "bank", "fill")))
+    pairs = update_bank(update_pairs(pairs, first), first["object_features"])
+    roles = _named(first, "")
+    roles |= _named(look("head", _feeds(pairs, ("queries", "proposals", "bank", "fill"))), AGAIN)
+    if "head_lite" in heads:
+        roles |= _named(look("head_lite", _feeds(pairs, ("queries", "proposals"))), LITE)
+    return roles
+
+
+def inspro_outputs(
+    engines: Mapping[str, Engine], images: Array, valid_sizes: Array, pairs: Pairs, size: tuple[int, int]
+) -> Outputs:
+    """All outputs for `images` of a network for inputs of `size` (height, width); each video starts from `pairs`."""
+    made = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes}), len(images))
+    frames = [
+        roles_of_frame(_looking(engines, made["pyramid"].row(i), size), pairs, tuple(engines))
+        for i in range(len(images))
+    ]
+    outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+    masks = mask_logits_of(engines["masks"], outputs["mask_embeddings"], made["mask_features"])
+    return {**outputs, "mask_features": made["mask_features"].numpy(), "mask_logits": masks}
+
+
+def _looking(engines: Mapping[str, Engine], pyramid: Tensor, size: tuple[int, int]) -> Look:
+    def look(graph: str, feeds: Tensors) -> Tensors:
+        picture: Floats = np.array(size, dtype=np.float32)
+        given = engines[graph]({**feeds, "pyramid": pyramid, "picture_size": picture})
+        return {role: tensor.numpy() for role, tensor in given.items()}
+
+    return look
+
+
+def _feeds(pairs: Pairs, roles: tuple[str, ...]) -> Tensors:
+    return {role: getattr(pairs, role) for role in roles}
+
+
+def _named(outputs: Tensors, which: str) -> Outputs:
+    """Outputs by the roles that parity knows. Class logits get a zero for "no object", which sigmoid scores lack."""
+    logits = outputs["class_logits"]
+    roles = {
+        "class_logits": np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1),
+        "embeddings": outputs["object_features"],
+        **{role: values for role, values in outputs.items() if role not in ("class_logits", "object_features")},
+    }
+    return {role + which: values for role, values in roles.items()}

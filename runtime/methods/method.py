@@ -1,0 +1,234 @@
+"""What a tracking method is: it turns the network's outputs into tracks, clip by clip. A frame is a clip of one.
+
+A method sees the outputs of the frame graph, calls further graphs of the bundle if it has any, decides which queries
+are which objects, and gives the objects of each frame. Its state is a value: `update` takes it and returns the next.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
+from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.errors import NumericalError
+from visrt.runtime.image import Letterbox
+from visrt.runtime.mask_resize import MaskResize
+from visrt.runtime.methods.outputs import PER_FRAME, Outputs, outputs_of
+from visrt.runtime.methods.queries import Queries
+
+__all__ = [
+    "FrameOutputs",
+    "FrameTracks",
+    "Graphs",
+    "MasksOf",
+    "PerFrameMethod",
+    "RunGraph",
+    "Track",
+    "TrackingMethod",
+    "refuse_nonfinite",
+    "tracks_with_masks",
+]
+
+MasksOf = Callable[[Floats], Floats]
+"""Mask logits [M, h, w] of mask embeddings [M, D], at stride 4 and only where the frame is, not its padding.
+
+Each call is one of the masks engine."""
+
+RunGraph = Callable[[str, Tensors], Tensors]
+"""Calls a graph of the bundle by name: its host inputs in, its host outputs back, by role."""
+
+
+class Track(NamedTuple):
+    """One visible object of one frame: mask_logits [h, w] at stride 4, where the frame is."""
+
+    id: int
+    label: int
+    score: float
+    mask_logits: Floats
+
+
+@dataclass(frozen=True)
+class FrameTracks:
+    """The tracks of one frame, by id; `error` where the network gave NaN or infinity, so that there are none.
+
+    zero_queries, dropped_slots: as counted in SessionEvents.
+    """
+
+    tracks: tuple[Track, ...] = ()
+    error: NumericalError | None = None
+    zero_queries: int = 0
+    dropped_slots: int = 0
+
+
+@dataclass(frozen=True)
+class FrameOutputs:
+    """The frame graph's outputs for one frame.
+
+    fit: how the frame lies in the network input. tensors: by role, float32 on the host, without the batch axis. device:
+    by role, those that stay on the engine's device (mask features); graphs that run later add theirs. time_s: when the
+    frame is shown, None until the tracker has set its clock. resize: of its masks, set by the tracker too.
+    """
+
+    fit: Letterbox
+    tensors: Tensors
+    device: dict[str, Tensor]
+    time_s: float | None = None
+    resize: MaskResize | None = None
+
+    @property
+    def queries(self) -> Queries:
+        """The queries, where the frame graph gives them with class, embedding and mask."""
+        return Queries(self.tensors["class_logits"], self.tensors["embeddings"], self.tensors["mask_embeddings"])
+
+    @property
+    def now_s(self) -> float:
+        """Seconds of the stream at which the frame is shown."""
+        assert self.time_s is not None, "the tracker sets the time before it updates the method"
+        return self.time_s
+
+    def check_finite(self) -> None:
+        """Raises NumericalError if the network gave NaN or infinity."""
+        for role, values in self.tensors.items():
+            refuse_nonfinite(role, values)
+
+
+def refuse_nonfinite(role: str, values: Array) -> None:
+    """Raises NumericalError if `values` hold NaN or infinity."""
+    if not np.isfinite(values).all():
+        raise NumericalError(
+            f"the network gave NaN or infinity in {role!r}; check the bundle with its reference frames, "
+            "and an FP16 engine against FP32"
+        )
+
+
+class Graphs(Protocol):
+    """The graphs of a bundle, as a method calls them for the frames of one clip."""
+
+    def run(self, graph: str, feeds: Tensors) -> Tensors:
+        """Calls `graph` once with the inputs that come from the host, by role; gives the outputs that come back to it.
+
+        Inputs that live on the device are taken from the clip's last frame, outputs that stay there are added to the
+        clip's frames, and state that the network carries is fed and renewed.
+        """
+        ...
+
+    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
+        """Mask logits [M, h, w] in `frame` of `mask_embeddings` [M, D]. Raises NumericalError for NaN or infinity."""
+        ...
+
+
+S = TypeVar("S")
+
+
+class TrackingMethod(Protocol[S]):
+    """What one family of models does between engine calls. Its state is a value, renewed by each clip."""
+
+    @property
+    def settings(self) -> Any:
+        """Its association settings, a frozen dataclass."""
+        ...
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a clip; the last of a stream and the last before another aspect may be shorter."""
+        ...
+
+    def required_graphs(self) -> Mapping[str, GraphNeed]:
+        """The graphs it needs and their tensors."""
+        ...
+
+    def required_states(self) -> Mapping[str, TensorNeed]:
+        """The state tensors that the bundle must hold, by name; axes as in `required_graphs`."""
+        ...
+
+    def start(self, initial: Tensors) -> S:
+        """The state before the first frame, from the `initial` state tensors of the bundle."""
+        ...
+
+    def restart(self, state: S) -> S:
+        """A state without objects whose ids go on after those of `state`."""
+        ...
+
+    def update(self, frames: Sequence[FrameOutputs], graphs: Graphs, state: S) -> tuple[list[FrameTracks], S]:
+        """The tracks of each frame of a clip, all numbers of which are finite, and the state after it.
+
+        Raises NumericalError if a later graph gave NaN or infinity for all; the state then stays as it was.
+        """
+        ...
+
+    def full_outputs(
+        self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
+    ) -> Outputs:
+        """All that `engines` give for `images` [B, H, W, 3] of `valid_sizes` [B, 2], each frame as a stream of its own.
+
+        By role, [B, ...]: at least class_logits [B, Q, K + 1], embeddings, mask_embeddings and mask_logits [B, Q, h,
+        w]. Parity compares these with what torch computed.
+        """
+        ...
+
+    def graph_of(self, role: str) -> str:
+        """The graph that gives a role of `full_outputs`, for messages."""
+        ...
+
+
+class PerFrameMethod(TrackingMethod[S]):
+    """A method that decides frame by frame, from the queries that the frame graph gives."""
+
+    clip_frames = 1
+
+    @abstractmethod
+    def associate(self, queries: Queries, masks_of: MasksOf, now_s: float, state: S) -> tuple[list[Track], S]:
+        """The objects visible in a frame at `now_s` seconds, by id, and the state after it."""
+
+    @abstractmethod
+    def start(self, initial: Tensors = MappingProxyType({})) -> S:
+        """The state before the first frame."""
+
+    def required_states(self) -> Mapping[str, TensorNeed]:
+        return {}
+
+    def update(self, frames: Sequence[FrameOutputs], graphs: Graphs, state: S) -> tuple[list[FrameTracks], S]:
+        [frame] = frames
+        queries = frame.queries
+        tracks, state = self.associate(queries, lambda rows: graphs.masks(frame, rows), frame.now_s, state)
+        zero = int(np.count_nonzero(~queries.embeddings.any(axis=1)))
+        return [FrameTracks(tuple(tracks), zero_queries=zero)], state
+
+    def full_outputs(
+        self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
+    ) -> Outputs:
+        carried = manifest.carried("frame").items()
+        rows = {state.input: np.repeat(initial[name][None], len(images), axis=0) for name, state in carried}
+        return outputs_of(engines, images, valid_sizes, rows)
+
+    def graph_of(self, role: str) -> str:
+        return PER_FRAME.graph_of(role)
+
+
+def tracks_with_masks(
+    frame: FrameOutputs,
+    graphs: Graphs,
+    objects: Sequence[tuple[int, int, float]],
+    mask_embeddings: Floats,
+    dropped_slots: int = 0,
+) -> FrameTracks:
+    """The tracks of `objects`, (id, label, score) each, whose masks are made of `mask_embeddings` [M, D].
+
+    NaN or infinity in the masks costs this frame its tracks and nothing else.
+    """
+    if not objects:
+        return FrameTracks(dropped_slots=dropped_slots)
+    try:
+        logits = graphs.masks(frame, mask_embeddings)
+    except NumericalError as error:
+        return FrameTracks(error=error, dropped_slots=dropped_slots)
+    tracks = tuple(Track(*one, mask) for one, mask in zip(objects, logits, strict=True))
+    return FrameTracks(tracks, dropped_slots=dropped_slots)

@@ -1,0 +1,116 @@
+"""Tracking methods by name. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from visrt.runtime.bundles.contract import check_graphs
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.errors import BundleError, UsageError
+from visrt.runtime.methods.ctvis import CtVis, CtVisSettings
+from visrt.runtime.methods.genvis import GenVis, GenVisSettings
+from visrt.runtime.methods.inspro import LITE_KEY_EVERY_FRAMES, InsPro, InsProSettings
+from visrt.runtime.methods.method import PerFrameMethod, TrackingMethod
+from visrt.runtime.methods.minvis import MinVis, MinVisSettings
+from visrt.runtime.methods.presets import PRESETS, Preset
+from visrt.runtime.settings import load_settings
+
+__all__ = ["METHODS", "method_from_preset", "method_of", "per_frame_method_of"]
+
+Settings = Mapping[str, Any]
+
+
+def _minvis(association: Settings) -> MinVis:
+    return MinVis(load_settings(MinVisSettings, association, "association"))
+
+
+def _ctvis(association: Settings) -> CtVis:
+    return CtVis(load_settings(CtVisSettings, association, "association"))
+
+
+def _genvis(association: Settings) -> GenVis:
+    settings = load_settings(GenVisSettings, association, "association")
+    if settings.clip_frames not in settings.clip_lengths:
+        lengths = ", ".join(map(str, settings.clip_lengths))
+        raise UsageError(
+            f"clip_frames is {settings.clip_frames}, but the bundle was exported for clips of {lengths} frames; choose "
+            "one of these, or export it again with this length in --clip-lengths"
+        )
+    return GenVis(settings)
+
+
+def _inspro(association: Settings) -> InsPro:
+    return InsPro(load_settings(InsProSettings, association, "association"))
+
+
+def _inspro_lite(association: Settings) -> InsPro:
+    return _inspro({"key_every_frames": LITE_KEY_EVERY_FRAMES, **association})
+
+
+METHODS: dict[str, Callable[[Settings], TrackingMethod[Any]]] = {
+    "minvis": _minvis,
+    "ctvis": _ctvis,
+    "genvis": _genvis,
+    "inspro": _inspro,
+    "inspro_lite": _inspro_lite,
+}
+"""By the name of a bundle's family. Each takes association settings and refuses unknown ones with SettingsError."""
+
+
+def method_of(manifest: Manifest, changes: Settings | None = None, preset: str | None = None) -> TrackingMethod[Any]:
+    """The tracking method of a bundle with its settings, or that of `preset`; `changes` replace single settings.
+
+    Raises BundleError for an unknown family or graphs that do not fit it, SettingsError for an unknown setting,
+    UsageError for a preset that is unknown or not for such a bundle.
+    """
+    if manifest.family not in METHODS:
+        known = ", ".join(METHODS)
+        raise BundleError(f"bundle {manifest.name!r}: family {manifest.family!r} is unknown; this visrt knows {known}")
+    if preset is None:
+        method = METHODS[manifest.family]({**manifest.association, **(changes or {})})
+    else:
+        _refuse_other_graphs(manifest, preset)
+        method = method_from_preset(preset, changes)
+    height, width = manifest.input.height, manifest.input.width
+    rows, columns = manifest.input.image_size
+    sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "u": height // 8, "v": width // 8}
+    sizes |= {"K": len(manifest.classes), "L": len(manifest.classes) + 1}
+    check_graphs(manifest, method.required_graphs(), sizes, method.required_states())
+    return method
+
+
+def per_frame_method_of(manifest: Manifest) -> PerFrameMethod[Any]:
+    """As `method_of`, for what works with methods that decide frame by frame only; UsageError for others."""
+    method = method_of(manifest)
+    if not isinstance(method, PerFrameMethod):
+        known = ", ".join(name for name, make in METHODS.items() if isinstance(make({}), PerFrameMethod))
+        raise UsageError(
+            f"bundle {manifest.name!r} is of family {manifest.family!r}, which looks at clips; "
+            f"this works for bundles of {known} only"
+        )
+    return method
+
+
+def method_from_preset(name: str, changes: Settings | None = None) -> PerFrameMethod[Any]:
+    """The method that the preset `name` is made of; `changes` replace single settings."""
+    preset = _preset(name)
+    method = METHODS[preset.family]({**preset.settings, **(changes or {})})
+    assert isinstance(method, PerFrameMethod), f"preset {name!r}: {preset.family!r} does not decide frame by frame"
+    return method
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise UsageError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _refuse_other_graphs(manifest: Manifest, preset: str) -> None:
+    """Presets are for bundles whose graphs look at one frame at a time."""
+    families = {preset.family for preset in PRESETS.values()}
+    if manifest.family not in families:
+        raise UsageError(
+            f"preset {preset!r} was given for bundle {manifest.name!r} of family {manifest.family!r}; presets are for "
+            f"bundles of {', '.join(sorted(families))}"
+        )

@@ -1,0 +1,1 @@
+"""Parity: whether engines compute what PyTorch computed, within the tolerance of their precision."""

@@ -1,0 +1,171 @@
+"""How far two engines agree on what a user sees: masks, classes, and which query continues which object.
+
+The measure for FP16 and INT8, where embeddings move by hundredths because masked attention is discontinuous, while
+the objects stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visrt.runtime.arrays import Array, Floats
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.errors import UsageError
+from visrt.runtime.methods.assign import assign, cosine_similarity
+from visrt.runtime.methods.outputs import Outputs
+from visrt.runtime.methods.queries import Queries
+
+__all__ = ["OBJECT_SCORE", "Agreement", "Floors", "FrameAnswer", "agreement", "answers", "answers_of", "packed_masks"]
+
+OBJECT_SCORE = 0.5
+"""A query more likely of a class than not is an object. Where a network is sure of nothing, all queries are judged."""
+
+Bits = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FrameAnswer:
+    """One frame: its queries, and their masks at stride 4, uint8 [Q, ceil(h * w / 8)]: bits of `logits > 0`."""
+
+    queries: Queries
+    masks: Bits
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one engine agrees with another over `frames` frames.
+
+    objects: how many queries of all frames were compared as objects. iou_mean, iou_min: of the objects' masks; two
+    empty masks agree. top_class: share of all queries whose best class, "no object" included, is the same. assignment:
+    share of the successive frame pairs in which every object is continued by the same query; NaN of a single frame.
+    """
+
+    frames: int
+    objects: int
+    iou_mean: float
+    iou_min: float
+    top_class: float
+    assignment: float
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What an agreement must reach, each 0..1."""
+
+    iou_mean: float = 0.995
+    iou_min: float = 0.0
+    top_class: float = 0.99
+    assignment: float = 0.99
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= getattr(self, field.name) <= 1:
+                raise UsageError(f"floor {field.name} is {getattr(self, field.name)}; expected 0 to 1")
+
+    def missed(self, reached: Agreement) -> list[str]:
+        """In words what of `reached` lies below its floor; NaN lies below, but for the assignment of single frames."""
+        wanted = [field.name for field in fields(self) if field.name != "assignment" or reached.frames > 1]
+        return [
+            f"{name} {getattr(reached, name):.4f} below {getattr(self, name):.4f}"
+            for name in wanted
+            if not getattr(reached, name) >= getattr(self, name)
+        ]
+
+
+def answers(engines: Mapping[str, Engine], images: Array, valid_sizes: Array) -> list[FrameAnswer]:
+    """What `engines` say of each of `images`, uint8 RGB [T, H, W, 3], of `valid_sizes` int32 [T, 2]; one at a time."""
+    return [_answer(engines, images[t : t + 1], valid_sizes[t : t + 1]) for t in range(len(images))]
+
+
+def _answer(engines: Mapping[str, Engine], image: Array, valid_size: Array) -> FrameAnswer:
+    outputs = engines["frame"]({"images": image, "valid_sizes": valid_size})
+    roles = ("class_logits", "embeddings", "mask_embeddings")
+    queries = Queries(*(outputs[role].numpy()[0].astype(np.float32) for role in roles))
+    features = outputs["mask_features"].row(0)
+    embeddings = queries.mask_embeddings.astype(features.dtype)
+    logits = engines["masks"]({"mask_embeddings": embeddings, "mask_features": features})["mask_logits"].numpy()
+    return FrameAnswer(queries, packed_masks(logits))
+
+
+def answers_of(outputs: Outputs) -> list[FrameAnswer]:
+    """The answers of the frames of one call."""
+    roles = ("class_logits", "embeddings", "mask_embeddings")
+    small = [outputs[role].astype(np.float32, copy=False) for role in roles]
+    masks = packed_masks(outputs["mask_logits"])
+    return [FrameAnswer(Queries(*(array[i] for array in small)), masks[i]) for i in range(len(masks))]
+
+
+def packed_masks(logits: Array) -> Bits:
+    """Bits of `logits` [..., Q, h, w] > 0, uint8 [..., Q, ceil(h * w / 8)]. NaN is outside."""
+    return np.packbits((logits > 0).reshape(*logits.shape[:-2], -1), axis=-1)
+
+
+def agreement(expected: Sequence[FrameAnswer], given: Sequence[FrameAnswer], score: float = OBJECT_SCORE) -> Agreement:
+    """How far `given` agrees with `expected`, frame by frame of one clip; NaN anywhere in it agrees with nothing."""
+    if len(expected) != len(given) or not expected:
+        raise UsageError(f"{len(given)} frames are compared with {len(expected)}; expected equal numbers, 1 or more")
+    objects = _objects(expected, score)
+    ious = np.concatenate(
+        [_ious(one.masks[at], other.masks[at]) for one, other, at in zip(expected, given, objects, strict=True)]
+    )
+    same = [
+        np.where(_finite(other), one.queries.class_logits.argmax(1) == other.queries.class_logits.argmax(1), False)
+        for one, other in zip(expected, given, strict=True)
+    ]
+    return Agreement(
+        frames=len(expected),
+        objects=len(ious),
+        iou_mean=float(ious.mean()),
+        iou_min=float(ious.min()),
+        top_class=float(np.concatenate(same).mean()),
+        assignment=_assignment(expected, given, objects),
+    )
+
+
+def _objects(expected: Sequence[FrameAnswer], score: float) -> list[NDArray[np.intp]]:
+    """The queries of each frame that are compared as objects."""
+    sure = [np.flatnonzero(frame.queries.scores() >= score) for frame in expected]
+    if any(len(found) for found in sure):
+        return sure
+    return [np.arange(len(frame.queries)) for frame in expected]
+
+
+def _ious(one: Bits, other: Bits) -> NDArray[np.float64]:
+    """Overlap over union of each pair of rows of packed masks."""
+    overlap, union = _count(one & other), _count(one | other)
+    return np.where(union > 0, overlap / np.maximum(union, 1), 1.0)
+
+
+def _count(bits: Bits) -> NDArray[np.int64]:
+    return np.asarray(np.unpackbits(bits, axis=-1).sum(axis=-1, dtype=np.int64))
+
+
+def _finite(answer: FrameAnswer) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(answer.queries.class_logits).all(axis=1))
+
+
+def _assignment(
+    expected: Sequence[FrameAnswer], given: Sequence[FrameAnswer], objects: Sequence[NDArray[np.intp]]
+) -> float:
+    """Share of successive frame pairs in which the objects of the first are continued by the same queries."""
+    if len(expected) < 2:
+        return float("nan")
+    wanted, found = _continued(expected), _continued(given)
+    kept = [bool((one[at] == other[at]).all()) for one, other, at in zip(wanted, found, objects[:-1], strict=True)]
+    return float(np.mean(kept))
+
+
+def _continued(frames: Sequence[FrameAnswer]) -> list[NDArray[np.intp]]:
+    """For each successive pair the query of the second frame that continues each query of the first; -1 for NaN."""
+    return [_matched(before.queries.embeddings, after.queries.embeddings) for before, after in pairwise(frames)]
+
+
+def _matched(before: Floats, after: Floats) -> NDArray[np.intp]:
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        return np.full(len(before), -1, dtype=np.intp)
+    return assign(1 - cosine_similarity(before, after))

@@ -1,0 +1,93 @@
+"""How one source went: the account of its frames and of its time, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from visrt.runtime.errors import INTERRUPTED, PARTIAL, VisrtError
+from visrt.runtime.results import SessionEvents
+from visrt.runtime.sources.source import Source, SourceReport
+
+__all__ = ["End", "RunAccount", "SourceOutcome", "outcome_of"]
+
+End = Literal["complete", "partial", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class SourceOutcome:
+    """How one source went. captured = processed + dropped + corrupt + skipped; ms are means a processed frame.
+
+    Decoding and writing run beside the network, so the stages may add up to more than 1000 / fps.
+    """
+
+    source: str
+    end: End
+    reason: str
+    exit_code: int
+    processed: int = 0
+    dropped: int = 0
+    corrupt: int = 0
+    skipped: int = 0
+    damaged: int = 0
+    wall_s: float = 0.0
+    events: SessionEvents = field(default_factory=SessionEvents)
+    ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def captured(self) -> int:
+        return self.processed + self.dropped + self.corrupt + self.skipped
+
+    @property
+    def fps(self) -> float:
+        """Frames a second with everything included, from the first frame asked for to the last result on disk."""
+        return self.processed / self.wall_s if self.wall_s else 0.0
+
+
+@dataclass(frozen=True)
+class RunAccount:
+    """What was done with a source. full: as many frames as were wanted; seconds: by stage, over all frames."""
+
+    processed: int
+    dropped: int
+    full: bool
+    events: SessionEvents
+    seconds: Mapping[str, float]
+    wall_s: float
+
+
+def outcome_of(source: Source, run: RunAccount, errors: Sequence[VisrtError], interrupted: bool) -> SourceOutcome:
+    """The outcome of a run that is over; the first of its `errors` is told."""
+    report = source.report
+    end, reason, code = _end(report, run, errors, interrupted)
+    return SourceOutcome(
+        source=source.info.name,
+        end=end,
+        reason=reason,
+        exit_code=code,
+        processed=run.processed,
+        dropped=run.dropped,
+        corrupt=report.corrupt,
+        skipped=report.skipped,
+        damaged=report.damaged,
+        wall_s=run.wall_s,
+        events=run.events,
+        ms={stage: 1e3 * seconds / max(run.processed, 1) for stage, seconds in run.seconds.items()},
+    )
+
+
+def _end(
+    report: SourceReport, run: RunAccount, errors: Sequence[VisrtError], interrupted: bool
+) -> tuple[End, str, int]:
+    if errors:
+        return "failed", str(errors[0]), errors[0].exit_code
+    if interrupted:
+        return "interrupted", f"interrupted after {run.processed} frames", INTERRUPTED
+    if run.full:
+        return "complete", f"stopped at the limit of {run.processed} frames", 0
+    bad = run.events.bad_frames
+    reasons = [report.reason, f"the network gave NaN or infinity in {bad} frames" if bad else ""]
+    if report.end == "complete" and not bad:
+        return "complete", "", 0
+    return "partial", "; ".join(reason for reason in reasons if reason), PARTIAL

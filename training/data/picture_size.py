@@ -1,0 +1,44 @@
+"""Pictures from outside, opened with suspicion: what is none, is torn or is giant is refused by its name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import PIL.Image
+from PIL import ExifTags
+
+from visrt.runtime.errors import DataError
+from visrt.runtime.sources.source import VideoSettings
+
+__all__ = ["opened", "size_of"]
+
+QUARTER_TURNS = (5, 6, 7, 8)
+"""EXIF orientations in which width and height change places."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[PIL.Image.Image]:
+    """The picture at `path`, its head read and its size within the limit of a frame."""
+    most = VideoSettings().max_pixels
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of bombs above a size of its own; ours is checked before a pixel is decoded.
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(path) as picture:
+                if picture.width * picture.height > most:
+                    raise DataError(f"{path}: {picture.height} x {picture.width} is beyond the limit of {most} pixels")
+                yield picture
+    except PIL.Image.DecompressionBombError:
+        raise DataError(f"{path}: far beyond the limit of {most} pixels; scale it down first") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(f"{path}: not a readable image ({error}); replace or remove it") from None
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of the picture held upright, from the head of the file."""
+    with opened(path) as picture:
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
+        return (picture.width, picture.height) if turned else (picture.height, picture.width)

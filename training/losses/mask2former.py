@@ -1,0 +1,182 @@
+"""Losses of Mask2Former in each frame, and over a clip the losses that make embeddings of one object alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from visrt.models.decoder import LayerPrediction
+from visrt.training.losses.contrast import (
+    CONTRASTS,
+    ContrastName,
+    ContrastSettings,
+    Item,
+    clip_tracks,
+    contrastive_items,
+    contrastive_losses,
+)
+from visrt.training.losses.points import at_points, uncertain_points
+from visrt.training.losses.targets import FrameTargets, Matches, MatchSettings, match_layers
+
+__all__ = ["LossSettings", "Mean", "association_losses", "dice_loss", "frame_losses", "identity_loss"]
+
+
+Mean = Callable[[float], float]
+"""A count of this process to its mean over all processes, at least 1: what sums of losses are divided by."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights and sampling as published: CE 2 (no-object 0.1), mask BCE 5, dice 5, on every layer.
+
+    identity_weight: weight of the identity loss, MinVIS's supervised matching; 0 = MinVIS as published, which learns
+    from single frames. identity_temperature: divides the cosine similarities. identity_range_frames: only frames of a
+    clip at most so far apart are compared, MinVIS's limited range; None = all.
+    contrast: CTVIS's losses over a clip, by the name of one of its variants or spelt out; "off" = none.
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    points: int = 12544
+    oversample: float = 3.0
+    importance: float = 0.75
+    identity_weight: float = 0.0
+    identity_temperature: float = 0.1
+    identity_range_frames: Annotated[int, Field(ge=1)] | None = None
+    contrast: Literal["off"] | ContrastName | ContrastSettings = "off"
+    match: MatchSettings = field(default_factory=MatchSettings)
+
+
+def frame_losses(
+    layers: list[LayerPrediction],
+    mask_features: Tensor,
+    targets: list[FrameTargets],
+    settings: LossSettings,
+    mask_count: float,
+) -> tuple[dict[str, Tensor], list[Matches]]:
+    """Weighted losses summed over layers, by name, and the last layer's matches for each frame.
+
+    `mask_count` is the number of target masks in the batch, averaged over processes.
+    """
+    matches = match_layers(layers, mask_features, targets, settings.match)
+    mask, dice = _mask_losses(layers, mask_features, targets, matches, settings)
+    label = sum(
+        (
+            _class_loss(layer.class_logits, targets, pairs, settings)
+            for layer, pairs in zip(layers, matches, strict=True)
+        ),
+        start=mask_features.new_zeros(()),
+    )
+    losses = {
+        "class": settings.class_weight * label,
+        "mask": settings.mask_weight * mask / mask_count,
+        "dice": settings.dice_weight * dice / mask_count,
+    }
+    return losses, matches[-1]
+
+
+def _class_loss(logits: Tensor, targets: list[FrameTargets], pairs: list[Matches], settings: LossSettings) -> Tensor:
+    """Cross-entropy over `logits` [B, Q, K + 1]; unmatched queries learn "no object" with a small weight."""
+    no_object = logits.shape[-1] - 1
+    wanted = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
+    for b, (target, pair) in enumerate(zip(targets, pairs, strict=True)):
+        wanted[b, pair.queries] = target.labels[pair.objects]
+    weight = torch.ones(no_object + 1, device=logits.device)
+    weight[no_object] = settings.no_object_weight
+    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), weight)
+
+
+def _mask_losses(
+    layers: list[LayerPrediction],
+    mask_features: Tensor,
+    targets: list[FrameTargets],
+    matches: list[list[Matches]],
+    settings: LossSettings,
+) -> tuple[Tensor, Tensor]:
+    """Sums of mask BCE and dice over the matched pairs of all layers; masks are formed for those pairs only."""
+    logits, wanted = [], []
+    for b, target in enumerate(targets):
+        embeddings = torch.cat(
+            [layer.mask_embeddings[b, pairs[b].queries] for layer, pairs in zip(layers, matches, strict=True)]
+        )
+        logits.append(torch.einsum("md,dhw->mhw", embeddings, mask_features[b]))
+        wanted.append(target.masks[torch.cat([pairs[b].objects for pairs in matches])])
+    predicted, target_masks = torch.cat(logits).float(), torch.cat(wanted)
+    if len(predicted) == 0:
+        zero = mask_features.sum() * 0
+        return zero, zero
+    with torch.no_grad():
+        points = uncertain_points(predicted, settings.points, settings.oversample, settings.importance)
+        truth = at_points(target_masks[:, None], points)[:, 0]
+    sampled = at_points(predicted[:, None], points)[:, 0]
+    bce = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none").mean(1).sum()
+    return bce, dice_loss(sampled.sigmoid(), truth).sum()
+
+
+def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
+    """Dice loss [M] of `probability` and `truth` [M, P]."""
+    overlap = 2 * (probability * truth).sum(1)
+    return 1 - (overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
+
+
+def association_losses(clips: Tensor, objects: Sequence[Matches], settings: LossSettings) -> dict[str, Tensor]:
+    """Weighted losses over embeddings `clips` [B, T, Q, C], by name; `objects` holds those of B * T frames by id."""
+    losses = {}
+    if settings.identity_weight:
+        identity = identity_loss(clips, objects, settings.identity_temperature, settings.identity_range_frames)
+        losses["identity"] = settings.identity_weight * identity
+    if settings.contrast != "off":
+        chosen = CONTRASTS[settings.contrast] if isinstance(settings.contrast, str) else settings.contrast
+        reid, aux = contrastive_losses(_items(clips.float(), objects, chosen), clips.sum() * 0)
+        losses["reid"], losses["reid_aux"] = chosen.reid_weight * reid, chosen.aux_weight * aux
+    return losses
+
+
+def _items(clips: Tensor, objects: Sequence[Matches], settings: ContrastSettings) -> list[Item]:
+    """The contrastive items of all clips."""
+    length = clips.shape[1]
+    items = []
+    for b, frames in enumerate(clips):
+        tracks = clip_tracks(frames, objects[b * length : (b + 1) * length], settings)
+        items += contrastive_items(frames, tracks, settings)
+    return items
+
+
+def identity_loss(
+    clips: Tensor, objects: Sequence[Matches], temperature: float, range_frames: int | None = None
+) -> Tensor:
+    """InfoNCE between the frames of each clip: an object's query against all queries of another frame.
+
+    `clips` [B, T, Q, C]; `objects` holds B * T frames whose object ids agree within a clip. The choice among all
+    queries, background ones included, is the choice association faces. Frames more than `range_frames` apart are not
+    compared.
+    """
+    unit = F.normalize(clips.float(), dim=-1)
+    length = clips.shape[1]
+    terms = []
+    for s, t in combinations(range(length), 2):
+        if range_frames is not None and t - s > range_frames:
+            continue
+        similarity = torch.einsum("bqc,bpc->bqp", unit[:, s], unit[:, t]) / temperature
+        forward, backward = similarity.log_softmax(2), similarity.log_softmax(1)
+        for b in range(len(clips)):
+            first, second = _common(objects[b * length + s], objects[b * length + t])
+            terms.append(-(forward[b, first, second] + backward[b, first, second]) / 2)
+    losses = torch.cat(terms) if terms else clips.new_zeros(0)
+    return losses.mean() if len(losses) else clips.sum() * 0
+
+
+def _common(first: Matches, second: Matches) -> tuple[Tensor, Tensor]:
+    """Queries of the objects matched in both frames, in the same order."""
+    same = first.objects[:, None] == second.objects[None, :]
+    i, j = same.nonzero(as_tuple=True)
+    return first.queries[i], second.queries[j]
