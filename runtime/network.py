@@ -17,7 +17,7 @@ from visrt.runtime.image import RESIZERS, Frame, Letterbox, letterbox_into
 from visrt.runtime.methods.method import FrameOutputs, refuse_nonfinite
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["Batch", "Carried", "ClipGraphs", "Network", "Pending"]
+__all__ = ["Batch", "Carried", "ClipGraphs", "Network"]
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,6 @@ class Carried:
     last: Future[Mapping[str, Tensor]] | None = None
 
 
-@dataclass(frozen=True)
-class Pending:
-    """A call of the frame engine that may still compute, or a call per frame: `outputs` waits, and gives each
-    call's."""
-
-    fits: tuple[Letterbox, ...]
-    times_s: tuple[float | None, ...]
-    outputs: Sequence[Callable[[], Mapping[str, Tensor]]]
-
-
 class Network:
     """Runs the graphs of one bundle and measures them with `watch`.
 
@@ -98,6 +88,7 @@ class Network:
         self.states: Tensors = {
             name: np.zeros(spec.shape, spec.dtype) for name, spec in manifest.states.items()
         } | dict(states or {})
+        self._image_size = self._spec.image_size
         self._on_device = {name: manifest.device_roles(name) for name in manifest.graphs}
         self._carried = {name: manifest.carried(name) for name in manifest.graphs}
         self._mask_dtype = manifest.graphs["masks"].inputs["mask_embeddings"].dtype
@@ -113,15 +104,15 @@ class Network:
 
     def prepare(self, frames: Sequence[Frame], times_s: Sequence[float | None]) -> Batch:
         """`frames` [H, W, 3], uint8 RGB of any size, resized and padded for the frame graph. From any thread."""
-        images = np.empty((len(frames), *self._spec.image_size, 3), dtype=np.uint8)
+        images = np.empty((len(frames), *self._image_size, 3), dtype=np.uint8)
         fits = [letterbox_into(out, frame, self._spec, self._resize) for frame, out in zip(frames, images, strict=True)]
         return Batch(images, tuple(fits), tuple(times_s))
 
-    def submit(self, parts: Sequence[tuple[Batch, Carried]]) -> Pending:
+    def submit(self, parts: Sequence[tuple[Batch, Carried]]) -> Callable[[], list[FrameOutputs]]:
         """Hands the frames of one or several streams to the frame engine, which may go on while the host works.
 
-        One call for all; where the frame graph takes state, a call a frame, as each needs the outputs of the one
-        before.
+        One call for all; where the frame graph takes state, a call per frame, as each needs the outputs of the last.
+        The function that comes back waits for the engine and gives the outputs for each frame.
         """
         batch = Batch.joined([one for one, _ in parts])
         with self._watch.stage("copy_in" if self._async else "frame_engine"):
@@ -131,25 +122,24 @@ class Network:
                 ]
             else:
                 calls = [self._call(_frame_feeds(batch))]
-        return Pending(batch.fits, batch.times_s, calls)
+        return lambda: self._wait(batch, calls)
 
-    def wait(self, pending: Pending) -> list[FrameOutputs]:
-        """The outputs for each of the submitted frames, once they are there."""
+    def _wait(self, batch: Batch, calls: Sequence[Callable[[], Mapping[str, Tensor]]]) -> list[FrameOutputs]:
         frames: list[FrameOutputs] = []
-        for call in pending.outputs:
+        for call in calls:
             with self._watch.stage("frame_engine"):
                 outputs = call()
                 if self._async:
                     _wait_for(outputs, self._on_device["frame"])
             with self._watch.stage("copy_out"):
                 host, device = self._split("frame", outputs)
-                done, count = len(frames), len(pending.fits) // len(pending.outputs)
+                done, count = len(frames), len(batch) // len(calls)
                 frames += [
                     FrameOutputs(
-                        pending.fits[done + item],
+                        batch.fits[done + item],
                         {role: array[item] for role, array in host.items()},
                         {role: tensor.row(item) for role, tensor in device.items()},
-                        pending.times_s[done + item],
+                        batch.times_s[done + item],
                     )
                     for item in range(count)
                 ]
@@ -157,7 +147,7 @@ class Network:
 
     def run_frames(self, frames: Sequence[Frame]) -> list[FrameOutputs]:
         """Outputs for each of `frames`, [H, W, 3] uint8 RGB of any size, as a stream of their own."""
-        return self.wait(self.submit([(self.prepare(frames, [None] * len(frames)), self.carried())]))
+        return self.submit([(self.prepare(frames, [None] * len(frames)), self.carried())])()
 
     def run(
         self, graph: str, feeds: Mapping[str, Floats | Tensor], carried: Carried

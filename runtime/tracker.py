@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -16,11 +16,14 @@ from visrt.runtime.errors import EngineError, NumericalError, UsageError
 from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Track, TrackingMethod
-from visrt.runtime.network import Batch, ClipGraphs, Network, Pending
+from visrt.runtime.network import Batch, ClipGraphs, Network
 from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch
 
 __all__ = ["PendingCalls", "SessionSettings", "StreamTracker", "check_times"]
+
+Wait = Callable[[], list[FrameOutputs]]
+"""Waits for a call of the frame engine and gives the outputs for each of its frames."""
 
 LOGGER = logging.getLogger("visrt.stream")
 
@@ -176,35 +179,35 @@ class PendingCalls:
     def __init__(self, network: Network) -> None:
         self.retried_calls = 0
         self._network = network
-        self._calls: deque[tuple[Pending | None, Sequence[tuple[StreamTracker, Batch]]]] = deque()
+        self._calls: deque[tuple[Wait | None, Sequence[tuple[StreamTracker, Batch]]]] = deque()
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def submit(self, parts: Sequence[tuple[StreamTracker, Batch]]) -> None:
         """Hands frames of one or several streams to the frame engine in one call."""
+        wait: Wait | None = None
         try:
-            pending = self._network.submit([(batch, tracker.carried) for tracker, batch in parts])
+            wait = self._network.submit([(batch, tracker.carried) for tracker, batch in parts])
         except EngineError:
             if len(parts) == 1 or self._network.stateful_frames:
                 raise
-            pending = None
-        self._calls.append((pending, parts))
+        self._calls.append((wait, parts))
 
     def finish(self, keep_in_flight: int) -> Iterator[list[tuple[StreamTracker, list[FrameOutputs]]]]:
         """The outputs of each call by stream, in order, until `keep_in_flight` calls are left."""
         while len(self._calls) > keep_in_flight:
-            pending, parts = self._calls.popleft()
+            wait, parts = self._calls.popleft()
             try:
-                if pending is None:
+                if wait is None:
                     raise EngineError("the engine refused the call")
-                outputs = iter(self._network.wait(pending))
+                outputs = iter(wait())
             except EngineError:
                 if len(parts) == 1 or self._network.stateful_frames:
                     raise
                 self.retried_calls += 1
                 for tracker, batch in parts:
-                    yield [(tracker, self._network.wait(self._network.submit([(batch, tracker.carried)])))]
+                    yield [(tracker, self._network.submit([(batch, tracker.carried)])())]
             else:
                 yield [(tracker, [next(outputs) for _ in range(len(batch))]) for tracker, batch in parts]
 

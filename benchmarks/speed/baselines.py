@@ -24,6 +24,8 @@ from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import Letterbox, letterbox_into, pillow_bilinear
+from visrt.runtime.methods.method import PerFrameMethod
+from visrt.runtime.methods.registry import method_of
 from visrt.runtime.sources.video import read_video
 
 __all__ = ["BASELINES", "Baseline", "Network", "baseline_of", "compiled", "eager"]
@@ -190,7 +192,7 @@ def baseline_of(
     """The baseline `peer`, a name in `BASELINES`, for the input size of `bundle`."""
     if peer not in BASELINES:
         raise UsageError(f"peer {peer!r} is unknown; choose one of {', '.join(BASELINES)}")
-    if bundle.manifest.family not in ("minvis", "ctvis"):
+    if not isinstance(method_of(bundle.manifest), PerFrameMethod):
         raise UsageError(
             f"bundle {bundle.manifest.name!r} is of family {bundle.manifest.family!r}; peers are made of networks that "
             "look at one frame at a time: minvis or ctvis"

@@ -10,6 +10,7 @@ import numpy as np
 from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
 from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
 from visrt.runtime.engines.engine import Engine
+from visrt.runtime.methods.minvis import FAMILY
 from visrt.runtime.session import Session
 
 __all__ = ["Scene", "disc_masks", "scripted_session"]
@@ -102,7 +103,7 @@ def scripted_session(scene: Scene) -> Session:
     }
     manifest = Manifest(
         name="scripted",
-        family="minvis",
+        family=FAMILY,
         classes=tuple(f"class {label}" for label in range(CLASSES)),
         input=InputSpec(height=height, width=width),
         graphs=_graphs(scene),

@@ -24,10 +24,11 @@ from visrt.runtime.methods.method import MasksOf, PerFrameMethod, Track
 from visrt.runtime.methods.nms import mask_nms
 from visrt.runtime.methods.queries import Queries
 
-__all__ = ["GRAPHS", "MinVis", "MinVisSettings", "MinVisState", "match_to_slots"]
+__all__ = ["FAMILY", "GRAPHS", "MinVis", "MinVisSettings", "MinVisState", "match_to_slots"]
 
 Indices = NDArray[np.intp]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+FAMILY = "minvis"
 NO_OBJECT = -1
 
 # L = K + 1 class logits, images of I x J, h x w = stride 4 of the network input.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +11,6 @@ if TYPE_CHECKING:
     from visrt.models.checkpoints.conversion import Converted
 
 __all__ = ["convert"]
-
-
-class Kind(str, Enum):
-    """Kinds of networks that are published as checkpoints."""
-
-    per_frame = "per-frame"
-    genvis = "genvis"
 
 
 def convert(
@@ -37,8 +29,8 @@ def convert(
         ),
     ] = None,
     kind: Annotated[
-        Kind, typer.Option(help="What was published: a network of single frames, or one of the GenVIS kind.")
-    ] = Kind.per_frame,
+        str, typer.Option(help="What was published: per-frame, a network of single frames, or genvis.")
+    ] = "per-frame",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at OUT.")] = False,
 ) -> None:
     """Convert a published checkpoint to safetensors that hold the architecture and the class names too.
@@ -47,16 +39,17 @@ def convert(
     """
     from visrt.commands.names import class_names
     from visrt.console import report_console
+    from visrt.export.families import DEFAULT_FAMILY
     from visrt.models.checkpoints.conversion import convert_checkpoint
     from visrt.runtime.errors import OutputError
 
     if out.exists() and not (overwrite and out.is_file()):
         hint = "choose another file or add --overwrite" if out.is_file() else "is no file; choose another name"
         raise OutputError(f"{out}: exists already; {hint}")
-    converted = convert_checkpoint(checkpoint, out, None if classes is None else class_names(classes), kind.value)
+    converted = convert_checkpoint(checkpoint, out, None if classes is None else class_names(classes), kind)
     console = report_console()
     console.print(f"{out}: {_told(converted)}")
-    family = "" if converted.family == "minvis" else f" --family {converted.family}"
+    family = "" if converted.family == DEFAULT_FAMILY else f" --family {converted.family}"
     console.print(f"export it with `visrt export {out}{family} --size HxW --out BUNDLE`", markup=False)
 
 
