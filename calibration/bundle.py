@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 
-from visrt.export.contract import graph_spec
 from visrt.export.nodes import NODES, nodes_json
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.bundles.manifest import Manifest
@@ -62,8 +61,8 @@ def write_calibrated(
     graph = old.graphs[GRAPH]
     changed = {graph.file.file: model.SerializeToString(deterministic=True), NODES: nodes_json(nodes)}
     specs = {name: file_spec(name, data) for name, data in changed.items()}
-    now = graph_spec(model, specs[graph.file.file], "int8")
-    update = {"file": now.file, "opset": now.opset, "precision": now.precision}
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    update = {"file": specs[graph.file.file], "opset": opset, "precision": "int8"}
     versions = {**old.producer.versions, **package_versions(PACKAGES)}
     manifest = old.model_copy(
         update={

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.accuracy.identity import IdentityCounts
+from visrt.benchmarks.accuracy.identity import JSON_NAMES, IdentityCounts
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.bundles.writer import copied_files, file_spec, write_bundle
@@ -174,7 +174,8 @@ def _values(fitted: Fit, data: Mapping[str, Any]) -> dict[str, Any]:
     """The figures as plain json values."""
     return {
         "data": dict(data),
-        "criterion": "(tp - duplicate * duplicates - spurious * fp - changed_id * (id_switches + lost_ids)) / gt",
+        "criterion": "(found - duplicate * duplicates - spurious * spurious - changed_id * (switches + lost_ids)) "
+        "/ wanted",
         "prices": vars(fitted.criterion),
         "before": _trial_values(fitted.before),
         "chosen": _trial_values(fitted.best),
@@ -183,5 +184,5 @@ def _values(fitted: Fit, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trial_values(trial: Trial) -> dict[str, Any]:
-    counts = {name: getattr(trial.counts, name) for name in COUNTED}
+    counts = {JSON_NAMES.get(name, name): getattr(trial.counts, name) for name in COUNTED}
     return {"floors": trial.floors, "criterion": trial.value, "counts": counts}

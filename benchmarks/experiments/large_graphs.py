@@ -39,8 +39,10 @@ class FullSize:
     nodes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def request(self, name: str, profile: Profile, targets: tuple[str, ...]) -> BuildRequest:
-        data = self.models[name].SerializeToString(deterministic=True)
-        spec = graph_spec(self.models[name], file_spec(f"{name}.onnx", data), self._stated(name))
+        model = self.models[name]
+        data = model.SerializeToString(deterministic=True)
+        meanings = {value.name: "" for value in (*model.graph.input, *model.graph.output)}
+        spec = graph_spec(model, file_spec(f"{name}.onnx", data), self._stated(name), meanings)
         return BuildRequest(name, spec, data, profile, targets, self.nodes.get(name))
 
     def _stated(self, name: str) -> str:

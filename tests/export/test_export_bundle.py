@@ -169,7 +169,7 @@ class TestWithoutTracing:
         wanted = replace(published_kind.wanted, out=tmp_path / "bundle", family="maskformer")
         with pytest.raises(UsageError, match="family 'maskformer' cannot be exported; choose one of minvis, ctvis"):
             export_bundle(wanted)
-        with pytest.raises(CheckpointError, match="expected an InsPro one"):
+        with pytest.raises(CheckpointError, match="expected an InsPro network"):
             export_bundle(replace(wanted, family="inspro"))
 
     def test_pictures_of_the_user_are_fitted_and_checked_on(self, published_kind: Exported, tmp_path: Path) -> None:

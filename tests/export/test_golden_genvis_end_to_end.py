@@ -108,7 +108,10 @@ def small_engines(model: GenVisExport, size: tuple[int, int]) -> dict[str, Engin
         "masks": onnx_from_masks_graph(MasksGraph(), settings.frame.mask_dim, *size, torch.float32),
     }
     data = {name: one.SerializeToString() for name, one in graphs.items()}
-    specs = {name: graph_spec(one, file_spec(f"{name}.onnx", data[name]), "fp32") for name, one in graphs.items()}
+    specs = {
+        name: graph_spec(one, file_spec(f"{name}.onnx", data[name]), "fp32", model.meanings)
+        for name, one in graphs.items()
+    }
     return {name: CpuEngine(spec, data[name]) for name, spec in specs.items()}
 
 

@@ -131,7 +131,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
         assert tracked(bundle, "tensorrt") == expected
 
     assert gpu.counts["builds"] == 3
-    assert "frame.onnx: TensorRT refuses the engine that was kept; a new one is built" in caplog.messages
+    assert "frame.onnx: TensorRT refuses the cached engine; a new one is built" in caplog.messages
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -266,8 +266,8 @@ def no_runtime(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> EngineOptions:
 @pytest.mark.parametrize(
     ("lack", "told"),
     [
-        (no_pycuda, r"pycuda cannot be imported .*libcuda.*pip install 'visrt\[trt\]'.*--engine cpu"),
-        (second_gpu, "GPU 1 was asked for, this machine has 1"),
+        (no_pycuda, r"pycuda cannot be imported .*libcuda.*pip install '\.\[trt\]'.*--engine cpu"),
+        (second_gpu, "GPU 1 was requested, this machine has 1"),
         (no_driver, "GPU 0 cannot be opened: cuInit failed.*nvidia-smi"),
         (no_stream, r"opening a stream: the GPU is out of memory \(cuStreamCreate failed"),
         (no_library, "tensorrt is (not installed|installed but does not load)"),

@@ -397,7 +397,7 @@ def not_capturable(rig_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("hindrance", "told", "notices"),
     [
-        (without_bindings, r"cuda-bindings cannot be imported .*pip install 'visrt\[trt\]'", 1),
+        (without_bindings, r"cuda-bindings cannot be imported .*pip install '\.\[trt\]'", 1),
         (refused, "cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", 2),
         (not_capturable, "operations that cannot be captured", 2),
     ],
