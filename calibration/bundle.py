@@ -25,7 +25,7 @@ PACKAGES = ("visrt", "onnx", "onnxruntime", "numpy")
 
 
 def require_calibratable(bundle: Bundle) -> None:
-    """Raises UsageError for a bundle that INT8 calibration does not support, BundleError for one that is unsound.
+    """Raises UsageError for a bundle that INT8 calibration does not support, BundleError for one that is damaged.
 
     Its graphs must hold no Q/DQ pairs yet, its frame graph must take nothing but frames, and its queries must have a
     class "no object", by which agreement is judged.

@@ -1,4 +1,4 @@
-"""Where a bundle is made: beside its target, put in the target's place only when it is whole."""
+"""Where a bundle is made: next to its target, put in the target's place only when it is complete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_target(out: Path, existing: Existing) -> None:
 
 @contextmanager
 def workplace(out: Path) -> Iterator[Path]:
-    """A folder beside `out`: it becomes `out` if all goes well, and is removed if not."""
+    """A folder next to `out`: it becomes `out` if all goes well, and is removed if not."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

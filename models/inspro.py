@@ -37,7 +37,7 @@ class InsProSettings:
     bank_frames: frames that intra-query attention sees, this one included; 1 = no such attention.
     importance: whether a past frame counts with one number or with one a channel; the paper's equation allows both.
     proposal_clip: boxes are clipped to the picture when they are handed to the next frame, or not at all; the paper
-    says that they are, not where. lite_stages: of the head for the frames between key frames; 0 = not InsPro-lite.
+    states that they are, not where. lite_stages: of the head for the frames between key frames; 0 = not InsPro-lite.
     lite_masks: that head's weight generator is its "own" or is "shared".
     pixel_mean, pixel_std: RGB, in 0..255 units.
     """

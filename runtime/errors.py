@@ -1,4 +1,4 @@
-"""The one error tree. Each message says what was given, what was expected and what to do.
+"""All errors of visrt, in one tree. Each message tells the reader what was given, what was expected and what to do.
 
 The command line prints one line for a `VisrtError` and leaves with its `exit_code`; any other exception is a bug
 and keeps its traceback.
@@ -17,7 +17,7 @@ class VisrtError(Exception):
 
 
 class UsageError(VisrtError):
-    """What was asked cannot be done as asked: a missing path, an unknown option value, sizes that do not fit."""
+    """A request that cannot be met: a missing path, an unknown option value, sizes that do not fit."""
 
     exit_code = 2
 

@@ -105,14 +105,15 @@ class MaskResize:
         return None if box is None else SourceMask(encode_region(region, corner, self.fit.source), box)
 
     def certainty(self, logits: Floats) -> tuple[float, int]:
-        """Over the pixels of `source_mask`, the sum of their chances (sigmoid) to be inside, and how many they are."""
+        """Over the pixels of `source_mask`, the sum of their probabilities (sigmoid) to be inside, and how many they
+        are."""
         rows, columns = self._reached_by(logits)
-        chances, pixels = 0.0, 0
+        probabilities, pixels = 0.0, 0
         for _, part in self._tiles(logits, rows, columns):
             inside = part[part > 0].astype(np.float64)
-            chances += float((1 / (1 + np.exp(-inside))).sum())
+            probabilities += float((1 / (1 + np.exp(-inside))).sum())
             pixels += len(inside)
-        return chances, pixels
+        return probabilities, pixels
 
     def _reached_by(self, logits: Floats) -> tuple[slice, slice]:
         """The rows and the columns of the source outside which the mask of `logits` is empty."""

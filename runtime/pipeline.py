@@ -119,7 +119,7 @@ class Pipeline:
     ) -> None:
         """Runs every job to its end or until `stopped()`; `done` is called as each ends, also of those that fail.
 
-        A job is asked for only when there is a place for it, so that `jobs` may open its sources one by one.
+        A job is taken only when there is a place for it, so that `jobs` may open its sources one by one.
         """
         with self._blas.limit(limits=1, user_api="blas"):
             _Run(self, iter(jobs), done, stopped).to_the_end()

@@ -48,7 +48,7 @@ class SessionEvents:
     frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
     aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no
     objects. zero_queries: queries whose embedding was zero; such a one takes no part in its frame. dropped_slots: slots
-    of a clip for which the network gave NaN or infinity; such a one begins anew. time_jumps: times that lay before the
+    of a clip for which the network gave NaN or infinity; which then restarts. time_jumps: times that lay before the
     last one and were taken for it.
     """
 

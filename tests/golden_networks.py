@@ -48,26 +48,26 @@ class Run:
 
 
 def bounded_run(compute: Callable[[list[Tensor]], tuple[Arrays, Arrays]], images: list[Tensor]) -> Run:
-    """Arrays and class chances that `compute` makes of `images`, and bounds for them.
+    """Arrays and class probabilities that `compute` makes of `images`, and bounds for them.
 
     A recurrent network may amplify rounding, by how much depends on its weights. So it runs again on images with a
     relative noise of 1e-7, which is float32's rounding: an array may be off by what one stage may, and by `ROUNDINGS`
     times the most that the noise moved it.
     """
-    arrays, chances = compute(images)
-    moved = dict.fromkeys([*arrays, *chances], 0.0)
+    arrays, probabilities = compute(images)
+    moved = dict.fromkeys([*arrays, *probabilities], 0.0)
     flipped = 0.0
     for seed in range(NOISY_RUNS):
         noise = torch.Generator().manual_seed(seed)
         noisy = compute([one * (1 + INPUT_NOISE * torch.randn(one.shape, generator=noise)) for one in images])
-        for now, before in zip(noisy, (arrays, chances), strict=True):
+        for now, before in zip(noisy, (arrays, probabilities), strict=True):
             for name, values in before.items():
                 moved[name] = max(moved[name], float(np.abs(now[name] - values).max(initial=0)))
         masks = [name for name in arrays if "mask_logits" in name]
         flips = sum(np.count_nonzero((noisy[0][name] > 0) != (arrays[name] > 0)) for name in masks)
         flipped = max(flipped, flips / sum(arrays[name].size for name in masks))
-    bounds = {name: tight(values) + ROUNDINGS * moved[name] for name, values in {**arrays, **chances}.items()}
-    chance_bound = max(bounds[name] for name in chances)
+    bounds = {name: tight(values) + ROUNDINGS * moved[name] for name, values in {**arrays, **probabilities}.items()}
+    chance_bound = max(bounds[name] for name in probabilities)
     return Run(arrays, bounds, chance_bound, 1e-4 + ROUNDINGS * flipped)
 
 
@@ -153,7 +153,7 @@ def _genvis_arrays(network: GenVis, names: dict[int, str], clips: list[Tensor]) 
     keys: list[Tensor] = []
     values: list[Tensor] = []
     arrays: Arrays = {}
-    chances: Arrays = {}
+    probabilities: Arrays = {}
     for i, images in enumerate(clips):
         frames = network(images)
         read_out = read_memory(start.key[None], keys, values)[0]
@@ -173,8 +173,8 @@ def _genvis_arrays(network: GenVis, names: dict[int, str], clips: list[Tensor]) 
             ),
         }
         arrays |= {names.get(i, f"clip{i}/") + name: tensor.numpy() for name, tensor in made.items()}
-        chances[f"chances of clip {i}"] = outputs.class_logits.softmax(-1).numpy()
-    return arrays, chances
+        probabilities[f"probabilities of clip {i}"] = outputs.class_logits.softmax(-1).numpy()
+    return arrays, probabilities
 
 
 @cache
@@ -196,7 +196,7 @@ def _inspro_arrays(golden: Golden, images: list[Tensor]) -> tuple[Arrays, Arrays
     bank = torch.zeros(1, settings.bank_frames - 1, slots, dim)
     fill = torch.zeros(1, slots, dtype=torch.int32)
     arrays: Arrays = {}
-    chances: Arrays = {}
+    probabilities: Arrays = {}
     for t, image in enumerate(images):
         frame, key = names.get(t, f"frame{t}/"), t % key_every(golden) == 0
         maps = network(image)
@@ -213,5 +213,5 @@ def _inspro_arrays(golden: Golden, images: list[Tensor]) -> tuple[Arrays, Arrays
         stage = golden.parts(f"{frame}stage").get(len(stages) - 1, f"{frame}stage{len(stages) - 1}/")
         arrays[stage + "class_logits"], arrays[stage + "boxes"] = last.class_logits.numpy(), last.boxes.numpy()
         arrays[frame + "mask_logits_stride4"] = masks.numpy()
-        chances[f"chances of frame {t}"] = last.class_logits.sigmoid().numpy()
-    return arrays, chances
+        probabilities[f"probabilities of frame {t}"] = last.class_logits.sigmoid().numpy()
+    return arrays, probabilities

@@ -69,14 +69,14 @@ def test_the_bound_of_a_recurrence_grows_with_what_it_makes_of_noise() -> None:
             total = 100 * total + one
             arrays[f"mask_logits{i}"] = (total / 100**i).numpy()
             arrays[f"difference{i}"] = (total - 100**i * images[0].new_ones(())).numpy()
-        return arrays, {"chances": images[0].numpy()}
+        return arrays, {"probabilities": images[0].numpy()}
 
     run = bounded_run(doubling, [torch.ones(1000)] * 3)
 
     assert run.bounds["mask_logits0"] == pytest.approx(1e-4 + ROUNDINGS * 4 * INPUT_NOISE, rel=0.01)
     amplified = [run.bounds[f"difference{i}"] - 1e-4 for i in range(3)]
     assert amplified[1] > 50 * amplified[0] > 0
-    assert run.chance_bound == run.bounds["chances"]
+    assert run.chance_bound == run.bounds["probabilities"]
     assert run.mask_share == 1e-4
 
 

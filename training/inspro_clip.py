@@ -86,11 +86,11 @@ class TrainedPairs(Trained):
             maps = self.network(images)
         clips = len(images) // frames
         sizes = images.new_tensor(images.shape[-2:]).expand(clips, 2)
-        walk, told = first_walk(self.network, clips), []
+        walk, predicted = first_walk(self.network, clips), []
         for t in range(frames):
             predictions, walk = self._look(frame_maps(maps, t, frames), walk, sizes, t)
-            told.append(predictions)
-        return [list(clip) for clip in zip(*told, strict=True)]
+            predicted.append(predictions)
+        return [list(clip) for clip in zip(*predicted, strict=True)]
 
     def _look(self, maps: FrameMaps, walk: Walk, sizes: Tensor, t: int) -> tuple[list[FramePrediction], Walk]:
         """Frame `t` of every clip: predictions [clip], and what passes on."""

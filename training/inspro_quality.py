@@ -31,26 +31,26 @@ def slot_quality(
 
     A slot counts if a class score reaches 0.4; a pair is right if the class agrees and the box IoU exceeds 0.5.
     """
-    found = reported = wanted = held = links = 0
+    found = reported = gt = held = links = 0
     network.eval()
     for clip in clips:
         batch = clip_batch([clip], network.settings.pixel_mean, network.settings.pixel_std).to(device)
         before: dict[int, int] = {}
         for last, target in zip(stages_of_clip(network, batch.images, settings), batch.targets, strict=True):
             slots, sure = _slots_of(last, target)
-            found, reported, wanted = found + len(slots), reported + sure, wanted + len(target.labels)
+            found, reported, gt = found + len(slots), reported + sure, gt + len(target.labels)
             both = slots.keys() & before.keys()
             links += len(both)
             held += sum(slots[one] == before[one] for one in both)
             before = slots
-    return {"recall": found / max(wanted, 1), "precision": found / max(reported, 1), "held": held / max(links, 1)}
+    return {"recall": found / max(gt, 1), "precision": found / max(reported, 1), "held": held / max(links, 1)}
 
 
 @torch.no_grad()
 def stages_of_clip(network: InsPro, images: Tensor, settings: InsProTrainSettings) -> list[StageOutputs]:
     """The last stage's outputs, without batch axis, for each frame of one clip `images` [T, 3, H, W]."""
     sizes = images.new_tensor(images.shape[-2:])[None]
-    walk, told = first_walk(network, 1), []
+    walk, predicted = first_walk(network, 1), []
     for t in range(len(images)):
         maps = frame_maps(network(images[t : t + 1]), 0, 1)
         if settings.phase == "lite" and t >= settings.key_frames:
@@ -59,8 +59,8 @@ def stages_of_clip(network: InsPro, images: Tensor, settings: InsProTrainSetting
         else:
             last = network.stages(maps.pyramid, walk.pairs, sizes)[-1]
             walk = walked(network, walk, last, sizes) if settings.propagation == "on" else walk
-        told.append(StageOutputs(*(tensor[0] for tensor in last)))
-    return told
+        predicted.append(StageOutputs(*(tensor[0] for tensor in last)))
+    return predicted
 
 
 def _slots_of(last: StageOutputs, target: FrameTargets) -> tuple[dict[int, int], int]:

@@ -14,7 +14,7 @@ __all__ = ["optimizer_for", "scheduler_for"]
 
 UNDECAYED = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.Embedding)
 PYRAMID = "backbone.fpn_"
-"""InsPro keeps the convolutions of its pyramid beside the backbone, by detectron2's layout; they start anew."""
+"""InsPro keeps the convolutions of its pyramid with the backbone, as detectron2 does; they start untrained."""
 
 
 def optimizer_for(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:

@@ -1,4 +1,4 @@
-"""A settings file of any family: its "family" says which settings it holds; without one, Mask2Former's."""
+"""A settings file of any family: its "family" decides which settings it holds; without one, Mask2Former's."""
 
 from __future__ import annotations
 

@@ -118,8 +118,8 @@ def _missing(verb: str, error: ModuleNotFoundError) -> Exception:
     return VisrtError(f"{verb} needs {package}, which is not installed; run {install_hint(EXTRAS[package])}")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print("visrt", version("visrt"))

@@ -102,8 +102,8 @@ def picture_of(video: AnnotatedVideo, t: int) -> Image:
     path = video.pictures[t]
     picture = read_image(path, VideoSettings().max_pixels)
     if picture.shape[:2] != video.size:
-        found, told = (f"{height} x {width}" for height, width in (picture.shape[:2], video.size))
-        raise DataError(f"{path}: {found} pixels (height x width), its annotations say {told}; they must agree")
+        found, annotated = (f"{height} x {width}" for height, width in (picture.shape[:2], video.size))
+        raise DataError(f"{path}: {found} pixels (height x width), its annotations say {annotated}; they must agree")
     return picture
 
 

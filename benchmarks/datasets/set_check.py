@@ -19,7 +19,7 @@ __all__ = ["ClassCount", "SetSurvey", "decoded_size", "refuse_faults", "survey"]
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Objects of a class, in how many videos they are, the masks they have, and crowds beside them."""
+    """Objects of a class, in how many videos they are, the masks they have, and crowds."""
 
     objects: int
     videos: int
@@ -31,7 +31,7 @@ class ClassCount:
 class SetSurvey:
     """sizes: videos by (height, width). oddities: what looks wrong, each with its number and first place.
 
-    faults: pictures that cannot be used, each told with its file.
+    faults: pictures that cannot be used, each reported with its file.
     """
 
     videos: int
@@ -76,8 +76,8 @@ def _faults(video: AnnotatedVideo, size: Callable[[Path], tuple[int, int]]) -> I
             yield str(error)
             continue
         if found != video.size:
-            told, meant = (f"{height} x {width}" for height, width in (found, video.size))
-            yield f"{path}: {told} pixels (height x width), its annotations say {meant}"
+            sizes, annotated = (f"{height} x {width}" for height, width in (found, video.size))
+            yield f"{path}: {sizes} pixels (height x width), its annotations say {annotated}"
 
 
 def _class_count(annotated: AnnotatedSet, label: int) -> ClassCount:
@@ -94,16 +94,16 @@ def _oddities(annotated: AnnotatedSet) -> Iterator[str]:
         "objects that are in no frame": lambda track: not any(map(_pixels, _masks(track))),
         "masks given without a pixel": lambda track: not all(map(_pixels, _masks(track))) and any(_masks(track)),
     }
-    for told, odd in checks.items():
+    for problem, odd in checks.items():
         places = [f"object {i} of {video.name}" for video, i, track in tracks if odd(track)]
-        yield from _told(told, places)
-    yield from _told("videos without an object", [video.name for video in annotated.videos if not video.tracks])
-    yield from _told("objects given twice", list(_doubled(annotated)))
+        yield from _places_of(problem, places)
+    yield from _places_of("videos without an object", [video.name for video in annotated.videos if not video.tracks])
+    yield from _places_of("objects given twice", list(_doubled(annotated)))
     seen = {track.label for _, _, track in tracks}
-    yield from _told("classes without an object", [n for i, n in enumerate(annotated.classes) if i not in seen])
+    yield from _places_of("classes without an object", [n for i, n in enumerate(annotated.classes) if i not in seen])
 
 
-def _told(what: str, places: list[str]) -> Iterator[str]:
+def _places_of(what: str, places: list[str]) -> Iterator[str]:
     if places:
         yield f"{len(places)} {what}, the first: {places[0]}"
 

@@ -1,4 +1,4 @@
-"""Annotated sets written in each of the formats; `WRITERS` names them. What a format cannot say is told."""
+"""Annotated sets written in each of the formats; `WRITERS` names them. What a format cannot hold is reported."""
 
 from __future__ import annotations
 

@@ -163,8 +163,8 @@ def _figures(name: str, evaluations: Mapping[str, Evaluation], contenders: Mappi
     }
     if len(evaluation.videos) < FEW_VIDEOS:
         return figures
-    changed, chances = changed_ids(evaluation)
-    figures["changed_ids"] = asdict(rate(changed, chances))
+    changed, probabilities = changed_ids(evaluation)
+    figures["changed_ids"] = asdict(rate(changed, probabilities))
     if contender.against is not None:
         figures["against"] = {"whom": contender.against, **_differences(evaluation, evaluations[contender.against])}
     return figures

@@ -62,12 +62,12 @@ def ctvis_result(network: Network, family: CtVis, read_frames: ReadFrames, top_k
         return VideoResult(frames, ())
     logits = mean_logits(outputs)
     winners = best_of_video(logits, top_k or logits.shape[1] - 1)
-    wanted: list[dict[int, Floats]] = [{} for _ in range(frames)]
+    requested: list[dict[int, Floats]] = [{} for _ in range(frames)]
     for slot in sorted({winner.slot for winner in winners}):
         for frame, embedding in outputs[slot].mask_embeddings.items():
-            wanted[frame][slot] = embedding
+            requested[frame][slot] = embedding
     masks = second_reading(
-        network, read_frames(), wanted, lambda resize, mask_logits: scored_mask(resize, mask_logits, resize)
+        network, read_frames(), requested, lambda resize, mask_logits: scored_mask(resize, mask_logits, resize)
     )
     return VideoResult(frames, tuple(scored_track(winner, masks[winner.slot], frames) for winner in winners))
 

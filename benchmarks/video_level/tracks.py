@@ -115,20 +115,20 @@ def plain_result(
 def second_reading(
     network: Network,
     frames: Iterable[Frame],
-    wanted: Sequence[dict[int, Floats]],
+    requested: Sequence[dict[int, Floats]],
     make: Callable[[MaskResize, Floats], M],
 ) -> dict[int, dict[int, M]]:
-    """Run the network again and call `make` for each mask in `wanted`; its results by track and frame.
+    """Run the network again and call `make` for each mask in `requested`; its results by track and frame.
 
-    `wanted`: for each frame, the mask embedding [D] by track. `make` takes the frame's resize and the mask logits
+    `requested`: for each frame, the mask embedding [D] by track. `make` takes the frame's resize and the mask logits
     [h, w], padding included. Raises UsageError if the second reading has another number of frames.
     """
-    made: dict[int, dict[int, M]] = {track: {} for embeddings in wanted for track in embeddings}
+    made: dict[int, dict[int, M]] = {track: {} for embeddings in requested for track in embeddings}
     count = 0
     for count, frame in enumerate(frames, start=1):
-        if count > len(wanted):
+        if count > len(requested):
             break
-        embeddings = wanted[count - 1]
+        embeddings = requested[count - 1]
         if not embeddings:
             continue
         [outputs] = network.run_frames([frame])
@@ -136,9 +136,9 @@ def second_reading(
         logits = network.run_masks(np.stack(list(embeddings.values())), outputs.device)
         for track, mask_logits in zip(embeddings, logits, strict=True):
             made[track][count - 1] = make(resize, mask_logits)
-    if count != len(wanted):
+    if count != len(requested):
         raise UsageError(
-            f"the video gave {len(wanted)} frames at first and {count} or more when read again; "
+            f"the video gave {len(requested)} frames at first and {count} or more when read again; "
             "read_frames must read the same frames each time"
         )
     return made

@@ -108,8 +108,8 @@ def nonzero_rows(rows: Floats) -> NDArray[np.bool_]:
 
 def _softmax(values: Floats, axis: int) -> Floats:
     powers = np.exp(values - values.max(axis=axis, keepdims=True))
-    chances: Floats = powers / powers.sum(axis=axis, keepdims=True)
-    return chances
+    probabilities: Floats = powers / powers.sum(axis=axis, keepdims=True)
+    return probabilities
 
 
 def _finite(values: Floats) -> Floats:

@@ -32,7 +32,7 @@ from visrt.runtime.methods.queries import Queries
 __all__ = ["Candidates", "CtVis", "CtVisSettings", "CtVisState", "Followed"]
 
 Indices = NDArray[np.intp]
-Likeness = NDArray[np.floating]
+Similarity = NDArray[np.floating]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -41,26 +41,21 @@ Count = Annotated[int, Field(ge=1)]
 class CtVisSettings:
     """How objects are matched and remembered; by default as CTVIS released. Scores, IoU and similarities are 0..1.
 
-    keep_score: queries above this score of the frame are candidates.
-    without_candidates: if there are none, "take_best" takes the best query after all, as the released code does.
-    max_objects: at most so many are candidates, the best ones.
-    nms_iou: of two candidates whose masks overlap by more the better stays; 1 is off.
-    similarity: "bisoftmax" or "cosine" of embeddings, "mask_iou" with the object's last mask, or the mean of the last
-    two, "mask_iou_and_cosine".
+    keep_score: queries above this score of the frame are candidates. without_candidates: if there are none, "take_best"
+    takes the best query after all, as the released code does. max_objects: at most so many are candidates, the best
+    ones. nms_iou: of two candidates whose masks overlap by more the better stays; 1 is off. similarity: "bisoftmax" or
+    "cosine" of embeddings, "mask_iou" with the object's last mask, or the mean of the last two, "mask_iou_and_cosine".
     assignment: "hungarian" finds the most similarity in all; "greedy" gives each candidate, best score first, the best
-    object left; "greedy_by_age" prefers objects seen in more frames.
-    similarity_floor: a pair must be more similar.
-    revive_similarity: an object unseen in the last frame must also be so similar by cosine; -1 is off.
-    birth_score: a candidate that matches no object becomes a new one above this score.
-    memory: the "previous" embedding; a running average with "momentum"; or one "similarity_guided", which takes from
-    an embedding the more, the more it is like the last `memory_frames`.
-    memory_momentum: share of the current frame under "momentum".
-    lost_s: an object unseen for longer, in seconds, is forgotten. Released: 21 frames, at YouTube-VIS's 6 a second.
-    max_remembered: of more objects, those unseen for longest are forgotten.
-    steady_frames: an object is shown from the so manieth frame on it is seen in; counted anew, as long as it was never
-    shown, when it was unseen for `noise_gap_frames` in a row. 1 shows all.
-    show_score: an object is shown while its running score is at least this.
-    score_window_frames: the public score averages the class logits of about so many frames.
+    object left; "greedy_by_age" prefers objects seen in more frames. similarity_floor: a pair must be more similar.
+    revive_similarity: an object unseen in the last frame must also be so similar by cosine; -1 is off. birth_score: a
+    candidate that matches no object becomes a new one above this score. memory: the "previous" embedding; a running
+    average with "momentum"; or one "similarity_guided", which takes from an embedding the more, the more it is like the
+    last `memory_frames`. memory_momentum: share of the current frame under "momentum". lost_s: an object unseen for
+    longer, in seconds, is forgotten. Released: 21 frames, at YouTube-VIS's 6 a second. max_remembered: of more objects,
+    those unseen for longest are forgotten. steady_frames: an object is shown from the n-th frame in which it was seen;
+    counted from zero again, while it was never shown, when it was unseen for `noise_gap_frames` in a row. 1 shows all.
+    show_score: an object is shown while its running score is at least this. score_window_frames: the public score
+    averages the class logits of about so many frames.
     """
 
     keep_score: Fraction = 0.01
@@ -115,13 +110,13 @@ class Candidates:
 @dataclass(frozen=True)
 class Followed:
     """One frame's candidates that belong to an object: which [n], the rows [n] of their objects in the memory after the
-    frame, and the chances [n, K] of the objects' classes by their running average."""
+    frame, and the probabilities [n, K] of the objects' classes by their running average."""
 
     candidates: Candidates
     chosen: Indices
     rows: Indices
     memory: Memory
-    chances: Floats
+    probabilities: Floats
 
 
 @dataclass(frozen=True)
@@ -159,8 +154,8 @@ class CtVis(PerFrameMethod[CtVisState]):
         chosen = np.flatnonzero(partners != NOBODY)
         memory = seen(memory, partners[known], found.seen.take(known), renewal_of(self.settings))
         memory = born(memory, found.seen.take(new))
-        chances = softmax(memory.mean_logits[partners[chosen]])[:, :-1]
-        followed = Followed(found, chosen, partners[chosen], memory, chances)
+        probabilities = softmax(memory.mean_logits[partners[chosen]])[:, :-1]
+        followed = Followed(found, chosen, partners[chosen], memory, probabilities)
         followed, next_id = with_ids(followed, state.next_id, self.settings)
         return followed, CtVisState(followed.memory, cells, next_id)
 
@@ -215,12 +210,12 @@ def matched(found: Candidates, memory: Memory, settings: CtVisSettings) -> Indic
     return ASSIGNMENTS[settings.assignment](similarity, settings.similarity_floor, memory)
 
 
-def mask_iou_and_cosine(found: Detections, memory: Memory) -> Likeness:
-    overlap, likeness = SIMILARITIES["mask_iou"](found, memory), SIMILARITIES["cosine"](found, memory)
-    return (overlap + likeness) / 2
+def mask_iou_and_cosine(found: Detections, memory: Memory) -> Similarity:
+    overlap, cosine = SIMILARITIES["mask_iou"](found, memory), SIMILARITIES["cosine"](found, memory)
+    return (overlap + cosine) / 2
 
 
-SIMILARITIES: dict[str, Callable[[Detections, Memory], Likeness]] = {
+SIMILARITIES: dict[str, Callable[[Detections, Memory], Similarity]] = {
     "bisoftmax": lambda found, memory: bisoftmax(found.embeddings, memory.embeddings),
     "cosine": lambda found, memory: cosine_similarity(found.embeddings, memory.embeddings),
     "mask_iou": lambda found, memory: bits_iou(found.masks, memory.masks),
@@ -228,7 +223,7 @@ SIMILARITIES: dict[str, Callable[[Detections, Memory], Likeness]] = {
 }
 """By name, the similarity [n, N] of detections with remembered objects, at most 1."""
 
-ASSIGNMENTS: dict[str, Callable[[Likeness, float, Memory], Indices]] = {
+ASSIGNMENTS: dict[str, Callable[[Similarity, float, Memory], Indices]] = {
     "hungarian": lambda similarity, floor, memory: hungarian_pairs(similarity, floor),
     "greedy": lambda similarity, floor, memory: greedy_pairs(similarity, floor, np.ones(len(memory))),
     "greedy_by_age": lambda similarity, floor, memory: greedy_pairs(similarity, floor, memory.seen_frames),
@@ -250,7 +245,7 @@ def with_ids(followed: Followed, next_id: int, settings: CtVisSettings) -> tuple
     """Ids for the objects that are shown for the first time, by their scores of the frame, and the next id."""
     memory, rows = followed.memory, followed.rows
     first = (memory.ids[rows] == NO_ID) & (memory.steady_frames[rows] >= settings.steady_frames)
-    first &= followed.chances.max(axis=1, initial=0) >= settings.show_score
+    first &= followed.probabilities.max(axis=1, initial=0) >= settings.show_score
     if not first.any():
         return followed, next_id
     scores = followed.candidates.scores[followed.chosen]
@@ -263,11 +258,11 @@ def with_ids(followed: Followed, next_id: int, settings: CtVisSettings) -> tuple
 def tracks_of(followed: Followed, settings: CtVisSettings) -> list[Track]:
     """What the user sees of the frame, by id: one label and one score each, from the running average."""
     ids = followed.memory.ids[followed.rows]
-    scores = followed.chances.max(axis=1, initial=0)
+    scores = followed.probabilities.max(axis=1, initial=0)
     shown = np.flatnonzero((ids != NO_ID) & (scores >= settings.show_score))
     shown = shown[np.argsort(ids[shown])]
     masks = [followed.candidates.mask_logits[at] for at in followed.chosen[shown]]
-    labels = followed.chances[shown].argmax(axis=1)
+    labels = followed.probabilities[shown].argmax(axis=1)
     return [
         Track(*parts) for parts in zip(ids[shown].tolist(), labels.tolist(), scores[shown].tolist(), masks, strict=True)
     ]

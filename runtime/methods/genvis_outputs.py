@@ -21,7 +21,7 @@ SEEN = {"class_logits": "class_logits", "prototypes": "embeddings", "mask_embedd
 
 
 def asked_lengths(clip_lengths: Sequence[int]) -> list[int]:
-    """A last clip may be short: one frame is always asked."""
+    """The clip lengths that are compared: one frame is always among them, as a last clip may be short."""
     return sorted({1, *clip_lengths})
 
 

@@ -116,7 +116,7 @@ class InsProSettings:
     was shown. lost_s: a slot that was not shown for longer, in seconds, forgets id and scores, and what it shows next
     is another object; None is the published rule, by which a slot is one object for ever.
     box_side_min: a box with a side of less than this part of the picture, as one that left it, cannot grow again: its
-    slot begins anew with its learned pair. max_objects: at most so many are shown in a frame.
+    slot restarts from its learned pair. max_objects: at most so many are shown in a frame.
     """
 
     key_every_frames: Annotated[int, Field(ge=1)] = 1
@@ -264,7 +264,7 @@ def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProS
 
 
 def _looked(frame: Tensors, run: RunGraph, step: FrameStep) -> Tensors:
-    """What a head says; `run` adds the frame's pyramid, which stays on the device."""
+    """The outputs of a head; `run` adds the frame's pyramid, which stays on the device."""
     pairs = step.pairs
     feeds = {
         "picture_size": frame["picture_sizes"],
@@ -276,10 +276,10 @@ def _looked(frame: Tensors, run: RunGraph, step: FrameStep) -> Tensors:
     return run("head_lite", feeds)
 
 
-def with_key_on_drop(step: FrameStep, chances: Floats, was_key: bool, drop: float | None) -> FrameStep:
-    """The step, which asks for a key frame now if what is shown, with `chances` [M, K] of the classes, fell in mean
-    score below the part `drop` of what it was at the last key frame."""
-    score = float(chances.max(axis=1).mean()) if len(chances) else 0.0
+def with_key_on_drop(step: FrameStep, probabilities: Floats, was_key: bool, drop: float | None) -> FrameStep:
+    """The step, which asks for a key frame now if what is shown, with `probabilities` [M, K] of the classes, fell in
+    mean score below the part `drop` of what it was at the last key frame."""
+    score = float(probabilities.max(axis=1).mean()) if len(probabilities) else 0.0
     if was_key:
         return replace(step, key_score=score)
     return replace(step, until_key=0) if drop is not None and score < drop * step.key_score else step

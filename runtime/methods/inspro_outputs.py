@@ -20,7 +20,7 @@ __all__ = ["Look", "inspro_outputs", "roles_of_frame"]
 AGAIN, LITE = "@2", "@lite"
 
 Look = Callable[[str, Tensors], Tensors]
-"""What a head, by name, says of one frame from its pairs: as `RunGraph`, the picture's size and pyramid known."""
+"""Calls a head by name for one frame: as `RunGraph`, with the picture's size and pyramid added."""
 
 
 def roles_of_frame(look: Look, pairs: Pairs, heads: tuple[str, ...]) -> Outputs:

@@ -164,8 +164,8 @@ def without_lost(slots: Slots, queries: Queries, scores: Floats, now_s: float, s
     unseen = ~slots.visible & (slots.ids != NO_OBJECT)
     gone = unseen & (now_s - slots.seen_s > settings.lost_s)
     back = np.flatnonzero(unseen & (scores >= settings.keep_score))
-    likeness = row_cosines(queries.embeddings[back], slots.seen_embeddings[back])
-    gone[back] |= likeness < settings.revive_similarity
+    similarity = row_cosines(queries.embeddings[back], slots.seen_embeddings[back])
+    gone[back] |= similarity < settings.revive_similarity
     return replace(slots, ids=np.where(gone, NO_OBJECT, slots.ids))
 
 
@@ -174,7 +174,7 @@ def visible_rows(
 ) -> tuple[Indices, list[Floats]]:
     """The slots [N] whose objects, old or newborn, are visible in this frame, and their mask logits, N of [h, w].
 
-    A query whose embedding is zero says nothing about who it is, and is not visible.
+    A query whose embedding is zero cannot be identified, and is not visible.
 
     Of masks that cover each other the steadier stays: one visible in the last frame before one that comes back,
     that before a newborn; among equals the higher score, and at last the canonical place `order` of the query.
@@ -236,7 +236,7 @@ def remembered(slots: Slots, embeddings: Floats, settings: MinVisSettings) -> Sl
 
 def tracks_of(slots: Slots, rows: Indices, logits: list[Floats]) -> list[Track]:
     """What the user sees of the objects in `rows`, by id: one label and one score each, from the running average."""
-    chances = softmax(slots.mean_logits[rows])[:, :-1]
-    ids, labels, scores = slots.ids[rows].tolist(), chances.argmax(axis=1).tolist(), chances.max(axis=1).tolist()
-    tracks = [Track(*parts) for parts in zip(ids, labels, scores, logits, strict=True)]
+    probabilities = softmax(slots.mean_logits[rows])[:, :-1]
+    labels, scores = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
+    tracks = [Track(*parts) for parts in zip(slots.ids[rows].tolist(), labels, scores, logits, strict=True)]
     return sorted(tracks, key=lambda track: track.id)

@@ -1,4 +1,4 @@
-"""Tracking methods by name. A new one is a file beside this one and a line here."""
+"""Tracking methods by name. A new one is a file in this folder and a line here."""
 
 from __future__ import annotations
 

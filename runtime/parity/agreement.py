@@ -69,10 +69,10 @@ class Floors:
 
     def missed(self, reached: Agreement) -> list[str]:
         """In words what of `reached` lies below its floor; NaN lies below, but for the assignment of single frames."""
-        wanted = [field.name for field in fields(self) if field.name != "assignment" or reached.frames > 1]
+        judged = [field.name for field in fields(self) if field.name != "assignment" or reached.frames > 1]
         return [
             f"{name} {getattr(reached, name):.4f} below {getattr(self, name):.4f}"
-            for name in wanted
+            for name in judged
             if not getattr(reached, name) >= getattr(self, name)
         ]
 
@@ -155,8 +155,8 @@ def _assignment(
     """Share of successive frame pairs in which the objects of the first are continued by the same queries."""
     if len(expected) < 2:
         return float("nan")
-    wanted, found = _continued(expected), _continued(given)
-    kept = [bool((one[at] == other[at]).all()) for one, other, at in zip(wanted, found, objects[:-1], strict=True)]
+    pairs = zip(_continued(expected), _continued(given), objects[:-1], strict=True)
+    kept = [bool((one[at] == other[at]).all()) for one, other, at in pairs]
     return float(np.mean(kept))
 
 

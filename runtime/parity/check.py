@@ -2,7 +2,7 @@
 
 A float32 bundle is judged tensor by tensor. In FP16 and INT8 masked attention moves queries by hundredths while what a
 user sees stays as it is. So these are judged by masks, classes and assignment, and FP16 by its mask features too,
-which lie before the masked attention; the other errors are told and not judged. NaN and infinity never pass.
+which lie before the masked attention; the other errors are reported and not judged. NaN and infinity never pass.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class BatchParity:
     """Engines against what was expected, at `batch` frames a call.
 
     agreement: None where there is nothing to compare; its IoUs are NaN where the reference keeps no masks. faults: in
-    words what beside the tensors speaks against the engines: floors missed, other shapes, a run that failed.
+    words, apart from tensors: floors missed, other shapes, a run that failed.
     """
 
     batch: int
@@ -111,8 +111,8 @@ class ParityReport:
 
     def faults(self) -> list[str]:
         """All that speaks against the engines, in words, and where to look first; nothing if they passed."""
-        told = [f"batch {batch.batch}: {fault}" for batch in self.batches for fault in batch.faults]
-        return [*_tensor_faults(self.tensors), *told, *_largest(self.tensors)] if not self.passed else []
+        others = [f"batch {batch.batch}: {fault}" for batch in self.batches for fault in batch.faults]
+        return [*_tensor_faults(self.tensors), *others, *_largest(self.tensors)] if not self.passed else []
 
     def require(self, what: str) -> None:
         """Raises ParityError that tells all faults of `what` unless it passed."""
@@ -173,7 +173,7 @@ def judge(
     """The judgement on `engines`, by graph, at each of `batches`, against `reference`; `outputs` as the family has
     them.
 
-    An engine that fails while it runs is a fault of that batch; what the other batches gave is told all the same.
+    An engine that fails while it runs is a fault of that batch; the other batches are reported all the same.
     """
     gate = gate_of(precision, floors)
     if reference.masks is None and {"iou_mean", "iou_min"} & (floors or {}).keys():
@@ -198,8 +198,8 @@ def _judged(
         return BatchParity(batch, rows, faults=tuple(seen.misfits))
     expected = reference.answers()
     reached = agreement([expected[t] for t in seen.frames], seen.given)
-    told = reached if reference.masks is not None else replace(reached, iou_mean=np.nan, iou_min=np.nan)
-    return BatchParity(batch, rows, told, tuple(gate.floors.missed(reached)))
+    known = reached if reference.masks is not None else replace(reached, iou_mean=np.nan, iou_min=np.nan)
+    return BatchParity(batch, rows, known, tuple(gate.floors.missed(reached)))
 
 
 def full_outputs_of(bundle: Bundle) -> FullOutputs:

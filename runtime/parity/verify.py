@@ -1,7 +1,7 @@
 """A bundle's engines on this machine, each judged against what torch computed. Needs no torch.
 
-The expected values are in the bundle, or come from elsewhere as a `Reference`: a checkpoint run anew, or another
-bundle run by ONNX Runtime on the CPU.
+The expected values are in the bundle, or come from elsewhere as a `Reference`: a checkpoint run again in torch, or
+another bundle run by ONNX Runtime on the CPU.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class VerifySettings:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Not run, as this machine cannot and nobody asked for it by name."""
+    """Not run: this machine cannot, and it was not requested by name."""
 
     reason: str
 
@@ -102,11 +102,11 @@ class Verification:
 
     def require(self, what: str) -> None:
         """Raises ParityError that tells the faults of every engine unless all passed."""
-        told = [
+        faults = [
             f"{what} on {engine.engine}: {'; '.join(_faults(engine))}" for engine in self.engines if not engine.passed
         ]
-        if told:
-            raise ParityError(f"{'; '.join(told)}; do not deploy it")
+        if faults:
+            raise ParityError(f"{'; '.join(faults)}; do not deploy it")
 
 
 def _faults(engine: EngineParity) -> list[str]:
@@ -131,7 +131,7 @@ def verify_engines(
 ) -> Verification:
     """The judgement on every engine of `settings`; `on_engine` hears which one is next.
 
-    Raises what `require_available` raises. An engine that fails later is told among the others.
+    Raises what `require_available` raises. An engine that fails later is reported among the others.
     """
     engines = []
     for name, absence in require_available(settings).items():
@@ -144,14 +144,14 @@ def verify_engines(
 def require_available(settings: VerifySettings) -> dict[str, str]:
     """For each engine of `settings` why this machine cannot run it, empty where it can.
 
-    Raises EngineError if one was asked for by name that it cannot run, or if it can run none.
+    Raises EngineError if one was requested by name that it cannot run, or if it can run none.
     """
     absences = {name: BACKENDS[name].absence() for name in settings.engines or BACKENDS}
-    told = "; ".join(f"{name}: {absence}" for name, absence in absences.items() if absence)
-    if settings.engines and told:
-        raise EngineError(f"{told}; leave out --engine to verify on all that this machine can run (see `visrt doctor`)")
+    reasons = "; ".join(f"{name}: {absence}" for name, absence in absences.items() if absence)
+    if settings.engines and reasons:
+        raise EngineError(f"{reasons}; leave out --engine to verify on all that this machine has (see `visrt doctor`)")
     if all(absences.values()):
-        raise EngineError(f"this machine can run no engine: {told}; {install_hint('cpu')}")
+        raise EngineError(f"this machine can run no engine: {reasons}; {install_hint('cpu')}")
     return absences
 
 

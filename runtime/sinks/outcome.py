@@ -19,7 +19,7 @@ End = Literal["complete", "partial", "failed", "interrupted"]
 class SourceOutcome:
     """How one source went. captured = processed + dropped + corrupt + skipped; ms are means a processed frame.
 
-    Decoding and writing run beside the network, so the stages may add up to more than 1000 / fps.
+    Decoding and writing run at the same time as the network, so the stages may add up to more than 1000 / fps.
     """
 
     source: str
@@ -41,13 +41,13 @@ class SourceOutcome:
 
     @property
     def fps(self) -> float:
-        """Frames a second with everything included, from the first frame asked for to the last result on disk."""
+        """End-to-end frames per second, from the request of the first frame to the last result on disk."""
         return self.processed / self.wall_s if self.wall_s else 0.0
 
 
 @dataclass(frozen=True)
 class RunAccount:
-    """What was done with a source. full: as many frames as were wanted; seconds: by stage, over all frames."""
+    """What was done with a source. full: the limit of frames was reached; seconds: by stage, over all frames."""
 
     processed: int
     dropped: int
@@ -58,7 +58,7 @@ class RunAccount:
 
 
 def outcome_of(source: Source, run: RunAccount, errors: Sequence[VisrtError], interrupted: bool) -> SourceOutcome:
-    """The outcome of a run that is over; the first of its `errors` is told."""
+    """The outcome of a run that is over; the first of its `errors` is the reason."""
     report = source.report
     end, reason, code = _end(report, run, errors, interrupted)
     return SourceOutcome(

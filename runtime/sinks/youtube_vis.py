@@ -22,7 +22,7 @@ BUDGET_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class TrackLine:
-    """A track beside its masks. Score and label are the last frame's: the causal ones over its whole life."""
+    """A track without its masks. Score and label are those of its last frame, which average over its whole life."""
 
     id: int
     label: int

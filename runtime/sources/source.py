@@ -49,7 +49,7 @@ class VideoFrame:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a source says of itself before it is read; None where it does not know. Never trusted for allocation.
+    """A source's own description, before it is read; None where it does not know. Never trusted for allocation.
 
     frames: declared count. size: (height, width) of the first frames, before rotation. live: cannot be paused.
     """

@@ -72,7 +72,7 @@ DEFAULTS = VideoSettings()
 
 
 def read_video(source: str | Path, settings: VideoSettings = DEFAULTS) -> Iterator[VideoFrame]:
-    """The frames of one file, folder of images, glob of images or camera number, decoded as they are asked for."""
+    """The frames of one file, folder of images, glob of images or camera number, decoded on request."""
     opened = open_source(source, settings)
     try:
         yield from opened

@@ -117,7 +117,7 @@ class FileSource(ReportedSource):
             yield from frames
 
     def _packets(self) -> Iterator[Any]:
-        """Packets of the stream; a demuxing error ends PyAV's generator, not the file, so it is asked again."""
+        """Packets of the stream; a demuxing error ends PyAV's generator, not the file, so it is started again."""
         packets = self._container.demux(self._stream)
         while not self._too_damaged():
             try:
@@ -151,7 +151,7 @@ class FileSource(ReportedSource):
         )
 
     def _count_swallowed(self) -> None:
-        """Frames that a decoder swallowed beside the damage it told of.
+        """Frames that a decoder swallowed without reporting damage.
 
         Only where a count is declared, as then a packet is a frame; VP8, for one, has packets that are never shown.
         """

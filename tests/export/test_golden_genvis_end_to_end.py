@@ -46,7 +46,7 @@ Opened = Callable[[Golden], Session]
 
 
 def chances_of(golden: Golden) -> list[Any]:
-    """The chances of the classes [S, K] in each clip."""
+    """The probabilities of the classes [S, K] in each clip."""
     clips = golden.parts("clip", "pred_logits").values()
     return [softmax(golden[clip + "pred_logits"][0, 0].astype(float))[:, :-1] for clip in clips]
 
@@ -168,16 +168,16 @@ def test_golden_genvis_clip_after_clip_from_frames(golden: Golden, opened: Opene
 @SETS
 def test_golden_genvis_a_stream_shows_the_slots_of_the_official_clips(golden: Golden, opened: Opened) -> None:
     """The causal score of a frame is the best chance of any clip up to its own; every frame has its result."""
-    length, chances = golden.config["len_clip_window"], chances_of(golden)
-    if len(chances) < -(-len(golden.frames) // length):
-        pytest.skip(f"{golden.path.stem} stores pred_logits of {len(chances)} clips only")
+    length, probabilities = golden.config["len_clip_window"], chances_of(golden)
+    if len(probabilities) < -(-len(golden.frames) // length):
+        pytest.skip(f"{golden.path.stem} stores pred_logits of {len(probabilities)} clips only")
     session = opened(golden)
     session.reset()
     results = [r for frame in golden.frames for r in session.step(frame)] + session.flush()
 
     assert [r.index for r in results] == list(range(len(golden.frames)))
     for result in results:
-        best = np.max(chances[: result.index // length + 1], axis=0)
+        best = np.max(probabilities[: result.index // length + 1], axis=0)
         for found in result.objects:
             assert np.abs(best[:, found.label] - found.score).min() <= genvis_run(golden).chance_bound
     assert any(result.objects for result in results)

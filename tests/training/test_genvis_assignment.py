@@ -7,7 +7,7 @@ import torch
 from golden import Golden, golden_sets
 from torch import Tensor
 
-from visrt.training.losses.genvis import class_loss, mask_losses, similarity_loss, wanted_classes
+from visrt.training.losses.genvis import class_loss, mask_losses, similarity_loss, target_classes
 from visrt.training.losses.genvis_targets import (
     ClipTargets,
     Held,
@@ -56,7 +56,7 @@ def test_golden_genvis_assignment_and_losses_over_the_clips_of_a_video(golden: G
         bce, dice = mask_losses(mask_logits[held.slots[visible]], targets.masks[visible], of_losses)
         count = int(visible.sum())
         losses = {
-            "ce": class_loss(logits[None], wanted_classes(logits, targets, held)[None], no_object_weight=config["eos"]),
+            "ce": class_loss(logits[None], target_classes(logits, targets, held)[None], no_object_weight=config["eos"]),
             "mask": bce / count,
             "dice": dice / count,
         }
@@ -107,7 +107,7 @@ def test_a_cost_that_is_nan_does_not_stop_the_run() -> None:
 
 def test_the_slot_of_an_absent_object_learns_no_object() -> None:
     targets = ClipTargets(torch.tensor([1, 0]), torch.ones(2, 2, 32, 32), seen(1, 0))
-    wanted = wanted_classes(torch.zeros(4, 3), targets, Held(torch.tensor([3, 0]), seen(1, 1)))
+    wanted = target_classes(torch.zeros(4, 3), targets, Held(torch.tensor([3, 0]), seen(1, 1)))
     assert wanted.tolist() == [2, 2, 2, 1]
     logits = torch.zeros(1, 4, 3)
     logits[0, 3, 1], logits[0, :3, 2] = 20, 20

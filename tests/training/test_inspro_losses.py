@@ -155,11 +155,11 @@ def test_frames_before_the_learned_ones_cost_nothing_but_decide_the_queries() ->
 
 def test_focal_loss_is_its_formula_and_cross_entropy_without_focus() -> None:
     logits, wanted = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1.0, 0.0, 0.0])
-    chances = logits.sigmoid().numpy()
+    probabilities = logits.sigmoid().numpy()
     expected = [
-        -0.25 * (1 - chances[0]) ** 2 * np.log(chances[0]),
-        -0.75 * chances[1] ** 2 * np.log(1 - chances[1]),
-        -0.75 * chances[2] ** 2 * np.log(1 - chances[2]),
+        -0.25 * (1 - probabilities[0]) ** 2 * np.log(probabilities[0]),
+        -0.75 * probabilities[1] ** 2 * np.log(1 - probabilities[1]),
+        -0.75 * probabilities[2] ** 2 * np.log(1 - probabilities[2]),
     ]
     np.testing.assert_allclose(focal_loss(logits, wanted, 0.25, 2.0), expected, rtol=1e-5)
     plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")

@@ -96,8 +96,8 @@ def _video(
     by_stem = {path.stem: path for path in images_in(pictures)} if pictures.is_dir() else {}
     lost = [path for path in pngs if path.stem not in by_stem]
     if lost or not pngs:
-        told = f"{lost[0]}: there is no picture {pictures / lost[0].stem}.*" if lost else f"{masks}: holds no png"
-        raise DataError(f"{told}; expected a png mask for each annotated picture of a video")
+        message = f"{lost[0]}: there is no picture {pictures / lost[0].stem}.*" if lost else f"{masks}: holds no png"
+        raise DataError(f"{message}; expected a png mask for each annotated picture of a video")
     size = size_of(by_stem[pngs[0].stem])
     frames = [_objects_in(path, by_stem[path.stem], size) for path in pngs]
     numbers = sorted({number for frame in frames for number in frame})

@@ -1,6 +1,6 @@
 """MOTS txt: one line a mask, `frame id class height width rle`, one file a video (Voigtlaender et al., CVPR 2019).
 
-MOTSChallenge keeps NAME/gt/gt.txt beside NAME/img1/; KITTI MOTS instances_txt/NAME.txt and the pictures elsewhere. A
+MOTSChallenge keeps NAME/gt/gt.txt next to NAME/img1/; KITTI MOTS instances_txt/NAME.txt and the pictures elsewhere. A
 line's frame is the number in the picture's file name. Class 10 is a region to ignore: a crowd of each class.
 """
 
@@ -40,14 +40,14 @@ def find_mots(folder: Path, images: Path | None = None) -> dict[str, tuple[Path,
         return {name: (path, (images / name if images else folder / name) / "img1") for name, path in challenge.items()}
     kitti = {path.stem: path for path in sorted(folder.glob("instances_txt/*.txt"))}
     if kitti and images is None:
-        raise DataError(f"{folder}: instances_txt/ has no pictures beside it; name their folder with --images")
+        raise DataError(f"{folder}: instances_txt/ has no pictures next to it; name their folder with --images")
     return {name: (path, images / name) for name, path in kitti.items()} if images else {}
 
 
 def read_mots(videos: Mapping[str, tuple[Path, Path]], classes: Mapping[int, str] = CLASSES) -> AnnotatedSet:
     """The videos, each by its txt file and its folder of pictures; `classes` names the class numbers."""
     if not videos:
-        raise DataError("no video; expected NAME/gt/gt.txt beside NAME/img1/, or instances_txt/NAME.txt")
+        raise DataError("no video; expected NAME/gt/gt.txt next to NAME/img1/, or instances_txt/NAME.txt")
     label_of = {number: label for label, number in enumerate(classes)}
     read = [_video(i, name, *places, label_of) for i, (name, places) in enumerate(videos.items(), start=1)]
     return AnnotatedSet(tuple(read), tuple(classes.values()), dict(label_of))
@@ -67,8 +67,8 @@ def _video(number: int, name: str, txt: Path, folder: Path, label_of: Mapping[in
         if line.frame not in places:
             raise DataError(f"{where}: frame {line.frame} has no picture in {folder}")
         if line.kind != IGNORE and line.kind not in label_of:
-            told = ", ".join(map(str, (*label_of, IGNORE)))
-            raise DataError(f"{where}: class {line.kind} is none of {told}; name the classes with --names")
+            known = ", ".join(map(str, (*label_of, IGNORE)))
+            raise DataError(f"{where}: class {line.kind} is none of {known}; name the classes with --names")
         masks = tracks.setdefault((line.kind, line.id), {})
         if masks.setdefault(places[line.frame], line.rle) is not line.rle:
             raise DataError(f"{where}: object {line.id} has a mask in frame {line.frame} already")
@@ -86,7 +86,7 @@ def _tracks(kind: int, masks: Mapping[int, Rle], frames: int, label_of: Mapping[
 
 
 def _lines(txt: Path, size: tuple[int, int]) -> Iterator[tuple[str, _Line]]:
-    """Each line that says something, and where it is."""
+    """Each line that is not empty, and where it is."""
     try:
         text = txt.read_text()
     except (OSError, ValueError) as error:

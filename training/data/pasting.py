@@ -107,8 +107,8 @@ def plan_pasting(
     rng: np.random.Generator,
 ) -> list[Pasted]:
     """What to paste over `scene`, whose own objects are `anchors`, back to front; `size`: of the frame."""
-    chances = np.array(settings.counts if anchors else settings.bare_counts)
-    count = int(rng.choice(len(chances), p=chances / chances.sum())) if pool.pasted_labels else 0
+    weights = np.array(settings.counts if anchors else settings.bare_counts)
+    count = int(rng.choice(len(weights), p=weights / weights.sum())) if pool.pasted_labels else 0
     pasted: list[Pasted] = []
     for _ in range(count):
         one = _chosen(pool, scene, pasted, settings, looks, rng)

@@ -52,8 +52,8 @@ def read_picture(frame: AnnotatedFrame, side_px: int) -> Picture:
     """`frame` decoded, its long side shrunk to at most `side_px`."""
     image = read_rgb(frame.path)
     if image.shape[:2] != (frame.height_px, frame.width_px):
-        told = f"{image.shape[0]} x {image.shape[1]}; its annotation says {frame.height_px} x {frame.width_px}"
-        raise DataError(f"{frame.path}: is {told} (height x width)")
+        sizes = f"{image.shape[0]} x {image.shape[1]}; its annotation says {frame.height_px} x {frame.width_px}"
+        raise DataError(f"{frame.path}: is {sizes} (height x width)")
     objects = sorted(frame.objects, key=lambda o: area_px(o.rle), reverse=True)[:MAX_OBJECTS]
     ids = np.zeros(image.shape[:2], np.uint8)
     for k, one in enumerate(objects):

@@ -42,12 +42,12 @@ def write_clips(clips: Iterable[Clip], classes: Sequence[str], out: Path, seed: 
     json_path = out / "instances.json"
     if json_path.exists():
         raise OutputError(f"{json_path}: is there already; give another folder or remove it")
-    told: dict[str, Any] = {"info": {"description": INFO, "seed": seed}, "videos": [], "annotations": []}
-    told["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(classes)]
+    content: dict[str, Any] = {"info": {"description": INFO, "seed": seed}, "videos": [], "annotations": []}
+    content["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(classes)]
     for number, clip in enumerate(clips, start=1):
-        told["videos"].append(_video(clip, number, out / "JPEGImages"))
-        told["annotations"] += _annotations(clip, number, len(told["annotations"]))
-    json_path.write_text(json.dumps(told))
+        content["videos"].append(_video(clip, number, out / "JPEGImages"))
+        content["annotations"] += _annotations(clip, number, len(content["annotations"]))
+    json_path.write_text(json.dumps(content))
     return json_path
 
 

@@ -30,8 +30,8 @@ def _rle_from_polygons(polygons: Sequence[Sequence[float]], where: str, size: tu
     for i, polygon in enumerate(polygons):
         _refuse_wild(polygon, f"{where}[{i}]", FAR * max(size))
         if len(polygon) < 6 or len(polygon) % 2:
-            told = f"{len(polygon)} numbers; expected x and y of at least three corners"
-            raise DataError(f"{where}[{i}]: a polygon of {told}")
+            message = f"{len(polygon)} numbers; expected x and y of at least three corners"
+            raise DataError(f"{where}[{i}]: a polygon of {message}")
     if not polygons:
         raise DataError(f"{where}: an empty list; expected at least one polygon, or an RLE")
     rle = coco_mask.merge(coco_mask.frPyObjects([list(p) for p in polygons], *size))

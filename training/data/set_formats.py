@@ -36,7 +36,7 @@ ANNOTATIONS = "instances.json"
 IMAGES = "images"
 """Folder of pictures of COCO."""
 NAMES = "names.json"
-"""Classes of sets whose format knows none; written by us, and read where it lies beside the annotations."""
+"""Classes of sets whose format knows none; written by visrt, and read where it lies next to the annotations."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class SetPlaces:
 
     @property
     def names_file(self) -> Path | None:
-        beside = self.folder / NAMES
-        return self.names or (beside if beside.is_file() else None)
+        names_file = self.folder / NAMES
+        return self.names or (names_file if names_file.is_file() else None)
 
 
 @dataclass(frozen=True)

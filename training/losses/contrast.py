@@ -82,7 +82,7 @@ CONTRASTS: Mapping[ContrastName, ContrastSettings] = MappingProxyType(
         "bank_negatives": replace(RELEASED, negatives="bank"),
     }
 )
-"""By name; "paper" is the paper's text as far as it says, with the release's chance of noise."""
+"""By name; "paper" follows the paper's text where it is explicit, with the release's chance of noise."""
 
 
 @dataclass(frozen=True)

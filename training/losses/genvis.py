@@ -30,7 +30,7 @@ from visrt.training.losses.mask2former import LossSettings, Mean, dice_loss
 from visrt.training.losses.points import at_points, random_points, uncertain_points
 from visrt.training.losses.targets import FrameTargets, Matches, match_layers
 
-__all__ = ["class_loss", "mask_losses", "similarity_loss", "video_losses", "wanted_classes"]
+__all__ = ["class_loss", "mask_losses", "similarity_loss", "target_classes", "video_losses"]
 
 ASSIGNMENTS = {"unified": assigned_unified, "each_clip": assigned_anew}
 
@@ -99,11 +99,11 @@ def video_losses(
         clips = [stream.clips[number] for stream in streams]
         count = mean(sum(int(seen.targets.visible.sum()) for seen in clips))
         for layer in range(len(held)):
-            held[layer], told = _layer_losses(clip, layer, clips, held[layer], settings, video)
+            held[layer], terms = _layer_losses(clip, layer, clips, held[layer], settings, video)
             losses = {
-                "class": losses["class"] + settings.class_weight * told[0],
-                "mask": losses["mask"] + settings.mask_weight * told[1] / count,
-                "dice": losses["dice"] + settings.dice_weight * told[2] / count,
+                "class": losses["class"] + settings.class_weight * terms[0],
+                "mask": losses["mask"] + settings.mask_weight * terms[1] / count,
+                "dice": losses["dice"] + settings.dice_weight * terms[2] / count,
             }
         if video.similarity_weight:
             similar = similar + video.similarity_weight * _similarity(clip, number, streams, held[-1], video)
@@ -157,53 +157,53 @@ def _layer_losses(
     """What slots hold after a clip in the opinion of `layer`, by stream, and class, BCE and dice losses."""
     logits, embeddings = clip.class_logits[layer], clip.mask_embeddings[layer]
     assign = ASSIGNMENTS[video.assignment]
-    after, chosen, wanted, classes = [], [], [], []
+    after, chosen, truth, classes = [], [], [], []
     for n, seen in enumerate(clips):
         targets, visible = seen.targets, seen.targets.visible
         sampled = embeddings[n].detach().float() @ seen.sampled_features
         cost = clip_cost(logits[n], sampled, targets.labels, seen.sampled_masks, settings.match)
         now = assign(cost, visible, held[n])
-        classes.append(wanted_classes(logits[n], targets, now))
+        classes.append(target_classes(logits[n], targets, now))
         chosen.append(torch.einsum("sd,tdhw->sthw", embeddings[n, now.slots[visible]], seen.features))
-        wanted.append(targets.masks[visible])
+        truth.append(targets.masks[visible])
         after.append(now)
     label = class_loss(logits, torch.stack(classes), settings.no_object_weight)
-    return after, (label, *_sampled_mask_losses(torch.cat(chosen), torch.cat(wanted), settings))
+    return after, (label, *_sampled_mask_losses(torch.cat(chosen), torch.cat(truth), settings))
 
 
-def wanted_classes(class_logits: Tensor, targets: ClipTargets, held: Held) -> Tensor:
+def target_classes(class_logits: Tensor, targets: ClipTargets, held: Held) -> Tensor:
     """What slots with `class_logits` [S, K + 1] should be, [S]: "no object" where their object is not in the clip."""
-    wanted = torch.full(class_logits.shape[:1], class_logits.shape[1] - 1, dtype=torch.int64, device=held.slots.device)
-    wanted[held.slots[targets.visible]] = targets.labels[targets.visible]
-    return wanted
+    truth = torch.full(class_logits.shape[:1], class_logits.shape[1] - 1, dtype=torch.int64, device=held.slots.device)
+    truth[held.slots[targets.visible]] = targets.labels[targets.visible]
+    return truth
 
 
-def class_loss(class_logits: Tensor, wanted: Tensor, no_object_weight: float) -> Tensor:
-    """Cross-entropy over `class_logits` [N, S, K + 1]; `wanted` [N, S]."""
+def class_loss(class_logits: Tensor, truth: Tensor, no_object_weight: float) -> Tensor:
+    """Cross-entropy over `class_logits` [N, S, K + 1]; `truth` [N, S]."""
     weight = torch.ones(class_logits.shape[-1], device=class_logits.device)
     weight[-1] = no_object_weight
-    return F.cross_entropy(class_logits.float().flatten(0, 1), wanted.flatten(), weight)
+    return F.cross_entropy(class_logits.float().flatten(0, 1), truth.flatten(), weight)
 
 
-def _sampled_mask_losses(chosen: Tensor, wanted: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
+def _sampled_mask_losses(chosen: Tensor, truth: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
     if not len(chosen):
         return chosen.sum(), chosen.sum()
     with torch.no_grad():
         points = uncertain_points(
             chosen.float().flatten(0, 1), settings.points, settings.oversample, settings.importance
         )
-    return mask_losses(chosen, wanted, points)
+    return mask_losses(chosen, truth, points)
 
 
-def mask_losses(chosen: Tensor, wanted: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def mask_losses(chosen: Tensor, truth: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of mask BCE and dice over M objects, each over the points of all T frames of its clip.
 
-    Logits `chosen` [M, T, h, w], masks `wanted` [M, T, H, W]; `points` [M * T, P, 2], (x, y) in 0..1.
+    Logits `chosen` [M, T, h, w], masks `truth` [M, T, H, W]; `points` [M * T, P, 2], (x, y) in 0..1.
     """
     frames = chosen.shape[1]
     sampled, truth = (
         at_points(masks.float().flatten(0, 1)[:, None], points)[:, 0].unflatten(0, (-1, frames)).flatten(1)
-        for masks in (chosen, wanted)
+        for masks in (chosen, truth)
     )
     bce = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none").mean(1).sum()
     return bce, dice_loss(sampled.sigmoid(), truth).sum()

@@ -73,15 +73,15 @@ def nothing_held(objects: int, device: torch.device | None = None) -> Held:
 
 
 @torch.no_grad()
-def clip_cost(class_logits: Tensor, sampled: Tensor, labels: Tensor, wanted: Tensor, settings: MatchSettings) -> Tensor:
+def clip_cost(class_logits: Tensor, sampled: Tensor, labels: Tensor, truth: Tensor, settings: MatchSettings) -> Tensor:
     """Cost [S, N] of every pair of a slot, with `class_logits` [S, K + 1], and an object of `labels` [N].
 
-    At the same points of the frames of a clip: mask logits of slots `sampled` [S, P], masks of objects `wanted` [N, P].
+    At the same points of the frames of a clip: mask logits of slots `sampled` [S, P], masks of objects `truth` [N, P].
     """
     return (
         settings.class_cost * -class_logits.float().softmax(-1)[:, labels]
-        + settings.mask_cost * pairwise_bce(sampled, wanted)
-        + settings.dice_cost * pairwise_dice(sampled, wanted)
+        + settings.mask_cost * pairwise_bce(sampled, truth)
+        + settings.dice_cost * pairwise_dice(sampled, truth)
     )
 
 

@@ -58,7 +58,7 @@ class InsProLossSettings:
 
 @dataclass(frozen=True)
 class FramePrediction:
-    """What the network says of one frame of one clip, without batch axis.
+    """The network's outputs for one frame of one clip, without batch axis.
 
     stages: of the head, all of which learn. mask_parameters: by stage, [N, P] `placed`, None for a stage without masks:
     learning masks at the last stage only or at every one is up to who makes this. mask_features [F, H/8, W/8].
@@ -81,11 +81,11 @@ def clip_losses(
     Frames before `learned_from` say which query holds which object, and are not learned.
     """
     matches = matches_of_clip(frames, targets, settings)
-    told = [
+    losses_of_clips = [
         _frame_losses(frame, target, pairs, settings)
         for frame, target, pairs in list(zip(frames, targets, matches, strict=True))[learned_from:]
     ]
-    return {name: torch.stack([losses[name] for losses in told]).mean() for name in told[0]}
+    return {name: torch.stack([losses[name] for losses in losses_of_clips]).mean() for name in losses_of_clips[0]}
 
 
 def matches_of_clip(
@@ -125,12 +125,12 @@ def _box_losses(
     stage: StageOutputs, target: BoxTargets, pairs: Matches, settings: InsProLossSettings
 ) -> dict[str, Tensor]:
     """Sums over the objects of one stage of one frame. Every query learns its classes, matched ones their box."""
-    wanted = torch.zeros_like(stage.class_logits, dtype=torch.float32)
-    wanted[pairs.queries, target.labels[pairs.objects]] = 1
+    classes = torch.zeros_like(stage.class_logits, dtype=torch.float32)
+    classes[pairs.queries, target.labels[pairs.objects]] = 1
     boxes, truth = stage.boxes[pairs.queries].float(), target.boxes[pairs.objects]
     giou = pairwise_giou(boxes, truth).diagonal()
     return {
-        "label": focal_loss(stage.class_logits.float(), wanted, settings.alpha, settings.gamma).sum(),
+        "label": focal_loss(stage.class_logits.float(), classes, settings.alpha, settings.gamma).sum(),
         "l1": ((boxes - truth) / target.sides).abs().sum(),
         "giou": (1 - giou).sum(),
         "dedup": dedup_loss(stage.boxes.float(), target.boxes, pairs, settings.dedup_margin, settings.dedup_boxes),
@@ -149,18 +149,18 @@ def _mask_losses(
     return {"dice": _dice_loss(logits.sigmoid(), truth).sum(), "mask": focal}
 
 
-def focal_loss(logits: Tensor, wanted: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss (Lin et al., ICCV 2017) of each of `logits`, `wanted` 0 or 1."""
-    chances = logits.sigmoid()
-    right = chances * wanted + (1 - chances) * (1 - wanted)
-    weight = alpha * wanted + (1 - alpha) * (1 - wanted)
-    return weight * (1 - right) ** gamma * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+def focal_loss(logits: Tensor, truth: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017) of each of `logits`, `truth` 0 or 1."""
+    probabilities = logits.sigmoid()
+    right = probabilities * truth + (1 - probabilities) * (1 - truth)
+    weight = alpha * truth + (1 - alpha) * (1 - truth)
+    return weight * (1 - right) ** gamma * F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
 
 
-def _dice_loss(chances: Tensor, truth: Tensor) -> Tensor:
-    """CondInst's dice loss [M] of `chances` and `truth` [M, P], with squares in the denominator."""
-    overlap = 2 * (chances * truth).sum(dim=1)
-    return 1 - overlap / ((chances**2).sum(dim=1) + (truth**2).sum(dim=1) + 1e-5)
+def _dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """CondInst's dice loss [M] of `probabilities` and `truth` [M, P], with squares in the denominator."""
+    overlap = 2 * (probabilities * truth).sum(dim=1)
+    return 1 - overlap / ((probabilities**2).sum(dim=1) + (truth**2).sum(dim=1) + 1e-5)
 
 
 def dedup_loss(boxes: Tensor, truth: Tensor, pairs: Matches, margin: float, most: int) -> Tensor:

@@ -57,9 +57,9 @@ class BoxCosts:
 @torch.no_grad()
 def pairwise_costs(stage: StageOutputs, target: BoxTargets, costs: BoxCosts) -> Tensor:
     """Cost [N, G] of every pair of query and object; `stage` of one picture, without its batch axis."""
-    chances = stage.class_logits.float().sigmoid()
-    taken = costs.alpha * (1 - chances) ** costs.gamma * -(chances + 1e-8).log()
-    left = (1 - costs.alpha) * chances**costs.gamma * -(1 - chances + 1e-8).log()
+    probabilities = stage.class_logits.float().sigmoid()
+    taken = costs.alpha * (1 - probabilities) ** costs.gamma * -(probabilities + 1e-8).log()
+    left = (1 - costs.alpha) * probabilities**costs.gamma * -(1 - probabilities + 1e-8).log()
     label = (taken - left)[:, target.labels]
     boxes = stage.boxes.float()
     l1 = torch.cdist(boxes / target.sides, target.boxes / target.sides, p=1)

@@ -87,12 +87,12 @@ def frame_losses(
 def _class_loss(logits: Tensor, targets: list[FrameTargets], pairs: list[Matches], settings: LossSettings) -> Tensor:
     """Cross-entropy over `logits` [B, Q, K + 1]; unmatched queries learn "no object" with a small weight."""
     no_object = logits.shape[-1] - 1
-    wanted = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
+    truth = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
     for b, (target, pair) in enumerate(zip(targets, pairs, strict=True)):
-        wanted[b, pair.queries] = target.labels[pair.objects]
+        truth[b, pair.queries] = target.labels[pair.objects]
     weight = torch.ones(no_object + 1, device=logits.device)
     weight[no_object] = settings.no_object_weight
-    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), weight)
+    return F.cross_entropy(logits.float().flatten(0, 1), truth.flatten(), weight)
 
 
 def _mask_losses(
@@ -103,14 +103,14 @@ def _mask_losses(
     settings: LossSettings,
 ) -> tuple[Tensor, Tensor]:
     """Sums of mask BCE and dice over the matched pairs of all layers; masks are formed for those pairs only."""
-    logits, wanted = [], []
+    logits, masks = [], []
     for b, target in enumerate(targets):
         embeddings = torch.cat(
             [layer.mask_embeddings[b, pairs[b].queries] for layer, pairs in zip(layers, matches, strict=True)]
         )
         logits.append(torch.einsum("md,dhw->mhw", embeddings, mask_features[b]))
-        wanted.append(target.masks[torch.cat([pairs[b].objects for pairs in matches])])
-    predicted, target_masks = torch.cat(logits).float(), torch.cat(wanted)
+        masks.append(target.masks[torch.cat([pairs[b].objects for pairs in matches])])
+    predicted, target_masks = torch.cat(logits).float(), torch.cat(masks)
     if len(predicted) == 0:
         zero = mask_features.sum() * 0
         return zero, zero

@@ -69,11 +69,11 @@ def _match_frame(
         return [Matches(nothing, nothing)] * len(classes)
     points = random_points(1, settings.points, features.device)
     logits = embeddings @ at_points(features[None], points)[0]  # [L, Q, P]
-    wanted = at_points(target.masks[None], points)[0]  # [N, P]
+    truth = at_points(target.masks[None], points)[0]  # [N, P]
     cost = (
         settings.class_cost * -classes[:, :, target.labels]
-        + settings.mask_cost * pairwise_bce(logits, wanted)
-        + settings.dice_cost * pairwise_dice(logits, wanted)
+        + settings.mask_cost * pairwise_bce(logits, truth)
+        + settings.dice_cost * pairwise_dice(logits, truth)
     )
     return [_assigned(layer_cost) for layer_cost in cost]
 
@@ -86,16 +86,16 @@ def _assigned(cost: Tensor) -> Matches:
     return Matches(torch.as_tensor(queries, device=cost.device), torch.as_tensor(objects, device=cost.device))
 
 
-def pairwise_bce(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean binary cross-entropy [..., Q, N] of every pair of `logits` [..., Q, P] and `wanted` [N, P]."""
-    inside = F.softplus(-logits) @ wanted.transpose(0, 1)
-    outside = F.softplus(logits) @ (1 - wanted).transpose(0, 1)
-    return (inside + outside) / wanted.shape[1]
+def pairwise_bce(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean binary cross-entropy [..., Q, N] of every pair of `logits` [..., Q, P] and `truth` [N, P]."""
+    inside = F.softplus(-logits) @ truth.transpose(0, 1)
+    outside = F.softplus(logits) @ (1 - truth).transpose(0, 1)
+    return (inside + outside) / truth.shape[1]
 
 
-def pairwise_dice(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Dice loss [..., Q, N] of every pair of `logits` [..., Q, P] and `wanted` [N, P]."""
+def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """Dice loss [..., Q, N] of every pair of `logits` [..., Q, P] and `truth` [N, P]."""
     probability = logits.sigmoid()
-    overlap = 2 * probability @ wanted.transpose(0, 1)
-    total = probability.sum(-1, keepdim=True) + wanted.sum(-1)
+    overlap = 2 * probability @ truth.transpose(0, 1)
+    total = probability.sum(-1, keepdim=True) + truth.sum(-1)
     return 1 - (overlap + 1) / (total + 1)

@@ -98,8 +98,10 @@ def convert(
     for remark in write_set(read.annotated, out, to.value, Pictures(pictures.value)):
         say(remark)
     again = read_set(SetPlaces(out), to.value).annotated
-    told = f"{len(again.videos)} videos, {sum(len(v.tracks) for v in again.videos)} objects, read again without a fault"
-    report_console().print(f"{out}: {to.value}, {told}")
+    content = (
+        f"{len(again.videos)} videos, {sum(len(v.tracks) for v in again.videos)} objects, read again without a fault"
+    )
+    report_console().print(f"{out}: {to.value}, {content}")
 
 
 @data.command()

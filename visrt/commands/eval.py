@@ -113,7 +113,7 @@ def _of_bundle(bundle: Path, data: Path, class_map: ClassMap | None, run: Bundle
 
 
 def _write(measured: Measured, settings: dict[str, Any], json: Path | None, folder: Path | None) -> None:
-    """Tables on stdout, remarks on stderr, and the files that are asked for."""
+    """Tables on stdout, remarks on stderr, and the files that were requested."""
     from visrt.benchmarks.accuracy.eval_folder import write_folder
     from visrt.benchmarks.accuracy.report import evaluation_report, write_report
     from visrt.commands.eval_tables import PARTIAL_NOTE, eval_tables

@@ -15,7 +15,7 @@ __all__ = ["track"]
 
 
 class Coding(str, Enum):
-    """x264's presets that are fast enough to run beside a network."""
+    """x264's presets that are fast enough to run at the same time as a network."""
 
     ultrafast = "ultrafast"
     superfast = "superfast"

@@ -30,7 +30,7 @@ def parity_table(parity: Sequence[TensorParity], title: str) -> Table:
     """One row a tensor and batch size."""
     table = Table("graph", "tensor", "batch", "max abs", "max rel", "tolerance", "beyond", "", title=title)
     for row in parity:
-        verdict = "[red]FAILS[/]" if not row.passed else "[green]ok[/]" if math.isfinite(row.tolerance) else "told"
+        verdict = "[red]FAILS[/]" if not row.passed else "[green]ok[/]" if math.isfinite(row.tolerance) else "reported"
         tolerance = f"{row.tolerance:.0e}" if math.isfinite(row.tolerance) else "-"
         errors = (f"{row.max_abs:.1e}", f"{row.max_rel:.1e}", tolerance)
         table.add_row(row.graph, row.role, str(row.batch), *errors, f"{row.beyond} of {row.items}", verdict)
@@ -42,8 +42,8 @@ def agreement_table(reports: Sequence[tuple[str, ParityReport]], precision: str)
     columns = ("frames", "objects", "IoU mean", "IoU min", "top class", "assignment", "verdict")
     table = Table("engine", "batch", *columns, title=f"agreement, judged as {precision}")
     floors = reports[0][1].gate.floors
-    wanted = [f">= {floor:g}" for floor in (floors.iou_mean, floors.iou_min, floors.top_class, floors.assignment)]
-    table.add_row("floor", "", "", "", *wanted, "", end_section=True)
+    limits = [f">= {floor:g}" for floor in (floors.iou_mean, floors.iou_min, floors.top_class, floors.assignment)]
+    table.add_row("floor", "", "", "", *limits, "", end_section=True)
     for name, report in reports:
         for batch in report.batches:
             verdict = "[green]ok[/]" if batch.passed else "[red]FAILS[/]"

@@ -262,14 +262,14 @@ def _check_targets(library: TensorRt, request: BuildRequest) -> None:
         return
     if library.flavour == "tensorrt":
         raise EngineError(
-            f"targets {', '.join(request.targets)} were asked for; tensorrt builds for the GPU of this machine only: "
+            f"targets {', '.join(request.targets)} were requested; tensorrt builds for the GPU of this machine only: "
             "give none, or use tensorrt-rtx"
         )
     known = {_capability(name): name for name in library.module.ComputeCapability.__members__ if name[:2] == "SM"}
     unknown = [target for target in request.targets if target not in known]
     if unknown or len(set(request.targets)) < len(request.targets):
         raise EngineError(
-            f"targets {', '.join(request.targets)} were asked for; {library.flavour} {library.version} builds for "
+            f"targets {', '.join(request.targets)} were requested; {library.flavour} {library.version} builds for "
             f"{', '.join(known)}, each once"
         )
 

@@ -77,7 +77,7 @@ def check_precision(where: str, stated: str, found: NetworkPrecision, nodes: Map
     - An fp32 graph has no layer in fewer bits.
     """
     faults = [fault for layer in found.layers if (fault := _fault(layer, stated, nodes or {}))]
-    # With its nodes listed, a graph is what the list says: a small one of an int8 bundle may have nothing in int8.
+    # With its nodes listed, the list decides: a small graph of an int8 bundle may have nothing in int8.
     if nodes is None and found.layers and all(layer.precision != stated for layer in found.layers):
         faults.insert(0, f"nothing in it computes in {stated}")
     if faults:

@@ -137,8 +137,8 @@ def test_genvis_an_object_lost_for_too_long_is_another_one_if_asked_for() -> Non
 def test_genvis_label_and_score_are_those_of_the_surest_clip_so_far() -> None:
     clips = [[[0.5, 0.1], [0.2, 0.1]], [[0.1, 0.9], [0.3, 0.2]], [[0.6, 0.2], [0.1, 0.2]]]
     tracks, seen = new_slot_tracks(2, next_id=4), []
-    for time_s, chances in enumerate(clips):
-        tracks, objects, _ = update_tracks(tracks, np.array(chances, np.float32), float(time_s), GenVisSettings())
+    for time_s, probabilities in enumerate(clips):
+        tracks, objects, _ = update_tracks(tracks, np.array(probabilities, np.float32), float(time_s), GenVisSettings())
         seen += objects
     assert [(number, label, round(score, 3)) for number, label, score in seen] == [
         (4, 0, 0.5),
@@ -148,8 +148,8 @@ def test_genvis_label_and_score_are_those_of_the_surest_clip_so_far() -> None:
 
 
 def test_genvis_ids_are_given_in_order_of_score() -> None:
-    chances = np.array([[0.6], [0.9], [0.1], [0.7]], np.float32)
-    tracks, objects, _ = update_tracks(new_slot_tracks(4, next_id=0), chances, 0.0, GenVisSettings())
+    probabilities = np.array([[0.6], [0.9], [0.1], [0.7]], np.float32)
+    tracks, objects, _ = update_tracks(new_slot_tracks(4, next_id=0), probabilities, 0.0, GenVisSettings())
     assert tracks.ids.tolist() == [2, 0, -1, 1]
     assert [number for number, _, _ in objects] == [0, 1, 2]
 

@@ -46,8 +46,8 @@ class Heads:
         self.calls.append(graph)
         self.fed.append(feeds)
         logits = np.full((SLOTS, CLASSES), -5, dtype=np.float32)
-        chances = np.array(self.scores[at % len(self.scores)])
-        logits[:, 0] = np.log(chances / (1 - chances))
+        probabilities = np.array(self.scores[at % len(self.scores)])
+        logits[:, 0] = np.log(probabilities / (1 - probabilities))
         outputs = {
             "class_logits": logits,
             "boxes": np.ones((SLOTS, 4), np.float32),
