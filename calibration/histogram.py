@@ -58,11 +58,6 @@ class Magnitudes:
         at = int(np.searchsorted(np.cumsum(self.counts), self.finite * percent / 100))
         return min(self.largest, float(_edges()[min(at, BINS - 1) + 1]))
 
-    def share_below(self, magnitude: float) -> float:
-        """Share of the values other than 0 that are smaller than `magnitude`, to a bin's width."""
-        counts = self.counts[1:]
-        return float(counts[_edges()[2:] <= magnitude].sum() / max(1, counts.sum()))
-
     def int8_limit(self) -> float:
         """Where to clip, so that int8 (symmetric, 127 steps a side) has the least mean squared error.
 

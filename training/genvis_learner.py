@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from visrt.models.genvis import GenVis
-from visrt.training.batches import Batch, validation_clips
-from visrt.training.genvis_quality import video_quality
+from visrt.training.batches import Batch, clip_batch, validation_clips
+from visrt.training.data.clips import Clip
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.genvis_start import start_from
 from visrt.training.genvis_video import TrainedVideo
 from visrt.training.losses.genvis import video_losses
 from visrt.training.losses.mask2former import Mean
+from visrt.training.quality import Followed, pairs_of, rates
 from visrt.training.settings import TrainSettings
 
-__all__ = ["GenVisLearner"]
+__all__ = ["GenVisLearner", "video_quality"]
 
 
 class GenVisLearner:
@@ -39,3 +41,23 @@ class GenVisLearner:
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, GenVis)
         return video_quality(TrainedVideo(network, self.video), validation_clips(self.settings), device)
+
+
+def video_quality(trained: TrainedVideo, clips: Iterable[Clip], device: torch.device) -> dict[str, float]:
+    """As `quality.clip_quality`, but that nothing is linked: an object should be in one slot in all frames."""
+    trained.eval()
+    return rates(_followed(trained, clip, device) for clip in clips)
+
+
+@torch.no_grad()
+def _followed(trained: TrainedVideo, clip: Clip, device: torch.device) -> Followed:
+    frame = trained.network.settings.frame
+    batch = clip_batch([clip], frame.pixel_mean, frame.pixel_std).to(device)
+    outputs = trained(batch.images, batch.frames)
+    pairs = []
+    for t, features in enumerate(outputs.mask_features[0]):
+        said = outputs.clips[t // trained.settings.clip_frames]
+        # The last stream is that of the last frame layer, the only one at test.
+        pairs.append(pairs_of(said.class_logits[-1][-1], said.mask_embeddings[-1][-1], features, clip, t))
+    slots = {slot: slot for slot in range(trained.network.settings.instances)}
+    return Followed(pairs, [slots] * (len(pairs) - 1))

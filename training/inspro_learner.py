@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from visrt.models.inspro import InsPro
-from visrt.training.batches import Batch, validation_clips
-from visrt.training.inspro_clip import TrainedPairs
-from visrt.training.inspro_quality import slot_quality
+from visrt.models.inspro import InsPro, Pairs
+from visrt.models.interaction import StageOutputs
+from visrt.training.batches import Batch, clip_batch, validation_clips
+from visrt.training.data.clips import Clip
+from visrt.training.inspro_clip import TrainedPairs, Walk, first_walk, frame_maps, walked
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.inspro_start import first_network
-from visrt.training.losses.boxes import boxes_of_masks
+from visrt.training.losses.boxes import boxes_of_masks, pairwise_iou
 from visrt.training.losses.inspro import clip_losses
 from visrt.training.losses.inspro_targets import BoxTargets
 from visrt.training.losses.mask2former import Mean
 from visrt.training.losses.targets import FrameTargets
 
-__all__ = ["InsProLearner", "box_targets"]
+__all__ = ["InsProLearner", "box_targets", "slot_quality", "stages_of_clip"]
 
 
 class InsProLearner:
@@ -50,3 +54,58 @@ class InsProLearner:
 def box_targets(frame: FrameTargets, size: tuple[int, int]) -> BoxTargets:
     """The objects of a frame that fills the network input of `size`, with boxes around what is visible of them."""
     return BoxTargets(frame.labels, frame.ids, boxes_of_masks(frame.masks), frame.masks, size)
+
+
+SCORE = 0.4
+IOU = 0.5
+
+
+def slot_quality(
+    network: InsPro, settings: InsProTrainSettings, clips: Iterable[Clip], device: torch.device
+) -> dict[str, float]:
+    """Recall and precision of boxes in single frames, and the share of objects that are found in the slot of the frame
+    before.
+
+    A slot counts if a class score reaches 0.4; a pair is right if the class agrees and the box IoU exceeds 0.5.
+    """
+    found = reported = gt = held = links = 0
+    network.eval()
+    for clip in clips:
+        batch = clip_batch([clip], network.settings.pixel_mean, network.settings.pixel_std).to(device)
+        before: dict[int, int] = {}
+        for last, target in zip(stages_of_clip(network, batch.images, settings), batch.targets, strict=True):
+            slots, sure = _slots_of(last, target)
+            found, reported, gt = found + len(slots), reported + sure, gt + len(target.labels)
+            both = slots.keys() & before.keys()
+            links += len(both)
+            held += sum(slots[one] == before[one] for one in both)
+            before = slots
+    return {"recall": found / max(gt, 1), "precision": found / max(reported, 1), "held": held / max(links, 1)}
+
+
+@torch.no_grad()
+def stages_of_clip(network: InsPro, images: Tensor, settings: InsProTrainSettings) -> list[StageOutputs]:
+    """The last stage's outputs, without batch axis, for each frame of one clip `images` [T, 3, H, W]."""
+    sizes = images.new_tensor(images.shape[-2:])[None]
+    walk, predicted = first_walk(network, 1), []
+    for t in range(len(images)):
+        maps = frame_maps(network(images[t : t + 1]), 0, 1)
+        if settings.phase == "lite" and t >= settings.key_frames:
+            last = network.lite(maps.pyramid, walk.pairs, sizes)[-1]
+            walk = Walk(Pairs(walk.pairs.queries, network.next_proposals(last.boxes, sizes)), walk.past)
+        else:
+            last = network.stages(maps.pyramid, walk.pairs, sizes)[-1]
+            walk = walked(network, walk, last, sizes) if settings.propagation == "on" else walk
+        predicted.append(StageOutputs(*(tensor[0] for tensor in last)))
+    return predicted
+
+
+def _slots_of(last: StageOutputs, target: FrameTargets) -> tuple[dict[int, int], int]:
+    """The slot of each object of a frame by its id, and how many slots are sure of an object."""
+    scores, labels = last.class_logits.sigmoid().max(dim=-1)
+    kept = (scores >= SCORE).nonzero()[:, 0]
+    iou = pairwise_iou(last.boxes[kept], boxes_of_masks(target.masks))
+    iou = iou * (labels[kept][:, None] == target.labels[None])
+    rows, columns = linear_sum_assignment(-iou.cpu().numpy())
+    pairs: Sequence[tuple[int, int]] = list(zip(rows.tolist(), columns.tolist(), strict=True))
+    return {int(target.ids[c]): int(kept[r]) for r, c in pairs if iou[r, c] > IOU}, len(kept)

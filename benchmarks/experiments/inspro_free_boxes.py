@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from visrt.models.inspro import InsPro
 from visrt.training.batches import clip_batch, validation_clips
-from visrt.training.inspro_learner import box_targets
-from visrt.training.inspro_quality import stages_of_clip
+from visrt.training.inspro_learner import box_targets, stages_of_clip
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.losses.boxes import centres_of, pairwise_iou
 from visrt.training.losses.inspro_targets import consistent_matches, pairwise_costs

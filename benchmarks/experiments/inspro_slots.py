@@ -8,8 +8,7 @@ from torch import Tensor
 from visrt.models.inspro import InsPro
 from visrt.models.interaction import StageOutputs
 from visrt.training.batches import clip_batch, validation_clips
-from visrt.training.inspro_learner import box_targets
-from visrt.training.inspro_quality import stages_of_clip
+from visrt.training.inspro_learner import box_targets, stages_of_clip
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.losses.boxes import pairwise_iou
 from visrt.training.losses.inspro import InsProLossSettings

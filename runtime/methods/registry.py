@@ -16,7 +16,7 @@ from visrt.runtime.methods.minvis import MinVis, MinVisSettings
 from visrt.runtime.methods.presets import PRESETS, Preset
 from visrt.runtime.settings import load_settings
 
-__all__ = ["METHODS", "method_from_preset", "method_of", "per_frame_method_of"]
+__all__ = ["METHODS", "method_from_preset", "method_of"]
 
 Settings = Mapping[str, Any]
 
@@ -77,18 +77,6 @@ def method_of(manifest: Manifest, changes: Settings | None = None, preset: str |
     sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "u": height // 8, "v": width // 8}
     sizes |= {"K": len(manifest.classes), "L": len(manifest.classes) + 1}
     check_graphs(manifest, method.required_graphs(), sizes, method.required_states())
-    return method
-
-
-def per_frame_method_of(manifest: Manifest) -> PerFrameMethod[Any]:
-    """As `method_of`, for what works with methods that decide frame by frame only; UsageError for others."""
-    method = method_of(manifest)
-    if not isinstance(method, PerFrameMethod):
-        known = ", ".join(name for name, make in METHODS.items() if isinstance(make({}), PerFrameMethod))
-        raise UsageError(
-            f"bundle {manifest.name!r} is of family {manifest.family!r}, which looks at clips; "
-            f"this works for bundles of {known} only"
-        )
     return method
 
 

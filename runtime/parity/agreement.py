@@ -17,7 +17,7 @@ from visrt.runtime.arrays import Array, Floats
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import UsageError
 from visrt.runtime.methods.assign import assign, cosine_similarity
-from visrt.runtime.methods.outputs import Outputs
+from visrt.runtime.methods.outputs import Outputs, outputs_of
 from visrt.runtime.methods.queries import Queries
 
 __all__ = ["OBJECT_SCORE", "Agreement", "Floors", "FrameAnswer", "agreement", "answers", "answers_of", "packed_masks"]
@@ -78,18 +78,9 @@ class Floors:
 
 
 def answers(engines: Mapping[str, Engine], images: Array, valid_sizes: Array) -> list[FrameAnswer]:
-    """What `engines` say of each of `images`, uint8 RGB [T, H, W, 3], of `valid_sizes` int32 [T, 2]; one at a time."""
-    return [_answer(engines, images[t : t + 1], valid_sizes[t : t + 1]) for t in range(len(images))]
-
-
-def _answer(engines: Mapping[str, Engine], image: Array, valid_size: Array) -> FrameAnswer:
-    outputs = engines["frame"]({"images": image, "valid_sizes": valid_size})
-    roles = ("class_logits", "embeddings", "mask_embeddings")
-    queries = Queries(*(outputs[role].numpy()[0].astype(np.float32) for role in roles))
-    features = outputs["mask_features"].row(0)
-    embeddings = queries.mask_embeddings.astype(features.dtype)
-    logits = engines["masks"]({"mask_embeddings": embeddings, "mask_features": features})["mask_logits"].numpy()
-    return FrameAnswer(queries, packed_masks(logits))
+    """The answers of `engines` for `images`, uint8 RGB [T, H, W, 3], of `valid_sizes` int32 [T, 2]; one at a time."""
+    calls = (outputs_of(engines, images[t : t + 1], valid_sizes[t : t + 1]) for t in range(len(images)))
+    return [answer for outputs in calls for answer in answers_of(outputs)]
 
 
 def answers_of(outputs: Outputs) -> list[FrameAnswer]:

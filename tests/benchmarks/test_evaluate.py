@@ -303,7 +303,7 @@ def test_an_absent_backend_is_refused_by_name(tmp_path: Path, monkeypatch: pytes
 def test_without_trackeval_the_extra_that_brings_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.hota", raising=False)
     monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.scores", raising=False)
-    monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.eval_folder", raising=False)
+    monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.report", raising=False)
     monkeypatch.delitem(sys.modules, "visrt.benchmarks.accuracy.eval_plots", raising=False)
     monkeypatch.setitem(sys.modules, "trackeval.metrics", None)
     ended = visrt("eval", "--data", tmp_path, "--results", tmp_path / "r.json")

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visrt.benchmarks.accuracy.evaluate import evaluate_results
-from visrt.benchmarks.accuracy.results_file import load_results
-from visrt.benchmarks.accuracy.scores import Scores, score
+from visrt.benchmarks.accuracy.scores import Scores, load_results, score
 from visrt.runtime.errors import DataError
 from visrt.training.data.annotations import AnnotatedSet, Track, load_class_map
 from visrt.training.data.set_formats import load_annotations

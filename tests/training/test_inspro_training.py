@@ -27,8 +27,7 @@ from visrt.training.data.clips import ClipSettings
 from visrt.training.data.motion import CameraSettings
 from visrt.training.data.sources import SourceSettings
 from visrt.training.inspro_clip import TrainedPairs
-from visrt.training.inspro_learner import InsProLearner
-from visrt.training.inspro_quality import stages_of_clip
+from visrt.training.inspro_learner import InsProLearner, stages_of_clip
 from visrt.training.inspro_settings import InsProTrainSettings, check_inspro_settings
 from visrt.training.inspro_start import first_network
 from visrt.training.loop import Run, train

@@ -18,7 +18,7 @@ from visrt.training.data.pictures import MAX_OBJECTS, Picture
 from visrt.training.data.sources import Base, Pool, PoolSettings, SourceSettings, load_pool
 from visrt.training.data.warp import warp_ids, warp_picture
 
-__all__ = ["Clip", "ClipDataset", "ClipSettings", "collate", "make_clip"]
+__all__ = ["Clip", "ClipDataset", "ClipSettings", "make_clip"]
 
 Image = NDArray[np.uint8]
 
@@ -91,11 +91,6 @@ def _times(settings: ClipSettings, rng: np.random.Generator) -> NDArray[np.float
     # Asked for first, so that clips without returns are what they were before there was such a setting.
     returns = settings.returning > 0 and rng.random() < settings.returning
     return 1 - np.abs(2 * times - 1) if returns else times
-
-
-def collate(clips: Sequence[Clip]) -> list[Clip]:
-    """A batch as it is: clips differ in their number of objects."""
-    return list(clips)
 
 
 def make_clip(pool: Pool, times: NDArray[np.float64], settings: ClipSettings, rng: np.random.Generator) -> Clip:

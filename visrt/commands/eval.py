@@ -114,8 +114,7 @@ def _of_bundle(bundle: Path, data: Path, class_map: ClassMap | None, run: Bundle
 
 def _write(measured: Measured, settings: dict[str, Any], json: Path | None, folder: Path | None) -> None:
     """Tables on stdout, remarks on stderr, and the files that were requested."""
-    from visrt.benchmarks.accuracy.eval_folder import write_folder
-    from visrt.benchmarks.accuracy.report import evaluation_report, write_report
+    from visrt.benchmarks.accuracy.report import evaluation_report, write_folder, write_report
     from visrt.commands.eval_tables import PARTIAL_NOTE, eval_tables
     from visrt.console import report_console, say
 

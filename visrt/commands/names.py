@@ -9,7 +9,7 @@ from typing import Any
 
 from visrt.models.checkpoints.published import DATASET_CLASSES
 from visrt.runtime.errors import SettingsError, UsageError
-from visrt.runtime.json_file import read_json, read_json_object
+from visrt.runtime.json_file import read_json
 
 __all__ = ["class_names", "size_from_text", "with_clip_lengths"]
 
@@ -61,8 +61,3 @@ def _category_names(categories: list[Any], path: Path) -> list[Any]:
         if not isinstance(category, dict) or not isinstance(category.get("id"), int) or "name" not in category:
             raise SettingsError(f"{path}: categories[{i}] is {category!r}; expected an object with an id and a name")
     return [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
-
-
-def association_from_file(path: Path) -> dict[str, Any]:
-    """Association settings by name; they are checked against the family's when they are used."""
-    return read_json_object(path, "one json object of association settings", SettingsError)

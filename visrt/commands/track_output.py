@@ -15,10 +15,9 @@ from visrt.runtime.errors import VisrtError
 from visrt.runtime.machine import machine_of_run
 from visrt.runtime.methods.method import TrackingMethod
 from visrt.runtime.sinks.journal import Journal
-from visrt.runtime.sinks.outcome import SourceOutcome
+from visrt.runtime.sinks.outcome import SourceOutcome, summary_of, write_summary
 from visrt.runtime.sinks.output import JOURNAL, OVERLAY, RESULTS, SUMMARY, Sink, prepare_folder
 from visrt.runtime.sinks.overlay_video import OverlayVideo
-from visrt.runtime.sinks.summary import summary_of, write_summary
 from visrt.runtime.sinks.youtube_vis import write_youtube_vis
 from visrt.runtime.sources.source import Source
 from visrt.runtime.sources.video import open_source

@@ -5,18 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from visrt.commands.track_output import finished, opened
 from visrt.commands.track_plan import Plan, TrackOptions, plan, worst
-from visrt.commands.track_progress import BarFor, bars
 from visrt.console import say
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
+from visrt.runtime.results import FrameResult
 from visrt.runtime.session import SessionSettings
 from visrt.runtime.sinks.outcome import SourceOutcome
+from visrt.runtime.sources.source import SourceInfo
 from visrt.signals import StopRequest
 
-__all__ = ["TrackOptions", "track_all", "worst"]
+__all__ = ["Advance", "BarFor", "TrackOptions", "bars", "track_all", "worst"]
 
 
 def track_all(sources: Sequence[str], options: TrackOptions) -> int:
@@ -87,3 +92,42 @@ class _Run:
         for ended in self._codes:
             code = worst(code, ended.result())
         return code
+
+
+Advance = Callable[[FrameResult], None]
+"""To be called with every result of a source."""
+
+Remove = Callable[[], None]
+"""To be called when the source has ended."""
+
+BarFor = Callable[[SourceInfo, int | None], tuple[Advance, Remove]]
+"""A bar for a source that is stopped after so many frames, where a number is given.
+
+A source that does not know its frames is measured by its time, one that knows neither shows only that it moves.
+"""
+
+
+@contextmanager
+def bars() -> Iterator[BarFor]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def bar_for(info: SourceInfo, limit: int | None) -> tuple[Advance, Remove]:
+            frames = min(info.frames, limit) if info.frames and limit else info.frames or limit
+            task = progress.add_task(info.name, total=frames or info.duration_s, shown="")
+
+            def advance(result: FrameResult) -> None:
+                done = result.index + 1
+                shown = f"frame {done}, {len(result.objects)} objects"
+                progress.update(task, completed=done if frames else result.time_s, shown=shown)
+
+            return advance, lambda: progress.remove_task(task)
+
+        yield bar_for

@@ -20,7 +20,7 @@ from visrt.runtime.bundles.bundle import Bundle, initial_states, state_bytes
 from visrt.runtime.bundles.manifest import FileSpec
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
 from visrt.runtime.methods.genvis import GenVisSettings, update_tracks
-from visrt.runtime.methods.registry import method_of, per_frame_method_of
+from visrt.runtime.methods.registry import method_of
 from visrt.runtime.methods.slot_tracks import new_slot_tracks
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
@@ -277,11 +277,6 @@ def test_genvis_a_clip_length_that_the_bundle_lacks_is_refused() -> None:
         genvis_session(clip_frames=5, clip_lengths=(1, 3))
     with pytest.raises(SettingsError, match="clip_frames"):
         genvis_session(clip_frames=0)
-
-
-def test_genvis_what_is_for_single_frames_refuses_a_family_of_clips() -> None:
-    with pytest.raises(UsageError, match="family 'genvis', which looks at clips; this works for bundles of minvis, ct"):
-        per_frame_method_of(genvis_manifest())
 
 
 def test_genvis_a_bundle_whose_states_do_not_fit_is_refused() -> None:
