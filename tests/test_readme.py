@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
@@ -63,7 +62,7 @@ COMMANDS = sorted({line for line in LINES if line.startswith("visrt ")})
 MODULES = sorted({line for line in LINES if line.startswith("python -m visrt.")})
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 WITHOUT_VISRT = [block for block in PYTHON if block.mark == "without visrt"]
-IMPORTS_ONLY = [block for block in PYTHON if block.mark.startswith("imports only: ")]
+IMPORTS_ONLY = [block for block in PYTHON if block.mark == "imports only"]
 
 PATH_OPTIONS = ("--bundle", "--data", "--classes", "--against", "--association", "--source", "--results")
 """Options whose values must be there for a command to run."""
@@ -160,19 +159,11 @@ def test_every_make_target_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-RUN = [block for block in PYTHON if not block.mark or block.mark.startswith("needs ")]
-
-
-def skip_without(block: Block) -> None:
-    """Skips a block whose mark names a module that this branch does not have yet."""
-    module = block.mark.rpartition("needs ")[2]
-    if module and find_spec(module) is None:
-        pytest.skip(f"this branch has no {module} yet")
+RUN = [block for block in PYTHON if not block.mark]
 
 
 @pytest.mark.parametrize("block", RUN, ids=lambda block: block.page)
 def test_python_runs_as_it_stands(block: Block) -> None:
-    skip_without(block)
     done = subprocess.run([sys.executable, "-c", block.text], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -180,7 +171,6 @@ def test_python_runs_as_it_stands(block: Block) -> None:
 
 @pytest.mark.parametrize("block", IMPORTS_ONLY, ids=lambda block: block.page)
 def test_python_that_needs_a_checkpoint_imports_what_exists(block: Block) -> None:
-    skip_without(block)
     imports = [line for line in block.text.splitlines() if line.startswith(("import ", "from "))]
     assert imports
     exec("\n".join(imports), {})
@@ -242,8 +232,6 @@ def test_commands_of_every_quick_verb_run() -> None:
 @pytest.mark.parametrize("command", MODULES)
 def test_modules_run_with_their_options(command: str) -> None:
     _, _, module, *arguments = shlex.split(command)
-    if not (ROOT / "benchmarks" / "experiments").exists() and ("experiments" in module or "host_overhead" in module):
-        pytest.skip("the experiments have not moved yet")
     shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert {argument for argument in arguments if argument.startswith("--")} <= set(
