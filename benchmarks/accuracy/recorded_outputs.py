@@ -21,6 +21,7 @@ from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import DataError, EngineError, NumericalError
+from visrt.runtime.json_file import read_json_object
 from visrt.runtime.network import Network
 from visrt.runtime.sinks.output import write_atomically
 from visrt.runtime.times import Stopwatch
@@ -30,6 +31,7 @@ __all__ = ["CachedEngine", "Precision", "RecordingEngine", "ReplayEngine", "feed
 
 Precision = Literal["float16", "float32"]
 INDEX = "record.json"
+RECORDING = "the index that `record_outputs` wrote"
 KEYS = "keys"
 LARGE = "mask_features"
 
@@ -77,7 +79,7 @@ def _file_of(video: AnnotatedVideo) -> str:
 
 
 def _require(folder: Path, claim: Mapping[str, str]) -> None:
-    held = json.loads((folder / INDEX).read_text())
+    held = read_json_object(folder / INDEX, RECORDING)
     for key, value in claim.items():
         if held.get(key) != value:
             raise DataError(
@@ -159,7 +161,7 @@ class ReplayEngine:
 
     @property
     def provider(self) -> str:
-        return f"replay of {json.loads((self._folder / INDEX).read_text())['provider']}"
+        return f"replay of {read_json_object(self._folder / INDEX, RECORDING)['provider']}"
 
     def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
         key = feeds_key(feeds).tobytes()
