@@ -1,4 +1,4 @@
-"""Where the time of a frame goes, stage by stage."""
+"""The time of a frame, stage by stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tensors of a graph must be: a family's needs against the manifest, a call's feeds against the graph.
+"""Checks of tensors: a method's needs against the manifest, the feeds of a call against the graph.
 
 Axes are written as in einsum: "B Q C" are three axes, a letter means the same size wherever it appears, a number
 means itself.
@@ -66,7 +66,7 @@ def check_graphs(
 def _role_faults(
     where: str, needs: Mapping[str, TensorNeed], specs: Mapping[str, TensorSpec], known: dict[str, Axis]
 ) -> list[str]:
-    """What is wrong with the tensors of one side of a graph, in words; letters met first are added to `known`."""
+    """Faults in the tensors of one side of a graph, as text; letters met first are added to `known`."""
     faults = [f"{where}: unknown role {role!r}, known are {', '.join(needs)}" for role in specs if role not in needs]
     for role, need in needs.items():
         if role not in specs:
@@ -82,7 +82,7 @@ def _role_faults(
 
 
 def _state_faults(name: str, need: TensorNeed, manifest: Manifest, known: dict[str, Axis]) -> list[str]:
-    """What is wrong with a state tensor, in words."""
+    """Faults in a state tensor, as text."""
     if name not in manifest.states:
         return [f"states: missing state {name!r}"]
     spec = manifest.states[name]

@@ -130,7 +130,7 @@ class StateSpec(Strict):
 
 
 class Producer(Strict):
-    """Who wrote the bundle, with which versions, from which checkpoint."""
+    """The program that wrote the bundle: versions, checkpoint, time."""
 
     versions: dict[str, str]
     checkpoint: str

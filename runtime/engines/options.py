@@ -1,4 +1,4 @@
-"""How the engines of a bundle are opened, whatever the backend."""
+"""Options for opening the engines of a bundle, the same for every backend."""
 
 from __future__ import annotations
 

@@ -72,11 +72,11 @@ def hungarian_pairs(similarity: Floats, floor: float) -> Indices:
 
 
 def greedy_pairs(similarity: Floats, floor: float, weights: NDArray[np.floating | np.integer]) -> Indices:
-    """For each row of `similarity` [n, N] its column [n], or NOBODY: row by row, the best that is left.
+    """The column [n] of each row of `similarity` [n, N], or NOBODY: row by row, the best column that is left.
 
-    Only pairs above `floor` are allowed. Among several a column counts by its similarity times its weight of
-    `weights` [N]. CTVIS's code lets columns that are not allowed compete too, by the mean weight of the allowed: they
-    can never win, as the heaviest allowed column is above the floor and weighs at least the mean.
+    Only pairs above `floor` are allowed. Among several, the one with the largest similarity times `weights` [N] wins.
+    This equals CTVIS's released code, which lets columns below the floor compete too, with the mean weight of the
+    allowed ones: they can never win, as the heaviest allowed column is above the floor and weighs at least the mean.
     """
     columns = np.full(len(similarity), NOBODY, dtype=np.intp)
     rows, allowed = np.nonzero(_finite(similarity) > floor)

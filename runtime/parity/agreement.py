@@ -1,4 +1,4 @@
-"""How far two engines agree on what a user sees: masks, classes, and which query continues which object.
+"""Agreement of two engines on what a user sees: masks, classes, and which query continues which object.
 
 The measure for FP16 and INT8, where embeddings move by hundredths because masked attention is discontinuous, while
 the objects stay what they are.

@@ -203,7 +203,7 @@ def _judged(
 
 
 def full_outputs_of(bundle: Bundle) -> FullOutputs:
-    """How all outputs of a bundle's engines are had, by its tracking method.
+    """The functions that give all outputs of a bundle's engines, by its tracking method.
 
     Raises BundleError where the graphs do not fit the family.
     """
@@ -223,7 +223,7 @@ def _calls(count: int, batch: int) -> Iterator[Indices]:
 
 @dataclass
 class _Seen:
-    """What was seen of the engines so far: the frames, errors of items by role, answers, and shapes that do not fit."""
+    """The engines' outputs so far: the frames, errors of items by role, answers, and shapes that do not fit."""
 
     frames: list[int] = field(default_factory=list)
     errors: dict[str, list[Errors]] = field(default_factory=dict)
@@ -231,7 +231,7 @@ class _Seen:
     misfits: dict[str, None] = field(default_factory=dict)
 
     def add(self, reference: Reference, frames: Indices, outputs: Outputs) -> None:
-        """What one call gave of `frames`."""
+        """Adds the outputs of one call for `frames`."""
         self.frames += frames.tolist()
         for role in reference.expected:
             given, expected = reference.picked(role, outputs[role]), reference.expected[role][frames]

@@ -1,4 +1,4 @@
-"""What torch computed on a few frames when a bundle was exported, so that parity is checked later without torch.
+"""The reference of a bundle: torch's outputs for a few frames at export, so that parity is checked later without torch.
 
 Kept in the bundle as `reference.npz`: the frames, and per role the expected values. Maps are kept at a sample of their
 pixels, the same in every frame and channel; of the masks of all queries every pixel is kept besides, as one bit.
@@ -65,7 +65,7 @@ class Reference:
         return flat
 
     def answers(self) -> list[FrameAnswer]:
-        """What torch answered, frame by frame; where no masks were kept, all masks are of no pixels."""
+        """Torch's answers, frame by frame; where no masks were kept, all masks are of no pixels."""
         small = [self.expected[role] for role in ("class_logits", "embeddings", "mask_embeddings")]
         masks = np.empty((*small[0].shape[:2], 0), np.uint8) if self.masks is None else self.masks
         return [FrameAnswer(Queries(*(array[t] for array in small)), masks[t]) for t in range(len(self))]

@@ -1,4 +1,4 @@
-"""How far the outputs of engines lie from what was expected, tensor by tensor, query by query.
+"""Errors of engines against the reference, tensor by tensor and query by query, and how large they may be.
 
 Masked attention is discontinuous where a mask logit is 0. There the last bit of a float can open or close a pixel to a
 query and move that query visibly, in torch itself as much as in another engine, while its neighbours move by next to

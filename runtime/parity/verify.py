@@ -184,7 +184,7 @@ def closing(engines: dict[str, Engine]) -> Iterator[dict[str, Engine]]:
 
 
 def stored_reference(bundle: Bundle) -> Reference:
-    """What torch computed when `bundle` was exported."""
+    """The reference in `bundle`: torch's outputs when it was exported."""
     spec = bundle.manifest.reference
     return reference_from_bytes(bundle.read(spec), str(bundle.folder / spec.file))
 

@@ -1,4 +1,4 @@
-"""How one source went: the account of its frames and of its time, and how it ended."""
+"""The account of one source: its frames, its time, how it ended; and summary.json, which holds it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ End = Literal["complete", "partial", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class SourceOutcome:
-    """How one source went. captured = processed + dropped + corrupt + skipped; ms are means a processed frame.
+    """The account of one source. captured = processed + dropped + corrupt + skipped; ms are means a processed frame.
 
     Decoding and writing run at the same time as the network, so the stages may add up to more than 1000 / fps.
     """

@@ -1,7 +1,7 @@
-"""The keyed hash of what lies in a cache: only who holds the cache's secret can have written it.
+"""Keyed hashes (HMAC) over the files of a cache: they detect files that this cache did not write.
 
-An engine is code. The secret is random, made with the cache, and readable by its owner only; an engine that came by
-another way, or was altered on the disk, does not carry the right hash.
+An engine is code. The key is random, made with the cache, and readable by its owner only; an engine from elsewhere, or
+one that was altered on the disk, does not carry the right hash.
 """
 
 from __future__ import annotations

@@ -47,6 +47,20 @@ def test_a_sound_bundle_opens_and_gives_its_checked_bytes(folder: Path) -> None:
     assert bundle.graph("frame") == (folder / "frame.onnx").read_bytes()
 
 
+def test_a_bundle_of_schema_1_opens_and_its_tensors_have_the_places_that_their_shapes_suggest(folder: Path) -> None:
+    def older(values: dict[str, Any]) -> None:
+        values["schema"] = 1
+        for graph in values["graphs"].values():
+            for tensor in [*graph["inputs"].values(), *graph["outputs"].values()]:
+                tensor.pop("place", None)
+
+    edit(folder, older)
+    manifest = open_bundle(folder).manifest
+
+    assert manifest.schema_version == 1
+    assert manifest.device_roles("frame") == manifest.device_roles("masks") == {"mask_features"}
+
+
 def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere: no such folder"):
         open_bundle(tmp_path / "nowhere")
