@@ -1,1 +1,1 @@
-"""Which frames to calibrate on, INT8, thresholds fitted on labelled clips."""
+"""INT8: frames to calibrate on, ranges, and the layers that keep their precision."""

@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What to calibrate, where to, on what, and what must hold.
+    """The settings of a calibration: bundle, target, frames and quality floors.
 
     sources: videos and folders of images. frames: how many are chosen, half for ranges and half for judging. floors:
     agreement with the unquantised bundle on the judging frames.
@@ -60,7 +60,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the ranking starts from."""
+    """The measurements that the ranking starts from."""
 
     model: onnx.ModelProto
     ranges: dict[str, TensorRange]

@@ -1,4 +1,4 @@
-"""How far a changed frame graph agrees with the bundle's own, on held-out frames."""
+"""Agreement of a changed frame graph with the bundle's own, on held-out frames."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ModelOutputs:
 
 @dataclass(frozen=True)
 class Degradation:
-    """How much a change alters the outputs; 0 is not at all.
+    """The effect of a change on the outputs; 0 is none.
 
     masks: 1 - mean IoU of the objects' masks. classes: share of queries with another best class. features: error of
     the mask features, root of the sum of squares, relative to the features.
@@ -62,11 +62,11 @@ class AgreementEvaluator:
     expected: ModelOutputs
 
     def agreement(self, model: onnx.ModelProto) -> Agreement:
-        """How far `model` agrees, over all frames."""
+        """The agreement of `model` over all frames."""
         return agreement_of_clips(self.expected.clips, self._outputs(model).clips)
 
     def degradation(self, model: onnx.ModelProto) -> Degradation:
-        """What `model` does to the first frame of each clip."""
+        """The effect of `model` on the first frame of each clip."""
         expected, given = self.expected, self._outputs(model)
         whole = agreement(_all(expected.clips), _all(given.clips))
         error = np.linalg.norm(given.mask_features - expected.mask_features)

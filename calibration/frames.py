@@ -1,4 +1,4 @@
-"""Which frames to calibrate on: spread over the scenes of the user's videos, none twice, the same on every machine.
+"""The frames to calibrate on: spread over the scenes of the user's videos, none twice, the same on every machine.
 
 Every source is read twice. The first pass keeps a thumbnail and a histogram of each frame, the second the pixels of the
 chosen frames.
@@ -37,7 +37,7 @@ DUPLICATE = 0.012
 
 @dataclass(frozen=True)
 class Look:
-    """What one frame of one source looks like: `thumbnail` [16 * 16 * 3] 0..1, `histogram` [64] of its colours."""
+    """The look of one frame: `thumbnail` [16 * 16 * 3] 0..1, `histogram` [64] of its colours."""
 
     source: int
     index: int

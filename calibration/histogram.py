@@ -59,7 +59,7 @@ class Magnitudes:
         return min(self.largest, float(_edges()[min(at, BINS - 1) + 1]))
 
     def int8_limit(self) -> float:
-        """Where to clip, so that int8 (symmetric, 127 steps a side) has the least mean squared error.
+        """The limit at which to clip, so that int8 (symmetric, 127 steps a side) has the least mean squared error.
 
         Few values far out cost less clipped than all others rounded on a grid that spans them.
         """

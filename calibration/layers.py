@@ -1,4 +1,4 @@
-"""Which nodes can compute in INT8: those with a constant weight. What shares a weight is one layer."""
+"""The nodes that can compute in INT8: those with a constant weight. Nodes that share a weight are one layer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def layers_of(model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> tupl
 
 
 def precision_by_node(model: onnx.ModelProto, quantised: frozenset[str]) -> dict[str, str]:
-    """What each computing node of `model`, a graph without Q/DQ, computes in once the nodes `quantised` are INT8."""
+    """The precision of each computing node of `model`, a graph without Q/DQ, once the nodes `quantised` are INT8."""
     own = computing_precisions(model)
     return {name: "int8" if name in quantised else precision for name, precision in own.items()}
 

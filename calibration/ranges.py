@@ -1,4 +1,4 @@
-"""What values each tensor of a graph takes on real frames, and which of them leave the range of FP16.
+"""The range of values of each tensor of a graph on real frames, and the tensors that leave the range of FP16.
 
 The graph is run as it is, its tensors made outputs a group at a time, so that memory stays bounded.
 """

@@ -1,4 +1,4 @@
-"""Which layers compute in INT8: all but the most sensitive, of which as few are left out as the floors allow."""
+"""The choice of layers for INT8: all but the most sensitive, of which as few are left out as the floors allow."""
 
 from __future__ import annotations
 

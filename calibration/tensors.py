@@ -1,4 +1,4 @@
-"""How a graph hangs together: which tensors vary with the input, who makes them, what constants are worth."""
+"""The structure of a graph: which tensors vary with the input, which node makes them, the values of constants."""
 
 from __future__ import annotations
 

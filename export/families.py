@@ -1,4 +1,4 @@
-"""How each family exports its checkpoints, by name. A new family is a file of its own and one line here."""
+"""The export of each family, by name. A new family is a file of its own and one line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What export needs to know of a family: its network, the outputs that torch gives, and its graphs.
+"""The interface between export and a family: its network, the outputs that torch gives, and its graphs.
 
 A new family is a subclass of `Exportable` in a file of its own, and one line in `export.families`.
 """
@@ -73,7 +73,7 @@ class Exportable(ABC, Generic[S]):
 
     @property
     def meanings(self) -> Mapping[str, str]:
-        """What the tensors of its graphs mean, for the manifest: by role, where it is not among `contract.MEANINGS`."""
+        """The meaning of the family's own tensors, for the manifest: by role, without those in `contract.MEANINGS`."""
         return {}
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What each node of a graph that multiplies computes in, read from the graph itself."""
+"""The precision of each multiplying node of a graph, read from the graph itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a bundle is made: next to its target, put in the target's place only when it is complete."""
+"""The folder in which a bundle is made, next to its target; it takes the target's place only when it is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Existing", "check_target", "workplace"]
 
 
 class Existing(Enum):
-    """What happens to a bundle that is already at the target."""
+    """The treatment of a bundle that is already at the target."""
 
     KEEP = "keep"
     REPLACE = "replace"

@@ -250,7 +250,7 @@ class DeformablePixelDecoder(nn.Module):
         return self.mask_features(fine), levels
 
     def maps(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What the mask features are made of, [B, dim, H/4, W/4], and the maps at strides 32, 16, 8."""
+        """The map that mask features are made of, [B, dim, H/4, W/4], and the maps at strides 32, 16, 8."""
         projected = [project(features[name]) for project, name in zip(self.input_proj, LEVELS, strict=True)]
         levels = self.transformer(projected)
         side = self.adapter_1(features["res2"])

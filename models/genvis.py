@@ -71,7 +71,7 @@ class ClipOutputs(NamedTuple):
 
 
 class NextStart(NamedTuple):
-    """Where the slots of the next clip start, each [..., S, C]: at `base` plus what `key` reads from the memory."""
+    """The start of the next clip's slots, each [..., S, C]: `base` plus what `key` reads from the memory."""
 
     base: Tensor
     key: Tensor
@@ -160,7 +160,7 @@ class VitaModule(nn.Module):
 
 
 def read_memory(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    """What slots read from memory, [N, S, C]: attention of each slot's `key` [N, S, C] over its own past clips.
+    """The memory read of each slot, [N, S, C]: attention of each slot's `key` [N, S, C] over its own past clips.
 
     `keys` and `values` hold a [N, S, C] for each of them. One head, no scaling; nothing to read gives zeros.
     """
@@ -196,5 +196,5 @@ class GenVis(nn.Module):
         return outputs
 
     def first_start(self) -> NextStart:
-        """Where the first clip of a video starts, each [S, C]; its memory is empty."""
+        """The start of a video's first clip, each [S, C]; its memory is empty."""
         return self.vita_module.next_start(self.vita_module.query_feat.weight)

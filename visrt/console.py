@@ -1,4 +1,4 @@
-"""What the command line says: reports on stdout, one line a fault on stderr."""
+"""The output of the command line: reports on stdout, one line per fault on stderr."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class VideoEvaluation:
 
 @dataclass(frozen=True)
 class Reported:
-    """What was reported of one video: whole tracks, and the objects of each frame."""
+    """The reports for one video: whole tracks, and the objects of each frame."""
 
     tracks: Sequence[Track]
     frames: Sequence[Sequence[TrackedObject]]

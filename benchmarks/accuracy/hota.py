@@ -28,7 +28,7 @@ THRESHOLDS = tuple(float(round(threshold, 2)) for threshold in METRICS["hota"].a
 """The 19 IoU thresholds HOTA is the mean over."""
 
 TrackingCounts = Mapping[int, Mapping[str, Any]]
-"""What trackeval counted in one video: by label, by metric."""
+"""The counts of trackeval for one video: by label, by metric."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _frame(
 
 
 def _outside_crowds(masks: Sequence[Rle], iou: NDArray[np.float64], crowds: Sequence[Rle | None]) -> NDArray[np.bool_]:
-    """Which reports [D] count: not those that lie by half in a crowd and fit no object.
+    """The reports [D] that count: not those that lie by half in a crowd and fit no object.
 
     MOTS's rule (Voigtlaender et al., CVPR 2019): without it, members of a crowd would be wrong reports.
     """

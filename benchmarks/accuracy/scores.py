@@ -46,7 +46,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class BundleRun:
-    """How a bundle is run over the videos.
+    """The options for running a bundle over the videos.
 
     association: settings in place of the bundle's or the `preset`'s. fps: frames a second of the videos, for ages.
     rules: "causal" is what a stream gives; "official" the family's published video-level result, which sees the future.
@@ -103,7 +103,7 @@ def _by_rule(rule: str, session: Session, annotated: AnnotatedSet, fps: float, o
 
 
 def _settings(run: BundleRun, session: Session) -> dict[str, Any]:
-    """How it was run, what tells this bundle from another in its place, and the settings that were in force."""
+    """The options of the run, the identity of the bundle, and the settings that were in force."""
     manifest = session.manifest
     return {
         "engine": run.engine,

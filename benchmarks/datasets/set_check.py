@@ -1,4 +1,4 @@
-"""What an annotated set holds, and what in it looks wrong though its format allows it."""
+"""A summary of an annotated set, and what looks wrong in it though its format allows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark compares: candidates that all process the same clip, one video a run."""
+"""Candidates of a benchmark: they all process the same clip, one video per run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long frames take: one engine call after the other, and a whole clip from its file to its objects."""
+"""The time of frames: one engine call after the other, and a whole clip from its file to its objects."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ def over_length(
 
 
 def slope(frames: Sequence[float], values: Sequence[float]) -> float:
-    """What `values` grow in 10,000 frames: least squares over the settled points; 0 where there are fewer than two."""
+    """The growth of `values` in 10,000 frames: least squares over the settled points; 0 where there are fewer than
+    two."""
     first = int(SETTLED * len(frames))
     x, y = np.asarray(frames[first:], np.float64), np.asarray(values[first:], np.float64)
     return float(np.polyfit(x, y, 1)[0]) * 1e4 if len(x) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""How near an engine comes to what the machine could do at best: the roofline of Williams et al. (CACM 2009).
+"""The speed of an engine in relation to the best the machine can do: the roofline of Williams et al. (CACM 2009).
 
 A graph needs so many multiply-accumulates and must move so many bytes; the machine's best rates for both are measured
 with two graphs that do nothing else, by the same library on the same threads. The longer of the two times is the least
@@ -37,7 +37,7 @@ REPEATS = 7
 
 @dataclass(frozen=True)
 class Peak:
-    """What the machine does at best: float32 multiply-accumulates and bytes, a second."""
+    """The machine's peak: float32 multiply-accumulates and bytes, a second."""
 
     macs: float
     bytes: float

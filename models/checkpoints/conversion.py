@@ -28,7 +28,8 @@ KINDS: dict[str, tuple[NetworkKind[Any, Any], Callable[[Any], tuple[str, Network
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: its family, the settings of its frame part, the number of learned weights, the class names."""
+    """The checkpoint that was written: its family, the settings of its frame part, the number of learned weights, the
+    class names."""
 
     family: str
     settings: NetworkSettings

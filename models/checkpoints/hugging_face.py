@@ -26,7 +26,7 @@ __all__ = ["folder_files", "read_hugging_face"]
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where transformers puts the weights; the first that is there is read."""
+"""Names under which transformers saves the weights; the first that exists is read."""
 INDEX_END = ".index.json"
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

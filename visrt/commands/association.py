@@ -1,4 +1,4 @@
-"""What `track` and `eval` share: which rule of association is in force, and with which settings."""
+"""The choice of a tracking method and its settings, shared by `track` and `eval`."""
 
 from __future__ import annotations
 

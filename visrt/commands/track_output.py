@@ -1,4 +1,4 @@
-"""What `visrt track` leaves of one source: its files, and what it says at the end."""
+"""The results of `visrt track` for one source: its files, and the summary it prints."""
 
 from __future__ import annotations
 

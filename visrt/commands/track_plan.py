@@ -1,4 +1,4 @@
-"""What is to be tracked and where it goes: what can be known early is refused before anything loads."""
+"""The sources to track and their output folders; what can be refused early is, before anything loads."""
 
 from __future__ import annotations
 

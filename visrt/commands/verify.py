@@ -77,7 +77,7 @@ def verify(
 
 @dataclass(frozen=True)
 class Expected:
-    """Where the expected values come from: torch run now, another bundle, or by default what the bundle stores."""
+    """The expected values: from torch run now, another bundle, or by default what the bundle stores."""
 
     checkpoint: Path | None
     against: Path | None
@@ -97,7 +97,7 @@ class Expected:
 
 
 def _verified(bundle: Bundle, expected: Expected, settings: VerifySettings) -> tuple[str, Verification]:
-    """What was compared with, in words, and the verdict."""
+    """The name of the reference, and the verdict."""
     from rich.console import Console
 
     from visrt.runtime.parity.verify import require_available, verify_engines

@@ -60,7 +60,7 @@ def _figures(batch: BatchParity) -> list[str]:
 
 
 def lines_of(verification: Verification) -> Iterator[str]:
-    """What the tables do not show: engines not run and why, faults in words, masks that nobody kept."""
+    """Remarks below the tables: engines not run and why, faults in words, masks that nobody kept."""
     for one in verification.engines:
         if isinstance(one.outcome, Skipped):
             yield escape(f"{one.engine}: not run, {one.outcome.reason}")

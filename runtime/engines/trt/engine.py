@@ -63,11 +63,11 @@ class TrtEngine:
         plan: Plan,
         graph: GraphSpec,
         axes: Mapping[str, tuple[int, ...]],
-        handed_over: frozenset[str],
+        device_roles: frozenset[str],
     ) -> None:
         """axes: for each dynamic axis the sizes it is run at, in rising order; others are padded to the next.
 
-        handed_over: roles that go from one graph to another on the device.
+        device_roles: roles that go from one graph to another on the device.
         """
         self.is_async: Literal[True] = True
         self.provider = f"{PROVIDERS[context.library.flavour]} {context.library.version}"
@@ -84,7 +84,7 @@ class TrtEngine:
         try:
             with context.gpu.current(f"{graph.file.file}, allocating its buffers"):
                 for _ in range(SLOTS):
-                    self._slots.append(BufferSlot(context.gpu, graph, largest, handed_over))
+                    self._slots.append(BufferSlot(context.gpu, graph, largest, device_roles))
                     self._slots[-1].prepare()
         except EngineError:
             self.close()

@@ -77,14 +77,14 @@ class Port:
 class BufferSlot:
     """Buffers of one call. Its tensors are valid until `take` gives them to the next call.
 
-    handed_over: roles that one graph passes to another on the device. Of these, outputs are copied to the host only
+    device_roles: roles that one graph passes to another on the device. Of these, outputs are copied to the host only
     when they are read, and inputs have buffers of their own only when they come from elsewhere.
     """
 
-    def __init__(self, gpu: Gpu, graph: GraphSpec, largest: Sizes, handed_over: frozenset[str]) -> None:
+    def __init__(self, gpu: Gpu, graph: GraphSpec, largest: Sizes, device_roles: frozenset[str]) -> None:
         self.gpu = gpu
         self.generation = 0
-        self.handed_over = handed_over
+        self.device_roles = device_roles
         self._graph = graph
         self.ports = {
             role: Port(gpu, f"{graph.file.file}, tensor {role!r}", bytes_of(spec, largest))
@@ -94,10 +94,10 @@ class BufferSlot:
 
     def prepare(self) -> None:
         """Allocates what every call needs, so that no call has to."""
-        for role in self.ports.keys() - self.handed_over:
+        for role in self.ports.keys() - self.device_roles:
             self.ports[role].allocate_device()
             self.ports[role].allocate_pinned()
-        for role in self.handed_over & self._graph.outputs.keys():
+        for role in self.device_roles & self._graph.outputs.keys():
             self.ports[role].allocate_device()
 
     def take(self) -> None:
@@ -121,7 +121,7 @@ class BufferSlot:
 
     def outputs(self, sizes: Sizes) -> dict[str, DeviceTensor]:
         """Enqueues the copies to the host, without padding, and the end of the call; returns the outputs."""
-        for role in self._graph.outputs.keys() - self.handed_over:
+        for role in self._graph.outputs.keys() - self.device_roles:
             port = self.ports[role]
             self.gpu.download(port.pinned[: bytes_of(self._graph.outputs[role], sizes)], port.address)
         self._done.record(self.gpu.stream)
@@ -135,7 +135,7 @@ class BufferSlot:
         with self.gpu.current(f"{self._graph.file.file}, reading {tensor.role!r}"):
             port = self.ports[tensor.role]
             part = port.pinned[tensor.offset : tensor.offset + tensor.bytes]
-            if tensor.role in self.handed_over:
+            if tensor.role in self.device_roles:
                 self.gpu.download(part, tensor.address)
                 self.gpu.stream.synchronize()
             else:
