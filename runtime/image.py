@@ -36,7 +36,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a frame lies in the network input: all sizes (height, width) in pixels, the frame at the top left.
+    """The place of a frame in the network input: all sizes (height, width) in pixels, the frame at the top left.
 
     source: the frame. valid: the frame after the resize. network: the whole input; beyond `valid` it is zero.
     """

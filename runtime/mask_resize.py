@@ -58,7 +58,7 @@ class Axis:
 
     @property
     def cells(self) -> int:
-        """How many cells show the frame: those that any source pixel reads."""
+        """The number of cells that show the frame: those that any source pixel reads."""
         return int(self.weights.shape[1])
 
     def reached_by(self, cells: Any) -> slice:

@@ -137,7 +137,7 @@ class Pipeline:
         self.close()
 
     def worker(self, job: Job, on_ready: Callable[[], None]) -> SourceWorker:
-        """What tracks the source of `job`; `on_ready` is called when there may be something to do for it."""
+        """The worker for the source of `job`; `on_ready` is called when there may be something to do for it."""
         tracker = StreamTracker(self.method, self.network, self.settings.session, self.watch)
         return SourceWorker(job, tracker, self.network, on_ready)
 

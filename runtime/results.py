@@ -1,4 +1,4 @@
-"""What a user gets: a `FrameResult` per frame, with one id, one label and one score for each visible object."""
+"""The results for the user: a `FrameResult` per frame, with one id, one label and one score for each visible object."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class SessionEvents:
-    """What happened to the stream, counted.
+    """Counts of what happened to the stream.
 
     frames: taken in. size_changes: frames of another size than the one before. restarts: of these, the ones whose
     aspect differs, so that all objects were lost. bad_frames: the network gave NaN or infinity, so the frame has no

@@ -143,7 +143,7 @@ class Session:
 
     @property
     def events(self) -> SessionEvents:
-        """What happened to the stream so far."""
+        """Counts of what happened to the stream so far."""
         return self._tracker.events
 
     @property

@@ -73,7 +73,7 @@ class Stopwatch:
             self._running.pop()
 
     def take(self, frames: int) -> StageTimes:
-        """What was measured since the last call, as the times of `frames` frames."""
+        """The times measured since the last call, as the times of `frames` frames."""
         times = StageTimes(frames, self._seconds)
         self._seconds = defaultdict(float)
         return times

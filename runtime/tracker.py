@@ -82,7 +82,7 @@ class StreamTracker:
         return waiting[:ready] if ready else None
 
     def last_clip(self) -> Batch | None:
-        """What still waits at the end of the stream."""
+        """The frames that still wait at the end of the stream, if any."""
         waiting, self._waiting = self._waiting, None
         return waiting if waiting is not None and len(waiting) else None
 

@@ -1,4 +1,4 @@
-"""How GenVIS is trained: its video part, what becomes of a video's frames, and the paper's ablations."""
+"""Settings for training GenVIS: its video part, what becomes of a video's frames, and the paper's ablations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where GenVIS's training starts: the frame part of a Mask2Former, or all of a VITA or GenVIS network.
+"""The start of GenVIS's training: the frame part of a Mask2Former, or all of a VITA or GenVIS network.
 
 A video part that no checkpoint has can start as the frame part: slot j attends to the frame queries that are similar to
 it, at first to query j. Published networks start from VITA, which takes days to train; with a frame network alone this
@@ -27,7 +27,7 @@ __all__ = ["NewPart", "start_from"]
 
 VIDEO_PART = "vita_module."
 ADDED = (VIDEO_PART + "pre_", VIDEO_PART + "sim_embed_")
-"""What a VITA checkpoint may lack: GenVIS's additions, and what only its training needs."""
+"""Weights that a VITA checkpoint may lack: GenVIS's additions, and what only its training needs."""
 
 CLASSIFIERS = tuple(f"{part}class_embed.{kind}" for part in (PREDICTOR, VIDEO_PART) for kind in ("weight", "bias"))
 

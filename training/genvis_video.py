@@ -86,7 +86,7 @@ class TrainedVideo(Trained):
 
 
 def _prediction(vita: VitaModule, tokens: Tensor, layers: list[Tensor]) -> ClipPrediction:
-    """What the heads say; `tokens` [N, T, Q, C], the raw output of each decoder layer [N, S, C]."""
+    """The outputs of the heads; `tokens` [N, T, Q, C], the raw output of each decoder layer [N, S, C]."""
     pairs = [vita.predict(layer) for layer in layers]
     slots = vita.sim_embed_clip(vita.decoder_norm(layers[-1]))
     return ClipPrediction([p[0] for p in pairs], [p[1] for p in pairs], vita.sim_embed_frame(tokens), slots)

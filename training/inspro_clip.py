@@ -22,7 +22,7 @@ __all__ = ["TrainedPairs", "Walk", "first_walk", "frame_maps", "walked"]
 
 
 class Walk(NamedTuple):
-    """What passes from frame to frame in B clips: pairs [B, N, ...], and object features [B, N, C] of frames before."""
+    """The state between frames of B clips: pairs [B, N, ...], and object features [B, N, C] of frames before."""
 
     pairs: Pairs
     past: tuple[Tensor, ...]

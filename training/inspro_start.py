@@ -1,4 +1,4 @@
-"""Where an InsPro run starts: from nothing, from a trained backbone, or from an InsPro checkpoint."""
+"""The start of an InsPro run: from nothing, from a trained backbone, or from an InsPro checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LITE = ("lite_head.", "lite_controller.")
 ATTENTION = "intra_query_eps."
 CLASSIFIER = ".class_logits."
 BACKBONES = ("backbone.bottom_up.", "backbone.")
-"""Where the files of InsPro and of the Mask2Former family keep theirs, the longer first."""
+"""The prefixes of backbone keys in files of InsPro and of the Mask2Former family, the longer first."""
 
 
 def first_network(settings: InsProTrainSettings) -> InsPro:

@@ -1,4 +1,5 @@
-"""What the training loop leaves to a family: where its network starts, its losses on a batch, its quality."""
+"""The interface between the training loop and a family: where its network starts, its losses on a batch, its
+quality."""
 
 from __future__ import annotations
 
@@ -35,5 +36,5 @@ class Learner(Protocol):
         ...
 
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """How well `network` does on held-out clips, 0..1 by name."""
+        """The quality of `network` on held-out clips, 0..1 by name."""
         ...

@@ -108,7 +108,7 @@ class Run:
             _drop_metrics_after(self.metrics_path, self.step)
 
     def remarks(self) -> list[str]:
-        """What was left out of the data."""
+        """The categories and objects that were left out of the data."""
         return self.clips.pool.remarks if self.accelerator.is_main_process else []
 
     def batches(self) -> Iterator[Batch]:

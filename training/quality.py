@@ -84,7 +84,7 @@ def _linked(network: Mask2Former, clip: Clip, device: torch.device) -> Followed:
 
 
 def pairs_of(class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, clip: Clip, t: int) -> FramePairs:
-    """What queries of `class_logits` [Q, K + 1] and `mask_embeddings` [Q, D] found in frame `t` of `clip`.
+    """The objects that queries of `class_logits` [Q, K + 1] and `mask_embeddings` [Q, D] found in frame `t` of `clip`.
 
     `mask_features` [D, h, w].
     """

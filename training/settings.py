@@ -17,7 +17,7 @@ __all__ = ["DataSettings", "OptimSettings", "TrainSettings", "check_settings"]
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where clips come from. Paths are relative to the folder the command runs in.
+    """The sources of clips. Paths are relative to the folder the command runs in.
 
     clips: size, frames a clip (MinVIS 1, the identity loss 2, CTVIS 8 to 10), motion, pasting, looks. workers:
     processes that make clips. validation_clips: held-out clips of `validation_frames` frames each, to watch the run

@@ -62,7 +62,7 @@ def probe(
 
 
 def _death(done: subprocess.CompletedProcess[bytes]) -> str:
-    """How a child ended that did not end well."""
+    """The end of a child process that failed, as text."""
     if done.returncode < 0:
         number = -done.returncode
         known = {one.value: one.name for one in signal.Signals}

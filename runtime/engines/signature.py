@@ -50,7 +50,7 @@ def signature_faults(
     outputs: Iterable[EngineTensor],
     axis_fits: Callable[[int | str, Axis], bool] = same_axis,
 ) -> list[str]:
-    """How the tensors of an engine differ from those of `graph` in name, dtype and shape; [] if they do not."""
+    """Differences between the tensors of an engine and those of `graph` in name, dtype and shape; [] if none."""
     return [
         *_faults("input", graph.inputs, inputs, axis_fits),
         *_faults("output", graph.outputs, outputs, axis_fits),

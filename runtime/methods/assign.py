@@ -1,4 +1,4 @@
-"""Which row belongs to which: similarity of embeddings, and the assignments the published trackers use."""
+"""Matching of rows: similarity of embeddings, and the assignments the published trackers use."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class CtVisSettings:
-    """How objects are matched and remembered; by default as CTVIS released. Scores, IoU and similarities are 0..1.
+    """Settings for matching and remembering objects; by default as CTVIS released. Scores, IoU and similarities are
+    0..1.
 
     keep_score: queries above this score of the frame are candidates. without_candidates: if there are none, "take_best"
     takes the best query after all, as the released code does. max_objects: at most so many are candidates, the best
@@ -256,7 +257,7 @@ def with_ids(followed: Followed, next_id: int, settings: CtVisSettings) -> tuple
 
 
 def tracks_of(followed: Followed, settings: CtVisSettings) -> list[Track]:
-    """What the user sees of the frame, by id: one label and one score each, from the running average."""
+    """The tracks that the user sees, by id: one label and one score each, from the running average."""
     ids = followed.memory.ids[followed.rows]
     scores = followed.probabilities.max(axis=1, initial=0)
     shown = np.flatnonzero((ids != NO_ID) & (scores >= settings.show_score))

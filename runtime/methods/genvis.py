@@ -103,7 +103,7 @@ READS: dict[MemoryRead, Callable[[Memory, Floats], Floats]] = {
 
 @dataclass(frozen=True)
 class GenVisSettings:
-    """How clips are taken and objects shown. Scores are 0..1.
+    """Settings for taking clips and showing objects. Scores are 0..1.
 
     clip_frames: frames of a clip; 1 is online. Results come when the clip is full. clip_lengths: what the bundle was
     exported and checked for. memory_read: a slot reads its "own_slot", or for the paper's ablations (table 5)
@@ -127,7 +127,7 @@ class GenVisSettings:
 
 @dataclass(frozen=True)
 class ClipStep:
-    """What passes from clip to clip inside the model, apart from what is shown.
+    """The model's state between clips, without the public tracks.
 
     clip: number of the next clip. first, base [S, C]: what the slots of the first and of the next clip start from,
     before they read. key [S, C]: what they read with.

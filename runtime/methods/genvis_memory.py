@@ -18,7 +18,7 @@ __all__ = ["Memory", "MemoryEntry", "empty_memory", "forget_slots_before", "read
 
 @dataclass(frozen=True)
 class MemoryEntry:
-    """What clip number `clip` left of each slot: keys and values [S, C]."""
+    """The memory entry of clip number `clip` for each slot: keys and values [S, C]."""
 
     clip: int
     keys: Floats
@@ -38,7 +38,7 @@ def empty_memory(slots: int) -> Memory:
 
 
 def read(memory: Memory, key: Floats) -> Floats:
-    """What each slot reads with its `key` [S, C] from its own past, [S, C]; zeros where it has none.
+    """The memory read [S, C] of each slot with its `key` [S, C] from its own past; zeros where it has none.
 
     One head and no scaling, as published: softmax over the clips of <key, K> weighs their V.
     """
@@ -86,7 +86,7 @@ def forget_slots_before(memory: Memory, slots: NDArray[np.bool_], clip: int) -> 
 
 
 def _known(memory: Memory) -> NDArray[np.bool_]:
-    """Which entries count, [M, S]."""
+    """The entries that count, bool [M, S]."""
     clips = np.array([entry.clip for entry in memory.entries])
     return np.asarray(clips[:, None] >= memory.since)
 

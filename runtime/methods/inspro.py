@@ -105,7 +105,7 @@ MASKS = GraphNeed(
 
 @dataclass(frozen=True)
 class InsProSettings:
-    """How pairs travel and objects are shown. Scores are 0..1.
+    """Settings for carrying pairs and showing objects. Scores are 0..1.
 
     key_every_frames: every so many frames all stages look, between them the lite head; 1 is InsPro, the published lite
     has 10. key_score_drop: also where the mean score of what was shown fell below this part of what it was at the last
@@ -132,7 +132,7 @@ class InsProSettings:
 
 @dataclass(frozen=True)
 class FrameStep:
-    """What passes from frame to frame inside the model, apart from what is shown.
+    """The model's state between frames, without the public tracks.
 
     until_key: frames until the next key frame; 0 asks for one now. key_score: mean score of what was shown at the last.
     """

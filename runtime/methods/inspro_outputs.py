@@ -24,7 +24,7 @@ Look = Callable[[str, Tensors], Tensors]
 
 
 def roles_of_frame(look: Look, pairs: Pairs, heads: tuple[str, ...]) -> Outputs:
-    """What is compared of one frame, by role; `heads`: "head", and "head_lite" where there is one."""
+    """The outputs that are compared for one frame, by role; `heads`: "head", and "head_lite" where there is one."""
     first = look("head", _feeds(pairs, ("queries", "proposals", "bank", "fill")))
     pairs = update_bank(update_pairs(pairs, first), first["object_features"])
     roles = _named(first, "")

@@ -67,7 +67,7 @@ def invalid_slots(outputs: Tensors) -> Slots:
 
 
 def too_small(pairs: Pairs, side_min: float) -> Slots:
-    """Which slots [N] have a box with a side below `side_min` of the picture: collapsed, or clipped away outside it."""
+    """The slots [N] whose box has a side below `side_min` of the picture: collapsed, or clipped away outside it."""
     sides = pairs.proposals[:, 2:] - pairs.proposals[:, :2]
     small: Slots = np.any(~(sides >= side_min), axis=1)
     return small

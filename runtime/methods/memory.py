@@ -26,7 +26,7 @@ NO_ID = -1
 
 @dataclass(frozen=True)
 class Detections:
-    """What is seen of n objects in one frame at `now_s` seconds.
+    """The detections of n objects in one frame at `now_s` seconds.
 
     embeddings [n, C], finite and not zero; class_logits [n, K + 1]; masks [n, words], empty where nothing needs them.
     """
@@ -45,7 +45,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Memory:
-    """What is remembered of N objects, oldest first. Each array has N rows.
+    """The memory of N objects, oldest first. Each array has N rows.
 
     ids: what the user knows them by, NO_ID for those never shown.
     embeddings [N, C]: what detections are compared with.
@@ -73,7 +73,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Renewal:
-    """How objects are renewed by what is seen of them.
+    """Settings for updating remembered objects with new detections.
 
     memory: a name in SHARES; momentum: the share of the current embedding under "momentum". window_frames: the class
     logits are averaged over about so many. noise_gap_frames, noise_frames: an object unseen for so many frames in a

@@ -1,4 +1,5 @@
-"""What a tracking method is: it turns the network's outputs into tracks, clip by clip. A frame is a clip of one.
+"""The protocol of tracking methods. A method turns the network's outputs into tracks, clip by clip. A frame is a clip
+of one.
 
 A method sees the outputs of the frame graph, calls further graphs of the bundle if it has any, decides which queries
 are which objects, and gives the objects of each frame. Its state is a value: `update` takes it and returns the next.
@@ -129,7 +130,7 @@ S = TypeVar("S")
 
 
 class TrackingMethod(Protocol[S]):
-    """What one family of models does between engine calls. Its state is a value, renewed by each clip."""
+    """The work of one family of models between engine calls. Its state is a value, renewed by each clip."""
 
     @property
     def settings(self) -> Any:

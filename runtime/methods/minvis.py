@@ -51,7 +51,7 @@ GRAPHS = {
 
 @dataclass(frozen=True)
 class MinVisSettings:
-    """How objects are followed. Scores, IoU and similarities are 0..1.
+    """Settings for tracking objects. Scores, IoU and similarities are 0..1.
 
     birth_score: a slot without an object gets one from this score of the frame on.
     keep_score: an object is visible while its score of the frame is at least this.
@@ -78,7 +78,7 @@ class MinVisSettings:
 
 @dataclass(frozen=True)
 class Slots:
-    """What is remembered of each of Q slots. Without an object (id -1), only the memory means anything.
+    """The memory of each of Q slots. Without an object (id -1), only the memory means anything.
 
     memory [Q, C]: what the next frame's embeddings are compared with.
     ids [Q]; visible [Q]: seen in the last frame; seen_frames [Q]: number of frames it was visible in.
@@ -235,7 +235,7 @@ def remembered(slots: Slots, embeddings: Floats, settings: MinVisSettings) -> Sl
 
 
 def tracks_of(slots: Slots, rows: Indices, logits: list[Floats]) -> list[Track]:
-    """What the user sees of the objects in `rows`, by id: one label and one score each, from the running average."""
+    """The tracks of the objects in `rows`, by id: one label and one score each, from the running average."""
     probabilities = softmax(slots.mean_logits[rows])[:, :-1]
     labels, scores = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
     tracks = [Track(*parts) for parts in zip(slots.ids[rows].tolist(), labels, scores, logits, strict=True)]

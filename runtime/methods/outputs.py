@@ -19,7 +19,7 @@ Outputs = dict[str, Array]
 
 
 class FullOutputs(NamedTuple):
-    """How parity has all outputs of a bundle's engines; see `TrackingMethod.full_outputs`.
+    """The functions that give parity all outputs of a bundle's engines; see `TrackingMethod.full_outputs`.
 
     run: gives them for `images` of `valid_sizes`. graph_of: the graph that gives a role, for messages.
     """

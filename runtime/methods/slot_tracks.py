@@ -23,7 +23,7 @@ Slots = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class SlotTracks:
-    """What each of S slots is known as.
+    """The identity of each of S slots.
 
     ids [S]: -1 for none. seen_s [S]: when it was last shown. seen_frames [S]: in how many updates it was. scores [S,
     K]: of each class over time, as the method keeps them; None before the first update. next_id: of the next object.

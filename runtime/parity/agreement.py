@@ -38,7 +38,7 @@ class FrameAnswer:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far one engine agrees with another over `frames` frames.
+    """The agreement of one engine with another over `frames` frames.
 
     objects: how many queries of all frames were compared as objects. iou_mean, iou_min: of the objects' masks; two
     empty masks agree. top_class: share of all queries whose best class, "no object" included, is the same. assignment:
@@ -55,7 +55,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Floors:
-    """What an agreement must reach, each 0..1."""
+    """The least values an agreement must reach, each 0..1."""
 
     iou_mean: float = 0.995
     iou_min: float = 0.0
@@ -97,7 +97,7 @@ def packed_masks(logits: Array) -> Bits:
 
 
 def agreement(expected: Sequence[FrameAnswer], given: Sequence[FrameAnswer], score: float = OBJECT_SCORE) -> Agreement:
-    """How far `given` agrees with `expected`, frame by frame of one clip; NaN anywhere in it agrees with nothing."""
+    """The agreement of `given` with `expected`, frame by frame of one clip; NaN anywhere in it agrees with nothing."""
     if len(expected) != len(given) or not expected:
         raise UsageError(f"{len(given)} frames are compared with {len(expected)}; expected equal numbers, 1 or more")
     objects = _objects(expected, score)

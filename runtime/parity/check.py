@@ -54,7 +54,7 @@ BATCHES = (1, 3)
 
 @dataclass(frozen=True)
 class Gate:
-    """What engines must reach: errors of tensors by role, relative to their scale, and floors of agreement.
+    """The limits that engines must keep: errors of tensors by role, relative to their scale, and floors of agreement.
 
     others: the tolerance of roles that are not among `tolerances`.
     """

@@ -22,8 +22,8 @@ from visrt.runtime.parity.agreement import FrameAnswer, packed_masks
 __all__ = ["MAPS", "ROLES", "Reference", "reference_from_bytes", "reference_from_outputs"]
 
 ROLES = ("class_logits", "embeddings", "mask_embeddings", "mask_features", "mask_logits")
-"""What is compared of every bundle, in the order it is computed. `mask_logits` are those of all queries of a frame.
-Families that say more of a frame have further roles."""
+"""The roles that are compared for every bundle, in the order of computation. `mask_logits` are those of all queries of
+a frame. Families that say more of a frame have further roles."""
 
 MAPS = ("mask_features", "mask_logits")
 

@@ -109,12 +109,12 @@ def errors_of_items(role: str, given: Array, expected: Array) -> Errors:
 
 
 def kind_of(role: str) -> str:
-    """What a role is, whatever the length of the clip it was made from: "class_logits" of "class_logits@3"."""
+    """The kind of a role, without the suffix for clip length or frame: "class_logits" of "class_logits@3"."""
     return role.partition("@")[0]
 
 
 def scale_of(expected: Array) -> float:
-    """What errors are relative to."""
+    """The scale to which errors are relative."""
     return max(1.0, float(np.abs(expected).max()))
 
 

@@ -83,7 +83,7 @@ class EngineParity:
 
     @property
     def passed(self) -> bool:
-        """What was skipped is no fault."""
+        """A skipped engine is no fault."""
         return isinstance(self.outcome, Skipped) or (isinstance(self.outcome, ParityReport) and self.outcome.passed)
 
 

@@ -1,1 +1,1 @@
-"""Where results go: json lines, YouTube-VIS json, overlay videos and summaries."""
+"""Sinks of results: json lines, YouTube-VIS json, overlay videos and summaries."""

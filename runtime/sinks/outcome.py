@@ -50,7 +50,8 @@ class SourceOutcome:
 
 @dataclass(frozen=True)
 class RunAccount:
-    """What was done with a source. full: the limit of frames was reached; seconds: by stage, over all frames."""
+    """The counts and times of a run over one source. full: the limit of frames was reached; seconds: by stage, over all
+    frames."""
 
     processed: int
     dropped: int

@@ -1,4 +1,4 @@
-"""Where results go: the sink protocol, the folder of a run, and files that are whole or absent."""
+"""Output of results: the sink protocol, the folder of a run, and files that are whole or absent."""
 
 from __future__ import annotations
 

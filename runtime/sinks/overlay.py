@@ -60,7 +60,7 @@ def text_colour_on(background: Colour) -> Colour:
 
 @dataclass(frozen=True)
 class OverlayStyle:
-    """How results are drawn. opacity: of the tint, 0..1. line and text are shares of the frame's shorter side."""
+    """Style of the drawing. opacity: of the tint, 0..1. line and text are shares of the frame's shorter side."""
 
     opacity: float = 0.4
     line: float = 1 / 240
@@ -131,7 +131,7 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def _free_place(box: Rectangle, chip: tuple[int, ...], frame: tuple[int, ...], taken: Sequence[Rectangle]) -> Rectangle:
-    """Where the label goes: above the box, else just inside it, else further down until it covers no other label."""
+    """The place of a label: above the box, else just inside it, else further down until it covers no other label."""
     height, width = chip[:2]
     x = max(0, min(box[0], frame[1] - width))
     lowest = max(0, frame[0] - height)

@@ -27,7 +27,7 @@ LIMITED_RANGE = 1
 
 @dataclass(frozen=True)
 class VideoCoding:
-    """How the overlay is encoded. crf: 0 (lossless) to 51. keyframe_s: what a crash may cost at most, in seconds."""
+    """Encoding of the overlay. crf: 0 (lossless) to 51. keyframe_s: what a crash may cost at most, in seconds."""
 
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "veryfast"
     crf: int = 23

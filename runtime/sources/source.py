@@ -1,4 +1,4 @@
-"""What a video source is: frames in order, what is known beforehand, and an account of every frame at the end.
+"""The protocol of video sources: frames in order, what is known beforehand, and an account of every frame at the end.
 
 Policy: every frame is accounted for (captured = decoded + dropped + corrupt + skipped), and every source ends
 complete, partial (with the reason) or failed (a SourceError).
@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How sources are read.
+    """Settings for reading sources.
 
     damaged: frames the decoder gives but flags as damaged are kept (and counted) or dropped.
     max_bad_packets: so many undecodable packets in a row stop a source.
@@ -94,7 +94,7 @@ class Source(Protocol):
 
 
 class ReportedSource:
-    """What sources share: they set `_info` when they open, and keep the account of their frames in `_report`."""
+    """Base of sources: they set `_info` when they open, and keep the account of their frames in `_report`."""
 
     _info: SourceInfo
     _report: SourceReport

@@ -31,7 +31,7 @@ JUMP_S = 1.0
 """A step back larger than this is a new start of the stream's clock (two recordings in one file), not jitter."""
 
 TICK_S = 0.001
-"""How far a repeated or slightly backward timestamp moves the clock."""
+"""The step by which a repeated or slightly backward timestamp moves the clock, in seconds."""
 
 
 @dataclass(frozen=True)

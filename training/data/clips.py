@@ -72,7 +72,7 @@ class ClipDataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the labels mean."""
+        """The class names of the labels."""
         return self.pool.classes
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ def make_clip(pool: Pool, times: NDArray[np.float64], settings: ClipSettings, rn
 def _filmed(
     base: Base, times: NDArray[np.float64], settings: ClipSettings, rng: np.random.Generator
 ) -> list[AnnotatedFrame]:
-    """What lies under each of `times`: always the same photo, or frames of a short stretch of a video."""
+    """The background at each of `times`: always the same photo, or frames of a short stretch of a video."""
     span = min(len(base.frames), max(settings.video_span_frames, len(times)))
     start = int(rng.integers(len(base.frames) - span + 1))
     return [base.frames[start + int(time * (span - 1) + 0.5)] for time in times]
@@ -123,7 +123,7 @@ def _filmed(
 
 @dataclass(frozen=True)
 class _Scene:
-    """What does not change within a clip. labels: of each id, NO_TARGET where there is none."""
+    """The parts of a clip that do not change within it. labels: of each id, NO_TARGET where there is none."""
 
     size: tuple[int, int]
     camera: CameraPath

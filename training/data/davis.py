@@ -121,7 +121,7 @@ def _label(identity: int, classes: Mapping[int, str] | None, names: Sequence[str
 
 
 def crowd_of_each_class(masks: tuple[Rle | None, ...], classes: int) -> list[Track]:
-    """What is to be ignored, whatever its class: the YouTube-VIS form knows crowds of a class only."""
+    """Regions to ignore, whatever their class: the YouTube-VIS form knows crowds of a class only."""
     return [Track(label, masks, crowd=True) for label in range(classes)]
 
 
@@ -174,7 +174,7 @@ def _frames(video: AnnotatedVideo, objects: Sequence[Track]) -> Iterator[tuple[N
 
 
 def crowded(video: AnnotatedVideo, t: int) -> NDArray[np.bool_]:
-    """Where the crowds of frame `t` are [H, W]."""
+    """The mask [H, W] of the crowds in frame `t`."""
     place = np.zeros(video.size, dtype=bool)
     for track in video.tracks:
         mask = track.masks[t]

@@ -59,8 +59,8 @@ def frames_of(video: AnnotatedVideo, labels: Mapping[int, int]) -> Frames:
 
 
 def labelled_frames(length: int, fraction: float) -> list[int]:
-    """Which frames of a video of `length` keep their labels (MinVIS uses 1, 5 and 10 %): evenly spaced, at least one;
-    one alone is the middle."""
+    """The frames of a video of `length` that keep their labels (MinVIS uses 1, 5 and 10 %): evenly spaced, at least
+    one; one alone is the middle."""
     if not 0 < fraction <= 1:
         raise SettingsError(f"label_fraction is {fraction}; expected more than 0 and at most 1")
     count = max(round(length * fraction), 1)

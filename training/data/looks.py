@@ -76,7 +76,7 @@ def _saturation_and_hue(saturation: float, hue_deg: float) -> NDArray[np.float32
 
 @dataclass(frozen=True)
 class Wear:
-    """What one clip suffers; zeros mean nothing. seed: of the noise. flicker: brightness factor of each frame."""
+    """The degradations of one clip; zeros mean none. seed: of the noise. flicker: brightness factor of each frame."""
 
     grey: bool
     blur_px: float
@@ -109,7 +109,7 @@ class Wear:
 
 
 def wear(frames: int, settings: LookSettings, rng: np.random.Generator) -> Wear:
-    """What a clip of `frames` frames suffers."""
+    """Draws the degradations of a clip of `frames` frames."""
     happens = rng.random(6)
     return Wear(
         grey=bool(happens[0] < settings.grey),

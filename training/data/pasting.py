@@ -24,7 +24,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PasteSettings:
-    """What is pasted over the scene. Probabilities are for each pasted object unless said otherwise.
+    """Settings of the objects pasted over a scene. Probabilities are for each pasted object unless said otherwise.
 
     counts: probability of pasting 0, 1, 2, ... objects in a clip; bare_counts: the same where the scene itself shows
     no object. distractor: it is no target but an occluder. twin: it repeats an earlier cut-out of the clip in the same
@@ -106,7 +106,7 @@ def plan_pasting(
     looks: LookSettings,
     rng: np.random.Generator,
 ) -> list[Pasted]:
-    """What to paste over `scene`, whose own objects are `anchors`, back to front; `size`: of the frame."""
+    """The objects to paste over `scene`, whose own objects are `anchors`, back to front; `size`: of the frame."""
     weights = np.array(settings.counts if anchors else settings.bare_counts)
     count = int(rng.choice(len(weights), p=weights / weights.sum())) if pool.pasted_labels else 0
     pasted: list[Pasted] = []

@@ -41,7 +41,7 @@ NAMES = "names.json"
 
 @dataclass(frozen=True)
 class SetPlaces:
-    """Where a set lies: its folder and, where they are not at the usual place in it, its annotations (a json file, or
+    """The place of a set: its folder and, where they are not at the usual place in it, its annotations (a json file, or
     DAVIS's folder of masks), its pictures, and its names.json."""
 
     folder: Path

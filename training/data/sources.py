@@ -1,4 +1,4 @@
-"""Where training pictures come from, and drawing base pictures and cut-outs from them."""
+"""The sources of training pictures; base pictures and cut-outs are drawn from them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["BankSettings", "Remembered", "history", "remember"]
 
 @dataclass(frozen=True)
 class BankSettings:
-    """How an object's average embedding e follows its embedding v of the frame: e <- (1 - b) e + b v.
+    """The update of an object's average embedding e with its embedding v of the frame: e <- (1 - b) e + b v.
 
     average: "similarity_guided": b = max(0, mean cosine of v and the embeddings seen before), as published;
     "constant": b = `share`; "latest": b = 1, nothing is averaged.
@@ -34,7 +34,7 @@ class BankSettings:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What is known of an object: its embeddings so far, `seen` [n, C], oldest first, and their `average` [C]."""
+    """The memory of an object: its embeddings so far, `seen` [n, C], oldest first, and their `average` [C]."""
 
     seen: Tensor
     average: Tensor
@@ -45,7 +45,7 @@ class Remembered:
 
 
 def remember(known: Remembered | None, embedding: Tensor, settings: BankSettings) -> Remembered:
-    """What is known after `embedding` [C] was seen; `known` is None before an object's first."""
+    """The memory after `embedding` [C] was seen; `known` is None before an object's first."""
     if known is None:
         return Remembered(embedding[None], embedding)
     share = SHARES[settings.average](known, embedding, settings)
@@ -54,7 +54,7 @@ def remember(known: Remembered | None, embedding: Tensor, settings: BankSettings
 
 
 def history(track: Sequence[Tensor | None], settings: BankSettings) -> tuple[Remembered | None, ...]:
-    """What is known after each frame of `track`, one object's embeddings [C], None where it is absent."""
+    """The memory after each frame of `track`, one object's embeddings [C], None where it is absent."""
     known: Remembered | None = None
     states = []
     for embedding in track:

@@ -166,7 +166,7 @@ def contrastive_items(frames: Tensor, tracks: Sequence[Track], settings: Contras
 
 
 def _positive(track: Track, t: int, settings: ContrastSettings) -> Tensor | None:
-    """What the object of `track` should be like in frame `t`."""
+    """The embedding that the object of `track` should be similar to in frame `t`."""
     known = track.known[t - 1]
     if known is not None:
         return known.average if float(torch.rand(())) < settings.momentum_positives else known.latest

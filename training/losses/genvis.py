@@ -36,7 +36,7 @@ ASSIGNMENTS = {"unified": assigned_unified, "each_clip": assigned_anew}
 
 
 class ClipPrediction(NamedTuple):
-    """What is said of one clip of T frames, in each of N streams.
+    """The outputs for one clip of T frames, in each of N streams.
 
     class_logits and mask_embeddings of each decoder layer, [N, S, K + 1] and [N, S, D]; for the similarity loss,
     frame_embeddings [N, T, Q, E] and slot_embeddings [N, S, E] of the last.
@@ -49,7 +49,7 @@ class ClipPrediction(NamedTuple):
 
 
 class VideoOutputs(NamedTuple):
-    """What is said of B videos of F frames. Streams are L * B, those of a frame layer together.
+    """The outputs for B videos of F frames. Streams are L * B, those of a frame layer together.
 
     clips: in order of time. mask_features [B, F, D, h, w]: of the video part. frame_layers: the frame decoder's last L
     layers, and frame_mask_features [B * F, D', h, w]: for matching its queries with objects.
@@ -154,7 +154,7 @@ def _layer_losses(
     settings: LossSettings,
     video: GenVisTraining,
 ) -> tuple[list[Held], tuple[Tensor, Tensor, Tensor]]:
-    """What slots hold after a clip in the opinion of `layer`, by stream, and class, BCE and dice losses."""
+    """The slots held after a clip by the assignment of `layer`, by stream, and class, BCE and dice losses."""
     logits, embeddings = clip.class_logits[layer], clip.mask_embeddings[layer]
     assign = ASSIGNMENTS[video.assignment]
     after, chosen, truth, classes = [], [], [], []
@@ -172,7 +172,8 @@ def _layer_losses(
 
 
 def target_classes(class_logits: Tensor, targets: ClipTargets, held: Held) -> Tensor:
-    """What slots with `class_logits` [S, K + 1] should be, [S]: "no object" where their object is not in the clip."""
+    """The target classes [S] of slots with `class_logits` [S, K + 1]: "no object" where their object is not in the
+    clip."""
     truth = torch.full(class_logits.shape[:1], class_logits.shape[1] - 1, dtype=torch.int64, device=held.slots.device)
     truth[held.slots[targets.visible]] = targets.labels[targets.visible]
     return truth

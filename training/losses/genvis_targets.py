@@ -91,7 +91,8 @@ def at_points_of_frames(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def assigned_unified(cost: Tensor, visible: Tensor, held: Held) -> Held:
-    """What is held after a clip in which objects `visible` [N] are seen: newcomers take slots, the others keep theirs.
+    """The slots held after a clip in which objects `visible` [N] are seen: newcomers take slots, the others keep
+    theirs.
 
     `cost` [S, N]. Slots whose objects were seen before and are visible now are not given away.
     """

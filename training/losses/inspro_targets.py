@@ -38,7 +38,7 @@ class BoxTargets:
 
     @property
     def sides(self) -> Tensor:
-        """What boxes are divided by to become parts of the picture, [4]."""
+        """The picture's width, height, width, height [4], by which boxes are divided to lie in 0..1."""
         height, width = self.size
         return torch.tensor([width, height, width, height], dtype=torch.float32, device=self.boxes.device)
 

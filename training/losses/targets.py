@@ -1,4 +1,4 @@
-"""Which query should learn which object: Hungarian matching as in Mask2Former (and DETR before it)."""
+"""Assignment of objects to the queries that learn them: Hungarian matching as in Mask2Former (and DETR before it)."""
 
 from __future__ import annotations
 

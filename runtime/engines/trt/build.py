@@ -222,7 +222,7 @@ class _Build:
 
 
 def sorted_warnings(lines: Iterable[Line], flavour: Flavour) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What was logged, each text once: accepted warnings, and everything else."""
+    """The logged lines, each text once: accepted warnings, and everything else."""
     known = [accepted.pattern for accepted in ACCEPTED if flavour in accepted.flavours]
     accepted: dict[str, None] = {}
     refused: dict[str, None] = {}

@@ -20,7 +20,7 @@ __all__ = ["BuildPlan", "EngineReport", "build_bundle"]
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What engines are for.
+    """The targets of a build.
 
     batch: the most frames of one call. targets: compute capabilities such as "8.6", tensorrt-rtx only; () is the GPU
     of this machine. device: which one, where it has several.

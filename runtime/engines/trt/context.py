@@ -1,4 +1,5 @@
-"""What the engines of a bundle share: GPU, TensorRT's runtime, one workspace, and the recorder of CUDA graphs."""
+"""Resources that the engines of a bundle share: GPU, TensorRT's runtime, one workspace, and the recorder of CUDA
+graphs."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Gpu:
 
     @property
     def label(self) -> str:
-        """What an engine is built for: "NVIDIA L4, compute capability 8.9"."""
+        """The GPU as engines name it: "NVIDIA L4, compute capability 8.9"."""
         return f"{self.name}, compute capability {self.capability[0]}.{self.capability[1]}"
 
     @property

@@ -43,7 +43,7 @@ EXECUTIONS_MAX = 64
 
 @dataclass(frozen=True)
 class Binding:
-    """What an execution is bound to: sizes of the dynamic axes, slot, and where each input lies."""
+    """The key of an execution: sizes of the dynamic axes, slot, and where each input lies."""
 
     sizes: tuple[tuple[str, int], ...]
     slot: int

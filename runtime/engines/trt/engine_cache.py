@@ -58,7 +58,7 @@ class EngineKey:
 
     @property
     def stem(self) -> str:
-        """What the files of this engine are called, before the suffix."""
+        """The file name of this engine's files, before the suffix."""
         readable = "".join(mark if mark.isalnum() else "-" for mark in self.graph[:40])
         return f"{readable}-{hashlib.sha256(_canonical(asdict(self))).hexdigest()[:32]}"
 
@@ -301,7 +301,7 @@ def _timing_parts(key: EngineKey, timings: bytes) -> tuple[bytes, ...]:
 
 
 def _fault(error: OutputError) -> str:
-    """What happened, without what the user of an output folder should do about it."""
+    """The first part of the error's message, without its advice for output folders."""
     return str(error).partition(";")[0]
 
 

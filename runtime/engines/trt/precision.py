@@ -53,7 +53,7 @@ class NetworkPrecision:
 
 
 def precision_of(network: Any) -> NetworkPrecision:
-    """What `network`, an INetworkDefinition, computes in."""
+    """The precision that `network`, an INetworkDefinition, computes in."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     makers = {tensor.name: layer for layer in layers for tensor in _outputs(layer)}
     working = tuple(_working(layer, makers) for layer in layers if layer.type.name in WORKING)
@@ -88,7 +88,7 @@ def check_precision(where: str, stated: str, found: NetworkPrecision, nodes: Map
 
 
 def _fault(layer: WorkingLayer, stated: str, nodes: Mapping[str, str]) -> str:
-    """What is wrong with a layer, in words, or nothing."""
+    """The fault of a layer as text; empty if there is none."""
     found = f"{layer.kind} {layer.node!r} computes in {layer.precision}"
     # TensorRT calls a node without a name after its output, as nodes.json does, with a prefix.
     expected = nodes.get(layer.node) or nodes.get(layer.node.removeprefix("node_of_"))
