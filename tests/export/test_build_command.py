@@ -88,7 +88,7 @@ def test_rtx_build_for_a_gpu_that_does_not_exist_is_one_line_and_a_log(bundle: P
     arguments = ("--bundle", bundle, "--engine", "tensorrt-rtx", "--target", "1.1", "--out-log", log)
     ended = run("build", *arguments)
     assert ended.exit_code == 5
-    assert "targets 1.1 were asked for" in ended.stderr
+    assert "targets 1.1 were requested" in ended.stderr
     assert json.loads(log.read_text())["refused"]
 
 
