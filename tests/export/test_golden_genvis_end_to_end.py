@@ -12,11 +12,11 @@ import pytest
 import torch
 from fakes_genvis import genvis_manifest
 from golden import Golden, assert_same_finals, class_names, comparing, fit_officially, golden_sets
-from golden_networks import genvis_file, genvis_run
+from golden_networks import bundle_of, genvis_file, genvis_run
 from torch_engine import TorchEngine
 
 from visrt.benchmarks.video_level.rules import official_result
-from visrt.export.bundle import Export, export_bundle
+from visrt.export.bundle import Export
 from visrt.export.contract import graph_spec
 from visrt.export.genvis import ClipGraph, ClipTensors, GenVisExport, read_genvis
 from visrt.export.graphs import MasksGraph
@@ -95,7 +95,7 @@ def on_onnx_runtime(golden: Golden, folder: Path) -> Session:
         family="genvis",
         association=association_of(golden),
     )
-    return Session.open(export_bundle(export).folder, threads=1)
+    return Session.open(bundle_of(export), threads=1)
 
 
 def small_engines(model: GenVisExport, size: tuple[int, int]) -> dict[str, Engine]:

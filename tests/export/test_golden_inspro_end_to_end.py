@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import Golden, assert_same_finals, class_names, comparing, fit_officially, golden_sets
-from golden_networks import inspro, inspro_run, key_every
+from golden_networks import bundle_of, inspro, inspro_run, key_every
 
 from visrt.benchmarks.video_level.rules import official_result
-from visrt.export.bundle import Export, export_bundle
+from visrt.export.bundle import Export
 from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.runtime.methods.inspro import first_step, frame_step
 from visrt.runtime.methods.inspro_pairs import Pairs
@@ -47,7 +47,7 @@ def exported(golden: Golden, folder: Path) -> Path:
     family = "inspro_lite" if golden.config["lite_K"] else "inspro"
     association = {"key_every_frames": key_every(golden)}
     export = Export(checkpoint, folder / "bundle", *golden.input_size, family=family, association=association)
-    return export_bundle(export).folder
+    return bundle_of(export)
 
 
 @pytest.fixture(autouse=True)
