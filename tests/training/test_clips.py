@@ -221,6 +221,17 @@ def test_photos_full_of_crowds_are_no_scenes(tmp_path: Path) -> None:
     assert [base.frames[0].path.name for base in pool.bases] == ["0.png"]
 
 
+def test_what_a_class_map_leaves_out_is_an_occluder_and_counted(tmp_path: Path) -> None:
+    values = coco_values(3)
+    values["annotations"][2]["category_id"] = 7
+    write_coco(tmp_path, values)
+    (tmp_path / "map.json").write_text('{"car": "vehicle", "dog": null}')
+    source = SourceSettings("coco", str(tmp_path), class_map=str(tmp_path / "map.json"))
+    pool = load_pool([source], ClipSettings())
+    assert [[o.label for o in base.frames[0].objects] for base in pool.bases] == [[0], [0], [NO_TARGET]]
+    assert pool.remarks == [f"{tmp_path / 'instances.json'}: the class map leaves out 1 annotated objects: 1 dog"]
+
+
 def test_sources_share_one_list_of_classes(tmp_path: Path) -> None:
     sources = [red_car(tmp_path), discs(tmp_path, dog="dog", cat="cat")]
     assert ClipDataset(sources, ClipSettings(), 1, 0).classes == ("car", "dog", "chair", "cat")
