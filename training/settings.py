@@ -35,13 +35,17 @@ class DataSettings:
 class OptimSettings:
     """AdamW as published: learning rate 1e-4, backbone x0.1, weight decay 0.05, gradient norm clipped at 0.01.
 
-    batch: clips a step and process. schedule: "steps" multiplies the rate by 0.1 at each fraction in `decay_at`;
+    batch: clips a step, over all processes. clips_at_once: the most that one process holds at a time; a step of more
+    adds up gradients; None: as many as fall on a process. checkpoint_activations: activations of the backbone, pixel
+    decoder and decoder are computed again in the backward pass, for long clips. schedule: "steps" multiplies the rate by 0.1 at each fraction in `decay_at`;
     "trapezoid" warms up, holds, and falls to zero over the last `cooldown` fraction. ema_decay: weights shipped are a
     running average of the trained ones; 0 = off.
     """
 
     steps: int
     batch: int = 16
+    clips_at_once: int | None = None
+    checkpoint_activations: bool = False
     lr: float = 1e-4
     backbone_factor: float = 0.1
     weight_decay: float = 0.05

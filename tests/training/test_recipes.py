@@ -26,7 +26,7 @@ def test_a_recipe_is_a_run_that_can_start(path: Path) -> None:
     learner_of(settings)
     assert len(settings.data.clips.classes) == settings.network.classes
     for source in settings.data.sources:
-        mapped = Path(source.class_map) if source.class_map else None
+        mapped = Path(source.class_map) if isinstance(source.class_map, str) else None
         if mapped and (RECIPES.parent.parent / mapped).exists():
             names = json.loads((RECIPES.parent.parent / mapped).read_text()).values()
             assert set(names) - {DISTRACTOR} <= set(settings.data.clips.classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,15 @@ from visrt.training.data.pictures import MAX_OBJECTS, Picture
 from visrt.training.data.sources import Base, Pool, PoolSettings, SourceSettings, load_pool
 from visrt.training.data.warp import warp_ids, warp_picture
 
-__all__ = ["Clip", "ClipDataset", "ClipSettings", "make_clip"]
+__all__ = [
+    "Clip",
+    "ClipDataset",
+    "ClipSettings",
+    "CropSettings",
+    "JitterView",
+    "ShortSideView",
+    "make_clip",
+]
 
 Image = NDArray[np.uint8]
 
@@ -35,9 +44,52 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class CropSettings:
+    """A crop before the resize, as released: with a `chance`, the picture's short side is resized to one of
+    `short_sides_px`, then height and width of a window are drawn from `window_px`. slides: in a pseudo-video the window
+    moves; in a real video it stays.
+    """
+
+    chance: float = 0.5
+    short_sides_px: tuple[int, ...] = (400, 500, 600)
+    window_px: tuple[int, int] = (384, 600)
+    slides: bool = False
+
+
+@dataclass(frozen=True)
+class ShortSideView:
+    """Frames as the released loaders make them: the whole picture, its aspect kept, one size for a clip.
+
+    The short side is drawn from `short_sides_px`; the long side is at most `longest_px`. flip: probability for a clip.
+    rotation_deg: frames of a pseudo-video turn within +- this around one point; real videos never do.
+    """
+
+    kind: Literal["short_side"]
+    short_sides_px: tuple[int, ...]
+    longest_px: int = 1333
+    flip: float = 0.5
+    crop: CropSettings | None = None
+    rotation_deg: float = 0.0
+
+
+@dataclass(frozen=True)
+class JitterView:
+    """Large-scale jitter, as Mask2Former trains on COCO: the picture is fitted into a square of `side_px` times a scale
+    from `scales`, then a square of `side_px` is cut from it, padded right and below."""
+
+    kind: Literal["jitter"]
+    side_px: int = 1024
+    scales: tuple[float, float] = (0.1, 2.0)
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
 class ClipSettings(PoolSettings):
     """Everything about clips but their sources.
 
+    view: how the published recipes see a picture; None: frames of height_px x width_px, filmed by `camera`.
+    range_frames: as released, a real clip is a frame and others at most so far from it, drawn with repetition; None:
+    from a stretch of `video_span_frames`.
     height_px, width_px: of the frames. frames: in a clip. min_area_px: an object smaller than this in a frame counts
     as absent there; so does one of which less than `min_visible` of its area in the frame is left. max_objects: the
     largest are kept. video_span_frames: frames of a real video are drawn from a stretch of this length.
@@ -47,6 +99,8 @@ class ClipSettings(PoolSettings):
     height_px: int = 192
     width_px: int = 320
     frames: int = 2
+    view: ShortSideView | JitterView | None = None
+    range_frames: int | None = None
     min_area_px: int = 80
     min_visible: float = 0.08
     max_objects: int = 24

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -36,8 +36,9 @@ class SourceSettings:
     kind: "coco" and "youtube_vis" are folders with annotations (default instances.json) and pictures (default images,
     JPEGImages); "davis" and "mots" are folders as `visrt data check` takes them; "cutouts" is a folder of PNGs with
     alpha and a map of name patterns to classes; "backgrounds" holds photos that show no object of any class.
-    class_map: json of source class -> class, or null to leave it out; classes it does not name are left out too and
+    class_map: a map, or the path of its json, of source class -> class, or null to leave it out; classes it does not name are left out too and
     counted. Without a map the classes are the file's. For cut-outs: pattern -> class.
+    needs_target: photos and frames without an object of any class are left out, as the released loaders do.
     base_weight: how often its pictures are the scene, relative to other sources. cutout_weight: how often its objects
     are pasted; relative, and times the root of how many it has of the class, so that few are not overused.
     label_fraction: of the frames of each video that keep their labels (MinVIS: 0.01, 0.05, 0.1).
@@ -50,7 +51,8 @@ class SourceSettings:
     folder: str
     annotations: str = "instances.json"
     images: str | None = None
-    class_map: str | None = None
+    class_map: str | Mapping[str, str | None] | None = None
+    needs_target: bool = False
     base_weight: float = 1.0
     cutout_weight: float = 1.0
     label_fraction: float = 1.0
@@ -201,7 +203,7 @@ def load_pool(sources: Sequence[SourceSettings], settings: PoolSettings) -> Pool
 
 def _annotated(source: SourceSettings) -> AnnotatedSet:
     folder = Path(source.folder)
-    class_map = load_class_map(Path(source.class_map)) if source.class_map else None
+    class_map = load_class_map(Path(source.class_map)) if isinstance(source.class_map, str) else source.class_map
     annotations = None if source.annotations == ANNOTATIONS else folder / source.annotations
     read = read_set(
         SetPlaces(folder, annotations, folder / source.images if source.images else None), FORMATS[source.kind]
@@ -210,7 +212,7 @@ def _annotated(source: SourceSettings) -> AnnotatedSet:
 
 
 def _cutout_files(source: SourceSettings) -> tuple[CutoutFile, ...]:
-    if source.class_map is None:
+    if not isinstance(source.class_map, str):
         raise SettingsError(f"source {source.folder}: cut-outs need class_map, a json of name pattern -> class")
     return cutout_files(Path(source.folder), Path(source.class_map))
 
