@@ -37,9 +37,9 @@ class OptimSettings:
 
     batch: clips a step, over all processes. clips_at_once: the most that one process holds at a time; a step of more
     adds up gradients; None: as many as fall on a process. checkpoint_activations: activations of the backbone, pixel
-    decoder and decoder are computed again in the backward pass, for long clips. schedule: "steps" multiplies the rate by 0.1 at each fraction in `decay_at`;
-    "trapezoid" warms up, holds, and falls to zero over the last `cooldown` fraction. ema_decay: weights shipped are a
-    running average of the trained ones; 0 = off.
+    decoder and decoder are computed again in the backward pass, for long clips. schedule: "steps" multiplies the rate
+    by 0.1 at each fraction in `decay_at`; "trapezoid" warms up, holds, and falls to zero over the last `cooldown`
+    fraction. ema_decay: weights shipped are a running average of the trained ones; 0 = off.
     """
 
     steps: int

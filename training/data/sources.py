@@ -36,8 +36,8 @@ class SourceSettings:
     kind: "coco" and "youtube_vis" are folders with annotations (default instances.json) and pictures (default images,
     JPEGImages); "davis" and "mots" are folders as `visrt data check` takes them; "cutouts" is a folder of PNGs with
     alpha and a map of name patterns to classes; "backgrounds" holds photos that show no object of any class.
-    class_map: a map, or the path of its json, of source class -> class, or null to leave it out; classes it does not name are left out too and
-    counted. Without a map the classes are the file's. For cut-outs: pattern -> class.
+    class_map: a map, or the path of its json, of source class -> class, or null to leave it out; classes it does not
+    name are left out too and counted. Without a map the classes are the file's. For cut-outs: pattern -> class.
     needs_target: photos and frames without an object of any class are left out, as the released loaders do.
     base_weight: how often its pictures are the scene, relative to other sources. cutout_weight: how often its objects
     are pasted; relative, and times the root of how many it has of the class, so that few are not overused.
