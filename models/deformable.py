@@ -2,7 +2,8 @@
 
 A bilinear sample is a weighted sum of four rows of the flattened map, so a level's samples are one weighted sum of
 picked rows: the same as `grid_sample` with zero padding, but it exports without GridSample, which TensorRT 10.13 to
-11.1 miscompiles silently inside this layer. Published key layout. Coordinates are float32 in every precision.
+11.1 miscompiles silently inside this layer. Published key layout. Coordinates are float32 in every precision, and in
+training under autocast all of the decoder is, as in the official code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import sine_position
+from visrt.models.layers import in_float32, sine_position
 
 __all__ = ["DeformableAttention", "DeformablePixelDecoder"]
 
@@ -230,6 +231,12 @@ class ConvNorm(nn.Conv2d):
         return out
 
 
+class Float32Conv(nn.Conv2d):
+    """A convolution in float32, also under autocast."""
+
+    forward = in_float32(nn.Conv2d.forward)
+
+
 class DeformablePixelDecoder(nn.Module):
     """Mask features [B, mask_dim, H/4, W/4] and maps [B, dim, h, w] at strides 32, 16, 8 from res2..res5."""
 
@@ -243,12 +250,13 @@ class DeformablePixelDecoder(nn.Module):
         self.transformer = MultiScaleTransformer(layers, dim, heads, feedforward_dim)
         self.adapter_1 = ConvNorm(channels["res2"], dim, 1)
         self.layer_1 = ConvNorm(dim, dim, 3)
-        self.mask_features = nn.Conv2d(dim, mask_dim, 1)
+        self.mask_features = Float32Conv(dim, mask_dim, 1)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         fine, levels = self.maps(features)
         return self.mask_features(fine), levels
 
+    @in_float32
     def maps(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The map that mask features are made of, [B, dim, H/4, W/4], and the maps at strides 32, 16, 8."""
         projected = [project(features[name]) for project, name in zip(self.input_proj, LEVELS, strict=True)]

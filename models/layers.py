@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import wraps
 from itertools import pairwise
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "Attention", "FeedForward", "FrozenBatchNorm2d", "sine_position"]
+__all__ = ["MLP", "Attention", "FeedForward", "FrozenBatchNorm2d", "in_float32", "sine_position"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_float32(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` computing in float32 whatever autocast says, for what half precision ruins.
+
+    Tensors in its arguments, also inside lists, tuples and dictionaries, come in as float32, and nothing inside is
+    autocast. Without autocast it is called as it is, so that a traced graph does not change.
+    """
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((tensor.device.type for tensor in _tensors((args, kwargs))), None)
+        if device is None or not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*_float32(args), **_float32(kwargs))
+
+    return called
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _float32(value: Any) -> Any:
+    """`value` with the floating-point tensors in its lists, tuples and dictionaries as float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _float32(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_float32, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(_float32, value))
+    return value
 
 
 class FrozenBatchNorm2d(nn.Module):

@@ -129,3 +129,23 @@ def test_coordinates_stay_float32_under_mixed_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         out = network(torch.zeros(1, width, DIM), value, places, [(1, width)])
     torch.testing.assert_close(out.float(), value, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_pixel_decoder_is_float32_whatever_autocast_says(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    channels = {"res2": 8, "res3": 16, "res4": 24, "res5": 32}
+    decoder = DeformablePixelDecoder(channels, dim=32, mask_dim=32, heads=2, layers=2, feedforward_dim=64)
+    features = {
+        name: torch.randn(1, channels[name], 64 // stride, 96 // stride).to(dtype)
+        for name, stride in (("res2", 4), ("res3", 8), ("res4", 16), ("res5", 32))
+    }
+    mask_features, levels = decoder({name: feature.float() for name, feature in features.items()})
+    with torch.autocast("cpu", dtype):
+        half_mask_features, half_levels = decoder(features)
+        fine, _ = decoder.maps(features)
+        apart = decoder.mask_features(fine)
+    assert half_mask_features.dtype == torch.float32
+    assert torch.equal(half_mask_features, mask_features)
+    assert torch.equal(apart, mask_features)
+    assert all(torch.equal(half, level) for half, level in zip(half_levels, levels, strict=True))
