@@ -46,8 +46,8 @@ class Clip:
 @dataclass(frozen=True)
 class CropSettings:
     """A crop before the resize, as released: with a `chance`, the picture's short side is resized to one of
-    `short_sides_px`, then height and width of a window are drawn from `window_px`. slides: in a pseudo-video the window
-    moves; in a real video it stays.
+    `short_sides_px` (none: the picture stays as large as it is stored), then height and width of a window are drawn
+    from `window_px`. slides: the window moves, which only pseudo-videos may do.
     """
 
     chance: float = 0.5
@@ -61,6 +61,7 @@ class ShortSideView:
     """Frames as the released loaders make them: the whole picture, its aspect kept, one size for a clip.
 
     The short side is drawn from `short_sides_px`; the long side is at most `longest_px`. flip: probability for a clip.
+    crop, pseudo_crop: of real videos and photos, and of pseudo-videos (one picture filmed for several frames).
     rotation_deg: frames of a pseudo-video turn within +- this around one point; real videos never do.
     """
 
@@ -69,6 +70,7 @@ class ShortSideView:
     longest_px: int = 1333
     flip: float = 0.5
     crop: CropSettings | None = None
+    pseudo_crop: CropSettings | None = None
     rotation_deg: float = 0.0
 
 
