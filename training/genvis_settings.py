@@ -26,8 +26,10 @@ class GenVisTraining:
     clip_frames: a video's frames, data.clips.frames, are cut into clips of so many; 1 is online. streams: each of the
     last so many layers of the frame decoder gives frame queries, and so a video of its own.
     memory: a slot reads its "own_slot", or for the paper's ablations (table 5) "all_slots" or "nothing"; set the
-    bundle's memory_read to the same. assignment: "unified" over the clips of a video, or "each_clip" by itself (table
-    4). similarity_weight: of the loss that tells by inner products which frame queries and slots are one object.
+    bundle's memory_read to the same. assignment: of objects to slots over the clips of a video: "unified" as released;
+    "strict" as the paper has it, where a slot is never given away; "correspondence", where the pairs of the first clip
+    hold and newcomers are not learned (table 4); or "each_clip" by itself. similarity_weight: of the loss that tells by
+    inner products which frame queries and slots are one object.
     new_part: what of a video part that no checkpoint has starts as the frame part: its class and mask heads
     ("frame_heads"), which do the same for a clip; all of it ("frame_queries"), so that slots follow the frame queries
     that are like them from the first step; or nothing ("random").
@@ -41,7 +43,7 @@ class GenVisTraining:
     clip_frames: Count = 1
     streams: Count = 3
     memory: MemoryRead = "own_slot"
-    assignment: Literal["unified", "each_clip"] = "unified"
+    assignment: Literal["unified", "strict", "correspondence", "each_clip"] = "unified"
     similarity_weight: Annotated[float, Field(ge=0)] = 0.5
     new_part: NewPart = "frame_heads"
 

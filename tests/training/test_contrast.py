@@ -105,14 +105,40 @@ def test_bank_negatives_are_the_averages_of_the_other_objects_seen_so_far() -> N
     assert torch.equal(items[1].negatives[0], frames[0, 2])
 
 
-def test_background_negatives_are_queries_of_earlier_frames_that_found_nothing() -> None:
+def rows(tensor: Tensor) -> set[tuple[float, ...]]:
+    return {tuple(row.tolist()) for row in tensor}
+
+
+def test_global_background_negatives_are_queries_of_all_earlier_frames_that_found_nothing() -> None:
     frames = clip(3)
-    torch.manual_seed(0)
-    *_, item = items_of(frames, matches({0: 1, 5: 2}, {0: 3}, {0: 0}), replace(BANK, background=99))
-    free = torch.cat((frames[0, [0, 3, 4]], frames[1, [0, 1, 2, 4]]))
-    assert {tuple(row.tolist()) for row in item.negatives[1:]} == {tuple(row.tolist()) for row in free}
-    few = items_of(frames, matches({0: 1}, {0: 3}, {0: 0}), replace(BANK, background=2))
+    everywhere = replace(BANK, background=99, background_from="all")
+    *_, item = items_of(frames, matches({0: 1, 5: 2}, {0: 3}, {0: 0}), everywhere)
+    assert rows(item.negatives[1:]) == rows(torch.cat((frames[0, [0, 3, 4]], frames[1, [0, 1, 2, 4]])))
+    few = items_of(frames, matches({0: 1}, {0: 3}, {0: 0}), replace(everywhere, background=2))
     assert len(few[0].negatives) == 2
+
+
+def test_local_background_negatives_are_queries_of_the_preceding_frame_alone() -> None:
+    frames = clip(3)
+    *_, item = items_of(frames, matches({0: 1, 5: 2}, {0: 3}, {0: 0}), replace(BANK, background=99))
+    assert torch.equal(item.negatives[0], frames[0, 2]), "object 5 is remembered though frame 1 has not seen it"
+    assert rows(item.negatives[1:]) == rows(frames[1, [0, 1, 2, 4]])
+
+
+def test_supplementary_negatives_alone_are_background_without_other_objects() -> None:
+    frames = clip(3)
+    alone = replace(BANK, negatives="background", background=99)
+    *_, item = items_of(frames, matches({0: 1, 5: 2}, {0: 3}, {0: 0}), alone)
+    assert rows(item.negatives) == rows(frames[1, [0, 1, 2, 4]])
+
+
+def test_the_rows_of_table_4_differ_from_the_paper_s_choice_in_their_negatives_only() -> None:
+    paper = CONTRASTS["paper"]
+    assert (paper.negatives, paper.background_from) == ("bank", "previous")
+    assert paper.background > 0
+    assert CONTRASTS["supplementary_only"] == replace(paper, negatives="background")
+    assert CONTRASTS["major_only"] == replace(paper, background=0)
+    assert CONTRASTS["global_negatives"] == replace(paper, background_from="all")
 
 
 def test_noise_stands_in_for_absent_objects_only() -> None:

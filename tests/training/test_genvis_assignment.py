@@ -7,11 +7,13 @@ import torch
 from golden import Golden, golden_sets
 from torch import Tensor
 
-from visrt.training.losses.genvis import class_loss, mask_losses, similarity_loss, target_classes
+from visrt.training.losses.genvis import class_loss, learned, mask_losses, similarity_loss, target_classes
 from visrt.training.losses.genvis_targets import (
     ClipTargets,
     Held,
-    assigned_anew,
+    assigned_by_correspondence,
+    assigned_each_clip,
+    assigned_strict,
     assigned_unified,
     at_points_of_frames,
     clip_cost,
@@ -85,6 +87,32 @@ def test_a_newcomer_may_take_the_slot_of_an_object_that_is_away() -> None:
     assert later.slots[:2].tolist() == [2, 2]
 
 
+def test_under_strict_assignment_a_newcomer_takes_no_slot_that_was_ever_given() -> None:
+    held = assigned_strict(cost_for((2, 0)), seen(1, 0, 0), nothing_held(3))
+    later = assigned_strict(cost_for((2, 1)), seen(0, 1, 0), held)
+    last = assigned_strict(cost_for((2, 2)), seen(0, 0, 1), later)
+    assert int(later.slots[0]) == 2
+    assert len(set(last.slots.tolist())) == 3
+    back = assigned_strict(cost_for((0, 0)), seen(1, 1, 1), last)
+    assert torch.equal(back.slots, last.slots)
+
+
+def test_under_correspondence_the_first_clip_s_pairs_hold_and_newcomers_are_not_learned() -> None:
+    held = assigned_by_correspondence(cost_for((2, 0)), seen(1, 0, 0), nothing_held(3))
+    later = assigned_by_correspondence(cost_for((0, 0), (1, 1)), seen(1, 1, 0), held)
+    targets = ClipTargets(torch.tensor([1, 0, 0]), torch.ones(3, 1, 8, 8), seen(1, 1, 0))
+    assert int(later.slots[0]) == 2
+    assert learned(targets, later).tolist() == [True, False, False]
+    assert target_classes(torch.zeros(4, 3), targets, later).tolist() == [2, 2, 1, 2]
+
+
+def test_under_correspondence_empty_clips_before_the_first_object_fix_nothing() -> None:
+    empty = assigned_by_correspondence(cost_for((2, 0)), seen(0, 0, 0), nothing_held(3))
+    first = assigned_by_correspondence(cost_for((1, 0), (3, 1)), seen(1, 1, 0), empty)
+    assert first.slots[:2].tolist() == [1, 3]
+    assert first.seen.tolist() == [True, True, False]
+
+
 def test_an_object_that_comes_back_has_its_slot() -> None:
     held = assigned_unified(cost_for((2, 0)), seen(1, 0, 0), nothing_held(3))
     away = assigned_unified(cost_for((0, 1)), seen(0, 1, 0), held)
@@ -94,8 +122,8 @@ def test_an_object_that_comes_back_has_its_slot() -> None:
 
 
 def test_without_unified_assignment_every_clip_is_matched_by_itself() -> None:
-    held = assigned_anew(cost_for((2, 0)), seen(1, 0, 0), nothing_held(3))
-    later = assigned_anew(cost_for((1, 0)), seen(1, 0, 0), held)
+    held = assigned_each_clip(cost_for((2, 0)), seen(1, 0, 0), nothing_held(3))
+    later = assigned_each_clip(cost_for((1, 0)), seen(1, 0, 0), held)
     assert [int(held.slots[0]), int(later.slots[0])] == [2, 1]
 
 

@@ -29,6 +29,7 @@ from visrt.training.genvis_start import start_from
 from visrt.training.genvis_video import TrainedVideo
 from visrt.training.loop import Run, train
 from visrt.training.losses.genvis import video_losses
+from visrt.training.losses.genvis_targets import ASSIGNMENTS
 from visrt.training.losses.mask2former import LossSettings
 from visrt.training.losses.targets import MatchSettings
 from visrt.training.settings import DataSettings, OptimSettings, TrainSettings, check_settings
@@ -166,7 +167,7 @@ def test_genvis_reading_across_slots_differs_from_reading_one_s_own() -> None:
     assert not torch.allclose(own[2].class_logits[-1], nothing[2].class_logits[-1])
 
 
-@pytest.mark.parametrize("assignment", ["unified", "each_clip"])
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
 def test_genvis_losses_are_finite_and_reach_all_that_is_trained(made: TrainSettings, assignment: Any) -> None:
     video = replace(VIDEO, assignment=assignment)
     run = replace(made, genvis=video)

@@ -1,5 +1,7 @@
 """Claims about matching and losses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,6 +18,9 @@ from visrt.training.losses.targets import (
 )
 
 SETTINGS = LossSettings(points=64, match=MatchSettings(points=256))
+INFO_NCE = LossSettings(identity_weight=1.0)
+HINGE = LossSettings(identity_weight=1.0, identity_loss="hinge")
+NEAR = replace(INFO_NCE, identity_range_frames=1)
 
 
 def perfect(
@@ -127,16 +132,16 @@ def test_identity_loss_falls_when_an_object_looks_alike_in_both_frames() -> None
     torch.manual_seed(0)
     embeddings = torch.randn(1, 2, 5, 8)
     matches = [Matches(torch.tensor([0, 1]), torch.tensor([7, 9])), Matches(torch.tensor([3, 2]), torch.tensor([9, 7]))]
-    apart = identity_loss(embeddings, matches, 0.1)
+    apart = identity_loss(embeddings, matches, INFO_NCE)
     embeddings[0, 1, 2], embeddings[0, 1, 3] = embeddings[0, 0, 0], embeddings[0, 0, 1]
-    alike = identity_loss(embeddings, matches, 0.1)
+    alike = identity_loss(embeddings, matches, INFO_NCE)
     assert alike < 0.1 < apart
 
 
 def test_identity_loss_of_clips_without_common_objects_is_zero_and_has_a_gradient() -> None:
     embeddings = torch.randn(1, 2, 5, 8, requires_grad=True)
     nothing = Matches(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
-    loss = identity_loss(embeddings, [nothing, Matches(torch.tensor([1]), torch.tensor([4]))], 0.1)
+    loss = identity_loss(embeddings, [nothing, Matches(torch.tensor([1]), torch.tensor([4]))], INFO_NCE)
     loss.backward()
     assert loss == 0
     assert embeddings.grad is not None
@@ -154,18 +159,52 @@ def spread(frames: int) -> tuple[torch.Tensor, list[Matches]]:
 def test_identity_loss_of_a_longer_clip_is_the_mean_over_its_pairs_of_frames() -> None:
     clips, objects = spread(3)
     pairs = [(0, 1), (0, 2), (1, 2)]
-    alone = [identity_loss(clips[:, list(pair)], [objects[t] for t in pair], 0.1) for pair in pairs]
-    torch.testing.assert_close(identity_loss(clips, objects, 0.1), torch.stack(alone).mean())
+    alone = [identity_loss(clips[:, list(pair)], [objects[t] for t in pair], INFO_NCE) for pair in pairs]
+    torch.testing.assert_close(identity_loss(clips, objects, INFO_NCE), torch.stack(alone).mean())
 
 
 def test_a_limited_range_leaves_out_frames_far_apart() -> None:
     clips, objects = spread(4)
-    near = identity_loss(clips, objects, 0.1, range_frames=1)
+    near = identity_loss(clips, objects, NEAR)
     pairs = [(0, 1), (1, 2), (2, 3)]
-    alone = [identity_loss(clips[:, list(pair)], [objects[t] for t in pair], 0.1) for pair in pairs]
+    alone = [identity_loss(clips[:, list(pair)], [objects[t] for t in pair], INFO_NCE) for pair in pairs]
     torch.testing.assert_close(near, torch.stack(alone).mean())
-    torch.testing.assert_close(identity_loss(clips, objects, 0.1, range_frames=3), identity_loss(clips, objects, 0.1))
-    assert near < identity_loss(clips, objects, 0.1)
+    torch.testing.assert_close(
+        identity_loss(clips, objects, replace(INFO_NCE, identity_range_frames=3)),
+        identity_loss(clips, objects, INFO_NCE),
+    )
+    assert near < identity_loss(clips, objects, INFO_NCE)
+
+
+def test_hinge_loss_is_the_shortfall_of_each_other_query_s_inner_product_from_the_right_one() -> None:
+    """Products of query 0 with those of the other frame: 2 (right), 1.5, -3; of the right one with the others: 2.5."""
+    clips = torch.tensor([[[[1.0, 0.0], [1.25, 0.0], [0.0, 1.0]], [[2.0, 0.0], [1.5, 0.0], [-3.0, 0.0]]]])
+    objects = [Matches(torch.tensor([0]), torch.tensor([7]))] * 2
+    # Forward: 1 - 2 + 1.5 and none. Backward: 1 - 2 + 2.5, and none for an inner product of 0. The mean of four.
+    assert identity_loss(clips, objects, HINGE).item() == pytest.approx((0.5 + 0 + 1.5 + 0) / 4)
+    wider = replace(HINGE, identity_margin=6.0)
+    assert identity_loss(clips, objects, wider).item() == pytest.approx((5.5 + 1 + 6.5 + 4) / 4)
+
+
+def test_hinge_loss_is_zero_once_every_other_query_is_less_like_the_object_by_the_margin() -> None:
+    frames = 2 * torch.eye(4)[None, None].repeat(1, 3, 1, 1)
+    objects = [Matches(torch.tensor([0, 2]), torch.tensor([5, 6]))] * 3
+    assert identity_loss(frames, objects, HINGE) == 0
+    assert identity_loss(frames, objects, replace(HINGE, identity_margin=4.5)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("settings", [HINGE, replace(HINGE, identity_range_frames=1), INFO_NCE])
+def test_descent_on_a_loss_between_frames_makes_an_object_most_like_itself(settings: LossSettings) -> None:
+    torch.manual_seed(0)
+    clips = torch.randn(1, 3, 5, 8, requires_grad=True)
+    objects = [Matches(torch.tensor([t, t + 1]), torch.tensor([0, 1])) for t in range(3)]
+    optimizer = torch.optim.SGD([clips], lr=0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        identity_loss(clips, objects, settings).backward()
+        optimizer.step()
+    for s, t in ((0, 1), (1, 2)):
+        assert (clips[0, s, [s, s + 1]] @ clips[0, t].T).argmax(1).tolist() == [t, t + 1]
 
 
 def test_supervised_matching_is_weighted_and_limited_by_its_settings() -> None:
@@ -173,5 +212,5 @@ def test_supervised_matching_is_weighted_and_limited_by_its_settings() -> None:
     settings = LossSettings(identity_weight=2.0, identity_range_frames=1)
     losses = association_losses(clips, objects, settings)
     assert losses.keys() == {"identity"}
-    torch.testing.assert_close(losses["identity"], 2 * identity_loss(clips, objects, 0.1, range_frames=1))
+    torch.testing.assert_close(losses["identity"], 2 * identity_loss(clips, objects, NEAR))
     assert association_losses(clips, objects, LossSettings()) == {}

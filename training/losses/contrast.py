@@ -40,8 +40,9 @@ class ContrastSettings:
     momentum_positives: share of the items whose positive is the bank's average; the others have the latest embedding.
     unseen: an object not seen before has its first "future" embedding for a positive, or "none", and gives no item.
     negatives: of an object's item in frame t: "previous_frame": all other queries of frame t - 1, all queries if it is
-    absent there; "bank": the averages of the other objects, and `background` queries of earlier frames that found no
-    object, drawn at random.
+    absent there; "bank": the averages of the other objects (major) and background (supplementary); "background": the
+    latter alone. background: at most so many queries that found no object, drawn at random; background_from: the
+    "previous" frame alone, the paper's local negatives, or "all" frames before t, its global ones.
     noise: chance that an absent object gets the embedding of a random query of that frame, in the bank and as an
     anchor: a tracker errs too. The release has 0.001, switched off.
     """
@@ -51,17 +52,22 @@ class ContrastSettings:
     bank: BankSettings = field(default_factory=BankSettings)
     momentum_positives: Fraction = 0.5
     unseen: Literal["future", "none"] = "future"
-    negatives: Literal["previous_frame", "bank"] = "previous_frame"
+    negatives: Literal["previous_frame", "bank", "background"] = "previous_frame"
     background: Annotated[int, Field(ge=0)] = 20
+    background_from: Literal["previous", "all"] = "previous"
     noise: Fraction = 0.0
 
 
-RELEASED = ContrastSettings()
 NOISE = 0.001
+RELEASED = ContrastSettings()
+PAPER = ContrastSettings(aux_weight=0.0, momentum_positives=1.0, unseen="none", negatives="bank", noise=NOISE)
 
 ContrastName = Literal[
     "released",
     "paper",
+    "supplementary_only",
+    "major_only",
+    "global_negatives",
     "noise",
     "momentum_positives",
     "latest_positives",
@@ -73,16 +79,21 @@ ContrastName = Literal[
 CONTRASTS: Mapping[ContrastName, ContrastSettings] = MappingProxyType(
     {
         "released": RELEASED,
-        "paper": ContrastSettings(aux_weight=0.0, momentum_positives=1.0, unseen="none", negatives="bank", noise=NOISE),
+        "paper": PAPER,
+        "supplementary_only": replace(PAPER, negatives="background"),
+        "major_only": replace(PAPER, background=0),
+        "global_negatives": replace(PAPER, background_from="all"),
         "noise": replace(RELEASED, noise=NOISE),
         "momentum_positives": replace(RELEASED, momentum_positives=1.0),
         "latest_positives": replace(RELEASED, momentum_positives=0.0),
         "constant_momentum": replace(RELEASED, bank=BankSettings(average="constant")),
         "tracker_bank": replace(RELEASED, bank=BankSettings(guides=10)),
-        "bank_negatives": replace(RELEASED, negatives="bank"),
+        "bank_negatives": replace(RELEASED, negatives="bank", background_from="all"),
     }
 )
-"""By name; "paper" follows the paper's text where it is explicit, with the release's chance of noise."""
+"""By name. "paper" follows the paper's text where it is explicit, with the release's chance of noise. Its negatives are
+the last row of table 4, local; the three names after it are the other rows, supplementary only without major ones,
+major only, and global. The names after these change one thing of the release."""
 
 
 @dataclass(frozen=True)
@@ -186,16 +197,25 @@ def _of_previous_frame(
 
 def _of_bank(frames: Tensor, tracks: Sequence[Track], track: Track, t: int, settings: ContrastSettings) -> Tensor:
     others = [known.average for other in tracks if other is not track and (known := other.known[t - 1]) is not None]
+    background = _of_background(frames, tracks, track, t, settings)
+    return torch.cat((*(average[None] for average in others), background))
+
+
+def _of_background(frames: Tensor, tracks: Sequence[Track], track: Track, t: int, settings: ContrastSettings) -> Tensor:
+    first = t - 1 if settings.background_from == "previous" else 0
     free = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-    free[t:] = False
+    free[:first], free[t:] = False, False
     for one in tracks:
         for s, query in enumerate(one.queries[:t]):
             if query != ABSENT:
                 free[s, query] = False
     background = frames[free]
-    chosen = torch.randperm(len(background), device=frames.device)[: settings.background]
-    return torch.cat((*(average[None] for average in others), background[chosen]))
+    return background[torch.randperm(len(background), device=frames.device)[: settings.background]]
 
 
 Negatives = Callable[[Tensor, Sequence[Track], Track, int, ContrastSettings], Tensor]
-NEGATIVES: dict[str, Negatives] = {"previous_frame": _of_previous_frame, "bank": _of_bank}
+NEGATIVES: dict[str, Negatives] = {
+    "previous_frame": _of_previous_frame,
+    "bank": _of_bank,
+    "background": _of_background,
+}

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.models.decoder import LayerPrediction
+from visrt.models.layers import in_float32
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.losses.genvis_targets import (
+    ASSIGNMENTS,
     ClipTargets,
     Held,
-    assigned_anew,
-    assigned_unified,
     at_points_of_frames,
     clip_cost,
     nothing_held,
@@ -30,9 +30,7 @@ from visrt.training.losses.mask2former import LossSettings, Mean, dice_loss
 from visrt.training.losses.points import at_points, random_points, uncertain_points
 from visrt.training.losses.targets import FrameTargets, Matches, match_layers
 
-__all__ = ["class_loss", "mask_losses", "similarity_loss", "target_classes", "video_losses"]
-
-ASSIGNMENTS = {"unified": assigned_unified, "each_clip": assigned_anew}
+__all__ = ["class_loss", "learned", "mask_losses", "similarity_loss", "target_classes", "video_losses"]
 
 
 class ClipPrediction(NamedTuple):
@@ -85,6 +83,7 @@ class Stream:
     matches: list[Matches]
 
 
+@in_float32
 def video_losses(
     outputs: VideoOutputs, targets: list[FrameTargets], settings: LossSettings, video: GenVisTraining, mean: Mean
 ) -> dict[str, Tensor]:
@@ -97,9 +96,12 @@ def video_losses(
     similar = zero
     for number, clip in enumerate(outputs.clips):
         clips = [stream.clips[number] for stream in streams]
-        count = mean(sum(int(seen.targets.visible.sum()) for seen in clips))
-        for layer in range(len(held)):
-            held[layer], terms = _layer_losses(clip, layer, clips, held[layer], settings, video)
+        layers = [_layer_losses(clip, at, clips, before, settings, video) for at, before in enumerate(held)]
+        held = [after for after, _ in layers]
+        count = mean(
+            sum(int(learned(seen.targets, of_stream).sum()) for seen, of_stream in zip(clips, held[-1], strict=True))
+        )
+        for _, terms in layers:
             losses = {
                 "class": losses["class"] + settings.class_weight * terms[0],
                 "mask": losses["mask"] + settings.mask_weight * terms[1] / count,
@@ -159,23 +161,30 @@ def _layer_losses(
     assign = ASSIGNMENTS[video.assignment]
     after, chosen, truth, classes = [], [], [], []
     for n, seen in enumerate(clips):
-        targets, visible = seen.targets, seen.targets.visible
+        targets = seen.targets
         sampled = embeddings[n].detach().float() @ seen.sampled_features
         cost = clip_cost(logits[n], sampled, targets.labels, seen.sampled_masks, settings.match)
-        now = assign(cost, visible, held[n])
+        now = assign(cost, targets.visible, held[n])
+        objects = learned(targets, now)
         classes.append(target_classes(logits[n], targets, now))
-        chosen.append(torch.einsum("sd,tdhw->sthw", embeddings[n, now.slots[visible]], seen.features))
-        truth.append(targets.masks[visible])
+        chosen.append(torch.einsum("sd,tdhw->sthw", embeddings[n, now.slots[objects]], seen.features))
+        truth.append(targets.masks[objects])
         after.append(now)
     label = class_loss(logits, torch.stack(classes), settings.no_object_weight)
     return after, (label, *_sampled_mask_losses(torch.cat(chosen), torch.cat(truth), settings))
+
+
+def learned(targets: ClipTargets, held: Held) -> Tensor:
+    """Which objects [N] a clip teaches: those visible in it that have a slot."""
+    return targets.visible & held.seen
 
 
 def target_classes(class_logits: Tensor, targets: ClipTargets, held: Held) -> Tensor:
     """The target classes [S] of slots with `class_logits` [S, K + 1]: "no object" where their object is not in the
     clip."""
     truth = torch.full(class_logits.shape[:1], class_logits.shape[1] - 1, dtype=torch.int64, device=held.slots.device)
-    truth[held.slots[targets.visible]] = targets.labels[targets.visible]
+    objects = learned(targets, held)
+    truth[held.slots[objects]] = targets.labels[objects]
     return truth
 
 
@@ -218,10 +227,10 @@ def _similarity(
     groups = []
     for n, stream in enumerate(streams):
         frames = stream.matches[first : first + video.clip_frames]
-        visible = stream.clips[number].targets.visible
+        objects = learned(stream.clips[number].targets, held[n])
         embeddings = [clip.frame_embeddings[n, t, pairs.queries] for t, pairs in enumerate(frames)]
-        ids = torch.cat([*(pairs.objects for pairs in frames), visible.nonzero()[:, 0]])
-        groups.append((torch.cat([*embeddings, clip.slot_embeddings[n, held[n].slots[visible]]]), ids))
+        ids = torch.cat([*(pairs.objects for pairs in frames), objects.nonzero()[:, 0]])
+        groups.append((torch.cat([*embeddings, clip.slot_embeddings[n, held[n].slots[objects]]]), ids))
     return similarity_loss(groups)
 
 

@@ -1,25 +1,31 @@
-"""Unified video label assignment (GenVIS, Heo et al., CVPR 2023, section 3.4): an object keeps its slot over clips.
+"""Which slot learns which object in each clip of a video (GenVIS, Heo et al., CVPR 2023).
 
-As the published code has it, which is less strict than the paper: a slot whose object is away in a clip may be given to
-a newcomer.
+Unified video label assignment (section 3.2): an object keeps its slot over the clips. The published code is less strict
+than the paper: a slot whose object is away in a clip may be given to a newcomer. The paper's own rule and the ablations
+of its table 4 have names too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from visrt.models.layers import in_float32
 from visrt.training.losses.points import at_points
 from visrt.training.losses.targets import FrameTargets, MatchSettings, pairwise_bce, pairwise_dice
 
 __all__ = [
+    "ASSIGNMENTS",
     "ClipTargets",
     "Held",
-    "assigned_anew",
+    "assigned_by_correspondence",
+    "assigned_each_clip",
+    "assigned_strict",
     "assigned_unified",
     "at_points_of_frames",
     "clip_cost",
@@ -45,9 +51,9 @@ class ClipTargets:
 
 @dataclass(frozen=True)
 class Held:
-    """The slot of each object, int64 [N], and whether it was seen in any clip so far, bool [N].
+    """The slot of each object, int64 [N], and whether it has one since a clip in which it was seen, bool [N].
 
-    The slots of objects that were not seen yet mean nothing.
+    The slots of objects that have none yet mean nothing.
     """
 
     slots: Tensor
@@ -73,6 +79,7 @@ def nothing_held(objects: int, device: torch.device | None = None) -> Held:
 
 
 @torch.no_grad()
+@in_float32
 def clip_cost(class_logits: Tensor, sampled: Tensor, labels: Tensor, truth: Tensor, settings: MatchSettings) -> Tensor:
     """Cost [S, N] of every pair of a slot, with `class_logits` [S, K + 1], and an object of `labels` [N].
 
@@ -96,19 +103,50 @@ def assigned_unified(cost: Tensor, visible: Tensor, held: Held) -> Held:
 
     `cost` [S, N]. Slots whose objects were seen before and are visible now are not given away.
     """
+    return _with_newcomers(cost, visible, held, occupied=held.seen & visible)
+
+
+def assigned_strict(cost: Tensor, visible: Tensor, held: Held) -> Held:
+    """As `assigned_unified`, but a slot is never given away, even while its object is away (the paper's alpha)."""
+    return _with_newcomers(cost, visible, held, occupied=held.seen)
+
+
+def assigned_by_correspondence(cost: Tensor, visible: Tensor, held: Held) -> Held:
+    """The paper's "correspondence learning" (table 4): the first clip is matched, and the others take over its pairs.
+
+    This project's reading, after EfficientVIS, to which the term goes back: what the first clip with an object does not
+    show gets no slot, so a newcomer is not learned.
+    """
+    return held if bool(held.seen.any()) else assigned_unified(cost, visible, held)
+
+
+def assigned_each_clip(cost: Tensor, visible: Tensor, held: Held) -> Held:
+    """Each clip is matched by itself, whatever was held before: nothing is learned about identity."""
+    alone = assigned_unified(cost, visible, nothing_held(len(visible), cost.device))
+    return replace(alone, seen=held.seen | visible)
+
+
+ASSIGNMENTS: Mapping[str, Callable[[Tensor, Tensor, Held], Held]] = MappingProxyType(
+    {
+        "unified": assigned_unified,
+        "strict": assigned_strict,
+        "correspondence": assigned_by_correspondence,
+        "each_clip": assigned_each_clip,
+    }
+)
+"""By name, what is held after a clip, from the cost [S, N], the objects visible in it, and what was held before."""
+
+
+def _with_newcomers(cost: Tensor, visible: Tensor, held: Held, occupied: Tensor) -> Held:
+    """`occupied` [N]: objects whose slots no newcomer may take."""
     new = visible & ~held.seen
     cost = torch.nan_to_num(cost.clone(), nan=FORBIDDEN, posinf=FORBIDDEN, neginf=-FORBIDDEN)
     cost[:, ~new] = FORBIDDEN
-    cost[held.slots[held.seen & visible]] = FORBIDDEN
+    cost[held.slots[occupied]] = FORBIDDEN
     matched = _matched(cost)
     first = not bool(held.seen.any())
     slots = matched if first else torch.where(new, matched, held.slots)
     return Held(slots, held.seen | visible)
-
-
-def assigned_anew(cost: Tensor, visible: Tensor, held: Held) -> Held:
-    """The paper's ablation (table 4): each clip is matched by itself, whatever was held before."""
-    return replace(assigned_unified(cost, visible, nothing_held(len(visible), cost.device)), seen=held.seen | visible)
 
 
 def _matched(cost: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from visrt.models.condinst import dynamic_masks
 from visrt.models.interaction import StageOutputs
+from visrt.models.layers import in_float32
 from visrt.training.losses.boxes import centres_of, pairwise_giou, pairwise_iou
 from visrt.training.losses.inspro_targets import BoxCosts, BoxTargets, Held, consistent_matches, pairwise_costs
 from visrt.training.losses.targets import Matches
@@ -121,6 +122,7 @@ def _frame_losses(
     return losses
 
 
+@in_float32
 def _box_losses(
     stage: StageOutputs, target: BoxTargets, pairs: Matches, settings: InsProLossSettings
 ) -> dict[str, Tensor]:
@@ -137,6 +139,7 @@ def _box_losses(
     }
 
 
+@in_float32
 def _mask_losses(
     parameters: Tensor, frame: FramePrediction, masks: Tensor, settings: InsProLossSettings
 ) -> dict[str, Tensor]:

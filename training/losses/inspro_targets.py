@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from visrt.models.interaction import StageOutputs
+from visrt.models.layers import in_float32
 from visrt.training.losses.boxes import pairwise_giou
 from visrt.training.losses.targets import Matches
 
@@ -55,6 +56,7 @@ class BoxCosts:
 
 
 @torch.no_grad()
+@in_float32
 def pairwise_costs(stage: StageOutputs, target: BoxTargets, costs: BoxCosts) -> Tensor:
     """Cost [N, G] of every pair of query and object; `stage` of one picture, without its batch axis."""
     probabilities = stage.class_logits.float().sigmoid()

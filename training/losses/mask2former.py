@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.models.decoder import LayerPrediction
+from visrt.models.layers import in_float32
 from visrt.training.losses.contrast import (
     CONTRASTS,
     ContrastName,
@@ -36,9 +37,11 @@ Mean = Callable[[float], float]
 class LossSettings:
     """Weights and sampling as published: CE 2 (no-object 0.1), mask BCE 5, dice 5, on every layer.
 
-    identity_weight: weight of the identity loss, MinVIS's supervised matching; 0 = MinVIS as published, which learns
-    from single frames. identity_temperature: divides the cosine similarities. identity_range_frames: only frames of a
-    clip at most so far apart are compared, MinVIS's limited range; None = all.
+    identity_weight: weight of the loss between frames of a clip, MinVIS's supervised matching (its table 5); 0 =
+    MinVIS as published, which learns from single frames. identity_loss: the paper's "hinge" loss on inner products,
+    with identity_margin, or visrt's own "info_nce" on cosines, which identity_temperature divides.
+    identity_range_frames: only frames at most so many places apart in a clip are compared; 1 = consecutive ones, None =
+    all.
     contrast: CTVIS's losses over a clip, by the name of one of its variants or spelt out; "off" = none.
     """
 
@@ -50,12 +53,15 @@ class LossSettings:
     oversample: float = 3.0
     importance: float = 0.75
     identity_weight: float = 0.0
+    identity_loss: Literal["info_nce", "hinge"] = "info_nce"
     identity_temperature: float = 0.1
+    identity_margin: Annotated[float, Field(gt=0)] = 1.0
     identity_range_frames: Annotated[int, Field(ge=1)] | None = None
     contrast: Literal["off"] | ContrastName | ContrastSettings = "off"
     match: MatchSettings = field(default_factory=MatchSettings)
 
 
+@in_float32
 def frame_losses(
     layers: list[LayerPrediction],
     mask_features: Tensor,
@@ -128,15 +134,15 @@ def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     return 1 - (overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
 
 
+@in_float32
 def association_losses(clips: Tensor, objects: Sequence[Matches], settings: LossSettings) -> dict[str, Tensor]:
     """Weighted losses over embeddings `clips` [B, T, Q, C], by name; `objects` holds those of B * T frames by id."""
     losses = {}
     if settings.identity_weight:
-        identity = identity_loss(clips, objects, settings.identity_temperature, settings.identity_range_frames)
-        losses["identity"] = settings.identity_weight * identity
+        losses["identity"] = settings.identity_weight * identity_loss(clips, objects, settings)
     if settings.contrast != "off":
         chosen = CONTRASTS[settings.contrast] if isinstance(settings.contrast, str) else settings.contrast
-        reid, aux = contrastive_losses(_items(clips.float(), objects, chosen), clips.sum() * 0)
+        reid, aux = contrastive_losses(_items(clips, objects, chosen), clips.sum() * 0)
         losses["reid"], losses["reid_aux"] = chosen.reid_weight * reid, chosen.aux_weight * aux
     return losses
 
@@ -151,26 +157,20 @@ def _items(clips: Tensor, objects: Sequence[Matches], settings: ContrastSettings
     return items
 
 
-def identity_loss(
-    clips: Tensor, objects: Sequence[Matches], temperature: float, range_frames: int | None = None
-) -> Tensor:
-    """InfoNCE between the frames of each clip: an object's query against all queries of another frame.
+def identity_loss(clips: Tensor, objects: Sequence[Matches], settings: LossSettings) -> Tensor:
+    """Mean over pairs of frames of a clip, and the objects in both: an object's query against all of the other frame.
 
     `clips` [B, T, Q, C]; `objects` holds B * T frames whose object ids agree within a clip. The choice among all
-    queries, background ones included, is the choice association faces. Frames more than `range_frames` apart are not
-    compared.
+    queries, background ones included, is the choice association faces.
     """
-    unit = F.normalize(clips.float(), dim=-1)
+    between, most = BETWEEN_FRAMES[settings.identity_loss], settings.identity_range_frames
     length = clips.shape[1]
-    terms = []
-    for s, t in combinations(range(length), 2):
-        if range_frames is not None and t - s > range_frames:
-            continue
-        similarity = torch.einsum("bqc,bpc->bqp", unit[:, s], unit[:, t]) / temperature
-        forward, backward = similarity.log_softmax(2), similarity.log_softmax(1)
-        for b in range(len(clips)):
-            first, second = _common(objects[b * length + s], objects[b * length + t])
-            terms.append(-(forward[b, first, second] + backward[b, first, second]) / 2)
+    pairs = [(s, t) for s, t in combinations(range(length), 2) if most is None or t - s <= most]
+    terms = [
+        between(clip[s], clip[t], _common(objects[b * length + s], objects[b * length + t]), settings)
+        for b, clip in enumerate(clips)
+        for s, t in pairs
+    ]
     losses = torch.cat(terms) if terms else clips.new_zeros(0)
     return losses.mean() if len(losses) else clips.sum() * 0
 
@@ -180,3 +180,26 @@ def _common(first: Matches, second: Matches) -> tuple[Tensor, Tensor]:
     same = first.objects[:, None] == second.objects[None, :]
     i, j = same.nonzero(as_tuple=True)
     return first.queries[i], second.queries[j]
+
+
+def _info_nce(first: Tensor, second: Tensor, pairs: tuple[Tensor, Tensor], settings: LossSettings) -> Tensor:
+    """Cross-entropy [M] of the cosines over all queries, the mean of both directions."""
+    similarity = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / settings.identity_temperature
+    return -(similarity.log_softmax(1)[pairs] + similarity.log_softmax(0)[pairs]) / 2
+
+
+def _hinge(first: Tensor, second: Tensor, pairs: tuple[Tensor, Tensor], settings: LossSettings) -> Tensor:
+    """max(0, margin - q.k+ + q.k-) [M], the mean over all other queries k- and both directions (MinVIS, section 4.3).
+
+    The paper gives neither margin nor mean; both are this project's reading.
+    """
+    products = first @ second.T
+    missing = settings.identity_margin - products[pairs][:, None]
+    rows, columns = products[pairs[0]], products.T[pairs[1]]
+    shortfalls = ((missing + others).clamp(min=0).sum(1) - settings.identity_margin for others in (rows, columns))
+    return sum(shortfalls, start=products.new_zeros(())) / (2 * max(products.shape[1] - 1, 1))
+
+
+BetweenFrames = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], LossSettings], Tensor]
+BETWEEN_FRAMES: dict[str, BetweenFrames] = {"info_nce": _info_nce, "hinge": _hinge}
+"""By name, the loss [M] of M objects between two frames with embeddings [Q, C]; `pairs`: their queries in each."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.models.decoder import LayerPrediction
+from visrt.models.layers import in_float32
 from visrt.training.losses.points import at_points, random_points
 
 __all__ = ["FrameTargets", "MatchSettings", "Matches", "match_layers"]
@@ -42,21 +43,23 @@ class MatchSettings:
     points: int = 12544
 
 
+@torch.no_grad()
+@in_float32
 def match_layers(
     layers: list[LayerPrediction], mask_features: Tensor, targets: list[FrameTargets], settings: MatchSettings
 ) -> list[list[Matches]]:
     """Matches [layer][frame]. The points are drawn once a frame and serve every layer.
 
     Mask logits at the points are `mask_embeddings @ (mask features at the points)`: sampling and the inner product
-    commute, so no full mask is formed for the queries that stay unmatched.
+    commute, so no full mask is formed for the queries that stay unmatched. Costs are float32 under mixed precision: the
+    sum of the cross-entropies over the points exceeds float16.
     """
-    with torch.no_grad():
-        classes = torch.stack([layer.class_logits for layer in layers]).float().softmax(-1)
-        embeddings = torch.stack([layer.mask_embeddings for layer in layers]).float()
-        matches = [
-            _match_frame(classes[:, b], embeddings[:, b], mask_features[b].float(), target, settings)
-            for b, target in enumerate(targets)
-        ]
+    classes = torch.stack([layer.class_logits for layer in layers]).float().softmax(-1)
+    embeddings = torch.stack([layer.mask_embeddings for layer in layers]).float()
+    matches = [
+        _match_frame(classes[:, b], embeddings[:, b], mask_features[b].float(), target, settings)
+        for b, target in enumerate(targets)
+    ]
     return [[frame[i] for frame in matches] for i in range(len(layers))]
 
 
