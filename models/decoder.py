@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import MLP, Attention, FeedForward, sine_position
+from visrt.models.layers import MLP, Attention, Block, FeedForward, sine_position
 
 __all__ = ["CrossAttentionLayer", "LayerPrediction", "MaskedAttentionDecoder", "SelfAttentionLayer", "mask_logits"]
 
@@ -35,7 +35,7 @@ def mask_logits(mask_embeddings: Tensor, mask_features: Tensor) -> Tensor:
     return torch.einsum("bqd,bdhw->bqhw", mask_embeddings, mask_features)
 
 
-class SelfAttentionLayer(nn.Module):
+class SelfAttentionLayer(Block):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.self_attn = Attention(dim, heads)
@@ -47,7 +47,7 @@ class SelfAttentionLayer(nn.Module):
         return out
 
 
-class CrossAttentionLayer(nn.Module):
+class CrossAttentionLayer(Block):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.multihead_attn = Attention(dim, heads)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import in_float32, sine_position
+from visrt.models.layers import Block, in_float32, sine_position
 
 __all__ = ["DeformableAttention", "DeformablePixelDecoder"]
 
@@ -162,7 +162,7 @@ def weighted_rows(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
     return out
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(Block):
     """Deformable attention and feed-forward over the tokens of all levels, post-norm."""
 
     def __init__(self, dim: int, heads: int, feedforward_dim: int) -> None:

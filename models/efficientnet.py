@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import FrozenBatchNorm2d
+from visrt.models.layers import Block, FrozenBatchNorm2d
 
 __all__ = ["EfficientNetLite0", "EfficientNetLite0Settings", "imagenet_weights"]
 
@@ -65,7 +65,7 @@ def _norm(channels: int) -> FrozenBatchNorm2d:
     return FrozenBatchNorm2d(channels, eps=1e-3)
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(Block):
     """Expand 1x1, depthwise kxk, project 1x1; added to the input where the shape allows."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import Attention, FeedForward, sine_position
+from visrt.models.layers import Attention, Block, FeedForward, sine_position
 
 __all__ = ["FpnPixelDecoder"]
 
@@ -28,7 +28,7 @@ class ConvNorm(nn.Module):
         return F.relu(self.norm(self.conv(x)))
 
 
-class GlobalLayer(nn.Module):
+class GlobalLayer(Block):
     """Self-attention and feed-forward over all pixels of a small map [B, C, h, w]."""
 
     def __init__(self, dim: int, heads: int) -> None:

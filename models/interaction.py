@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visrt.models.feature_pyramid import PyramidRows
-from visrt.models.layers import Attention
+from visrt.models.layers import Attention, Block
 from visrt.models.roi_align import BINS, Outside, roi_align
 
 __all__ = ["DynamicConv", "InteractionStage", "StageOutputs", "moved_boxes"]
@@ -55,7 +55,7 @@ class DynamicConv(nn.Module):
         return F.relu(self.norm3(self.out_layer(x.flatten(2))))
 
 
-class InteractionStage(nn.Module):
+class InteractionStage(Block):
     """Self-attention of the queries, interaction with the features of their boxes, then class and change of the box."""
 
     def __init__(

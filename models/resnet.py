@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import FrozenBatchNorm2d
+from visrt.models.layers import Block, FrozenBatchNorm2d
 
 __all__ = ["ResNet", "ResNetSettings"]
 
@@ -51,7 +51,7 @@ class Stem(nn.Module):
         return F.max_pool2d(F.relu(self.conv1(images)), kernel_size=3, stride=2, padding=1)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1, 3x3, 1x1 and a shortcut. The stride is on the 3x3, as the published networks have it."""
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:

@@ -6,11 +6,14 @@ Maps are kept as [B, H, W, C]. Height and width are plain numbers while tracing;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from visrt.models.layers import Block
 
 __all__ = ["Swin", "SwinSettings"]
 
@@ -21,7 +24,11 @@ HIDDEN = -100.0
 
 @dataclass(frozen=True)
 class SwinSettings:
-    """embed_dim: channels at stride 4, doubled at every stage. window: side of an attention window, in tokens."""
+    """embed_dim: channels at stride 4, doubled at every stage. window: side of an attention window, in tokens.
+
+    drop_path: stochastic depth, in training only: the share of images that skip a residual branch, growing from 0 in
+    the first block to this in the last; published are 0.2 for T, 0.3 for S to L.
+    """
 
     kind: Literal["swin"] = "swin"
     embed_dim: int = 96
@@ -29,6 +36,7 @@ class SwinSettings:
     heads: tuple[int, int, int, int] = (3, 6, 12, 24)
     window: int = 7
     mlp_ratio: int = 4
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
     def channels(self) -> dict[str, int]:
@@ -93,13 +101,14 @@ class FeedForward(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class SwinBlock(Block):
     """Window attention and feed-forward, pre-norm; every second block shifts its windows by half their side."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, mlp_ratio: int) -> None:
+    def __init__(self, dim: int, heads: int, window: int, shift: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
         self.window = window
         self.shift = shift
+        self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, heads, window)
         self.norm2 = nn.LayerNorm(dim)
@@ -107,9 +116,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x` [B, H, W, C]; `mask` is the stage's shift mask, which unshifted blocks do not need."""
-        x = x + self._attended(self.norm1(x), mask)
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        x = x + self._dropped(self._attended(self.norm1(x), mask))
+        return x + self._dropped(self.mlp(self.norm2(x)))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        """In training `branch` [B, H, W, C] with some images' share at zero, the others' larger to the same mean."""
+        if not self.training or not self.drop_path:
+            return branch
+        kept = 1 - self.drop_path
+        return branch * branch.new_empty(len(branch), 1, 1, 1).bernoulli_(kept).div_(kept)
 
     def _attended(self, x: Tensor, mask: Tensor) -> Tensor:
         """Padding comes after the norm: padded tokens are exact zeros, not normalised ones."""
@@ -144,10 +159,18 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     def __init__(self, settings: SwinSettings, index: int) -> None:
         super().__init__()
-        dim = settings.embed_dim * 2**index
-        self.window = settings.window
+        dim, window = settings.embed_dim * 2**index, settings.window
+        first, blocks = sum(settings.depths[:index]), sum(settings.depths)
+        self.window = window
         self.blocks = nn.ModuleList(
-            Block(dim, settings.heads[index], settings.window, i % 2 * (settings.window // 2), settings.mlp_ratio)
+            SwinBlock(
+                dim,
+                settings.heads[index],
+                window,
+                shift=i % 2 * (window // 2),
+                mlp_ratio=settings.mlp_ratio,
+                drop_path=settings.drop_path * (first + i) / max(blocks - 1, 1),
+            )
             for i in range(settings.depths[index])
         )
         self.downsample = PatchMerging(dim) if index < 3 else nn.Identity()

@@ -1,5 +1,7 @@
 """Claims about the published backbones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from visrt.models.resnet import ResNet, ResNetSettings
 from visrt.models.swin import (
     HIDDEN,
     Swin,
+    SwinBlock,
     SwinSettings,
     from_windows,
     relative_position_index,
@@ -84,3 +87,29 @@ def test_swin_trains_and_every_weight_gets_a_gradient() -> None:
     sum(feature.square().mean() for feature in swin(torch.randn(1, 3, 64, 64)).values()).backward()
     unmoved = [name for name, p in swin.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert unmoved == []
+
+
+def test_drop_path_grows_linearly_over_the_blocks_to_the_given_rate() -> None:
+    backbone = Swin(SwinSettings(embed_dim=8, depths=(2, 2, 3, 2), heads=(1, 2, 2, 4), window=3, drop_path=0.3))
+    rates = [block.drop_path for block in backbone.modules() if isinstance(block, SwinBlock)]
+    assert rates == pytest.approx([0.3 * i / 8 for i in range(9)])
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean_of_the_rest() -> None:
+    torch.manual_seed(0)
+    block = SwinBlock(8, 2, window=3, shift=0, mlp_ratio=2, drop_path=0.25)
+    branch = block._dropped(torch.ones(4000, 2, 3, 8)).flatten(1)
+    assert torch.equal(branch.amin(dim=1), branch.amax(dim=1))
+    assert set(branch[:, 0].tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert branch.mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_drop_path_changes_training_alone_and_no_key() -> None:
+    torch.manual_seed(0)
+    plain, dropping = Swin(TINY_SWIN), Swin(replace(TINY_SWIN, drop_path=0.5))
+    dropping.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 64, 96)
+    expected = plain.eval()(images)["res5"]
+    assert torch.equal(dropping.eval()(images)["res5"], expected)
+    assert not torch.allclose(dropping.train()(images)["res5"], expected)
+    assert torch.equal(plain.train()(images)["res5"], expected)
