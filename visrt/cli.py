@@ -52,6 +52,7 @@ EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "trackeval": "eval",
+    "yaml": "eval",
     "filelock": "trt",
 }
 """The extra that installs a package which only some verbs need."""

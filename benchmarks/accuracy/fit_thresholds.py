@@ -25,10 +25,10 @@ from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
-from visrt.training.data.annotations import AnnotatedSet, load_class_map
+from visrt.training.data.annotations import AnnotatedSet, load_class_map, with_classes
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.pseudo_videos import write_clips
-from visrt.training.data.set_formats import SetPlaces, load_annotations, read_set, scored
+from visrt.training.data.set_formats import SetPlaces, load_annotations, read_set
 from visrt.training.data.sources import SourceSettings, load_pool
 
 __all__ = ["ThresholdFit", "fit_thresholds"]
@@ -82,7 +82,7 @@ def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Pr
     mapped = load_class_map(settings.class_map) if settings.class_map else None
     classes = bundle.manifest.classes
     read = read_set(SetPlaces(settings.data))
-    annotated = scored(read, classes, mapped)
+    annotated = with_classes(read.annotated, mapped, read.path, classes)
     if read.format != "coco" or any(len(video.pictures) > 1 for video in annotated.videos):
         return annotated, False
     progress("making pseudo-videos")

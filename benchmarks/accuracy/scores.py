@@ -15,7 +15,7 @@ from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.json_file import read_json
 from visrt.runtime.session import Session
 from visrt.training.data.annotation_files import masks_in
-from visrt.training.data.annotations import AnnotatedSet, ClassMap, Track
+from visrt.training.data.annotations import AnnotatedSet, ClassChoice, Track
 from visrt.training.data.json_faults import known_id, object_at, short, whole_number
 from visrt.training.data.set_formats import load_annotations
 
@@ -72,17 +72,17 @@ class Measured:
 def evaluate(
     bundle: Path,
     data: Path,
-    class_map: ClassMap | None = None,
+    choice: ClassChoice | None = None,
     run: BundleRun = BundleRun(),  # frozen
     on_video: OnVideo = lambda rule, done, of: None,
 ) -> Measured:
     """AP, HOTA, IDF1 and identity counts of `bundle` on the annotated set in the folder `data`.
 
-    `class_map` names a class of the bundle, or None, for each category of the set. For example
-    `evaluate(Path("bundles/default"), Path("street")).scores["causal"].tracking.hota`. Raises VisrtError.
+    `choice` maps categories of the set to classes of the bundle; what it does not name is left out and reported. For
+    example `evaluate(Path("bundles/default"), Path("street")).scores["causal"].tracking.hota`. Raises VisrtError.
     """
     opened = open_bundle(bundle)
-    annotated = load_annotations(data, opened.manifest.classes, class_map)
+    annotated = load_annotations(data, opened.manifest.classes, choice)
     with Session.open(
         opened, run.engine, threads=run.threads, association=run.association, preset=run.preset
     ) as session:
@@ -117,9 +117,9 @@ def _settings(run: BundleRun, session: Session) -> dict[str, Any]:
     }
 
 
-def evaluate_results_file(results: Path, data: Path, class_map: ClassMap | None = None) -> Measured:
+def evaluate_results_file(results: Path, data: Path, choice: ClassChoice | None = None) -> Measured:
     """The same of a results file in the YouTube-VIS form."""
-    annotated = load_annotations(data, class_map=class_map)
+    annotated = load_annotations(data, choice=choice)
     evaluation = evaluate_results(annotated, load_results(results, annotated))
     return Measured(annotated, {"results": score(annotated, evaluation)})
 

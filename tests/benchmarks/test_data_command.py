@@ -37,6 +37,13 @@ def test_check_counts_what_a_set_holds(tmp_path: Path) -> None:
     assert ended.stderr == ""
 
 
+def test_check_counts_the_chosen_classes_and_says_what_is_left_out(tmp_path: Path) -> None:
+    ended = data("check", write_set(tmp_path, set_values(videos=2)), "--classes", "car")
+    assert ended.exit_code == 0, ended.stderr
+    assert rows(ended.stdout)[1:] == [["car", "2", "2", "6", "0"]]
+    assert f"{tmp_path}/instances.json: the class map leaves out 2 annotated objects: 2 dog" in ended.stderr
+
+
 def odd_set() -> dict[str, Any]:
     values = set_values(videos=3)
     values["categories"].append({"id": 9, "name": "bird"})

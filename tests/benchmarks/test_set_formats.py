@@ -20,7 +20,7 @@ from visrt.benchmarks.datasets.set_writer import Pictures
 from visrt.runtime.errors import DataError, UsageError, VisrtError
 from visrt.runtime.masks import decode
 from visrt.training.data.annotations import AnnotatedSet, Track
-from visrt.training.data.set_formats import READERS, SetPlaces, load_annotations, read_set
+from visrt.training.data.set_formats import SetPlaces, load_annotations, read_set
 from visrt.training.data.sources import PoolSettings, SourceSettings, load_pool
 
 Edit = Callable[[Path], object]
@@ -45,7 +45,7 @@ def contents(annotated: AnnotatedSet) -> dict[str, set[Any]]:
 
 
 @pytest.mark.parametrize("pictures", Pictures)
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", set_writer.WRITERS)
 def test_a_set_comes_back_from_each_format_as_it_went(name: str, pictures: Pictures, tmp_path: Path) -> None:
     annotated = apart(tmp_path / "set")
     assert set_writer.write_set(annotated, tmp_path / "out", name, pictures) == []
@@ -97,7 +97,7 @@ def test_crowds_come_back_from_coco_as_they_went(tmp_path: Path) -> None:
     assert contents(read_set(SetPlaces(tmp_path / "out")).annotated) == contents(annotated)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", set_writer.WRITERS)
 def test_training_reads_what_is_written(name: str, tmp_path: Path) -> None:
     """Each format, in each as the same videos with the same objects in every frame."""
     set_writer.write_set(apart(tmp_path / "set"), tmp_path / "out", name, Pictures.link)

@@ -35,7 +35,10 @@ def test_categories_are_renamed_to_the_bundle_s_classes_or_left_out(tmp_path: Pa
 
 UNFIT_MAPS: dict[str, tuple[dict[str, str | None] | None, str]] = {
     "no map": (None, r"car, dog are none of the classes person, animal; give a class map"),
-    "one left out": ({"dog": "animal"}, r"categories car are not in the class map; name one of person, animal"),
+    "one misspelt name": (
+        {"dogs": "animal", "car": None},
+        r"lacks the category 'dogs'; did you mean 'dog'\? It has: car",
+    ),
     "one misspelt": ({"dog": "animla", "car": None}, r"animla are none of the classes person, animal"),
     "all to null": ({"dog": None, "car": None}, r"leaves out every category"),
 }
@@ -49,8 +52,29 @@ def test_a_class_map_that_does_not_fit_is_refused_by_name(name: str, tmp_path: P
 
 
 def test_a_category_with_a_class_s_own_name_is_no_exception_from_the_map(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="categories dog are not in the class map"):
-        load_annotations(write_set(tmp_path, set_values()), ("dog", "vehicle"), {"car": "vehicle"})
+    annotated = load_annotations(write_set(tmp_path, set_values()), ("dog", "vehicle"), {"car": "vehicle"})
+    assert [track.label for track in annotated.videos[0].tracks] == [1]
+    assert annotated.remarks == (f"{tmp_path}/instances.json: the class map leaves out 1 annotated objects: 1 dog",)
+
+
+def test_a_list_keeps_these_categories_and_counts_the_others(tmp_path: Path) -> None:
+    annotated = load_annotations(write_set(tmp_path, set_values()), choice=("car",))
+    assert annotated.classes == ("car",)
+    assert [track.label for track in annotated.videos[0].tracks] == [0]
+    assert annotated.remarks == (f"{tmp_path}/instances.json: the class map leaves out 1 annotated objects: 1 dog",)
+
+
+UNFIT_LISTS = {
+    "another case": (("Dog",), r"lacks the category 'Dog'; did you mean 'dog'\? It has: car, dog"),
+    "nothing like it": (("dog", "car", "zebra"), r"lacks the category 'zebra'; it has: car, dog"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT_LISTS)
+def test_a_list_with_a_name_that_the_set_lacks_is_refused_with_the_names_it_has(name: str, tmp_path: Path) -> None:
+    choice, message = UNFIT_LISTS[name]
+    with pytest.raises(DataError, match=message):
+        load_annotations(write_set(tmp_path, set_values()), choice=choice)
 
 
 BAD_SETS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

@@ -69,10 +69,16 @@ def test_a_class_map_merges_classes_and_untrains_the_rest(tmp_path: Path) -> Non
     assert only_object(path, {"dog": "animal"}).label == NO_TARGET
 
 
-def test_a_class_map_with_an_unknown_name_is_refused_and_told_the_known_ones(tmp_path: Path) -> None:
+def test_a_class_map_that_keeps_nothing_is_refused_with_the_categories_there_are(tmp_path: Path) -> None:
     path = write_coco(tmp_path, coco_values())
-    with pytest.raises(DataError, match=r"lacks 'lorry'.*car, chair, dog"):
+    with pytest.raises(DataError, match=r"leaves out every category; .*: car, chair, dog"):
         coco(path, tmp_path / "images", {"lorry": "vehicle"})
+
+
+def test_a_class_map_with_a_misspelt_name_is_refused_with_the_name_that_was_meant(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, coco_values())
+    with pytest.raises(DataError, match=r"lacks the category 'Chairs'; did you mean 'chair'\? It has: car, chair, dog"):
+        coco(path, tmp_path / "images", {"car": "vehicle", "Chairs": "seat"})
 
 
 def test_a_crowd_is_no_object(tmp_path: Path) -> None:
@@ -167,8 +173,11 @@ def test_a_class_map_may_leave_out_by_null_or_by_silence_and_both_are_counted(tm
 
 def test_a_class_map_of_several_sets_may_name_what_one_of_them_lacks(tmp_path: Path) -> None:
     path = write_coco(tmp_path, coco_values())
-    full: dict[str, str | None] = {"car": "vehicle", "dog": None, "chair": None, "lorry": "vehicle"}
-    assert coco(path, tmp_path / "images", full).classes == ("vehicle",)
+    for mapped in (
+        {"car": "vehicle", "dog": None, "chair": None, "lorry": "vehicle"},
+        {"car": "vehicle", "lorry": "vehicle"},
+    ):
+        assert coco(path, tmp_path / "images", mapped).classes == ("vehicle",)
 
 
 def test_the_reader_loads_no_torch() -> None:

@@ -1,10 +1,9 @@
 """Annotated sets, whatever their format: videos with whole tracks, and class maps from their categories to classes.
 
-One rule for class maps. A map names for categories of the set a class, or null to leave the category out; a category
-that it does not name is left out too. Nothing is left out silently: `AnnotatedSet.remarks` tell how many objects of
-which categories were. Training uses objects that are left out as occluders, never as targets. Scoring is strict: each
-category must be named (`refuse_unnamed`), for an object that is missing from the ground truth by oversight turns a
-right report into a false positive.
+One rule for class maps, in training, checking and scoring. A map names for categories of the set a class, or null to
+leave the category out; a category that it does not name is left out too. A list of names keeps those categories under
+their own names. Nothing is left out silently: `AnnotatedSet.remarks` say how many objects of which categories were.
+Training uses objects that are left out as occluders, never as targets.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from visrt.runtime.errors import DataError
@@ -22,10 +22,11 @@ __all__ = [
     "NO_TARGET",
     "AnnotatedSet",
     "AnnotatedVideo",
+    "ClassChoice",
     "ClassMap",
     "Track",
+    "chosen_map",
     "load_class_map",
-    "refuse_unnamed",
     "with_classes",
 ]
 
@@ -34,6 +35,8 @@ NO_TARGET = -1
 
 ClassMap = Mapping[str, str | None]
 """Category of the set -> class; None leaves the category out."""
+ClassChoice = ClassMap | tuple[str, ...]
+"""A class map, or the names of the categories to keep."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,13 @@ def load_class_map(path: Path) -> dict[str, str | None]:
 
 
 def with_classes(
-    annotated: AnnotatedSet, class_map: ClassMap | None, where: Path, classes: Sequence[str] | None = None
+    annotated: AnnotatedSet, choice: ClassChoice | None, where: Path, classes: Sequence[str] | None = None
 ) -> AnnotatedSet:
     """The set `annotated`, as it was read from `where`, with labels that index `classes`.
 
-    Without a map a category keeps its name; without `classes` they are what the map names, in that order.
+    Without a choice a category keeps its name; without `classes` they are what the choice names, in that order.
     """
-    if class_map is None:
-        class_map = {name: name for name in annotated.classes}
-    _refuse_unknown(annotated, class_map, where)
+    class_map = chosen_map(annotated.classes, choice, where)
     targets = [class_map.get(name) for name in annotated.classes]
     names = tuple(dict.fromkeys(filter(None, class_map.values()))) if classes is None else tuple(classes)
     lost = sorted({target for target in targets if target is not None and target not in names})
@@ -126,22 +127,35 @@ def _left_out(counts: Counter[str], where: Path, most: int = 20) -> Iterator[str
         yield f"{where}: the class map leaves out {counts.total()} annotated objects: {named}{more}"
 
 
-def _refuse_unknown(annotated: AnnotatedSet, class_map: ClassMap, where: Path) -> None:
-    """A map may serve several sets and name categories that one of them lacks. Where it leaves out others at the same
-    time, a name is probably misspelt."""
-    unknown = sorted(set(class_map) - set(annotated.classes))
-    if unknown and set(annotated.classes) - set(class_map):
-        known = ", ".join(sorted(annotated.classes))
-        raise DataError(f"{where}: lacks {unknown[0]!r}, a category that the class map names; it has: {known}")
+def chosen_map(categories: Sequence[str], choice: ClassChoice | None, where: Path) -> ClassMap:
+    """`choice` as a class map for a set of `categories`, read from `where`.
 
-
-def refuse_unnamed(annotated: AnnotatedSet, class_map: ClassMap, where: Path, classes: Sequence[str]) -> None:
-    """Raises DataError unless `class_map` names each category of `annotated` and keeps at least one."""
-    unnamed = [name for name in annotated.classes if name not in class_map]
-    if unnamed:
+    A list must be of categories that the set has. A map may serve several sets and name categories that one of them
+    lacks, but a name close to a category that would be left out is taken for misspelt. Raises DataError.
+    """
+    if choice is None:
+        return {name: name for name in categories}
+    left_out = sorted(set(categories) - set(choice))
+    for name in choice:
+        meant = _meant(name, left_out)
+        if name not in categories and (meant or not isinstance(choice, Mapping)):
+            hint = f"did you mean {meant!r}? It has" if meant else "it has"
+            raise DataError(f"{where}: lacks the category {name!r}; {hint}: {', '.join(sorted(categories))}")
+    class_map = choice if isinstance(choice, Mapping) else {name: name for name in choice}
+    if not any(class_map.get(name) for name in categories):
         raise DataError(
-            f"{where}: categories {', '.join(unnamed)} are not in the class map; name one of {', '.join(classes)} for "
-            "each, or null to leave it out"
+            f"{where}: the class map leaves out every category; name a class for at least one of: "
+            f"{', '.join(sorted(categories))}"
         )
-    if not any(class_map[name] for name in annotated.classes):
-        raise DataError(f"{where}: the class map leaves out every category; name a class for at least one")
+    return class_map
+
+
+def _meant(name: str, categories: Sequence[str]) -> str | None:
+    """The one of `categories` that is `name` in another spelling, or close to it."""
+    spelt = {_plain(category): category for category in categories}
+    close = get_close_matches(_plain(name), spelt, n=1, cutoff=0.8)
+    return spelt[close[0]] if close else None
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ").strip()

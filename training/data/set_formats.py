@@ -1,4 +1,4 @@
-"""The formats of annotated sets that are read, YouTube-VIS, COCO, DAVIS's pngs, MOTS's txt; which a folder holds.
+"""The formats of annotated sets that are read: YouTube-VIS, COCO, DAVIS's pngs, MOTS's txt, YOLO's txt.
 
 Training, `visrt data` and `visrt eval` read sets through here and so take the same files.
 """
@@ -14,10 +14,12 @@ from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.json_file import read_json_object
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotation_files import coco_set, youtube_vis_set
-from visrt.training.data.annotations import AnnotatedSet, ClassMap, refuse_unnamed, with_classes
+from visrt.training.data.annotations import AnnotatedSet, ClassChoice, with_classes
 from visrt.training.data.davis import MASKS, PICTURES, load_object_names, read_davis
 from visrt.training.data.json_faults import short
+from visrt.training.data.layouts import ANNOTATIONS, IMAGES, NAMES, SetPlaces, only_set
 from visrt.training.data.mots import CLASSES, find_mots, read_mots
+from visrt.training.data.yolo import read_yolo, yolo_file
 
 __all__ = [
     "ANNOTATIONS",
@@ -29,34 +31,7 @@ __all__ = [
     "SetPlaces",
     "load_annotations",
     "read_set",
-    "scored",
 ]
-
-ANNOTATIONS = "instances.json"
-IMAGES = "images"
-"""Folder of pictures of COCO."""
-NAMES = "names.json"
-"""Classes of sets whose format knows none; written by visrt, and read where it lies next to the annotations."""
-
-
-@dataclass(frozen=True)
-class SetPlaces:
-    """The place of a set: its folder and, where they are not at the usual place in it, its annotations (a json file, or
-    DAVIS's folder of masks), its pictures, and its names.json."""
-
-    folder: Path
-    annotations: Path | None = None
-    images: Path | None = None
-    names: Path | None = None
-
-    @property
-    def json_file(self) -> Path:
-        return self.annotations or self.folder / ANNOTATIONS
-
-    @property
-    def names_file(self) -> Path | None:
-        names_file = self.folder / NAMES
-        return self.names or (names_file if names_file.is_file() else None)
 
 
 @dataclass(frozen=True)
@@ -70,42 +45,29 @@ class ReadSet:
 
 def read_set(places: SetPlaces, name: str | None = None) -> ReadSet:
     """The set at `places` in the format `name`, or in the one it looks like. Raises DataError."""
-    if not places.folder.is_dir():
+    if not places.folder.exists():
         raise UsageError(f"{places.folder}: there is no such folder; give the one that holds the set")
     if name is not None:
         return READERS[name](places)
-    if places.json_file.is_file():
-        values = _values(places)
-        # COCO files of video frames hold both lists.
-        return _coco(places, values) if "images" in values else _youtube_vis(places, values)
-    if places.json_file.is_dir() or (places.folder / MASKS).is_dir():
-        return _davis(places)
-    if next(places.folder.glob("*/gt/gt.txt"), None) or (places.folder / "instances_txt").is_dir():
-        return _mots(places)
-    raise DataError(
-        f"{places.folder}: looks like no annotated set: it holds neither {ANNOTATIONS} with videos or images, nor "
-        f"{MASKS}/, NAME/gt/gt.txt or instances_txt/; give the folder that does (`visrt data` takes a file elsewhere "
-        "with --annotations)"
-    )
+    if places.annotations is not None:
+        return KINDS[_kind(places.annotations)](places)
+    found = only_set(places.folder)
+    images, names = places.images or found.places.images, places.names or found.places.names
+    return KINDS[found.kind](replace(found.places, images=images, names=names))
+
+
+def _kind(annotations: Path) -> str:
+    if annotations.is_dir():
+        return "davis"
+    return "yolo" if annotations.suffix in (".yaml", ".yml") else "json"
 
 
 def load_annotations(
-    folder: Path, classes: Sequence[str] | None = None, class_map: ClassMap | None = None
+    folder: Path, classes: Sequence[str] | None = None, choice: ClassChoice | None = None
 ) -> AnnotatedSet:
-    """The set in `folder` for scoring, see `scored`."""
-    return scored(read_set(SetPlaces(folder)), classes, class_map)
-
-
-def scored(read: ReadSet, classes: Sequence[str] | None = None, class_map: ClassMap | None = None) -> AnnotatedSet:
-    """The set for scoring: labels index `classes` (default: those of the map or, without, the file's own).
-
-    A `class_map` must name each category of the set: a name both happen to share is no promise that they mean the
-    same. Raises DataError.
-    """
-    if class_map is not None:
-        targets = tuple(dict.fromkeys(filter(None, class_map.values())))
-        refuse_unnamed(read.annotated, class_map, read.path, targets if classes is None else classes)
-    return with_classes(read.annotated, class_map, read.path, classes)
+    """The set in `folder`, its labels index `classes` (default: those of the choice or, without, the file's own)."""
+    read = read_set(SetPlaces(folder))
+    return with_classes(read.annotated, choice, read.path, classes)
 
 
 def _values(places: SetPlaces) -> dict[str, Any]:
@@ -119,7 +81,25 @@ def _youtube_vis(places: SetPlaces, values: dict[str, Any] | None = None) -> Rea
 
 def _coco(places: SetPlaces, values: dict[str, Any] | None = None) -> ReadSet:
     path, pictures = places.json_file, places.images or places.folder / IMAGES
-    return ReadSet(coco_set(path, _values(places) if values is None else values, pictures), "coco", path)
+    values, dropped = _without_root(_values(places) if values is None else values)
+    annotated = coco_set(path, values, pictures)
+    remarks = (f"{path}: category {dropped!r} is the name of the project and of no object, and is left out",)
+    return ReadSet(replace(annotated, remarks=remarks) if dropped else annotated, "coco", path)
+
+
+def _without_root(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Roboflow's exports begin with a category of the project's name, the supercategory of all others. It goes where
+    no object is of it; `values` as they are, and its name."""
+    entries, objects = values.get("categories"), values.get("annotations")
+    if not isinstance(entries, list) or len(entries) < 2 or not all(isinstance(one, dict) for one in entries):
+        return values, None
+    root, others = entries[0], entries[1:]
+    named = root.get("supercategory") == "none" and all(one.get("supercategory") == root.get("name") for one in others)
+    if not named or not isinstance(objects, list):
+        return values, None
+    if any(isinstance(one, dict) and one.get("category_id") == root.get("id") for one in objects):
+        return values, None
+    return {**values, "categories": others}, str(root.get("name"))
 
 
 def _davis(places: SetPlaces) -> ReadSet:
@@ -151,9 +131,28 @@ def _class_numbers(path: Path) -> dict[int, str]:
     return {int(number): kind for number, kind in values.items()}
 
 
+def _json(places: SetPlaces) -> ReadSet:
+    """COCO or YouTube-VIS; COCO files of video frames hold both lists."""
+    values = _values(places)
+    return _coco(places, values) if "images" in values else _youtube_vis(places, values)
+
+
+def _yolo(places: SetPlaces) -> ReadSet:
+    found = places
+    if places.annotations is None or places.images is None:
+        file = places.annotations or yolo_file(places.folder)
+        found = only_set(file or places.folder).places
+    described, pictures = places.annotations or found.annotations, places.images or found.images
+    if described is None or pictures is None:
+        raise DataError(f"{places.folder}: there is no data.yaml; expected one that names the classes and the folders")
+    return ReadSet(read_yolo(described, pictures), "yolo", described)
+
+
 READERS: dict[str, Callable[[SetPlaces], ReadSet]] = {
     "youtube-vis": _youtube_vis,
     "coco": _coco,
     "davis": _davis,
     "mots": _mots,
+    "yolo": _yolo,
 }
+KINDS = {"json": _json, **READERS}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from visrt.commands.class_choice import CHOICE_HELP, class_choice
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from visrt.benchmarks.datasets.set_check import SetSurvey
+    from visrt.training.data.annotations import ClassChoice
     from visrt.training.data.set_formats import ReadSet
 
 __all__ = ["check", "convert", "data", "draw"]
@@ -21,6 +25,16 @@ data = typer.Typer(add_completion=False, no_args_is_help=True, help="Check, conv
 
 class Format(str, Enum):
     """Of an annotated set."""
+
+    youtube_vis = "youtube-vis"
+    coco = "coco"
+    davis = "davis"
+    mots = "mots"
+    yolo = "yolo"
+
+
+class Written(str, Enum):
+    """Formats that sets are written in."""
 
     youtube_vis = "youtube-vis"
     coco = "coco"
@@ -42,9 +56,11 @@ class Placing(str, Enum):
     link = "link"
 
 
-Folder = Annotated[Path, typer.Argument(help="Folder of the set.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the set, or its annotation file.")]
 From = Annotated[Format | None, typer.Option("--from", help="Its format; by its files if not given.")]
-Annotations = Annotated[Path | None, typer.Option(help="Its json file, or folder of masks, if not in its usual place.")]
+Annotations = Annotated[
+    Path | None, typer.Option(help="Its json or yaml file, or folder of masks, if not in its usual place.")
+]
 Images = Annotated[Path | None, typer.Option(help="Its folder of pictures, if not in its usual place.")]
 NAMES_HELP = (
     'Classes, where the format knows none. davis: {"VIDEO": {"1": "dog"}}; mots: {"1": "car", "2": "pedestrian"}. '
@@ -60,6 +76,7 @@ def check(
     annotations: Annotations = None,
     images: Images = None,
     names: Names = None,
+    classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
     """Read a set strictly, count what it holds and name what looks wrong. Faults end with exit code 2."""
@@ -67,7 +84,7 @@ def check(
     from visrt.console import report_console, say
     from visrt.training.data.picture_size import size_of
 
-    read = _read(folder, format, annotations, images, names)
+    read = _read(folder, format, annotations, images, names, class_choice(classes))
     found = survey(read.annotated, decoded_size if pictures is Look.decode else size_of)
     report_console().print(_summary(read, found))
     report_console().print(_classes(found))
@@ -81,7 +98,7 @@ def convert(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted set.")],
     format: From = None,
-    to: Annotated[Format, typer.Option(help="The format to write.")] = Format.youtube_vis,
+    to: Annotated[Written, typer.Option(help="The format to write.")] = Written.youtube_vis,
     annotations: Annotations = None,
     images: Images = None,
     names: Names = None,
@@ -127,13 +144,20 @@ def draw(
 
 
 def _read(
-    folder: Path, format: Format | None, annotations: Path | None, images: Path | None, names: Path | None
+    folder: Path,
+    format: Format | None,
+    annotations: Path | None,
+    images: Path | None,
+    names: Path | None,
+    choice: ClassChoice | None = None,
 ) -> ReadSet:
-    """The set; what was left out of it is reported on stderr."""
+    """The set with its chosen classes; what was left out of it is reported on stderr."""
     from visrt.console import say
+    from visrt.training.data.annotations import with_classes
     from visrt.training.data.set_formats import SetPlaces, read_set
 
     read = read_set(SetPlaces(folder, annotations, images, names), format.value if format else None)
+    read = replace(read, annotated=with_classes(read.annotated, choice, read.path))
     for remark in read.annotated.remarks:
         say(remark)
     return read

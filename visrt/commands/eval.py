@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visrt.commands.association import PRESET_HELP, association_in
+from visrt.commands.class_choice import CHOICE_HELP, class_choice
 from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
     from visrt.benchmarks.accuracy.scores import BundleRun, Measured
-    from visrt.training.data.annotations import ClassMap
+    from visrt.training.data.annotations import ClassChoice
 
 __all__ = ["evaluate"]
 
@@ -37,9 +38,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of the annotated videos, as `visrt data check` takes it.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to run over the videos.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results file (YouTube-VIS) to measure instead.")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help='Class map (json): {"dog": "animal", "chair": null}; null leaves one out.')
-    ] = None,
+    classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     association: Annotated[
         Path | None, typer.Option(help="Association settings (json) in place of the bundle's or the preset's.")
     ] = None,
@@ -70,7 +69,6 @@ def evaluate(
     from visrt.benchmarks.accuracy.scores import BundleRun, evaluate_results_file
     from visrt.benchmarks.new_folder import new_folder
     from visrt.runtime.errors import UsageError
-    from visrt.training.data.annotations import load_class_map
 
     if (bundle is None) == (results is None):
         raise UsageError("give either --bundle to run or --results to measure, and not both")
@@ -80,20 +78,20 @@ def evaluate(
         )
     if report is not None:
         new_folder(report, "--report")
-    class_map = load_class_map(classes) if classes else None
+    choice = class_choice(classes)
     if bundle is not None:
         rules = ("causal", "official") if rule is Rule.both else (rule.value,)
         changes = association_in(association, preset).changes
-        measured = _of_bundle(bundle, data, class_map, BundleRun(engine, threads, changes, preset, fps, rules))
+        measured = _of_bundle(bundle, data, choice, BundleRun(engine, threads, changes, preset, fps, rules))
     else:
         assert results is not None
-        measured = evaluate_results_file(results, data, class_map)
+        measured = evaluate_results_file(results, data, choice)
     given = {"data": data, "bundle": bundle, "results": results, "classes": classes, "association": association}
     settings = {name: None if path is None else str(path) for name, path in given.items()}
     _write(measured, {**settings, **measured.settings, "annotations": annotations.value}, json, report)
 
 
-def _of_bundle(bundle: Path, data: Path, class_map: ClassMap | None, run: BundleRun) -> Measured:
+def _of_bundle(bundle: Path, data: Path, choice: ClassChoice | None, run: BundleRun) -> Measured:
     """The evaluation, with a bar of its progress where someone watches."""
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -109,7 +107,7 @@ def _of_bundle(bundle: Path, data: Path, class_map: ClassMap | None, run: Bundle
                 tasks[rule] = progress.add_task(f"videos, {rule}", total=of)
             progress.update(tasks[rule], completed=done)
 
-        return evaluate(bundle, data, class_map, run, on_video)
+        return evaluate(bundle, data, choice, run, on_video)
 
 
 def _write(measured: Measured, settings: dict[str, Any], json: Path | None, folder: Path | None) -> None:
