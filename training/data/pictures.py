@@ -36,6 +36,11 @@ class Picture:
     tracks: tuple[int, ...]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of `ids` and of the largest level."""
+        return self.ids.shape[0], self.ids.shape[1]
+
+    @property
     def nbytes(self) -> int:
         return sum(level.nbytes for level in self.levels) + self.ids.nbytes
 
@@ -48,8 +53,8 @@ def read_rgb(path: Path) -> Image:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
-def read_picture(frame: AnnotatedFrame, side_px: int) -> Picture:
-    """`frame` decoded, its long side shrunk to at most `side_px`."""
+def read_picture(frame: AnnotatedFrame, size: tuple[int, int]) -> Picture:
+    """`frame` decoded, shrunk to `size` (height, width) if that is smaller."""
     image = read_rgb(frame.path)
     if image.shape[:2] != (frame.height_px, frame.width_px):
         sizes = f"{image.shape[0]} x {image.shape[1]}; its annotation says {frame.height_px} x {frame.width_px}"
@@ -58,11 +63,9 @@ def read_picture(frame: AnnotatedFrame, side_px: int) -> Picture:
     ids = np.zeros(image.shape[:2], np.uint8)
     for k, one in enumerate(objects):
         ids[decode(one.rle)] = k + 1
-    scale = min(1.0, side_px / max(image.shape[:2]))
-    if scale < 1:
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-        ids = np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST))
+    if size != image.shape[:2]:
+        image = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
+        ids = np.asarray(cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
     return Picture(halvings(image), ids, tuple(o.label for o in objects), tuple(o.track for o in objects))
 
 

@@ -92,7 +92,7 @@ class Weighted:
 class PoolSettings:
     """classes: their order; empty = as the sources name them. part: of each source, see SourceSettings.held_out.
 
-    picture_side_px: pictures are kept no larger than this; cache_mb: memory for decoded pictures, for each worker.
+    picture_side_px: long side of a picture in memory, at most. cache_mb: memory for decoded pictures, for each worker.
     max_crowd: photos with a larger part in crowd regions are no scenes. least_cutout_px: smaller objects are not cut
     out.
     """
@@ -103,6 +103,11 @@ class PoolSettings:
     cache_mb: int = 1500
     max_crowd: float = 0.02
     least_cutout_px: int = 1600
+
+    def kept_size(self, stored: tuple[int, int]) -> tuple[int, int]:
+        """The size (height, width) at which a picture of size `stored` is kept in memory."""
+        scale = min(1.0, self.picture_side_px / max(stored))
+        return max(1, round(stored[0] * scale)), max(1, round(stored[1] * scale))
 
 
 class Pool:
@@ -116,7 +121,7 @@ class Pool:
         self._base_groups: list[Weighted] = []
         self._cutout_groups: dict[int, list[Weighted]] = defaultdict(list)
         self._of_frame: dict[AnnotatedFrame, list[int]] = defaultdict(list)
-        self._side_px = settings.picture_side_px
+        self._kept_size = settings.kept_size
         limit = settings.cache_mb * 2**20
         self._pictures: ByteCache[AnnotatedFrame, Picture] = ByteCache(self._read, attrgetter("nbytes"), 3 * limit // 4)
         self._cuts: ByteCache[int, Cutout | None] = ByteCache(self._cut, _weight, limit // 4)
@@ -163,7 +168,7 @@ class Pool:
         return self._pictures[frame]
 
     def _read(self, frame: AnnotatedFrame) -> Picture:
-        return read_picture(frame, self._side_px)
+        return read_picture(frame, self._kept_size((frame.height_px, frame.width_px)))
 
     def _cut(self, index: int) -> Cutout | None:
         place, label = self.cutouts[index]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from visrt.training.data.motion import Affine, Wave
 
-__all__ = ["warp_cutout", "warp_ids", "warp_picture"]
+__all__ = ["blank_beyond", "warp_cutout", "warp_ids", "warp_picture"]
 
 Image = NDArray[np.uint8]
 
@@ -26,6 +26,13 @@ def warp_picture(levels: Sequence[Image], to_frame: Affine, size: tuple[int, int
 def warp_ids(ids: Image, to_frame: Affine, size: tuple[int, int]) -> Image:
     """uint8 [h, w] of `size`; outside the picture there is no object."""
     return np.asarray(cv2.warpAffine(ids, to_frame, size[::-1], flags=cv2.INTER_NEAREST))
+
+
+def blank_beyond(rgb: Image, ids: Image, turn: Affine) -> None:
+    """Black and without objects, in place, what `turn` brought into a frame [h, w, 3] with `ids` [h, w] from beyond."""
+    inside = cv2.warpAffine(np.ones_like(ids), turn, ids.shape[::-1], flags=cv2.INTER_NEAREST)
+    rgb[inside == 0] = 0
+    ids[inside == 0] = 0
 
 
 def warp_cutout(

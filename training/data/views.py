@@ -1,0 +1,249 @@
+"""How the published recipes see a picture: resizes, crops, flips and turns, as one affine map from picture to frame.
+
+Released loaders resample at every step; here a frame is resampled once, so that a crop that is enlarged stays sharp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from visrt.runtime.errors import SettingsError
+from visrt.training.data.motion import Affine
+
+__all__ = [
+    "CropSettings",
+    "JitterView",
+    "ShortSideView",
+    "Shot",
+    "check_view",
+    "jitter_shot",
+    "kept_size",
+    "short_side_shot",
+    "short_side_size",
+]
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+Chance = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=1)]
+
+LONGEST_BEFORE_CROP_PX = 1333
+RELEASED_PAD_RGB = (128, 128, 128)
+"""What the released large-scale jitter pads with."""
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """A crop before the resize, as released: with a `chance`, the picture's short side is resized to one of
+    `short_sides_px`, then height and width of a window are each drawn from `window_px`, at most the picture's.
+
+    resizes: pictures of which clips are resized before the crop; of a real video CTVIS cuts the window from the frame
+    as stored ("pseudo"). slides: in a pseudo-video the window moves; in a real video it stays.
+    """
+
+    chance: Chance = 0.5
+    short_sides_px: Annotated[tuple[Side, ...], Field(min_length=1)] = (400, 500, 600)
+    window_px: tuple[Side, Side] = (384, 600)
+    resizes: Literal["every", "pseudo"] = "every"
+    slides: bool = False
+
+
+@dataclass(frozen=True)
+class ShortSideView:
+    """Frames as the released loaders make them: the whole picture, its aspect kept, one size for a clip.
+
+    The short side is drawn from `short_sides_px`; the long side is at most `longest_px`. flip: probability for a clip.
+    rotation_deg: frames of a pseudo-video turn within +- this around one point; real videos never do.
+    """
+
+    kind: Literal["short_side"]
+    short_sides_px: Annotated[tuple[Side, ...], Field(min_length=1)]
+    longest_px: Side = 1333
+    flip: Chance = 0.5
+    crop: CropSettings | None = None
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+
+
+@dataclass(frozen=True)
+class JitterView:
+    """Large-scale jitter, as Mask2Former trains on COCO: the picture is fitted into a square of `side_px` times a scale
+    from `scales`, then a square of `side_px` is cut from it, padded right and below."""
+
+    kind: Literal["jitter"]
+    side_px: Side = 1024
+    scales: tuple[float, float] = (0.1, 2.0)
+    flip: Chance = 0.5
+
+
+@dataclass(frozen=True)
+class Shot:
+    """How the frames of a clip see their pictures.
+
+    shown: the size of the upper left part of the frames that shows the scene; the rest is `pad_rgb`. to_frames: for
+    each frame the map from its picture to the shown part. ends: the map at time 0 and 1. turns: for each frame the
+    rotation of the shown part with which `to_frames` ends, none in a shot without.
+    """
+
+    frame_size: Size
+    shown: Size
+    pad_rgb: tuple[int, int, int]
+    to_frames: tuple[Affine, ...]
+    ends: tuple[Affine, Affine]
+    turns: tuple[Affine, ...] = ()
+
+
+def check_view(view: ShortSideView | JitterView | None) -> None:
+    """Refuse ranges that are upside down. Raises SettingsError."""
+    ranges: dict[str, tuple[float, float]] = {}
+    if isinstance(view, JitterView):
+        ranges["scales"] = view.scales
+    elif view is not None and view.crop is not None:
+        ranges["crop.window_px"] = view.crop.window_px
+    for name, (low, high) in ranges.items():
+        if not 0 < low <= high:
+            raise SettingsError(
+                f"data.clips.view.{name} is {low} to {high}; expected two positive numbers, the smaller one first"
+            )
+
+
+def short_side_size(picture: Size, short_px: int, longest_px: int) -> Size:
+    """The size of `picture` with a short side of `short_px`, its aspect kept, or less where the long side would exceed
+    `longest_px`; rounded as released.
+    """
+    height, width = picture
+    sides = (short_px, short_px / height * width) if height < width else (short_px / width * height, short_px)
+    shrunk = min(1.0, longest_px / max(sides))
+    return max(1, int(sides[0] * shrunk + 0.5)), max(1, int(sides[1] * shrunk + 0.5))
+
+
+def kept_size(view: ShortSideView | JitterView, stored: Size) -> Size:
+    """The size at which a picture of size `stored` is kept: no smaller than any frame shows it, and never enlarged."""
+    scale = _jitter_scale(view, stored) if isinstance(view, JitterView) else _short_side_scale(view, stored)
+    if scale >= 1:
+        return stored
+    return math.ceil(stored[0] * scale), math.ceil(stored[1] * scale)
+
+
+def _jitter_scale(view: JitterView, stored: Size) -> float:
+    """The largest at which `view` shows a picture of size `stored`."""
+    return view.scales[1] * view.side_px / max(stored)
+
+
+def _short_side_scale(view: ShortSideView, stored: Size) -> float:
+    """As `_jitter_scale`."""
+    largest = short_side_size(stored, max(view.short_sides_px), view.longest_px)
+    scales = [max(largest[0] / stored[0], largest[1] / stored[1])]
+    if view.crop is not None:
+        if view.crop.resizes == "pseudo":
+            return 1.0
+        for short in view.crop.short_sides_px:
+            resized = short_side_size(stored, short, LONGEST_BEFORE_CROP_PX)
+            enlarged = max(view.short_sides_px) / min(view.crop.window_px[0], *resized)
+            scales.append(enlarged * max(resized[0] / stored[0], resized[1] / stored[1]))
+    return max(scales)
+
+
+Scene = Literal["pseudo", "video"]
+"""A pseudo-video shows one picture in all its frames."""
+
+
+def short_side_shot(
+    stored: Size, kept: Size, times: NDArray[np.float64], scene: Scene, view: ShortSideView, rng: np.random.Generator
+) -> Shot:
+    """A shot at `times` of pictures that have size `stored` on disk and `kept` in memory."""
+    short_px = int(rng.choice(view.short_sides_px))
+    cut = _cut(stored, times, scene, view.crop, rng)
+    size = short_side_size(cut.window, short_px, view.longest_px)
+    resized = _scaled(kept, cut.resized)
+    onward = _mirrored(size[1], view.flip, rng) @ _scaled(cut.window, size)
+    maps = [onward @ _moved(-corner) @ resized for corner in cut.corners]
+    turns = _turns(size, len(times), view.rotation_deg, rng) if scene == "pseudo" and len(times) > 1 else []
+    if turns:
+        maps = [turn @ still for turn, still in zip(turns, maps, strict=True)]
+    to_frames = tuple(_on_indices(one) for one in maps)
+    ends = (to_frames[int(np.argmin(times))], to_frames[int(np.argmax(times))])
+    return Shot(size, size, (0, 0, 0), to_frames, ends, tuple(_on_indices(turn) for turn in turns))
+
+
+def jitter_shot(stored: Size, kept: Size, frames: int, view: JitterView, rng: np.random.Generator) -> Shot:
+    """A shot, the same in all of `frames`, of pictures that have size `stored` on disk and `kept` in memory."""
+    side = view.side_px
+    scale = rng.uniform(*view.scales) * side / max(stored)
+    height, width = (max(1, round(length * scale)) for length in stored)
+    # As released one number places the square in both directions.
+    corner = np.round(rng.uniform() * np.maximum([width - side, height - side], 0))
+    seen = _moved(-corner) @ _mirrored(width, view.flip, rng) @ _scaled(kept, (height, width))
+    to_frame = _on_indices(seen)
+    shown = (min(side, height), min(side, width))
+    return Shot((side, side), shown, RELEASED_PAD_RGB, (to_frame,) * frames, (to_frame, to_frame))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The picture at size `resized`, of which each frame shows a `window` at one of `corners` [T, 2], x and y."""
+
+    resized: Size
+    window: Size
+    corners: NDArray[np.float64]
+
+
+def _cut(
+    picture: Size, times: NDArray[np.float64], scene: Scene, crop: CropSettings | None, rng: np.random.Generator
+) -> _Cut:
+    """The crop of a clip, or all of the picture."""
+    if crop is None or rng.random() >= crop.chance:
+        return _Cut(picture, picture, np.zeros((len(times), 2)))
+    resized = picture
+    if crop.resizes == "every" or scene == "pseudo":
+        resized = short_side_size(picture, int(rng.choice(crop.short_sides_px)), LONGEST_BEFORE_CROP_PX)
+    least, most = (np.minimum(resized, side) for side in crop.window_px)
+    height, width = (int(side) for side in rng.integers(least, most + 1))
+    room = np.array([resized[1] - width, resized[0] - height])
+    first = rng.integers(0, room + 1)
+    # As released the second place is to the lower right of the first; half the clips go the other way.
+    last = rng.integers(first, room + 1)
+    if rng.random() < 0.5:
+        first, last = last, first
+    moving = times if crop.slides and scene == "pseudo" else np.zeros(len(times))
+    return _Cut(resized, (height, width), np.round(first + (last - first) * moving[:, None]))
+
+
+def _turns(size: Size, frames: int, most_deg: float, rng: np.random.Generator) -> list[NDArray[np.float64]]:
+    """Rotations of a frame of `size` around one point near its middle, one way or the other through the clip."""
+    if not most_deg:
+        return []
+    angles = np.sort(rng.uniform(-most_deg, most_deg, frames))
+    if rng.random() < 0.5:
+        angles = angles[::-1]
+    centre = rng.uniform(0.4, 0.6, 2) * (size[1], size[0])
+    return [_moved(centre) @ _turned(angle) @ _moved(-centre) for angle in angles]
+
+
+def _turned(angle_deg: float) -> NDArray[np.float64]:
+    c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+
+
+def _moved(by: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([[1, 0, by[0]], [0, 1, by[1]], [0, 0, 1]])
+
+
+def _scaled(size: Size, to: Size) -> NDArray[np.float64]:
+    return np.diag([to[1] / size[1], to[0] / size[0], 1.0])
+
+
+def _mirrored(width: int, chance: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Left and right of a frame of `width` change places with a `chance`."""
+    return np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]) if rng.random() < chance else np.eye(3)
+
+
+def _on_indices(corners: NDArray[np.float64]) -> Affine:
+    """The map `corners` [3, 3] of points measured from the corner, as one of pixel indices [2, 3]."""
+    half = np.array([0.5, 0.5])
+    return (_moved(-half) @ corners @ _moved(half))[:2]
