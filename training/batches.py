@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from visrt.runtime.errors import SettingsError
@@ -20,13 +21,21 @@ from visrt.training.settings import DataSettings
 __all__ = ["Batch", "clip_batch", "clip_loader", "training_clips", "validation_clips"]
 
 
+SIZE_DIVISOR = 32
+"""Sides of a batch are multiples of this, as every backbone's coarsest level asks for."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Clips of `frames` frames each, flattened: images [B * T, 3, H, W] (normalised RGB) and B * T frame targets."""
+    """Clips of `frames` frames each, flattened: images [B * T, 3, H, W] (normalised RGB) and B * T frame targets.
+
+    sizes: height and width of each clip's frames, in the upper left of the images; beyond are zeros and no objects.
+    """
 
     images: Tensor
     targets: list[FrameTargets]
     frames: int
+    sizes: tuple[tuple[int, int], ...]
 
     @property
     def mask_count(self) -> int:
@@ -34,22 +43,31 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         targets = [FrameTargets(*(t.to(device) for t in (f.labels, f.masks, f.ids))) for f in self.targets]
-        return Batch(self.images.to(device), targets, self.frames)
+        return replace(self, images=self.images.to(device), targets=targets)
 
 
 def clip_batch(clips: Sequence[Clip], mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """A batch of clips of one length and size, normalised by `mean` and `std` (RGB, 0..255 units)."""
-    frames = torch.stack([torch.from_numpy(clip.frames) for clip in clips]).flatten(0, 1)
-    images = (frames.permute(0, 3, 1, 2).float() - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    targets = [_frame_targets(clip, t) for clip in clips for t in range(len(clip.frames))]
-    return Batch(images.contiguous(memory_format=torch.channels_last), targets, len(clips[0].frames))
+    """A batch of clips of one length, normalised by `mean` and `std` (RGB, 0..255 units).
+
+    As released, smaller clips are padded right and below with zeros after normalising.
+    """
+    sizes = tuple((clip.frames.shape[1], clip.frames.shape[2]) for clip in clips)
+    height, width = (-(-max(sides) // SIZE_DIVISOR) * SIZE_DIVISOR for sides in zip(*sizes, strict=True))
+    length = len(clips[0].frames)
+    images = torch.zeros(len(clips) * length, 3, height, width).contiguous(memory_format=torch.channels_last)
+    offset, scale = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    for clip, (h, w), padded in zip(clips, sizes, images.split(length), strict=True):
+        padded[..., :h, :w] = (torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() - offset) / scale
+    targets = [_frame_targets(clip, t, (height, width)) for clip in clips for t in range(length)]
+    return Batch(images, targets, length, sizes)
 
 
-def _frame_targets(clip: Clip, t: int) -> FrameTargets:
-    """The objects visible in frame `t`; their ids are their places in the clip."""
+def _frame_targets(clip: Clip, t: int, size: tuple[int, int]) -> FrameTargets:
+    """The objects visible in frame `t`, in an image of `size`; their ids are their places in the clip."""
     masks = torch.from_numpy(clip.masks[:, t])
     ids = masks.flatten(1).any(1).nonzero()[:, 0]
-    return FrameTargets(torch.from_numpy(clip.labels)[ids], masks[ids].float(), ids)
+    below, right = size[0] - masks.shape[1], size[1] - masks.shape[2]
+    return FrameTargets(torch.from_numpy(clip.labels)[ids], F.pad(masks[ids].float(), (0, right, 0, below)), ids)
 
 
 def training_clips(settings: RunSettings, processes: int) -> ClipDataset:

@@ -58,6 +58,7 @@ def _followed(trained: TrainedVideo, clip: Clip, device: torch.device) -> Follow
     for t, features in enumerate(outputs.mask_features[0]):
         said = outputs.clips[t // trained.settings.clip_frames]
         # The last stream is that of the last frame layer, the only one at test.
-        pairs.append(pairs_of(said.class_logits[-1][-1], said.mask_embeddings[-1][-1], features, clip, t))
+        logits, embeddings = said.class_logits[-1][-1], said.mask_embeddings[-1][-1]
+        pairs.append(pairs_of(logits, embeddings, features, clip, t, batch.images.shape[2:]))
     slots = {slot: slot for slot in range(trained.network.settings.instances)}
     return Followed(pairs, [slots] * (len(pairs) - 1))

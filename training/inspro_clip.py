@@ -6,11 +6,13 @@ Boxes travel without, as they do between the stages of a frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from visrt.models.condinst import STRIDE
 from visrt.models.feature_pyramid import PyramidRows
 from visrt.models.inspro import FrameMaps, InsPro, Pairs
 from visrt.models.interaction import StageOutputs
@@ -18,7 +20,7 @@ from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.learner import Trained
 from visrt.training.losses.inspro import FramePrediction
 
-__all__ = ["TrainedPairs", "Walk", "first_walk", "frame_maps", "walked"]
+__all__ = ["TrainedPairs", "Walk", "first_walk", "frame_maps", "seen_of", "walked"]
 
 
 class Walk(NamedTuple):
@@ -53,6 +55,22 @@ def frame_maps(maps: FrameMaps, t: int, frames: int) -> FrameMaps:
     )
 
 
+def seen_of(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the part of the network input whose masks are learned: the cells of mask features that show
+    the picture of `size`, so that a clip learns the same whatever its batch pads it to.
+    """
+    height, width = (-(-side // STRIDE) * STRIDE for side in size)
+    return height, width
+
+
+def _within(size: tuple[int, int], frame: FramePrediction) -> FramePrediction:
+    """`frame` with the mask features of `seen_of(size)` alone."""
+    if frame.mask_features is None:
+        return frame
+    rows, columns = (side // STRIDE for side in seen_of(size))
+    return replace(frame, mask_features=frame.mask_features[:, :rows, :columns])
+
+
 class TrainedPairs(Trained):
     """An InsPro network through whole clips, as the phase and the propagation of `settings` say."""
 
@@ -80,16 +98,21 @@ class TrainedPairs(Trained):
             self.network.lite_head.train()
         return self
 
-    def forward(self, images: Tensor, frames: int) -> list[list[FramePrediction]]:
-        """Predictions [clip][frame] for clips of `frames` frames, `images` normalised RGB [B * T, 3, H, W]."""
+    def forward(
+        self, images: Tensor, frames: int, pictures: Sequence[tuple[int, int]] | None = None
+    ) -> list[list[FramePrediction]]:
+        """Predictions [clip][frame] for clips of `frames` frames, `images` normalised RGB [B * T, 3, H, W].
+
+        pictures: height and width of each clip's pictures in the upper left of the images; None where they fill them.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_lite):
             maps = self.network(images)
-        clips = len(images) // frames
-        sizes = images.new_tensor(images.shape[-2:]).expand(clips, 2)
-        walk, predicted = first_walk(self.network, clips), []
+        pictures = pictures or [(images.shape[-2], images.shape[-1])] * (len(images) // frames)
+        sizes = images.new_tensor(pictures)
+        walk, predicted = first_walk(self.network, len(pictures)), []
         for t in range(frames):
             predictions, walk = self._look(frame_maps(maps, t, frames), walk, sizes, t)
-            predicted.append(predictions)
+            predicted.append([_within(size, frame) for size, frame in zip(pictures, predictions, strict=True)])
         return [list(clip) for clip in zip(*predicted, strict=True)]
 
     def _look(self, maps: FrameMaps, walk: Walk, sizes: Tensor, t: int) -> tuple[list[FramePrediction], Walk]:

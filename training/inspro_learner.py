@@ -12,7 +12,7 @@ from visrt.models.inspro import InsPro, Pairs
 from visrt.models.interaction import StageOutputs
 from visrt.training.batches import Batch, clip_batch, validation_clips
 from visrt.training.data.clips import Clip
-from visrt.training.inspro_clip import TrainedPairs, Walk, first_walk, frame_maps, walked
+from visrt.training.inspro_clip import TrainedPairs, Walk, first_walk, frame_maps, seen_of, walked
 from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.inspro_start import first_network
 from visrt.training.losses.boxes import boxes_of_masks, pairwise_iou
@@ -36,13 +36,12 @@ class InsProLearner:
     def losses(self, trained: nn.Module, batch: Batch, _: Mean) -> dict[str, Tensor]:
         """The mean over clips; each frame's sums are divided by its own number of objects."""
         settings = self.settings
-        size = (batch.images.shape[2], batch.images.shape[3])
-        targets = [box_targets(frame, size) for frame in batch.targets]
-        clips = [targets[i : i + batch.frames] for i in range(0, len(targets), batch.frames)]
+        frames = [batch.targets[i : i + batch.frames] for i in range(0, len(batch.targets), batch.frames)]
+        clips = [[box_targets(one, size) for one in clip] for clip, size in zip(frames, batch.sizes, strict=True)]
         learned_from = settings.key_frames if settings.phase == "lite" else 0
         losses = [
             clip_losses(outputs, objects, settings.loss, learned_from)
-            for outputs, objects in zip(trained(batch.images, batch.frames), clips, strict=True)
+            for outputs, objects in zip(trained(batch.images, batch.frames, batch.sizes), clips, strict=True)
         ]
         return {name: torch.stack([of_clip[name] for of_clip in losses]).mean() for name in losses[0]}
 
@@ -52,8 +51,10 @@ class InsProLearner:
 
 
 def box_targets(frame: FrameTargets, size: tuple[int, int]) -> BoxTargets:
-    """The objects of a frame that fills the network input of `size`, with boxes around what is visible of them."""
-    return BoxTargets(frame.labels, frame.ids, boxes_of_masks(frame.masks), frame.masks, size)
+    """The objects of a frame whose picture has `size` (height, width), with boxes around what is visible of them."""
+    height, width = seen_of(size)
+    masks = frame.masks[:, :height, :width]
+    return BoxTargets(frame.labels, frame.ids, boxes_of_masks(frame.masks), masks, size)
 
 
 SCORE = 0.4
@@ -73,7 +74,8 @@ def slot_quality(
     for clip in clips:
         batch = clip_batch([clip], network.settings.pixel_mean, network.settings.pixel_std).to(device)
         before: dict[int, int] = {}
-        for last, target in zip(stages_of_clip(network, batch.images, settings), batch.targets, strict=True):
+        stages = stages_of_clip(network, batch.images, settings, batch.sizes[0])
+        for last, target in zip(stages, batch.targets, strict=True):
             slots, sure = _slots_of(last, target)
             found, reported, gt = found + len(slots), reported + sure, gt + len(target.labels)
             both = slots.keys() & before.keys()
@@ -84,9 +86,14 @@ def slot_quality(
 
 
 @torch.no_grad()
-def stages_of_clip(network: InsPro, images: Tensor, settings: InsProTrainSettings) -> list[StageOutputs]:
-    """The last stage's outputs, without batch axis, for each frame of one clip `images` [T, 3, H, W]."""
-    sizes = images.new_tensor(images.shape[-2:])[None]
+def stages_of_clip(
+    network: InsPro, images: Tensor, settings: InsProTrainSettings, size: tuple[int, int] | None = None
+) -> list[StageOutputs]:
+    """The last stage's outputs, without batch axis, for each frame of one clip `images` [T, 3, H, W].
+
+    size: height and width of the pictures in the upper left of the images; None where they fill them.
+    """
+    sizes = images.new_tensor(size or images.shape[-2:])[None]
     walk, predicted = first_walk(network, 1), []
     for t in range(len(images)):
         maps = frame_maps(network(images[t : t + 1]), 0, 1)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from visrt.models.inspro import InsProSettings
 from visrt.runtime.errors import SettingsError
+from visrt.training.data.clips import ClipSettings
 from visrt.training.losses.inspro import InsProLossSettings
 from visrt.training.settings import DataSettings, OptimSettings
 
@@ -68,20 +69,25 @@ def _check_clips(settings: InsProTrainSettings) -> None:
             f"data.clips.frames is {clips.frames}, but propagation is 'on', which is learned from frame to frame; give "
             "clips of 3 frames as published, or switch propagation off"
         )
-    if clips.height_px % SIZE_DIVISOR or clips.width_px % SIZE_DIVISOR:
-        raise SettingsError(
-            f"data.clips is {clips.height_px} x {clips.width_px} pixels; both must be divisible by {SIZE_DIVISOR}, as "
-            "the pyramid's levels are"
-        )
     if network.queries < clips.max_objects:
         raise SettingsError(
             f"network.queries is {network.queries}, but a clip may hold data.clips.max_objects = {clips.max_objects} "
             "objects, each of which keeps its query; give as many queries at least"
         )
+    if clips.view is None:
+        _check_fixed_frames(clips)
+
+
+def _check_fixed_frames(clips: ClipSettings) -> None:
+    if clips.height_px % SIZE_DIVISOR or clips.width_px % SIZE_DIVISOR:
+        raise SettingsError(
+            f"data.clips is {clips.height_px} x {clips.width_px} pixels; both must be divisible by {SIZE_DIVISOR}, as "
+            "the pyramid's levels are"
+        )
     if clips.camera.letterbox:
         raise SettingsError(
-            f"data.clips.camera.letterbox is {clips.camera.letterbox}, but boxes are parts of the picture, and a clip "
-            "does not tell what of a padded frame is picture; set it to 0"
+            f"data.clips.camera.letterbox is {clips.camera.letterbox}, but boxes are parts of the picture, and a frame "
+            "that the camera pads does not say which part is picture; set it to 0"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -76,23 +76,27 @@ def _linked(network: Mask2Former, clip: Clip, device: torch.device) -> Followed:
     images = clip_batch([clip], settings.pixel_mean, settings.pixel_std).images.to(device)
     outputs = [network(image[None]) for image in images]
     pairs = [
-        pairs_of(out.class_logits[0], out.mask_embeddings[0], out.mask_features[0], clip, t)
+        pairs_of(out.class_logits[0], out.mask_embeddings[0], out.mask_features[0], clip, t, images.shape[2:])
         for t, out in enumerate(outputs)
     ]
     embeddings = [out.embeddings[0].cpu() for out in outputs]
     return Followed(pairs, [_link(*both) for both in pairwise(embeddings)])
 
 
-def pairs_of(class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, clip: Clip, t: int) -> FramePairs:
+def pairs_of(
+    class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, clip: Clip, t: int, padded: Sequence[int]
+) -> FramePairs:
     """The objects that queries of `class_logits` [Q, K + 1] and `mask_embeddings` [Q, D] found in frame `t` of `clip`.
 
-    `mask_features` [D, h, w].
+    `mask_features` [D, h, w] of the `padded` image (height, width), in whose upper left the frame is.
     """
     scores, labels = class_logits.softmax(-1)[:, :-1].max(-1)
     kept = (scores >= SCORE).nonzero()[:, 0]
     # Resized as a batch of single-channel maps: interpolate refuses zero channels, not zero batches.
     logits = mask_logits(mask_embeddings[None, kept], mask_features[None]).transpose(0, 1)
-    masks = F.interpolate(logits, size=clip.frames.shape[1:3], mode="bilinear", align_corners=False)[:, 0] > 0
+    height, width = clip.frames.shape[1:3]
+    whole = F.interpolate(logits, size=tuple(padded), mode="bilinear", align_corners=False)[:, 0]
+    masks = whole[:, :height, :width] > 0
     objects = np.flatnonzero(clip.masks[:, t].any((1, 2)))
     iou = _iou(masks.cpu().numpy(), clip.masks[objects, t])
     iou[labels[kept].cpu().numpy()[:, None] != clip.labels[objects][None]] = 0
