@@ -5,7 +5,6 @@ Released loaders resample at every step; here a frame is resampled once, so that
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -123,30 +122,25 @@ def short_side_size(picture: Size, short_px: int, longest_px: int) -> Size:
 
 
 def kept_size(view: ShortSideView | JitterView, stored: Size) -> Size:
-    """The size at which a picture of size `stored` is kept: no smaller than any frame shows it, and never enlarged."""
-    scale = _jitter_scale(view, stored) if isinstance(view, JitterView) else _short_side_scale(view, stored)
-    if scale >= 1:
-        return stored
-    return math.ceil(stored[0] * scale), math.ceil(stored[1] * scale)
+    """The size at which a picture of size `stored` is kept: as large as any frame of `view` shows it, but for those
+    that enlarge it.
+    """
+    if isinstance(view, JitterView):
+        scale = view.scales[1] * view.side_px / max(stored)
+    else:
+        scale = min(max(view.short_sides_px) / min(stored), view.longest_px / max(stored))
+        if view.crop is not None:
+            scale = max(scale, _largest_in_crop(view.crop, max(view.short_sides_px), stored))
+    height, width = (max(1, int(side * min(1.0, scale) + 0.5)) for side in stored)
+    return height, width
 
 
-def _jitter_scale(view: JitterView, stored: Size) -> float:
-    """The largest at which `view` shows a picture of size `stored`."""
-    return view.scales[1] * view.side_px / max(stored)
-
-
-def _short_side_scale(view: ShortSideView, stored: Size) -> float:
-    """As `_jitter_scale`."""
-    largest = short_side_size(stored, max(view.short_sides_px), view.longest_px)
-    scales = [max(largest[0] / stored[0], largest[1] / stored[1])]
-    if view.crop is not None:
-        if view.crop.resizes == "pseudo":
-            return 1.0
-        for short in view.crop.short_sides_px:
-            resized = short_side_size(stored, short, LONGEST_BEFORE_CROP_PX)
-            enlarged = max(view.short_sides_px) / min(view.crop.window_px[0], *resized)
-            scales.append(enlarged * max(resized[0] / stored[0], resized[1] / stored[1]))
-    return max(scales)
+def _largest_in_crop(crop: CropSettings, short_px: int, stored: Size) -> float:
+    """The scale of a picture of size `stored` where its smallest window gets a short side of `short_px`."""
+    if crop.resizes == "pseudo":
+        return 1.0
+    resized = [short_side_size(stored, short, LONGEST_BEFORE_CROP_PX) for short in crop.short_sides_px]
+    return max(min(size) / min(stored) * short_px / min(crop.window_px[0], *size) for size in resized)
 
 
 Scene = Literal["pseudo", "video"]
