@@ -30,7 +30,7 @@ NOTHING = PasteSettings(counts=(1.0,), bare_counts=(1.0,))
 WHOLE = ShortSideView("short_side", (64,), flip=0.0)
 CROP = CropSettings(chance=1.0, short_sides_px=(100,), window_px=(50, 70))
 TURNING = replace(WHOLE, rotation_deg=15.0)
-SLIDING = replace(WHOLE, crop=replace(CROP, slides=True))
+SLIDING = replace(WHOLE, crop=CROP, pseudo_crop=replace(CROP, slides=True))
 GREEN = (30, 200, 30)
 
 
@@ -198,7 +198,7 @@ def test_what_a_turn_brings_in_is_black_and_belongs_to_no_object(tmp_path: Path)
 def windows(crop: CropSettings, scene: Any, stored: tuple[int, int], frames: int = 4) -> NDArray[np.float64]:
     """Of 200 shots, for each frame: left, top, width and height in pixels of the picture as stored."""
     found = []
-    view = replace(WHOLE, crop=crop)
+    view = replace(WHOLE, crop=crop if scene == "real" else None, pseudo_crop=crop if scene == "pseudo" else None)
     for seed in range(200):
         shot = short_side_shot(
             stored, stored, np.sort(np.random.default_rng(seed).uniform(size=frames)), scene, view,
@@ -211,7 +211,7 @@ def windows(crop: CropSettings, scene: Any, stored: tuple[int, int], frames: int
 
 
 def test_windows_have_the_released_sizes_inside_the_picture() -> None:
-    seen = windows(CROP, "video", (100, 150))  # the resize before the crop changes nothing
+    seen = windows(CROP, "real", (100, 150))  # the resize before the crop changes nothing
     left, top, width, height = seen[..., 0], seen[..., 1], seen[..., 2], seen[..., 3]
     for sides in (width, height):
         assert set(np.round(sides.ravel(), 6)) == set(map(float, range(50, 71)))
@@ -224,13 +224,13 @@ def test_windows_have_the_released_sizes_inside_the_picture() -> None:
 
 
 def test_a_window_is_no_larger_than_the_picture() -> None:
-    seen = windows(replace(CROP, short_sides_px=(60,)), "video", (60, 90))
+    seen = windows(replace(CROP, short_sides_px=(60,)), "real", (60, 90))
     assert seen[..., 3].max() <= 60 + 1e-6
     assert seen[..., 2].max() > 65
 
 
-def test_windows_slide_monotonically_in_pseudo_videos_alone() -> None:
-    assert np.ptp(windows(replace(CROP, slides=True), "video", (100, 150)), axis=1).max() < 1e-9
+def test_windows_slide_monotonically_or_stay() -> None:
+    assert np.ptp(windows(CROP, "real", (100, 150)), axis=1).max() < 1e-9
     assert np.ptp(windows(CROP, "pseudo", (100, 150)), axis=1).max() < 1e-9
     steps = np.diff(windows(replace(CROP, slides=True), "pseudo", (100, 150))[..., :2], axis=1)
     falls, rises = (steps < -1e-6).any(axis=1), (steps > 1e-6).any(axis=1)
@@ -239,11 +239,10 @@ def test_windows_slide_monotonically_in_pseudo_videos_alone() -> None:
     assert rises.mean() > 0.3
 
 
-def test_real_videos_may_be_cropped_as_stored() -> None:
-    """As CTVIS crops them, where the pictures of pseudo-videos are resized first."""
-    crop = replace(CROP, resizes="pseudo")
-    assert windows(crop, "video", (200, 300))[..., 2].max() <= 70 + 1e-6
-    assert windows(crop, "pseudo", (200, 300))[..., 2].max() > 130
+def test_a_window_may_be_cut_from_the_picture_as_stored() -> None:
+    """As CTVIS crops real videos."""
+    assert windows(replace(CROP, short_sides_px=()), "real", (200, 300))[..., 2].max() <= 70 + 1e-6
+    assert windows(CROP, "real", (200, 300))[..., 2].max() > 130
 
 
 def test_crops_happen_with_their_chance(tmp_path: Path) -> None:
@@ -285,23 +284,23 @@ def test_pictures_are_kept_as_large_as_any_frame_shows_them() -> None:
     cropped = replace(plain, crop=CropSettings())
     assert kept_size(cropped, (720, 1280)) == (720, 1280)  # 480 of 384 pixels of 600: a short side of 750
     assert kept_size(cropped, (1080, 1920)) == (750, 1333)
-    assert kept_size(replace(cropped, crop=CropSettings(resizes="pseudo")), (1080, 1920)) == (1080, 1920)
+    assert kept_size(replace(plain, pseudo_crop=CropSettings()), (1080, 1920)) == (750, 1333)
+    assert kept_size(replace(plain, crop=CropSettings(short_sides_px=())), (1080, 1920)) == (1080, 1920)
     assert kept_size(JitterView("jitter"), (427, 640)) == (427, 640)
     assert kept_size(JitterView("jitter", side_px=64), (427, 640)) == (85, 128)
 
 
-def test_a_shot_is_never_sharper_than_what_is_kept() -> None:
-    """Whatever is drawn, a pixel of the picture in memory is no smaller than one of the frame."""
-    crop = CropSettings(chance=0.7, slides=True)
-    for view in (
-        ShortSideView("short_side", (288, 512), longest_px=768, crop=crop),
-        ShortSideView("short_side", (320, 640), longest_px=768, crop=replace(crop, resizes="pseudo")),
-    ):
-        stored = (2160, 3840)
-        kept = kept_size(view, stored)
-        for seed in range(100):
-            shot = short_side_shot(stored, kept, np.zeros(1), "pseudo", view, np.random.default_rng(seed))
-            assert abs(np.linalg.det(shot.to_frames[0][:, :2])) <= 1.01
+@pytest.mark.parametrize("scene", ["pseudo", "real"])
+def test_no_frame_enlarges_a_shrunken_picture(scene: Any) -> None:
+    """A pixel of the picture in memory is no larger than one of the frame."""
+    crop = CropSettings(chance=0.7)
+    view = ShortSideView("short_side", (288, 512), longest_px=768, crop=crop, pseudo_crop=replace(crop, slides=True))
+    stored = (2160, 3840)
+    kept = kept_size(view, stored)
+    assert kept[0] < stored[0]
+    for seed in range(100):
+        shot = short_side_shot(stored, kept, np.array([0.2, 0.7]), scene, view, np.random.default_rng(seed))
+        assert max(abs(np.linalg.det(one[:, :2])) for one in shot.to_frames) <= 1.01
 
 
 def test_jitter_cuts_a_square_of_a_scaled_picture(tmp_path: Path) -> None:
@@ -411,6 +410,8 @@ def test_a_view_that_is_none_is_refused(view: Any, fault: str) -> None:
     ("view", "fault"),
     [
         (replace(WHOLE, crop=CropSettings(window_px=(600, 384))), r"crop\.window_px is 600 to 384"),
+        (replace(WHOLE, pseudo_crop=CropSettings(window_px=(600, 384))), r"pseudo_crop\.window_px is 600 to 384"),
+        (replace(WHOLE, crop=CropSettings(slides=True)), r"crop of a real video stays where it is"),
         (JitterView("jitter", scales=(2.0, 0.1)), r"scales is 2\.0 to 0\.1"),
     ],
 )

@@ -22,6 +22,7 @@ from visrt.training.data.sources import Base, Pool, PoolSettings, SourceSettings
 from visrt.training.data.views import (
     CropSettings,
     JitterView,
+    Scene,
     ShortSideView,
     Shot,
     check_view,
@@ -244,7 +245,8 @@ def _shot(
     stored = (base.frames[0].height_px, base.frames[0].width_px)
     if isinstance(view, JitterView):
         return jitter_shot(stored, kept, len(times), view, rng)
-    return short_side_shot(stored, kept, times, "pseudo" if len(base.frames) == 1 else "video", view, rng)
+    scene: Scene = "pseudo" if len(base.frames) == 1 and len(times) > 1 else "real"
+    return short_side_shot(stored, kept, times, scene, view, rng)
 
 
 def _camera_shot(

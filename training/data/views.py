@@ -40,16 +40,13 @@ RELEASED_PAD_RGB = (128, 128, 128)
 @dataclass(frozen=True)
 class CropSettings:
     """A crop before the resize, as released: with a `chance`, the picture's short side is resized to one of
-    `short_sides_px`, then height and width of a window are each drawn from `window_px`, at most the picture's.
-
-    resizes: pictures of which clips are resized before the crop; of a real video CTVIS cuts the window from the frame
-    as stored ("pseudo"). slides: in a pseudo-video the window moves; in a real video it stays.
+    `short_sides_px` (none: the picture stays as large as it is stored), then height and width of a window are each
+    drawn from `window_px`, at most the picture's. slides: the window moves, which only pseudo-videos may do.
     """
 
     chance: Chance = 0.5
-    short_sides_px: Annotated[tuple[Side, ...], Field(min_length=1)] = (400, 500, 600)
+    short_sides_px: tuple[Side, ...] = (400, 500, 600)
     window_px: tuple[Side, Side] = (384, 600)
-    resizes: Literal["every", "pseudo"] = "every"
     slides: bool = False
 
 
@@ -58,6 +55,7 @@ class ShortSideView:
     """Frames as the released loaders make them: the whole picture, its aspect kept, one size for a clip.
 
     The short side is drawn from `short_sides_px`; the long side is at most `longest_px`. flip: probability for a clip.
+    crop, pseudo_crop: of real videos and photos, and of pseudo-videos (one picture filmed for several frames).
     rotation_deg: frames of a pseudo-video turn within +- this around one point; real videos never do.
     """
 
@@ -66,6 +64,7 @@ class ShortSideView:
     longest_px: Side = 1333
     flip: Chance = 0.5
     crop: CropSettings | None = None
+    pseudo_crop: CropSettings | None = None
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
 
 
@@ -98,17 +97,25 @@ class Shot:
 
 
 def check_view(view: ShortSideView | JitterView | None) -> None:
-    """Refuse ranges that are upside down. Raises SettingsError."""
-    ranges: dict[str, tuple[float, float]] = {}
+    """Refuse ranges that are upside down, and real videos that slide. Raises SettingsError."""
     if isinstance(view, JitterView):
-        ranges["scales"] = view.scales
-    elif view is not None and view.crop is not None:
-        ranges["crop.window_px"] = view.crop.window_px
-    for name, (low, high) in ranges.items():
-        if not 0 < low <= high:
+        _check_range("scales", view.scales)
+    elif view is not None:
+        for name, crop in (("crop", view.crop), ("pseudo_crop", view.pseudo_crop)):
+            if crop is not None:
+                _check_range(f"{name}.window_px", crop.window_px)
+        if view.crop is not None and view.crop.slides:
             raise SettingsError(
-                f"data.clips.view.{name} is {low} to {high}; expected two positive numbers, the smaller one first"
+                "data.clips.view.crop.slides is true, but the crop of a real video stays where it is; switch it off, "
+                "and let view.pseudo_crop slide"
             )
+
+
+def _check_range(name: str, ends: tuple[float, float]) -> None:
+    if not 0 < ends[0] <= ends[1]:
+        raise SettingsError(
+            f"data.clips.view.{name} is {ends[0]} to {ends[1]}; expected two positive numbers, the smaller one first"
+        )
 
 
 def short_side_size(picture: Size, short_px: int, longest_px: int) -> Size:
@@ -129,22 +136,20 @@ def kept_size(view: ShortSideView | JitterView, stored: Size) -> Size:
         scale = view.scales[1] * view.side_px / max(stored)
     else:
         scale = min(max(view.short_sides_px) / min(stored), view.longest_px / max(stored))
-        if view.crop is not None:
-            scale = max(scale, _largest_in_crop(view.crop, max(view.short_sides_px), stored))
+        crops = [crop for crop in (view.crop, view.pseudo_crop) if crop is not None]
+        scale = max([scale, *(_largest_in_crop(crop, max(view.short_sides_px), stored) for crop in crops)])
     height, width = (max(1, int(side * min(1.0, scale) + 0.5)) for side in stored)
     return height, width
 
 
 def _largest_in_crop(crop: CropSettings, short_px: int, stored: Size) -> float:
     """The scale of a picture of size `stored` where its smallest window gets a short side of `short_px`."""
-    if crop.resizes == "pseudo":
-        return 1.0
-    resized = [short_side_size(stored, short, LONGEST_BEFORE_CROP_PX) for short in crop.short_sides_px]
+    resized = [short_side_size(stored, short, LONGEST_BEFORE_CROP_PX) for short in crop.short_sides_px] or [stored]
     return max(min(size) / min(stored) * short_px / min(crop.window_px[0], *size) for size in resized)
 
 
-Scene = Literal["pseudo", "video"]
-"""A pseudo-video shows one picture in all its frames."""
+Scene = Literal["pseudo", "real"]
+"""A "pseudo" video shows one picture in several frames."""
 
 
 def short_side_shot(
@@ -152,12 +157,12 @@ def short_side_shot(
 ) -> Shot:
     """A shot at `times` of pictures that have size `stored` on disk and `kept` in memory."""
     short_px = int(rng.choice(view.short_sides_px))
-    cut = _cut(stored, times, scene, view.crop, rng)
+    cut = _cut(stored, times, view.pseudo_crop if scene == "pseudo" else view.crop, rng)
     size = short_side_size(cut.window, short_px, view.longest_px)
     resized = _scaled(kept, cut.resized)
     onward = _mirrored(size[1], view.flip, rng) @ _scaled(cut.window, size)
     maps = [onward @ _moved(-corner) @ resized for corner in cut.corners]
-    turns = _turns(size, len(times), view.rotation_deg, rng) if scene == "pseudo" and len(times) > 1 else []
+    turns = _turns(size, len(times), view.rotation_deg, rng) if scene == "pseudo" else []
     if turns:
         maps = [turn @ still for turn, still in zip(turns, maps, strict=True)]
     to_frames = tuple(_on_indices(one) for one in maps)
@@ -187,14 +192,12 @@ class _Cut:
     corners: NDArray[np.float64]
 
 
-def _cut(
-    picture: Size, times: NDArray[np.float64], scene: Scene, crop: CropSettings | None, rng: np.random.Generator
-) -> _Cut:
+def _cut(picture: Size, times: NDArray[np.float64], crop: CropSettings | None, rng: np.random.Generator) -> _Cut:
     """The crop of a clip, or all of the picture."""
     if crop is None or rng.random() >= crop.chance:
         return _Cut(picture, picture, np.zeros((len(times), 2)))
     resized = picture
-    if crop.resizes == "every" or scene == "pseudo":
+    if crop.short_sides_px:
         resized = short_side_size(picture, int(rng.choice(crop.short_sides_px)), LONGEST_BEFORE_CROP_PX)
     least, most = (np.minimum(resized, side) for side in crop.window_px)
     height, width = (int(side) for side in rng.integers(least, most + 1))
@@ -204,7 +207,7 @@ def _cut(
     last = rng.integers(first, room + 1)
     if rng.random() < 0.5:
         first, last = last, first
-    moving = times if crop.slides and scene == "pseudo" else np.zeros(len(times))
+    moving = times if crop.slides else np.zeros(len(times))
     return _Cut(resized, (height, width), np.round(first + (last - first) * moving[:, None]))
 
 
