@@ -22,10 +22,14 @@ from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.registry import method_from_preset
 from visrt.runtime.sinks.output import write_atomically
 
-__all__ = ["EXPERIMENT_RESULTS", "RESULTS", "add_result_options", "preset_settings", "write_result"]
+__all__ = ["COMPARED_PRESETS", "EXPERIMENT_RESULTS", "RESULTS", "add_result_options", "preset_settings", "write_result"]
 
 RESULTS = Path("benchmarks/results")
 EXPERIMENT_RESULTS = Path("benchmarks/experiments/results")
+
+ABLATIONS = ("minvis-heuristics", "minvis-heuristics+query")
+COMPARED_PRESETS = tuple(name for name in PRESETS if name not in ABLATIONS)
+"""The presets of the committed comparisons: methods to track with. The ablations are for the paper's tables."""
 
 
 def add_result_options(parser: argparse.ArgumentParser, committed: Path) -> None:
@@ -48,5 +52,5 @@ def write_result(out: Path, settings: Mapping[str, Any], figures: Mapping[str, A
 
 
 def preset_settings() -> dict[str, dict[str, Any]]:
-    """By preset, every setting of its association."""
-    return {name: asdict(method_from_preset(name).settings) for name in PRESETS}
+    """By compared preset, every setting of its association."""
+    return {name: asdict(method_from_preset(name).settings) for name in COMPARED_PRESETS}

@@ -86,13 +86,20 @@ def evaluate(
     with Session.open(
         opened, run.engine, threads=run.threads, association=run.association, preset=run.preset
     ) as session:
-        changed = run.association is not None and "official" in run.rules
-        if changed and not official_rule(session.method).takes_settings:
-            raise UsageError(
-                "this family's official rule follows every query through the video: it takes no --association"
-            )
+        if "official" in run.rules:
+            _refuse_unused(run.association or {}, official_rule(session.method).settings)
         scores = {rule: score(annotated, _by_rule(rule, session, annotated, run.fps, on_video)) for rule in run.rules}
         return Measured(annotated, scores, _settings(run, session))
+
+
+def _refuse_unused(association: Mapping[str, Any], used: tuple[str, ...] | None) -> None:
+    """Raises UsageError for settings other than those `used`; None is all."""
+    unused = [] if used is None else [name for name in association if name not in used]
+    if unused:
+        raise UsageError(
+            f"--association sets {', '.join(unused)}, but this family's official rule follows every query through the "
+            f"video and takes {', '.join(used or ())} only; leave the others out"
+        )
 
 
 def _by_rule(rule: str, session: Session, annotated: AnnotatedSet, fps: float, on_video: OnVideo) -> Evaluation:

@@ -23,7 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
+from visrt.benchmarks.accuracy.result_files import (
+    COMPARED_PRESETS,
+    EXPERIMENT_RESULTS,
+    add_result_options,
+    preset_settings,
+    write_result,
+)
 from visrt.benchmarks.speed.memory import rss_mb
 from visrt.benchmarks.speed.percentiles import percentiles
 from visrt.benchmarks.speed.scripted import disc_masks
@@ -31,7 +37,6 @@ from visrt.runtime.arrays import Floats
 from visrt.runtime.methods.mask_bits import packed
 from visrt.runtime.methods.method import PerFrameMethod
 from visrt.runtime.methods.nms import nms, smoothed_iou
-from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.queries import Queries
 from visrt.runtime.methods.registry import method_from_preset
 
@@ -135,8 +140,10 @@ def tasks_of(frames: int, settings: StreamSettings) -> list[Task]:
     source = frames_of(settings)
     stream = [next(source) for _ in range(frames)]
     one_cell, whole = np.ones((settings.queries, 1, 1), np.float32), disc_masks(settings.queries, CELLS)
-    alone = [Task("association", name, follower(name, one_cell, nms_iou=1.0).seconds, stream) for name in PRESETS]
-    complete = [Task("with_masks", name, follower(name, whole).seconds, stream) for name in PRESETS]
+    alone = [
+        Task("association", name, follower(name, one_cell, nms_iou=1.0).seconds, stream) for name in COMPARED_PRESETS
+    ]
+    complete = [Task("with_masks", name, follower(name, whole).seconds, stream) for name in COMPARED_PRESETS]
     order = Task("canonical_order", "all", lambda queries: _seconds(queries.in_canonical_order), stream)
     scenes = {count: [disc_masks(count, CELLS, seed) > 0 for seed in range(NMS_SCENES)] for count in NMS_MASKS}
     suppression = [Task("nms", str(count), _nms_seconds, inside) for count, inside in scenes.items()]

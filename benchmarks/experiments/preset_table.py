@@ -25,7 +25,13 @@ from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session, pic
 from visrt.benchmarks.accuracy.identity import IdentityCounts
 from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
 from visrt.benchmarks.accuracy.report import rates
-from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
+from visrt.benchmarks.accuracy.result_files import (
+    COMPARED_PRESETS,
+    EXPERIMENT_RESULTS,
+    add_result_options,
+    preset_settings,
+    write_result,
+)
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, mean_difference, rate
 from visrt.runtime.arrays import Floats
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
@@ -35,7 +41,6 @@ from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.methods.method import FrameOutputs, PerFrameMethod
-from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.registry import method_of
 from visrt.runtime.network import Network
 from visrt.runtime.session import Session
@@ -66,10 +71,11 @@ def contenders_of(bundle: Bundle) -> dict[str, Contender]:
     own = bundle.manifest.association
     thresholds = {name: own[name] for name in NETWORK_THRESHOLDS if name in own}
     base = f"minvis {TUNED}"
-    found = {name: Contender(name, {}, None if name == "minvis" else "minvis") for name in PRESETS}
+    found = {name: Contender(name, {}, None if name == "minvis" else "minvis") for name in COMPARED_PRESETS}
     if thresholds:
         found |= {
-            f"{name} {TUNED}": Contender(name, thresholds, None if name == "minvis" else base) for name in PRESETS
+            f"{name} {TUNED}": Contender(name, thresholds, None if name == "minvis" else base)
+            for name in COMPARED_PRESETS
         }
     return found | {"shipped": Contender(None, {}, base if thresholds else "minvis")}
 

@@ -17,11 +17,16 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, preset_settings, write_result
+from visrt.benchmarks.accuracy.result_files import (
+    COMPARED_PRESETS,
+    EXPERIMENT_RESULTS,
+    add_result_options,
+    preset_settings,
+    write_result,
+)
 from visrt.benchmarks.experiments.bootstrap import difference_of_rates, rate
 from visrt.benchmarks.experiments.stress_streams import NOBODY, StreamFrame, StreamSettings, make_stream
 from visrt.runtime.methods.method import PerFrameMethod, Track
-from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.registry import method_from_preset
 
 __all__ = ["CONTENDERS", "GAPS_FRAMES", "SCENARIOS", "StreamCounts", "follow_stream", "stress"]
@@ -34,7 +39,7 @@ STYLES = ("-", "--", ":")
 """Of the plot's lines, so that those that lie on each other can be distinguished."""
 
 CONTENDERS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    **{name: (name, {}) for name in PRESETS},
+    **{name: (name, {}) for name in COMPARED_PRESETS},
     "minvis, lost_s 3": ("minvis", {"lost_s": 3.0}),
 }
 """By name, a preset and changes of its settings: MinVIS once more with the patience of the memory presets, so that

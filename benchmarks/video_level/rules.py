@@ -31,18 +31,18 @@ __all__ = ["OFFICIAL_RULES", "OfficialRule", "official_result", "official_rule"]
 class OfficialRule:
     """make: the result from engines, family, video and number of (track, label) pairs; None is the published number.
 
-    takes_settings: whether the association settings change the result.
+    settings: the association settings that change the result; None is all of them.
     """
 
     make: Callable[[Network, Any, ReadFrames, int | None], VideoResult]
-    takes_settings: bool
+    settings: tuple[str, ...] | None = None
 
 
 OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
-    InsPro: OfficialRule(inspro_result, takes_settings=True),
-    MinVis: OfficialRule(minvis_result, takes_settings=False),
-    CtVis: OfficialRule(ctvis_result, takes_settings=True),
-    GenVis: OfficialRule(genvis_result, takes_settings=True),
+    InsPro: OfficialRule(inspro_result),
+    MinVis: OfficialRule(minvis_result, settings=("similarity",)),
+    CtVis: OfficialRule(ctvis_result),
+    GenVis: OfficialRule(genvis_result),
 }
 
 

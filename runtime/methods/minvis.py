@@ -20,11 +20,12 @@ from pydantic import Field
 from visrt.runtime.arrays import Floats, Tensors, softmax
 from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
 from visrt.runtime.methods.assign import assign, cosine_similarity, nonzero_rows, row_cosines
+from visrt.runtime.methods.matching_cost import Predictions, matching_cost
 from visrt.runtime.methods.method import MasksOf, PerFrameMethod, Track
 from visrt.runtime.methods.nms import mask_nms
 from visrt.runtime.methods.queries import Queries
 
-__all__ = ["FAMILY", "GRAPHS", "MinVis", "MinVisSettings", "MinVisState", "match_to_slots"]
+__all__ = ["FAMILY", "GRAPHS", "MinVis", "MinVisSettings", "MinVisState", "continued_by", "match_to_slots"]
 
 Indices = NDArray[np.intp]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -53,10 +54,14 @@ GRAPHS = {
 class MinVisSettings:
     """Settings for tracking objects. Scores, IoU and similarities are 0..1.
 
+    similarity: how queries find their slots: by "cosine" of embeddings as published, or for the paper's ablations
+    (table 4) by the "matching_cost" of training against the last frame, or by both with equal weights,
+    "matching_cost_and_cosine". Those need the masks of all queries in each frame.
     birth_score: a slot without an object gets one from this score of the frame on.
     keep_score: an object is visible while its score of the frame is at least this.
     score_window_frames: the public score averages the class logits of about so many visible frames.
-    memory_momentum: share of the current frame in what the next is compared with; 1 is the published rule.
+    memory_momentum: share of the current frame in the embedding that the next is compared with; 1 is the published
+        rule.
     unseen_memory: while an object is not visible its slot's memory goes on to "follow" whatever query it is given, as
         the published rule does, or will "hold" the object's last visible embedding, so that it is found again.
     lost_s: an object unseen for longer, in seconds, is gone; its slot is free for a new id.
@@ -65,6 +70,7 @@ class MinVisSettings:
     max_objects: at most so many are visible in a frame.
     """
 
+    similarity: Literal["cosine", "matching_cost", "matching_cost_and_cosine"] = "cosine"
     birth_score: Fraction = 0.5
     keep_score: Fraction = 0.4
     score_window_frames: Annotated[int, Field(ge=1)] = 30
@@ -75,12 +81,18 @@ class MinVisSettings:
     nms_iou: Fraction = 0.6
     max_objects: Annotated[int, Field(ge=1)] = 100
 
+    @property
+    def compares_masks(self) -> bool:
+        """Whether masks of all queries are needed to find their slots."""
+        return self.similarity != "cosine"
+
 
 @dataclass(frozen=True)
 class Slots:
     """The memory of each of Q slots. Without an object (id -1), only the memory means anything.
 
-    memory [Q, C]: what the next frame's embeddings are compared with.
+    memory [Q, C]: what the next frame's embeddings are compared with. predictions: what its classes and masks are
+    compared with, None where they are not.
     ids [Q]; visible [Q]: seen in the last frame; seen_frames [Q]: number of frames it was visible in.
     seen_s [Q]: when it was last visible; seen_embeddings [Q, C]: its embedding then.
     mean_logits [Q, K + 1]: running average of the class logits over the frames it was visible in.
@@ -93,6 +105,7 @@ class Slots:
     seen_s: NDArray[np.float64]
     seen_embeddings: Floats
     mean_logits: Floats
+    predictions: Predictions | None = None
 
 
 @dataclass(frozen=True)
@@ -124,16 +137,21 @@ class MinVis(PerFrameMethod[MinVisState]):
         """The objects visible at `now_s` seconds, by id, and the state after this frame."""
         scores = queries.scores()
         canonical = queries.canonical_order(scores)
+        queries, scores = queries.take(canonical), scores[canonical]
+        now = None
+        if self.settings.compares_masks:
+            now = Predictions(queries.class_logits, masks_of(queries.mask_embeddings))
         if state.slots is None:
-            slots, order = empty_slots(queries.take(canonical)), np.arange(len(queries))
+            slots, order = empty_slots(queries), np.arange(len(queries))
         else:
-            slots, order = state.slots, match_to_slots(state.slots.memory, queries.embeddings[canonical])
-        queries, scores = queries.take(canonical[order]), scores[canonical[order]]
+            slots = state.slots
+            order = continued_by(slots.memory, slots.predictions, queries.embeddings, now, self.settings.similarity)
+        queries, scores, now = queries.take(order), scores[order], None if now is None else now.take(order)
         slots = without_lost(slots, queries, scores, now_s, self.settings)
         rows, logits = visible_rows(slots, queries, scores, order, masks_of, self.settings)
         slots, next_id = with_newborns(slots, rows, scores, order, state.next_id)
         slots = seen(slots, rows, queries, now_s, self.settings.score_window_frames)
-        slots = remembered(slots, queries.embeddings, self.settings)
+        slots = remembered(slots, queries.embeddings, now, self.settings)
         return tracks_of(slots, rows, logits), MinVisState(slots, next_id)
 
 
@@ -143,6 +161,17 @@ def match_to_slots(memory: Floats, embeddings: Floats) -> Indices:
     memory [Q, C] and embeddings [Q, C], a row a slot and a row a query.
     """
     return assign(1 - cosine_similarity(memory, embeddings))
+
+
+def continued_by(
+    memory: Floats, last: Predictions | None, embeddings: Floats, now: Predictions | None, similarity: str
+) -> Indices:
+    """For each slot the query that continues it by `similarity`: `memory` and `last` of the slots against `embeddings`
+    and `now` of the queries. The predictions are None where only embeddings are compared."""
+    if last is None or now is None:
+        return match_to_slots(memory, embeddings)
+    cost = matching_cost(last, now)
+    return assign(cost if similarity == "matching_cost" else cost + 1 - cosine_similarity(memory, embeddings))
 
 
 def empty_slots(queries: Queries) -> Slots:
@@ -222,8 +251,9 @@ def seen(slots: Slots, rows: Indices, queries: Queries, now_s: float, window_fra
     )
 
 
-def remembered(slots: Slots, embeddings: Floats, settings: MinVisSettings) -> Slots:
-    """The slots, their memory moved towards the current embeddings [Q, C], but for those that are zero."""
+def remembered(slots: Slots, embeddings: Floats, now: Predictions | None, settings: MinVisSettings) -> Slots:
+    """The slots, their memory moved towards the current embeddings [Q, C], but for those that are zero, and with the
+    predictions of this frame."""
     share = np.float32(settings.memory_momentum)
     memory = embeddings if share == 1 else (1 - share) * slots.memory + share * embeddings
     held = ~nonzero_rows(embeddings)
@@ -231,7 +261,18 @@ def remembered(slots: Slots, embeddings: Floats, settings: MinVisSettings) -> Sl
         held |= (slots.ids != NO_OBJECT) & ~slots.visible
     if held.any():
         memory = np.where(held[:, None], slots.memory, memory)
-    return replace(slots, memory=memory)
+        now = held_predictions(slots.predictions, now, held)
+    return replace(slots, memory=memory, predictions=now)
+
+
+def held_predictions(last: Predictions | None, now: Predictions | None, held: NDArray[np.bool_]) -> Predictions | None:
+    """Those of this frame, but for the slots `held` [Q], which keep the `last` ones."""
+    if last is None or now is None:
+        return now
+    return Predictions(
+        np.where(held[:, None], last.class_logits, now.class_logits),
+        np.where(held[:, None, None], last.mask_logits, now.mask_logits),
+    )
 
 
 def tracks_of(slots: Slots, rows: Indices, logits: list[Floats]) -> list[Track]:

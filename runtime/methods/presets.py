@@ -46,14 +46,24 @@ PRESETS: dict[str, Preset] = {
         "MinVIS with memory, similarity-guided as in CTVIS",
         {**IN_VIEW, "similarity": "cosine", "similarity_floor": 0.5, "memory": "similarity_guided", "lost_s": 3.0},
     ),
-    "heuristics": Preset(
+    "overlap": Preset(
         "ctvis",
-        "mask overlap with the last mask (MinVIS, table 4)",
+        "mask overlap with the last mask",
         {**IN_VIEW, "similarity": "mask_iou", "similarity_floor": 0.1, "memory": "previous", "lost_s": 1.0},
     ),
-    "heuristics+query": Preset(
+    "overlap+query": Preset(
         "ctvis",
-        "mean of mask overlap and cosine to the last embedding (MinVIS, table 4)",
+        "mean of mask overlap and cosine to the last embedding",
         {**IN_VIEW, "similarity": "mask_iou_and_cosine", "similarity_floor": 0.3, "memory": "previous", "lost_s": 1.0},
+    ),
+    "minvis-heuristics": Preset(
+        "minvis",
+        "MinVIS's ablation: all queries by training's cost of class and mask to the frame before (table 4)",
+        {"similarity": "matching_cost"},
+    ),
+    "minvis-heuristics+query": Preset(
+        "minvis",
+        "MinVIS's ablation: the cost of class and mask and the cosine with equal weights (table 4)",
+        {"similarity": "matching_cost_and_cosine"},
     ),
 }

@@ -169,7 +169,11 @@ def test_the_official_rule_takes_association_settings_only_where_they_play_a_par
     official = (*common, "--rule", "official", "--association", tmp_path / "a.json")
     refused = visrt(*official)
     assert refused.exit_code == 2
-    assert "takes no --association" in refused.stderr
+    assert "sets nms_iou, but" in refused.stderr
+    assert "takes similarity only" in refused.stderr
+    (tmp_path / "similarity.json").write_text('{"similarity": "matching_cost"}')
+    by_cost = visrt(*common, "--rule", "official", "--association", tmp_path / "similarity.json")
+    assert by_cost.exit_code == 0, by_cost.stderr
     ended = visrt(*official, "--preset", "ctvis", "--json", tmp_path / "o.json")
     assert ended.exit_code == 0, ended.stderr
     settings = json.loads((tmp_path / "o.json").read_text())["settings"]
@@ -179,7 +183,7 @@ def test_the_official_rule_takes_association_settings_only_where_they_play_a_par
 def test_a_preset_takes_the_place_of_the_bundles_association(tmp_path: Path) -> None:
     data = coloured_set(tmp_path / "data")
     common = ("eval", "--bundle", write_bundle(tmp_path / "bundle"), "--data", data, "--classes", data / "map.json")
-    ended = visrt(*common, "--preset", "heuristics", "--json", tmp_path / "o.json")
+    ended = visrt(*common, "--preset", "overlap", "--json", tmp_path / "o.json")
     assert ended.exit_code == 0, ended.stderr
     report = json.loads((tmp_path / "o.json").read_text())
     assert report["settings"]["association_settings"]["similarity"] == "mask_iou"

@@ -11,6 +11,7 @@ from visrt.benchmarks.video_level.rules import official_result
 from visrt.benchmarks.video_level.tracks import best_of_video
 from visrt.runtime.errors import UsageError
 from visrt.runtime.masks import decode
+from visrt.runtime.session import Session
 
 SIZE = (128, 192)
 
@@ -77,3 +78,21 @@ def test_the_stream_of_the_session_is_left_as_it_was() -> None:
 
     assert session.step(frames[1]) == untouched.step(frames[1])
     assert session.events.frames == 2
+
+
+def left_edges(preset: str) -> list[int]:
+    """Of the best track, the first column of its mask in each frame; a patch at the left is red in two frames.
+
+    In the third one it is green, and a red one has turned up at its right.
+    """
+    first = patches(SIZE, (0, 16, 16, 48, 40))
+    last = patches(SIZE, (1, 16, 16, 48, 40), (0, 120, 16, 48, 40))
+    plain = colour_session()
+    session = Session(plain.manifest, plain.network._engines, preset=preset)
+    best = official_result(session, lambda: [first, first, last], top_k=2).tracks[0]
+    return [int(np.argmax(decode(rle).any(axis=0))) for rle in best.masks if rle is not None]
+
+
+def test_minvis_s_heuristic_links_masks_and_its_published_rule_embeddings() -> None:
+    assert left_edges("minvis") == pytest.approx([16, 16, 120], abs=4)
+    assert left_edges("minvis-heuristics") == pytest.approx([16, 16, 16], abs=4)

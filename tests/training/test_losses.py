@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from visrt.models.decoder import LayerPrediction
+from visrt.runtime.methods.matching_cost import Predictions, matching_cost
 from visrt.training.losses.mask2former import LossSettings, association_losses, frame_losses, identity_loss
 from visrt.training.losses.points import at_points, random_points, uncertain_points
 from visrt.training.losses.targets import (
@@ -115,6 +116,17 @@ def test_pairwise_costs_equal_the_pairs_computed_one_by_one() -> None:
             torch.testing.assert_close(
                 dice[q, n], 1 - (2 * (p * wanted[n]).sum() + 1) / (p.sum() + wanted[n].sum() + 1)
             )
+
+
+def test_the_runtime_s_matching_cost_is_that_of_training_at_every_cell() -> None:
+    torch.manual_seed(0)
+    last, now = torch.randn(4, 3), torch.randn(5, 3)
+    then, masks = 30 * torch.randn(4, 6, 7), 30 * torch.randn(5, 6, 7)
+    truth, logits = (then > 0).float().flatten(1), masks.flatten(1)
+    probabilities = now.softmax(1)[:, last.argmax(1)]
+    expected = -2 * probabilities + 5 * pairwise_bce(logits, truth) + 5 * pairwise_dice(logits, truth)
+    cost = matching_cost(Predictions(last.numpy(), then.numpy()), Predictions(now.numpy(), masks.numpy()))
+    torch.testing.assert_close(torch.from_numpy(cost), expected.T, rtol=1e-5, atol=1e-5)
 
 
 def test_uncertain_points_lie_where_the_logits_are_near_zero() -> None:

@@ -9,11 +9,11 @@ import pytest
 from bundles import write_bundle
 from red_videos import CLASS_MAP, red_videos
 
+from visrt.benchmarks.accuracy.result_files import COMPARED_PRESETS
 from visrt.benchmarks.experiments import bootstrap
 from visrt.benchmarks.experiments import preset_table as module
 from visrt.benchmarks.experiments.preset_table import TUNED, contenders_of, main, preset_table
 from visrt.runtime.bundles.bundle import open_bundle
-from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.registry import method_of
 from visrt.training.data.set_formats import load_annotations
 
@@ -23,8 +23,8 @@ OWN = {"birth_score": 0.3, "keep_score": 0.2, "nms_iou": 0.7}
 def test_each_preset_runs_as_it_is_and_with_the_networks_thresholds(tmp_path: Path) -> None:
     bundle = open_bundle(write_bundle(tmp_path / "bundle", {**OWN, "lost_s": 2.0}))
     contenders = contenders_of(bundle)
-    assert set(contenders) == {*PRESETS, *(f"{name} {TUNED}" for name in PRESETS), "shipped"}
-    for name in PRESETS:
+    assert set(contenders) == {*COMPARED_PRESETS, *(f"{name} {TUNED}" for name in COMPARED_PRESETS), "shipped"}
+    for name in COMPARED_PRESETS:
         assert not contenders[name].changes
         tuned = method_of(bundle.manifest, contenders[f"{name} {TUNED}"].changes, name).settings
         assert {key: getattr(tuned, key) for key in OWN} == OWN

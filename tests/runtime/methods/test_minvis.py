@@ -298,9 +298,60 @@ def test_ids_are_distinct_in_a_frame_and_counted_without_gaps(video: list[list[T
 
 
 def test_settings_are_loaded_strictly() -> None:
-    with pytest.raises(SettingsError, match=r"association: unknown setting 'brith_score'; known here: birth_score,"):
+    with pytest.raises(SettingsError, match=r"association: unknown setting 'brith_score'; known here: similarity,"):
         METHODS["minvis"]({"brith_score": 0.5})
     with pytest.raises(SettingsError, match="keep_score"):
         METHODS["minvis"]({"keep_score": 1.5})
     with pytest.raises(SettingsError, match="unseen_memory"):
         METHODS["minvis"]({"unseen_memory": "forget"})
+
+
+STEADY = [Thing(0, 0.9, columns=(0, 2)), Thing(1, 0.8, columns=(4, 6))]
+SWAPPED = [Thing(1, 0.9, columns=(0, 2)), Thing(0, 0.8, columns=(4, 6))]
+"""Where they were, each with the other's embedding."""
+
+
+@pytest.mark.parametrize(
+    ("similarity", "places"), [("cosine", [4, 0]), ("matching_cost", [0, 4]), ("matching_cost_and_cosine", [0, 4])]
+)
+def test_the_matching_cost_follows_masks_where_the_cosine_follows_embeddings(
+    similarity: str, places: list[int]
+) -> None:
+    """The first column of the masks of ids 0 and 1 in the last frame. Masks that do not meet cost more than cosines."""
+    *_, last = follow([STEADY, STEADY, SWAPPED], similarity=similarity)
+
+    assert [track.id for track in last] == [0, 1]
+    assert [int(np.argmax(np.any(track.mask_logits > 0, axis=0))) for track in last] == places
+
+
+def test_the_matching_cost_follows_classes_where_masks_are_alike() -> None:
+    covering = [Thing(0, label=0, columns=(0, 3)), Thing(1, label=1, columns=(0, 3))]
+    changed = [Thing(2, label=1, columns=(0, 3)), Thing(3, label=0, columns=(0, 3))]
+
+    first, last = follow([covering, changed], similarity="matching_cost", revive_similarity=-1)
+
+    assert [track.label for track in last] == [track.label for track in first]
+    assert ids([first, last]) == [[0, 1], [0, 1]]
+
+
+def test_the_matching_cost_with_the_cosine_decides_by_embeddings_where_masks_and_classes_are_alike() -> None:
+    alike = [Thing(0, 0.9, columns=(0, 3)), Thing(1, 0.8, columns=(0, 3))]
+    tracks, state = [], MinVis().start()
+    family = MinVis(MinVisSettings(nms_iou=1.0, similarity="matching_cost_and_cosine"))
+    for things in (alike, alike[::-1]):
+        queries, masks = frame_of(things)
+        found, state = family.associate(queries, masks_from(masks), 0.0, state)
+        tracks.append(found)
+    assert ids(tracks) == [[0, 1], [0, 1]]
+    assert state.slots is not None
+    memory = state.slots.memory
+    assert [int(memory[state.slots.ids == one].argmax()) for one in (0, 1)] == [0, 1]
+
+
+def test_an_object_held_while_unseen_is_compared_by_the_mask_it_had() -> None:
+    """Its slot meanwhile is given the query of something unsure elsewhere."""
+    here = Thing(0, columns=(0, 3))
+    unsure = Thing(0, 0.2, columns=(3, 6))
+    frames = [[here], [unsure], [here]]
+
+    assert ids(follow(frames, similarity="matching_cost", unseen_memory="hold")) == [[0], [], [0]]

@@ -37,6 +37,12 @@ def test_the_published_methods_are_the_defaults_of_their_families() -> None:
     assert method_from_preset("ctvis") == CtVis(CtVisSettings())
 
 
+def test_the_rows_of_minvis_s_table_4_are_minvis_with_another_similarity() -> None:
+    assert method_from_preset("minvis-heuristics") == MinVis(MinVisSettings(similarity="matching_cost"))
+    both = MinVis(MinVisSettings(similarity="matching_cost_and_cosine"))
+    assert method_from_preset("minvis-heuristics+query") == both
+
+
 def test_a_preset_takes_nothing_from_the_bundle_and_changes_come_last() -> None:
     manifest = fake_manifest(association={"birth_score": 0.9})
 
