@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from visrt.models.checkpoints.mask2former import load_weights
-from visrt.models.efficientnet import imagenet_weights
+from visrt.models.checkpoints.start import start_from_init
 from visrt.models.mask2former import Mask2Former
-from visrt.runtime.errors import SettingsError
 from visrt.training.batches import Batch, validation_clips
 from visrt.training.learner import Trained
 from visrt.training.losses.mask2former import Mean, association_losses, frame_losses
@@ -44,17 +41,10 @@ class FrameLearner:
 
     def start(self) -> TrainedLayers:
         settings = self.settings
-        network = Mask2Former(settings.network)
-        if settings.init == "imagenet":
-            if settings.network.backbone.kind != "efficientnet_lite0":
-                raise SettingsError(
-                    f"init is 'imagenet' but the backbone is {settings.network.backbone.kind}: ImageNet weights come "
-                    "with EfficientNet-Lite0 only; give the path of a checkpoint"
-                )
-            network.backbone.load_state_dict(imagenet_weights())
-        elif settings.init:
-            load_weights(network, Path(settings.init))
-        return TrainedLayers(network)
+        trained = TrainedLayers(Mask2Former(settings.network))
+        start = start_from_init(trained.network, settings.init, settings.init_takes)
+        trained.start_report = start.lines() if start else ()
+        return trained
 
     def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:
         """Frames of all clips go through the network together."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +30,10 @@ class GenVisLearner:
 
     def start(self) -> TrainedVideo:
         network = GenVis(self.video.network(self.settings.network))
-        start_from(network, Path(self.settings.init or ""), self.video.new_part)
-        return TrainedVideo(network, self.video)
+        start = start_from(network, self.settings.init or "", self.video.new_part)
+        trained = TrainedVideo(network, self.video)
+        trained.start_report = start.lines()
+        return trained
 
     def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:
         outputs = trained(batch.images, batch.frames)

@@ -17,8 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from visrt.models.checkpoints.checkpoint import PREDICTOR, fill, load_checkpoint, read_weights
-from visrt.models.checkpoints.mask2former import MASK2FORMER
+from visrt.models.checkpoints.checkpoint import PREDICTOR
+from visrt.models.checkpoints.start import Start, read_start, take
 from visrt.models.decoder import CrossAttentionLayer
 from visrt.models.genvis import GenVis
 from visrt.models.layers import Attention
@@ -26,10 +26,8 @@ from visrt.models.layers import Attention
 __all__ = ["NewPart", "start_from"]
 
 VIDEO_PART = "vita_module."
-ADDED = (VIDEO_PART + "pre_", VIDEO_PART + "sim_embed_")
-"""Weights that a VITA checkpoint may lack: GenVIS's additions, and what only its training needs."""
-
-CLASSIFIERS = tuple(f"{part}class_embed.{kind}" for part in (PREDICTOR, VIDEO_PART) for kind in ("weight", "bias"))
+FRAME_PART = ("backbone.", "sem_seg_head.")
+CLASSIFIER = (PREDICTOR + "class_embed.weight", PREDICTOR + "class_embed.bias")
 
 HEADS = {
     PREDICTOR + "decoder_norm.": VIDEO_PART + "decoder_norm.",
@@ -51,33 +49,21 @@ NO_CONTENT = 0.02
 NewPart = Literal["frame_heads", "frame_queries", "random"]
 
 
-def start_from(network: GenVis, path: Path | str, new_part: NewPart = "frame_heads") -> list[str]:
-    """Start `network` from the checkpoint at `path`; returns the keys that stay as they are.
+def start_from(network: GenVis, path: Path | str, new_part: NewPart = "frame_heads") -> Start:
+    """Start `network` from the checkpoint at `path`.
 
-    Every key must fit, but for classifiers if the number of classes differs, and what the file's network does not
-    have: of VITA the memory, of a Mask2Former the video part. Of that, `new_part` chooses what starts as the frame
-    part: its heads, or all of it (see above), or nothing.
+    The frame part must be in it but for its classifier. Of a video part that is not, `new_part` chooses what starts as
+    the frame part: its heads, or all of it (see above), or nothing.
     """
-    path = Path(path)
-    weights, own = _weights(path), network.state_dict()
+    weights = read_start(path, network)
     is_new = not any(key.startswith(VIDEO_PART) for key in weights)
     if is_new and new_part != "random":
-        weights |= _heads_of_frames(weights, own)
-    may_lack = (VIDEO_PART,) if is_new else ADDED
-    kept = [key for key in own if key.startswith(may_lack) and key not in weights]
-    kept += [key for key in CLASSIFIERS if key in weights and weights[key].shape != own[key].shape]
-    fill(network, {**weights, **{key: own[key] for key in kept}}, path)
+        weights |= _heads_of_frames(weights, network.state_dict())
+    start = take(network, weights, path)
+    start.require(FRAME_PART, "under genvis the frame network stays as it is", but=CLASSIFIER)
     if is_new and new_part == "frame_queries":
         _start_as_frame_queries(network)
-    return kept
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    """The weights by published key, without an instance-embedding head: slots are objects, nothing is compared."""
-    weights = {} if path.is_dir() else read_weights(path)[0]
-    if not any(key.startswith(VIDEO_PART) for key in weights):
-        weights = load_checkpoint(path, MASK2FORMER).weights
-    return {key: value for key, value in weights.items() if not key.startswith(PREDICTOR + "reid_embed.")}
+    return start
 
 
 def _heads_of_frames(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,7 +31,10 @@ class InsProLearner:
         self.settings = settings
 
     def start(self) -> TrainedPairs:
-        return TrainedPairs(first_network(self.settings), self.settings)
+        network, start = first_network(self.settings)
+        trained = TrainedPairs(network, self.settings)
+        trained.start_report = start.lines() if start else ()
+        return trained
 
     def losses(self, trained: nn.Module, batch: Batch, _: Mean) -> dict[str, Tensor]:
         """The mean over clips; each frame's sums are divided by its own number of objects."""

@@ -18,10 +18,11 @@ class Trained(nn.Module):
     """A `network` in training; `forward` returns everything that the losses need.
 
     DistributedDataParallel only follows `forward`, hence a module of its own around the network. The network has
-    `settings`, which its checkpoint keeps.
+    `settings`, which its checkpoint keeps. start_report: lines that say which weights were taken from a file.
     """
 
     network: nn.Module
+    start_report: tuple[str, ...] = ()
 
 
 class Learner(Protocol):

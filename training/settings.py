@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from visrt.models.checkpoints.start import Takes
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import SettingsError
 from visrt.training.data.clips import ClipSettings
@@ -60,8 +61,9 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One run. init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing.
+    """One run. init: "imagenet" for EfficientNet-Lite0, the path of an ImageNet backbone or a checkpoint, or nothing.
 
+    init_takes: of that file all that fits by name and shape, or its "backbone" alone.
     genvis: train GenVIS's video part on the frame network from `init`; None = train the frame network.
     """
 
@@ -71,6 +73,7 @@ class TrainSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     genvis: GenVisTraining | None = None
     init: str | None = None
+    init_takes: Takes = "network"
     seed: int = 0
     save_every: int = 250
     validate_every: int = 250

@@ -25,11 +25,11 @@ from visrt.runtime.json_file import parse_json
 from visrt.runtime.settings import load_settings
 
 __all__ = [
+    "INDEX",
     "PREDICTOR",
     "Checkpoint",
     "FolderContents",
     "NetworkKind",
-    "fill",
     "load_checkpoint",
     "read_weights",
     "save_checkpoint",
@@ -174,12 +174,6 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}, metadata
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `weights`, from the file at `path`, into `network`. Raises CheckpointError listing what does not fit."""
-    _check_fit(network, weights, path)
-    network.load_state_dict({**weights, **_position_indices(network)})
-
-
 def save_checkpoint(
     network: nn.Module, path: Path | str, classes: Sequence[str], notes: Mapping[str, str] | None = None
 ) -> None:
@@ -202,7 +196,7 @@ def save_checkpoint(
 def _state(contents: Any, path: Path) -> dict[str, Tensor]:
     """The state dictionary inside what a file holds: the whole of it, or its "model" or "state_dict"."""
     state = contents
-    for name in ("model", "state_dict"):
+    for name in ("model", "state_dict", "blobs"):
         if isinstance(contents, dict) and isinstance(contents.get(name), dict):
             state = contents[name]
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):

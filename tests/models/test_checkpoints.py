@@ -18,7 +18,7 @@ from torch import Tensor
 
 from visrt.models.checkpoints import checkpoint as checkpoints
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from visrt.models.checkpoints.mask2former import MASK2FORMER, load_weights
+from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
@@ -343,27 +343,6 @@ def test_settings_that_do_not_describe_the_weights_are_refused(tmp_path: Path) -
         save_file(load_file(path), tmp_path / "altered.safetensors", metadata={"settings": json.dumps(changed)})
         with pytest.raises(CheckpointError, match=told):
             load_checkpoint(tmp_path / "altered.safetensors", MASK2FORMER).network()
-
-
-def test_fine_tuning_keeps_a_fresh_classifier_and_takes_the_rest(tmp_path: Path) -> None:
-    path = saved(tmp_path / "coco.pth", published_state())
-    fresh = Mask2Former(NetworkSettings(backbone=RESNET.backbone, **{**SIZES, "classes": 8}))
-    kept = load_weights(fresh, path)
-    assert kept == [PREDICTOR + "class_embed.weight", PREDICTOR + "class_embed.bias"]
-    own, given = fresh.state_dict(), network().state_dict()
-    assert all(torch.equal(own[key], given[key]) for key in own if key not in kept)
-    assert own[kept[0]].shape == (9, 32)
-
-
-def test_fine_tuning_ctvis_from_a_network_without_its_head_keeps_a_fresh_head(tmp_path: Path) -> None:
-    kept = load_weights(network(CTVIS), saved(tmp_path / "coco.pth", published_state()))
-    assert len(kept) == 6
-    assert all("reid_embed" in key for key in kept)
-
-
-def test_fine_tuning_refuses_another_architecture(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="missing"):
-        load_weights(network(SWIN), saved(tmp_path / "coco.pth", published_state()))
 
 
 def test_reading_never_imports_what_a_pickle_names(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from visrt.models.checkpoints.fingerprint import checkpoint_sha256
 from visrt.models.checkpoints.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.checkpoints.published import published
+from visrt.models.checkpoints.start import start_from_init
 from visrt.models.decoder import mask_logits
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, Mask2Former
 from visrt.runtime.errors import CheckpointError
@@ -72,6 +74,13 @@ def test_a_saved_model_gives_the_logits_and_masks_of_transformers(
     model.save_pretrained(tmp_path, max_shard_size=options.get("max_shard_size", "1GB"))
     assert (tmp_path / INDEX).exists() == ("max_shard_size" in options)
     assert_computes(load_checkpoint(tmp_path, MASK2FORMER).network(), model)
+
+
+def test_a_folder_is_a_start_of_training_for_another_number_of_classes(folder: Path) -> None:
+    settings = load_checkpoint(folder, MASK2FORMER).settings
+    start = start_from_init(Mask2Former(replace(settings, classes=7)), str(folder), "network")
+    assert start is not None
+    assert {key.split(".")[-2] for key in start.new} == {"class_embed"}
 
 
 def test_names_of_transformers_5_in_a_file_are_understood_too(tmp_path: Path) -> None:

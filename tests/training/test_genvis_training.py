@@ -187,13 +187,14 @@ def test_genvis_losses_are_finite_and_reach_all_that_is_trained(made: TrainSetti
 
 def test_genvis_starts_from_frames_with_heads_that_know_classes_and_masks(made: TrainSettings) -> None:
     network = GenVis(VIDEO.network(FRAME))
-    kept = start_from(network, made.init or "")
+    start = start_from(network, made.init or "")
     vita, predictor = network.vita_module, network.sem_seg_head.predictor
     assert torch.equal(vita.class_embed.weight, predictor.class_embed.weight)
     assert torch.equal(vita.vita_mask_features.weight, network.sem_seg_head.pixel_decoder.mask_features.weight)
-    assert "vita_module.query_feat.weight" in kept
-    assert not any("class_embed" in key for key in kept)
-    assert "vita_module.class_embed.weight" in start_from(GenVis(VIDEO.network(FRAME)), made.init or "", "random")
+    assert "vita_module.query_feat.weight" in start.new
+    assert not any("class_embed" in key for key in start.new)
+    assert start.lines()[-1] == "left out: sem_seg_head.predictor.reid_embed (6)"
+    assert "vita_module.class_embed.weight" in start_from(GenVis(VIDEO.network(FRAME)), made.init or "", "random").new
 
 
 def test_genvis_that_starts_as_frame_queries_says_of_a_frame_what_the_frame_part_says(made: TrainSettings) -> None:
@@ -220,7 +221,7 @@ def test_genvis_starts_from_vita_but_for_the_memory_and_from_another_number_of_c
     vita = {key: value for key, value in source.state_dict().items() if ".pre_" not in key}
     torch.save({"model": vita}, tmp_path / "vita.pth")
     network = GenVis(VIDEO.network(FRAME))
-    kept = start_from(network, tmp_path / "vita.pth")
+    kept = start_from(network, tmp_path / "vita.pth").new
     assert torch.equal(network.vita_module.query_feat.weight, source.vita_module.query_feat.weight)
     assert {key.split(".")[1] for key in kept if key.startswith("vita_module.")} == {
         "pre_memory_embed_k",
@@ -230,12 +231,12 @@ def test_genvis_starts_from_vita_but_for_the_memory_and_from_another_number_of_c
         "class_embed",
     }
     save_checkpoint(trained().network, tmp_path / "genvis.safetensors", CLASSES)
-    assert start_from(network, tmp_path / "genvis.safetensors") == []
+    assert start_from(network, tmp_path / "genvis.safetensors").new == ()
     assert torch.equal(
         network.vita_module.pre_query_embed_k.weight, trained().network.vita_module.pre_query_embed_k.weight
     )
     other = GenVis(VIDEO.network(replace(FRAME, queries=7)))
-    with pytest.raises(CheckpointError, match=r"misshapen.*query_feat"):
+    with pytest.raises(CheckpointError, match=r"the frame network stays as it is, but .*predictor\.query_feat"):
         start_from(other, tmp_path / "vita.pth")
 
 

@@ -188,7 +188,7 @@ def test_lite_stages_answer_for_the_frames_after_the_key_frames(pictures: Path, 
 @pytest.mark.parametrize("first_lite", ["last", "random"])
 def test_a_lite_head_begins_as_the_last_stage_if_asked(pictures: Path, tmp_path: Path, first_lite: Any) -> None:
     first = saved_network(tmp_path)
-    network = first_network(replace(lite_on(pictures, first), first_lite=first_lite))
+    network = first_network(replace(lite_on(pictures, first), first_lite=first_lite))[0]
     pairs = [
         (network.lite_head.head_series[0], network.head.head_series[1]),
         (network.lite_controller, network.controller),
@@ -213,26 +213,40 @@ def test_a_backbone_is_taken_from_the_other_families(pictures: Path, tmp_path: P
     other = Mask2Former(replace(light, heads=2, encoder_layers=1, decoder_layers=1, pixel_decoder="fpn"))
     save_checkpoint(other, tmp_path / "other.safetensors", CLASSES)
     start: dict[str, Any] = {"init": str(tmp_path / "other.safetensors"), "init_takes": "backbone"}
-    taken = first_network(settings_on(pictures, **start)).backbone.bottom_up.state_dict()
+    taken = first_network(settings_on(pictures, **start))[0].backbone.bottom_up.state_dict()
     assert all(torch.equal(taken[key], value) for key, value in other.backbone.state_dict().items())
     unlike = replace(NETWORK, backbone=EfficientNetLite0Settings())
-    with pytest.raises(CheckpointError, match="efficientnet_lite0 backbone"):
+    with pytest.raises(CheckpointError, match=r"its backbone is a ResNet .* network\.backbone EfficientNet-Lite0"):
         first_network(settings_on(pictures, unlike, **start))
 
 
 def test_another_number_of_classes_replaces_the_classifiers_alone(pictures: Path, tmp_path: Path) -> None:
     first = saved_network(tmp_path, replace(NETWORK, classes=2))
     before = weights_of(load_checkpoint(first, INSPRO).network())
-    network = first_network(settings_on(pictures, init=str(first)))
+    network = first_network(settings_on(pictures, init=str(first)))[0]
     changed = moved(before, network)
     assert {key.split(".")[-2] for key in changed} == {"class_logits"}
     assert len(changed) == 2 * NETWORK.stages
 
 
-@pytest.mark.parametrize("change", [{"dim": 32}, {"stages": 1}, {"stages": 3}])
-def test_a_checkpoint_of_another_network_is_refused(pictures: Path, tmp_path: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="does not fit the network of the settings"):
-        first_network(settings_on(pictures, replace(NETWORK, **change), init=str(saved_network(tmp_path))))
+def test_a_checkpoint_of_another_width_is_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="have other shapes than in the network of the settings"):
+        first_network(settings_on(pictures, replace(NETWORK, dim=32), init=str(saved_network(tmp_path))))
+
+
+def test_a_network_with_a_stage_more_takes_the_rest(pictures: Path, tmp_path: Path) -> None:
+    _, start = first_network(settings_on(pictures, replace(NETWORK, stages=3), init=str(saved_network(tmp_path))))
+    assert start is not None
+    assert {key.split(".")[2] for key in start.new} == {"2"}
+    assert start.lines()[1].startswith("new: head.head_series.2 (")
+
+
+def test_the_lite_phase_refuses_a_checkpoint_that_leaves_more_than_the_lite_head_new(
+    pictures: Path, tmp_path: Path
+) -> None:
+    settings = lite_on(pictures, saved_network(tmp_path))
+    with pytest.raises(CheckpointError, match=r"phase 'lite' .* head\.head_series\.2"):
+        first_network(replace(settings, network=replace(settings.network, stages=3)))
 
 
 def with_clips(settings: InsProTrainSettings, **changes: Any) -> InsProTrainSettings:
@@ -284,9 +298,9 @@ def test_an_unknown_family_is_refused_and_names_the_known(tmp_path: Path) -> Non
 
 def test_a_grid_of_boxes_covers_the_picture_and_gives_way_to_a_checkpoint(pictures: Path, tmp_path: Path) -> None:
     settings = settings_on(pictures, replace(NETWORK, queries=24), first_boxes="grid")
-    centres = first_network(settings).init_proposal_boxes.weight[:, :2]
+    centres = first_network(settings)[0].init_proposal_boxes.weight[:, :2]
     cells = {(int(x * 4), int(y * 4)) for x, y in centres.tolist()}
     assert len(cells) == 16
     first = saved_network(tmp_path)
-    boxes = first_network(settings_on(pictures, first_boxes="grid", init=str(first))).init_proposal_boxes.weight
+    boxes = first_network(settings_on(pictures, first_boxes="grid", init=str(first)))[0].init_proposal_boxes.weight
     assert torch.equal(boxes, load_checkpoint(first, INSPRO).weights["init_proposal_boxes.weight"])
