@@ -206,7 +206,7 @@ def test_nothing_given_leaves_the_network_as_it_is() -> None:
         ),
         (lambda: shapes(torchvision_layout, R50), SWIN_T, "is ResNet-50, network.backbone Swin-T"),
         (lambda: shapes(swin_layout, SwinSettings()), RESNET_50, "Swin-T .* of 7, network.backbone ResNet-50"),
-        (lambda: network(SMALL).state_dict(), RESNET_50, "a ResNet of 1, 2, 1, 1 blocks, 4 channels, network.backbone R"),
+        (lambda: network(SMALL).state_dict(), RESNET_50, "a ResNet of 1, 2, 1, 1 blocks, 4 channels, network"),
         (lambda: {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3), "conv1.weight": torch.zeros(64, 3, 7, 7)},
          RESNET_50, "blocks of two convolutions, network.backbone ResNet-50"),
         (lambda: {"conv1_w": torch.zeros(64, 3, 7, 7), "res_conv1_bn_s": torch.zeros(64)}, RESNET_50, "BGR.*1x1"),
