@@ -41,8 +41,7 @@ __all__ = ["InsProExport", "read_inspro", "read_inspro_lite"]
 
 Heads = dict[str, HeadGraph | LiteHeadGraph]
 
-LITE_INPUTS = ("pyramid", "picture_size", "queries", "proposals")
-INPUTS = {"head": (*LITE_INPUTS, "bank", "fill"), "head_lite": LITE_INPUTS}
+LOOKING = ("pyramid", "picture_size", "queries", "proposals")
 OUTPUTS = {"head": HeadTensors._fields, "head_lite": LiteHeadTensors._fields}
 
 OF_FRAMES = ("backbone", "mask_branch")
@@ -83,18 +82,20 @@ class InsProExport(Exportable[InsProSettings]):
     @property
     def states(self) -> Mapping[str, InitialState]:
         queries, proposals = (part.detach().numpy() for part in self.network.first_pairs())
-        bank = np.zeros((self.checkpoint.settings.bank_frames - 1, *queries.shape), dtype=np.float32)
-        return {
+        bank = np.zeros((self.checkpoint.settings.bank_entries, *queries.shape), dtype=np.float32)
+        states = {
             QUERIES: InitialState("queries", "next_queries", queries),
             PROPOSALS: InitialState("proposals", "next_proposals", proposals),
-            BANK: InitialState("bank", "object_features", bank),
         }
+        return {**states, BANK: InitialState("bank", "object_features", bank)} if len(bank) else states
 
     @torch.no_grad()
     def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
         """The same calls as `runtime.inspro_outputs` makes of engines."""
         maps = self.network(pixels)
-        pairs = first_pairs(*(state.values for state in self.states.values()))
+        states = self.states
+        bank = states[BANK].values if BANK in states else None
+        pairs = first_pairs(states[QUERIES].values, states[PROPOSALS].values, bank)
         roles = roles_of_frame(self._looking(maps.pyramid.rows[0]), pairs, tuple(self.heads))
         parameters = torch.from_numpy(roles["mask_embeddings"])
         masks = InsProMasksGraph(self.checkpoint.settings.mask_scale_px)(parameters, maps.mask_features[0])
@@ -142,7 +143,8 @@ class InsProExport(Exportable[InsProSettings]):
     def _examples(self, name: str, precision: torch.dtype) -> dict[str, Tensor]:
         """Inputs of the head `name`, in the order of its `forward`."""
         examples = head_examples(self.network, self.spec.height, self.spec.width, precision)
-        return {role: examples[role] for role in INPUTS[name]}
+        past = ("bank", "fill") if name == "head" and self.checkpoint.settings.bank_entries else ()
+        return {role: examples[role] for role in (*LOOKING, *past)}
 
     def _masks_model(self) -> onnx.ModelProto:
         """In float32 in every precision: its work is little, and coordinates in pixels are too large for FP16."""
@@ -173,8 +175,6 @@ def _read(path: Path, spec: InputSpec, heads: Mapping[str, Callable[..., nn.Modu
         raise CheckpointError(f"{path}: holds no lite head; export it with --family inspro, or train one")
     if settings.outputs == "boxes":
         raise CheckpointError(f"{path}: this network gives boxes alone; expected one with masks to export")
-    if settings.bank_frames == 1:
-        raise CheckpointError(f"{path}: this network has no intra-query attention; expected bank_frames of 2 or more")
     network = checkpoint.network()
     graphs: Any = {name: head(network, spec.height, spec.width).eval() for name, head in heads.items()}
     return InsProExport(checkpoint, InsProFrameGraph.from_settings(network, settings, spec), spec, graphs)

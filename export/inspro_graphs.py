@@ -91,15 +91,24 @@ class _Head(nn.Module):
 
 
 class HeadGraph(_Head):
-    """All stages and the hand-over to the next frame."""
+    """All stages and the hand-over to the next frame; what does not travel is handed over as it was learned."""
 
     def forward(
-        self, pyramid: Tensor, picture_size: Tensor, queries: Tensor, proposals: Tensor, bank: Tensor, fill: Tensor
+        self,
+        pyramid: Tensor,
+        picture_size: Tensor,
+        queries: Tensor,
+        proposals: Tensor,
+        bank: Tensor | None = None,
+        fill: Tensor | None = None,
     ) -> HeadTensors:
         """`pyramid` [S, C] and `picture_size` [2] of one frame, `queries` [N, C], `proposals` [N, 4] as parts of the
-        picture, `bank` [T - 1, N, C], the newest entry last, `fill` [N]: how many of the newest count."""
+        picture, `bank` [T - 1, N, C], the newest entry last, `fill` [N]: how many of the newest count. The last two
+        only where the network attends to the past."""
         rows, pairs, size = self._inputs(pyramid, picture_size, queries, proposals)
         last = self.network.stages(rows, pairs, size)[-1]
+        bank = queries.new_zeros(0, *queries.shape) if bank is None else bank
+        fill = queries.new_zeros(len(queries)) if fill is None else fill
         queries = self.network.next_queries(last.object_features, bank.unsqueeze(0), fill.unsqueeze(0))
         proposals = self.network.next_proposals(last.boxes, size)
         seen = _seen(last, self.network.mask_parameters(last))
@@ -138,7 +147,7 @@ def head_examples(network: InsPro, height: int, width: int, precision: torch.dty
         "picture_size": torch.tensor([height, width], dtype=torch.float32),
         "queries": queries.detach().float(),
         "proposals": proposals.detach().float(),
-        "bank": torch.zeros(settings.bank_frames - 1, settings.queries, settings.dim),
+        "bank": torch.zeros(settings.bank_entries, settings.queries, settings.dim),
         "fill": torch.zeros(settings.queries),
     }
 

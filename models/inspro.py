@@ -9,9 +9,10 @@ networks it builds on decides, and after that a setting.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from visrt.models.condinst import MaskBranch, parameter_count, placed
@@ -34,7 +35,9 @@ class InsProSettings:
     mask_scale_px: what relative places are divided by; CondInst takes it from the level, which a box head lacks.
     outside: what a box reads outside the picture, its nearest "edge", as RoIAlign written in Python does, or "zero"
     beyond a pixel, as detectron2's compiled one: the choice for weights that were trained with it.
-    bank_frames: frames that intra-query attention sees, this one included; 1 = no such attention.
+    propagation: what a frame takes from the frame before: "both" its queries and proposals, or one of them, and the
+    other as learned; "off" makes an image network of it. bank_frames: frames that intra-query attention sees, this one
+    included; 1 = no such attention.
     importance: whether a past frame counts with one number or with one a channel; the paper's equation allows both.
     proposal_clip: boxes are clipped to the picture when they are handed to the next frame, or not at all; the paper
     states that they are, not where. lite_stages: of the head for the frames between key frames; 0 = not InsPro-lite.
@@ -58,13 +61,27 @@ class InsProSettings:
     mask_features: int = 8
     mask_scale_px: float = 64.0
     outside: Outside = "edge"
-    bank_frames: int = 18
+    propagation: Literal["both", "queries", "proposals", "off"] = "both"
+    bank_frames: Annotated[int, Field(ge=1)] = 18
     importance: Literal["scalar", "channel"] = "scalar"
     proposal_clip: Literal["handover", "off"] = "handover"
     lite_stages: int = 0
     lite_masks: Literal["own", "shared"] = "own"
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def queries_travel(self) -> bool:
+        return self.propagation in ("both", "queries")
+
+    @property
+    def proposals_travel(self) -> bool:
+        return self.propagation in ("both", "proposals")
+
+    @property
+    def bank_entries(self) -> int:
+        """Frames before this one whose object features are kept; 0 where no query that attends to them travels."""
+        return self.bank_frames - 1 if self.queries_travel else 0
 
 
 INSPRO_R50 = InsProSettings(classes=40)
@@ -191,14 +208,21 @@ class InsPro(nn.Module):
         return outputs
 
     def next_queries(self, now: Tensor, past: Tensor, fill: Tensor) -> Tensor:
-        """The queries [B, N, C] of the next frame, from the last stage's object features; see `IntraQueryAttention`."""
-        if self.settings.bank_frames == 1:
+        """The queries [B, N, C] of the next frame, from the last stage's object features; see `IntraQueryAttention`.
+
+        Where queries do not travel, the learned ones.
+        """
+        if not self.settings.queries_travel:
+            return self.first_pairs().queries.expand_as(now)
+        if not self.settings.bank_entries:
             return now
         out: Tensor = self.intra_query_eps(now, past, fill)
         return out
 
     def next_proposals(self, boxes: Tensor, sizes: Tensor) -> Tensor:
-        """The proposals [B, N, 4] of the next frame, from the last stage's `boxes` in pixels."""
+        """The proposals [B, N, 4] of the next frame, from the last stage's `boxes` in pixels, or the learned ones."""
+        if not self.settings.proposals_travel:
+            return self.first_pairs().proposals.expand_as(boxes)
         proposals = boxes / _per_side(sizes)
         return clipped(proposals) if self.settings.proposal_clip == "handover" else proposals
 

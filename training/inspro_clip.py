@@ -42,7 +42,7 @@ def walked(network: InsPro, walk: Walk, last: StageOutputs, sizes: Tensor) -> Wa
     past = torch.stack(walk.past, dim=1) if walk.past else now.new_zeros(len(now), 0, *now.shape[1:])
     fill = torch.full(now.shape[:2], past.shape[1], dtype=torch.int32, device=now.device)
     pairs = Pairs(network.next_queries(now, past, fill), network.next_proposals(last.boxes.detach(), sizes))
-    most = network.settings.bank_frames - 1
+    most = network.settings.bank_entries
     return Walk(pairs, (*walk.past, now)[-most:] if most else ())
 
 
@@ -72,7 +72,7 @@ def _within(size: tuple[int, int], frame: FramePrediction) -> FramePrediction:
 
 
 class TrainedPairs(Trained):
-    """An InsPro network through whole clips, as the phase and the propagation of `settings` say."""
+    """An InsPro network through whole clips, as the phase of `settings` says and as its pairs travel."""
 
     network: InsPro
 
@@ -83,8 +83,11 @@ class TrainedPairs(Trained):
         if self._is_lite:
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(name.startswith("lite_"))
-        elif not settings.optim.backbone_factor:
+            return
+        if not settings.optim.backbone_factor:
             network.backbone.bottom_up.requires_grad_(False)
+        if network.settings.bank_frames > 1 and not network.settings.bank_entries:
+            network.intra_query_eps.requires_grad_(False)
 
     @property
     def _is_lite(self) -> bool:
@@ -128,7 +131,7 @@ class TrainedPairs(Trained):
 
     def _look_wholly(self, maps: FrameMaps, walk: Walk, sizes: Tensor) -> tuple[list[FramePrediction], Walk]:
         stages = self.network.stages(maps.pyramid, walk.pairs, sizes)
-        after = walked(self.network, walk, stages[-1], sizes) if self.settings.propagation == "on" else walk
+        after = walked(self.network, walk, stages[-1], sizes)
         return self._predictions(stages, maps, self.network.mask_parameters), after
 
     def _predictions(

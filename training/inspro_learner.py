@@ -105,7 +105,7 @@ def stages_of_clip(
             walk = Walk(Pairs(walk.pairs.queries, network.next_proposals(last.boxes, sizes)), walk.past)
         else:
             last = network.stages(maps.pyramid, walk.pairs, sizes)[-1]
-            walk = walked(network, walk, last, sizes) if settings.propagation == "on" else walk
+            walk = walked(network, walk, last, sizes)
         predicted.append(StageOutputs(*(tensor[0] for tensor in last)))
     return predicted
 

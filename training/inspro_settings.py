@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +14,7 @@ from visrt.training.data.clips import ClipSettings
 from visrt.training.losses.inspro import InsProLossSettings
 from visrt.training.settings import DataSettings, OptimSettings
 
-__all__ = ["InsProTrainSettings", "check_inspro_settings"]
+__all__ = ["InsProTrainSettings", "check_inspro_settings", "refuse_moved"]
 
 SIZE_DIVISOR = 32
 
@@ -23,9 +24,9 @@ class InsProTrainSettings:
     """One run.
 
     phase: "pairs" trains the network of InsPro; "lite" then trains the head for the frames between key frames and
-    nothing else, on clips whose first `key_frames` frames are key frames. propagation: pairs travel through the clip;
-    "off" starts each frame from the learned pairs, which makes an image network of it, to begin from as the paper
-    begins from COCO, or to compare with.
+    nothing else, on clips whose first `key_frames` frames are key frames. What travels from frame to frame is a setting
+    of the network, `network.propagation`; with "off" it learns as an image network, to begin from as the paper begins
+    from COCO, or to compare with.
     init: "imagenet" for EfficientNet-Lite0, a checkpoint path, or nothing. init_takes: all of that checkpoint, which is
     then an InsPro one, or its "backbone" alone, which may be any visrt can read. first_boxes: where proposals begin if
     no checkpoint brings them: the whole "picture", as in Sparse R-CNN, or a "grid" over it, which helps short runs.
@@ -39,7 +40,6 @@ class InsProTrainSettings:
     optim: OptimSettings
     loss: InsProLossSettings = field(default_factory=InsProLossSettings)
     phase: Literal["pairs", "lite"] = "pairs"
-    propagation: Literal["on", "off"] = "on"
     key_frames: Annotated[int, Field(ge=1)] = 3
     init: str | None = None
     init_takes: Literal["network", "backbone"] = "network"
@@ -48,6 +48,16 @@ class InsProTrainSettings:
     seed: int = 0
     save_every: int = 250
     validate_every: int = 250
+
+
+def refuse_moved(values: Mapping[str, Any], where: str) -> None:
+    """Refuse a settings file of before `propagation` became a setting of the network. Raises SettingsError."""
+    if "propagation" in values:
+        raise SettingsError(
+            f"{where}: setting 'propagation' is {values['propagation']!r}, but belongs into 'network' now, so that a "
+            'bundle does what was trained; give network.propagation "both" in place of "on", or "queries", "proposals" '
+            'or "off"'
+        )
 
 
 def check_inspro_settings(settings: InsProTrainSettings) -> None:
@@ -64,10 +74,10 @@ def check_inspro_settings(settings: InsProTrainSettings) -> None:
 
 def _check_clips(settings: InsProTrainSettings) -> None:
     clips, network = settings.data.clips, settings.network
-    if settings.phase == "pairs" and settings.propagation == "on" and clips.frames < 2:
+    if settings.phase == "pairs" and network.propagation != "off" and clips.frames < 2:
         raise SettingsError(
-            f"data.clips.frames is {clips.frames}, but propagation is 'on', which is learned from frame to frame; give "
-            "clips of 3 frames as published, or switch propagation off"
+            f"data.clips.frames is {clips.frames}, but network.propagation is {network.propagation!r}, which is "
+            "learned from frame to frame; give clips of 3 frames as published, or 'off'"
         )
     if network.queries < clips.max_objects:
         raise SettingsError(
@@ -99,8 +109,11 @@ def _check_lite(settings: InsProTrainSettings) -> None:
             f"data.clips.frames is {settings.data.clips.frames} and key_frames {settings.key_frames}: no frame is left "
             "for the lite head; published are 5, of which 3 are key frames"
         )
-    if settings.propagation == "off":
-        raise SettingsError("propagation is 'off', but the lite head moves boxes that travel; switch it on")
+    if not settings.network.proposals_travel:
+        raise SettingsError(
+            f"network.propagation is {settings.network.propagation!r}, but the lite head moves boxes that travel; "
+            "expected 'both' or 'proposals', as phase 'pairs' was trained"
+        )
     if settings.init in (None, "", "imagenet") or settings.init_takes != "network":
         raise SettingsError(
             f"init is {settings.init!r} and init_takes {settings.init_takes!r}, but in phase 'lite' all else stays as "

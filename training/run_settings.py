@@ -7,7 +7,7 @@ from pathlib import Path
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.json_file import read_json_object
 from visrt.runtime.settings import load_settings
-from visrt.training.inspro_settings import InsProTrainSettings
+from visrt.training.inspro_settings import InsProTrainSettings, refuse_moved
 from visrt.training.settings import TrainSettings
 
 __all__ = ["RunSettings", "run_settings_from_file"]
@@ -28,4 +28,5 @@ def run_settings_from_file(path: Path) -> RunSettings:
         raise SettingsError(
             f"{path}: setting 'family' is {family!r}; known are: {known}; leave it out for the Mask2Former families"
         )
+    refuse_moved(values, str(path))
     return load_settings(FAMILIES[family], values, str(path))

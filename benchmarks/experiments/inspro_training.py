@@ -15,9 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_official, evaluate_session
 from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
@@ -25,16 +23,10 @@ from visrt.benchmarks.experiments.inspro_free_boxes import draw_free_boxes, free
 from visrt.benchmarks.experiments.inspro_slots import best_slots
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
 from visrt.export.bundle import Export, export_bundle
-from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.inspro import InsPro
-from visrt.runtime.arrays import Array, Tensor, Tensors
-from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engines.backends import open_engines
-from visrt.runtime.engines.engine import Engine
-from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import SettingsError
-from visrt.runtime.methods.inspro import PROPOSALS, QUERIES
 from visrt.runtime.session import Session
 from visrt.runtime.settings import settings_from_file
 from visrt.runtime.sinks.output import write_atomically
@@ -43,14 +35,16 @@ from visrt.training.data.pseudo_videos import write_pseudo_videos
 from visrt.training.data.set_formats import load_annotations
 from visrt.training.inspro_settings import InsProTrainSettings
 
-__all__ = ["ARMS", "DEDUP_ARMS", "ForgetfulHead", "arm_settings", "over_seeds"]
+__all__ = ["ARMS", "DEDUP_ARMS", "arm_settings", "over_seeds"]
 
 ARMS = ("alone", "travelling")
 CROWDING, SPREADING = "without_dedup", "tenfold_dedup"
 DEDUP_ARMS = {CROWDING: 0.0, SPREADING: 10.0}
 """As "travelling", but for the weight of the loss that keeps free boxes apart."""
 
-WAYS = ("anew", "travelling")
+WAYS: dict[str, Literal["off", "both"]] = {"anew": "off", "travelling": "both"}
+"""The propagation of the bundles that a network is run as."""
+
 START = "start"
 SHOWN = {"birth_score": 0.3, "keep_score": 0.2}
 """Focal scores of a network trained for minutes are low."""
@@ -61,32 +55,15 @@ CLIPS = 36
 """Held-out clips over which boxes and slots are measured."""
 
 
-class ForgetfulHead:
-    """An engine for "head" that starts every frame from the learned pairs, without a past."""
-
-    def __init__(self, engine: Engine, states: Tensors) -> None:
-        self._engine = engine
-        self._learned = {"queries": states[QUERIES], "proposals": states[PROPOSALS]}
-
-    @property
-    def provider(self) -> str:
-        return self._engine.provider
-
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
-        fill = np.zeros(len(self._learned["queries"]), dtype=np.float32)
-        return self._engine({**feeds, **self._learned, "fill": fill})
-
-    def close(self) -> None:
-        self._engine.close()
-
-
 def arm_settings(settings: InsProTrainSettings, arm: str, seed: int) -> InsProTrainSettings:
     """`settings` for one run; all arms see the same clips."""
-    if settings.phase != "pairs" or settings.propagation != "on" or not settings.init:
-        raise SettingsError("the settings need phase 'pairs', propagation 'on', and init, where all arms start")
+    if settings.phase != "pairs" or settings.network.propagation != "both" or not settings.init:
+        raise SettingsError(
+            "the settings need phase 'pairs', network.propagation 'both', and init, where all arms start"
+        )
     settings = replace(settings, seed=seed)
     if arm == "alone":
-        return replace(settings, propagation="off")
+        return replace(settings, network=replace(settings.network, propagation="off"))
     weight = DEDUP_ARMS.get(arm, settings.loss.dedup)
     return replace(settings, loss=replace(settings.loss, dedup=weight))
 
@@ -178,27 +155,29 @@ def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: Ins
     whole videos, run as trained."""
     if (folder / FIGURES).exists():
         return
-    clips, bundle = settings.data.clips, folder / "bundle"
     folder.mkdir(parents=True, exist_ok=True)
-    export_bundle(Export(weights, bundle, clips.height_px, clips.width_px, family="inspro", overwrite=True))
     network = _network(weights)
     same = _for_boxes(settings)
     figures = {f"free boxes: {name}": value for name, value in free_boxes(network, same).items()}
     figures |= {f"slots: {name}": value for name, value in best_slots(network, same).items()}
     for way in WAYS:
-        with _session(open_bundle(bundle), way) as session:
+        with Session.open(_exported(weights, folder, settings, way), threads=1, association=SHOWN) as session:
             told = _told(evaluate_session(session, annotated, FPS))
-            if (way == "travelling") == (settings.propagation == "on"):
+            if WAYS[way] == settings.network.propagation:
                 told["AP50_of_whole_videos"] = evaluate_official(session, annotated).precision.ap50
         figures |= {f"{way}: {name}": value for name, value in told.items()}
     write_atomically(folder / FIGURES, [json.dumps(figures, indent=1).encode() + b"\n"])
 
 
-def _session(bundle: Bundle, way: str) -> Session:
-    engines, states = dict(open_engines(bundle, options=EngineOptions(threads=1))), initial_states(bundle)
-    if way == "anew":
-        engines["head"] = ForgetfulHead(engines["head"], states)
-    return Session(bundle.manifest, engines, association=SHOWN, states=states)
+def _exported(weights: Path, folder: Path, settings: InsProTrainSettings, way: str) -> Path:
+    """The bundle of `weights` whose pairs travel as `way` has it."""
+    checkpoint, clips = load_checkpoint(weights, INSPRO), settings.data.clips
+    network = InsPro(replace(checkpoint.settings, propagation=WAYS[way]))
+    network.load_state_dict(checkpoint.network().state_dict())
+    save_checkpoint(network, folder / f"{way}.safetensors", clips.classes)
+    export = Export(folder / f"{way}.safetensors", folder / way, clips.height_px, clips.width_px, family="inspro")
+    export_bundle(replace(export, overwrite=True))
+    return folder / way
 
 
 def _told(evaluation: Evaluation) -> dict[str, float]:

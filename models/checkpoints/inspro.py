@@ -92,5 +92,14 @@ INSPRO = NetworkKind(
     settings_from_weights=_settings_from_weights,
     mark="init_proposal_features.weight",
     ignored=("mask_head.",),  # CondInst's mask head has buffers that belong to training
-    not_in_weights=("heads", "bank_frames", "mask_scale_px", "outside", "proposal_clip", "pixel_mean", "pixel_std"),
+    not_in_weights=(
+        "heads",
+        "propagation",
+        "bank_frames",
+        "mask_scale_px",
+        "outside",
+        "proposal_clip",
+        "pixel_mean",
+        "pixel_std",
+    ),
 )

@@ -22,10 +22,11 @@ Axis = int | str
 
 @dataclass(frozen=True)
 class TensorNeed:
-    """One tensor a family needs: its axes and the dtypes it may have."""
+    """One tensor a family needs: its axes and the dtypes it may have. optional: a bundle may do without it."""
 
     axes: str
     dtypes: tuple[str, ...] = ("float32", "float16")
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _role_faults(
     faults = [f"{where}: unknown role {role!r}, known are {', '.join(needs)}" for role in specs if role not in needs]
     for role, need in needs.items():
         if role not in specs:
-            faults.append(f"{where}: missing role {role!r}")
+            faults += [] if need.optional else [f"{where}: missing role {role!r}"]
         elif not _fits(need, specs[role], known):
             spec = specs[role]
             expected = " ".join(_named(axis, known) for axis in need.axes.split())
@@ -84,7 +85,7 @@ def _role_faults(
 def _state_faults(name: str, need: TensorNeed, manifest: Manifest, known: dict[str, Axis]) -> list[str]:
     """Faults in a state tensor, as text."""
     if name not in manifest.states:
-        return [f"states: missing state {name!r}"]
+        return [] if need.optional else [f"states: missing state {name!r}"]
     spec = manifest.states[name]
     faults = []
     if not _fits(need, spec, known):

@@ -24,6 +24,7 @@ from visrt.runtime.errors import NumericalError
 from visrt.runtime.methods.inspro_outputs import inspro_outputs
 from visrt.runtime.methods.inspro_pairs import (
     Pairs,
+    feeds_of,
     first_pairs,
     invalid_slots,
     reset_slots,
@@ -64,10 +65,10 @@ LITE_KEY_EVERY_FRAMES = 10
 """Of the published lite variant."""
 
 QUERIES, PROPOSALS, BANK = "queries", "proposals", "bank"
-"""The states that lie in the bundle: the learned pairs, and the empty bank."""
+"""The states that lie in the bundle: the learned pairs, and the empty bank of a network that attends to the past."""
 
 # K classes without "no object", images of I x J, maps of h x w = stride 4 and u x v = stride 8 of the network input;
-# N slots, S pixels of all levels of the pyramid, E = T - 1 entries of the bank.
+# N slots, S pixels of all levels of the pyramid, E = T - 1 entries of the bank; a network of T = 1 has none.
 FRAME = GraphNeed(
     inputs={"images": TensorNeed("B I J 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
     outputs={
@@ -90,7 +91,11 @@ SEEN: Mapping[str, TensorNeed] = {
     "next_proposals": TensorNeed("N 4", ("float32",)),
 }
 HEAD = GraphNeed(
-    inputs={**LOOKING, "bank": TensorNeed("E N C", ("float32",)), "fill": TensorNeed("N", ("float32",))},
+    inputs={
+        **LOOKING,
+        "bank": TensorNeed("E N C", ("float32",), optional=True),
+        "fill": TensorNeed("N", ("float32",), optional=True),
+    },
     outputs={**SEEN, "next_queries": TensorNeed("N C", ("float32",))},
 )
 LITE_HEAD = GraphNeed(inputs=LOOKING, outputs=SEEN)
@@ -178,7 +183,7 @@ class InsPro:
         return {
             QUERIES: TensorNeed("N C", ("float32",)),
             PROPOSALS: TensorNeed("N 4", ("float32",)),
-            BANK: TensorNeed("E N C", ("float32",)),
+            BANK: TensorNeed("E N C", ("float32",), optional=True),
         }
 
     def start(self, initial: Tensors) -> InsProState:
@@ -239,7 +244,7 @@ def with_mean_scores(
 
 
 def first_step(initial: Tensors) -> FrameStep:
-    return FrameStep(first_pairs(initial[QUERIES], initial[PROPOSALS], initial[BANK]))
+    return FrameStep(first_pairs(initial[QUERIES], initial[PROPOSALS], initial.get(BANK)))
 
 
 def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProSettings) -> FrameAnswer:
@@ -265,15 +270,8 @@ def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProS
 
 def _looked(frame: Tensors, run: RunGraph, step: FrameStep) -> Tensors:
     """The outputs of a head; `run` adds the frame's pyramid, which stays on the device."""
-    pairs = step.pairs
-    feeds = {
-        "picture_size": frame["picture_sizes"],
-        "queries": pairs.queries,
-        "proposals": pairs.proposals,
-    }
-    if step.is_key:
-        return run("head", {**feeds, "bank": pairs.bank, "fill": pairs.fill})
-    return run("head_lite", feeds)
+    graph = "head" if step.is_key else "head_lite"
+    return run(graph, {"picture_size": frame["picture_sizes"], **feeds_of(step.pairs, graph)})
 
 
 def with_key_on_drop(step: FrameStep, probabilities: Floats, was_key: bool, drop: float | None) -> FrameStep:

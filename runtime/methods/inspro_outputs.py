@@ -12,7 +12,7 @@ import numpy as np
 
 from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
 from visrt.runtime.engines.engine import Engine
-from visrt.runtime.methods.inspro_pairs import Pairs, update_bank, update_pairs
+from visrt.runtime.methods.inspro_pairs import Pairs, feeds_of, update_bank, update_pairs
 from visrt.runtime.methods.outputs import Outputs, checked_batch, mask_logits_of
 
 __all__ = ["Look", "inspro_outputs", "roles_of_frame"]
@@ -25,12 +25,12 @@ Look = Callable[[str, Tensors], Tensors]
 
 def roles_of_frame(look: Look, pairs: Pairs, heads: tuple[str, ...]) -> Outputs:
     """The outputs that are compared for one frame, by role; `heads`: "head", and "head_lite" where there is one."""
-    first = look("head", _feeds(pairs, ("queries", "proposals", "bank", "fill")))
+    first = look("head", feeds_of(pairs, "head"))
     pairs = update_bank(update_pairs(pairs, first), first["object_features"])
     roles = _named(first, "")
-    roles |= _named(look("head", _feeds(pairs, ("queries", "proposals", "bank", "fill"))), AGAIN)
+    roles |= _named(look("head", feeds_of(pairs, "head")), AGAIN)
     if "head_lite" in heads:
-        roles |= _named(look("head_lite", _feeds(pairs, ("queries", "proposals"))), LITE)
+        roles |= _named(look("head_lite", feeds_of(pairs, "head_lite")), LITE)
     return roles
 
 
@@ -55,10 +55,6 @@ def _looking(engines: Mapping[str, Engine], pyramid: Tensor, size: tuple[int, in
         return {role: tensor.numpy() for role, tensor in given.items()}
 
     return look
-
-
-def _feeds(pairs: Pairs, roles: tuple[str, ...]) -> Tensors:
-    return {role: getattr(pairs, role) for role in roles}
 
 
 def _named(outputs: Tensors, which: str) -> Outputs:

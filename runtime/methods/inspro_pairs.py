@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Floats, Tensors
 
-__all__ = ["Pairs", "first_pairs", "invalid_slots", "reset_slots", "too_small", "update_bank", "update_pairs"]
+__all__ = [
+    "Pairs",
+    "feeds_of",
+    "first_pairs",
+    "invalid_slots",
+    "reset_slots",
+    "too_small",
+    "update_bank",
+    "update_pairs",
+]
 
 Slots = NDArray[np.bool_]
 
@@ -19,7 +28,8 @@ class Pairs:
     """N pairs, and what each began as.
 
     queries [N, C] and proposals [N, 4], x1, y1, x2, y2 as parts of the picture. bank [E, N, C]: object features of
-    frames before, the newest last; fill [N]: how many of the newest count for each slot.
+    frames before, the newest last, none (E = 0) where the network does not attend to them; fill [N]: how many of the
+    newest count for each slot.
     """
 
     first_queries: Floats
@@ -30,9 +40,16 @@ class Pairs:
     fill: Floats
 
 
-def first_pairs(queries: Floats, proposals: Floats, bank: Floats) -> Pairs:
+def first_pairs(queries: Floats, proposals: Floats, bank: Floats | None) -> Pairs:
     """The learned pairs; nothing counts in a bank of the size of `bank`."""
+    bank = np.zeros((0, *queries.shape), dtype=np.float32) if bank is None else bank
     return Pairs(queries, proposals, queries, proposals, bank, np.zeros(len(queries), dtype=np.float32))
+
+
+def feeds_of(pairs: Pairs, graph: str) -> Tensors:
+    """What a head takes of the pairs, by role; the lite head, and one that does not attend to the past, no bank."""
+    feeds: Tensors = {"queries": pairs.queries, "proposals": pairs.proposals}
+    return {**feeds, "bank": pairs.bank, "fill": pairs.fill} if graph == "head" and len(pairs.bank) else feeds
 
 
 def update_pairs(pairs: Pairs, outputs: Tensors) -> Pairs:
@@ -42,6 +59,8 @@ def update_pairs(pairs: Pairs, outputs: Tensors) -> Pairs:
 
 def update_bank(pairs: Pairs, object_features: Floats) -> Pairs:
     """The pairs with a new entry [N, C] in the bank, the oldest gone."""
+    if not len(pairs.bank):
+        return pairs
     bank = np.concatenate([pairs.bank[1:], object_features[None]])
     return replace(pairs, bank=bank, fill=np.minimum(pairs.fill + 1, len(bank)).astype(np.float32))
 

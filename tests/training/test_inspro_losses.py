@@ -113,6 +113,18 @@ def test_the_query_of_an_object_that_is_gone_is_not_given_away() -> None:
     assert pairs(second, targets[1])[1] != 2
 
 
+def test_without_consistent_matching_each_frame_is_matched_for_itself() -> None:
+    """Where queries 0 and 1 lie changes places from frame to frame, the objects stay."""
+    first, second = scattered(), scattered()
+    second[:2] = first[[1, 0]]
+    frames = [prediction(stage(first)), prediction(stage(second))]
+    targets = [target([0, 1], first[:2].tolist())] * 2
+    for over_time, then in (("consistent", {0: 0, 1: 1}), ("each_frame", {0: 1, 1: 0})):
+        settings = replace(InsProLossSettings(), matching_over_time=over_time)
+        matches = [found[0] for found in matches_of_clip(frames, targets, settings)]
+        assert [pairs(found, targets[0]) for found in matches] == [{0: 0, 1: 1}, then]
+
+
 def test_more_new_objects_than_free_queries_leave_the_dearest_out() -> None:
     cost = torch.tensor([[0.0, 5.0, 1.0], [9.0, 9.0, 9.0]])
     matches, held = consistent_matches(cost, torch.tensor([7, 8, 9]), {3: 1})

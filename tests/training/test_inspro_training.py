@@ -22,7 +22,7 @@ from visrt.models.inspro import InsPro, InsProSettings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.errors import CheckpointError, SettingsError
-from visrt.runtime.methods.inspro_pairs import first_pairs, update_bank, update_pairs
+from visrt.runtime.methods.inspro_pairs import feeds_of, first_pairs, update_bank, update_pairs
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.motion import CameraSettings
 from visrt.training.data.sources import SourceSettings
@@ -49,6 +49,7 @@ NETWORK = InsProSettings(
     mask_convolutions=1,
     bank_frames=3,
 )
+PROPAGATIONS = ("both", "queries", "proposals", "off")
 
 
 @pytest.fixture(scope="module")
@@ -122,34 +123,58 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(pictures: Path, tmp_pa
         torch.testing.assert_close(cut[key], value, rtol=1e-3, atol=1e-4)
 
 
-def test_pairs_travel_through_a_clip_as_they_do_in_the_runtime(pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_pairs_travel_through_a_clip_as_they_do_in_the_runtime(
+    pictures: Path, tmp_path: Path, propagation: Any
+) -> None:
     """More frames than the bank holds."""
-    network = load_checkpoint(saved_network(tmp_path), INSPRO).network()
+    settings = settings_on(pictures, replace(NETWORK, propagation=propagation))
+    network = load_checkpoint(saved_network(tmp_path, settings.network), INSPRO).network()
     images, size = torch.randn(4, 3, 64, 96), torch.tensor([64.0, 96.0])
-    head, bank = HeadGraph(network, 64, 96), np.zeros((NETWORK.bank_frames - 1, 5, NETWORK.dim), np.float32)
-    queries, proposals = (part.detach().numpy() for part in network.first_pairs())
-    pairs = first_pairs(queries, proposals, bank)
-    trained = TrainedPairs(network, settings_on(pictures)).eval()
+    head, entries = HeadGraph(network, 64, 96), network.settings.bank_entries
+    learned = tuple(part.detach().numpy() for part in network.first_pairs())
+    pairs = first_pairs(*learned, np.zeros((entries, 5, NETWORK.dim), np.float32))
+    trained = TrainedPairs(network, settings).eval()
     with torch.no_grad():
         [clip] = trained(images, 4)
-        for frame, last, image in zip(
-            clip, stages_of_clip(network, images, settings_on(pictures)), images, strict=True
-        ):
-            state = (pairs.queries, pairs.proposals, pairs.bank, pairs.fill)
+        for frame, last, image in zip(clip, stages_of_clip(network, images, settings), images, strict=True):
             pyramid = network(image[None]).pyramid.rows[0]
-            told = head(pyramid, size, *(torch.from_numpy(part) for part in state))._asdict()
-            outputs = {role: tensor.numpy() for role, tensor in told.items()}
+            feeds = {role: torch.from_numpy(part) for role, part in feeds_of(pairs, "head").items()}
+            outputs = {role: tensor.numpy() for role, tensor in head(pyramid, size, **feeds)._asdict().items()}
             pairs = update_bank(update_pairs(pairs, outputs), outputs["object_features"])
             for stage in (frame.stages[-1], last):
                 np.testing.assert_allclose(stage.boxes, outputs["boxes"], rtol=1e-4, atol=1e-3)
                 np.testing.assert_allclose(stage.object_features, outputs["object_features"], rtol=1e-3, atol=1e-4)
+    assert entries == (2 if propagation in ("both", "queries") else 0)
+    assert np.array_equal(pairs.queries, learned[0]) == (propagation in ("proposals", "off"))
+    assert np.array_equal(pairs.proposals, learned[1]) == (propagation in ("queries", "off"))
 
 
-@pytest.mark.parametrize("propagation", ["on", "off"])
-def test_intra_query_attention_learns_where_pairs_travel(pictures: Path, tmp_path: Path, propagation: Any) -> None:
-    network, before, _ = one_step(settings_on(pictures, propagation=propagation), tmp_path)
-    assert ("intra_query_eps.weight" in moved(before, network)) == (propagation == "on")
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_intra_query_attention_learns_where_queries_travel(pictures: Path, tmp_path: Path, propagation: Any) -> None:
+    settings = settings_on(pictures, replace(NETWORK, propagation=propagation))
+    network, before, _ = one_step(settings, tmp_path)
+    assert ("intra_query_eps.weight" in moved(before, network)) == (propagation in ("both", "queries"))
     assert "init_proposal_boxes.weight" in moved(before, network)
+
+
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_every_weight_that_is_trained_gets_a_gradient(pictures: Path, tmp_path: Path, propagation: Any) -> None:
+    """Distributed training waits for the gradient of each."""
+    settings = settings_on(pictures, replace(NETWORK, propagation=propagation))
+    batch = next(iter(Run(settings, tmp_path).batches()))
+    learner = InsProLearner(settings)
+    trained = learner.start().train()
+    sum(learner.losses(trained, batch, lambda mean: mean).values(), torch.zeros(())).backward()
+    learning = {key: weight for key, weight in trained.named_parameters() if weight.requires_grad}
+    assert not [key for key, weight in learning.items() if weight.grad is None]
+
+
+def test_a_settings_file_of_before_propagation_moved_says_where_it_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"family": "inspro", "propagation": "on"}))
+    with pytest.raises(SettingsError, match=r"'propagation' is 'on', but belongs into 'network' now"):
+        run_settings_from_file(path)
 
 
 def test_boxes_alone_are_learned_without_masks(pictures: Path, tmp_path: Path) -> None:
@@ -260,14 +285,18 @@ LITE = lite_on(Path("nowhere"), Path("first.safetensors"))
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (with_clips(GOOD, frames=1), r"data\.clips\.frames is 1, but propagation is 'on'"),
+        (with_clips(GOOD, frames=1), r"data\.clips\.frames is 1, but network\.propagation is 'both'"),
         (with_clips(GOOD, height_px=72), r"72 x 96 pixels; both must be divisible by 32"),
         (with_clips(GOOD, max_objects=6), r"network\.queries is 5, but a clip may hold data\.clips\.max_objects = 6"),
         (with_clips(GOOD, camera=CameraSettings()), r"data\.clips\.camera\.letterbox is 0\.25"),
         (replace(GOOD, network=LITE.network), r"network\.lite_stages is 1, but phase is 'pairs'"),
         (replace(LITE, network=NETWORK), r"network\.lite_stages is 0"),
         (replace(LITE, key_frames=4), r"no frame is left for the lite head"),
-        (replace(LITE, propagation="off"), r"propagation is 'off', but the lite head"),
+        (replace(LITE, network=replace(LITE.network, propagation="off")), r"propagation is 'off', but the lite head"),
+        (
+            replace(LITE, network=replace(LITE.network, propagation="queries")),
+            r"propagation is 'queries', but the lite head",
+        ),
         (replace(LITE, init=None), r"give the checkpoint of phase 'pairs'"),
         (replace(LITE, init_takes="backbone"), r"init_takes 'backbone'"),
     ],

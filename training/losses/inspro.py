@@ -38,8 +38,9 @@ class InsProLossSettings:
     are pushed away, the dedup_boxes that overlap it most; on ImageNet-VID 0.15 was best.
 
     alpha, gamma: of the focal losses. matching: each stage its "own", as in Sparse R-CNN, or one for all stages by the
-    "last" one; the paper does not say, and "own" learns faster. mask_stages: whether masks are learned at the "last"
-    stage or at "every" one; it does not say that either.
+    "last" one; the paper does not say, and "own" learns faster. matching_over_time: "consistent", where an object keeps
+    its query from frame to frame (section 3.3), or "each_frame" for itself. mask_stages: whether masks are learned at
+    the "last" stage or at "every" one; it does not say that either.
     """
 
     label: float = 2.0
@@ -53,6 +54,7 @@ class InsProLossSettings:
     alpha: float = 0.25
     gamma: float = 2.0
     matching: Literal["own", "last"] = "own"
+    matching_over_time: Literal["consistent", "each_frame"] = "consistent"
     mask_stages: Literal["last", "every"] = "last"
     costs: BoxCosts = field(default_factory=BoxCosts)
 
@@ -92,7 +94,7 @@ def clip_losses(
 def matches_of_clip(
     frames: Sequence[FramePrediction], targets: Sequence[BoxTargets], settings: InsProLossSettings
 ) -> list[list[Matches]]:
-    """Matches [frame][stage]; an object keeps its query from frame to frame.
+    """Matches [frame][stage]; with consistent matching an object keeps its query from frame to frame.
 
     Stages are counted from the last one back, so that the lite head's only stage goes on with what the last one held.
     """
@@ -103,7 +105,9 @@ def matches_of_clip(
         found: dict[int, Matches] = {}
         for back in range(stages) if settings.matching == "own" else (0,):
             cost = pairwise_costs(frame.stages[-1 - back], target, settings.costs)
-            found[back], held[back] = consistent_matches(cost, target.ids, held.get(back, {}))
+            found[back], after = consistent_matches(cost, target.ids, held.get(back, {}))
+            if settings.matching_over_time == "consistent":
+                held[back] = after
         matches.append([found.get(stages - 1 - i, found[0]) for i in range(stages)])
     return matches
 

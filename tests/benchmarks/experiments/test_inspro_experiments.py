@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -15,10 +14,9 @@ from visrt.benchmarks.experiments import inspro_free_boxes
 from visrt.benchmarks.experiments.inspro_free_boxes import RINGS, LaidBoxes, free_boxes, ring_densities
 from visrt.benchmarks.experiments.inspro_lite import bound_by_macs, in_turns
 from visrt.benchmarks.experiments.inspro_slots import fitting_slots
-from visrt.benchmarks.experiments.inspro_training import DEDUP_ARMS, ForgetfulHead, arm_settings, over_seeds
+from visrt.benchmarks.experiments.inspro_training import DEDUP_ARMS, arm_settings, over_seeds
 from visrt.models.inspro import InsPro
 from visrt.models.interaction import StageOutputs
-from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.errors import SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.inspro_settings import InsProTrainSettings
@@ -28,42 +26,27 @@ RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "inspro" / "small.
 SETTINGS = settings_from_file(InsProTrainSettings, RECIPE)
 
 
-class Echo:
-    """An engine whose outputs are its inputs."""
-
-    provider = "Echo"
-
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
-        return {role: HostTensor(np.asarray(array)) for role, array in feeds.items()}
-
-    def close(self) -> None:
-        pass
-
-
 def test_arms_differ_from_the_settings_in_one_thing() -> None:
     assert arm_settings(SETTINGS, "travelling", 2) == replace(SETTINGS, seed=2)
-    assert arm_settings(SETTINGS, "alone", 2) == replace(SETTINGS, seed=2, propagation="off")
+    alone = replace(SETTINGS.network, propagation="off")
+    assert arm_settings(SETTINGS, "alone", 2) == replace(SETTINGS, seed=2, network=alone)
     for arm, weight in DEDUP_ARMS.items():
         other = arm_settings(SETTINGS, arm, 2)
         assert other.loss == replace(SETTINGS.loss, dedup=weight)
         assert replace(other, loss=SETTINGS.loss) == replace(SETTINGS, seed=2)
 
 
-@pytest.mark.parametrize("change", [{"propagation": "off"}, {"phase": "lite"}, {"init": None}])
-def test_settings_that_have_no_two_arms_are_refused(change: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SETTINGS, network=replace(SETTINGS.network, propagation="off")),
+        replace(SETTINGS, phase="lite"),
+        replace(SETTINGS, init=None),
+    ],
+)
+def test_settings_that_have_no_two_arms_are_refused(settings: InsProTrainSettings) -> None:
     with pytest.raises(SettingsError, match="where all arms start"):
-        arm_settings(replace(SETTINGS, **change), "alone", 0)  # type: ignore[arg-type]
-
-
-def test_a_forgetful_head_sees_the_learned_pairs_in_every_frame() -> None:
-    states = {"queries": np.ones((4, 3)), "proposals": np.full((4, 4), 2.0), "bank": np.zeros((5, 4, 3))}
-    given = {"queries": np.zeros((4, 3)), "proposals": np.zeros((4, 4)), "bank": np.ones((5, 4, 3))}
-    outputs = ForgetfulHead(Echo(), states)({**given, "fill": np.full(4, 5.0), "pyramid": np.ones(2)})
-    seen = {role: tensor.numpy() for role, tensor in outputs.items()}
-    assert (seen["queries"] == 1).all()
-    assert (seen["proposals"] == 2).all()
-    assert (seen["fill"] == 0).all()
-    assert (seen["pyramid"] == 1).all()
+        arm_settings(settings, "alone", 0)
 
 
 def test_a_share_of_nothing_counts_in_no_mean() -> None:
