@@ -113,16 +113,15 @@ def test_the_query_of_an_object_that_is_gone_is_not_given_away() -> None:
     assert pairs(second, targets[1])[1] != 2
 
 
-def test_without_consistent_matching_each_frame_is_matched_for_itself() -> None:
-    """Where queries 0 and 1 lie changes places from frame to frame, the objects stay."""
+@pytest.mark.parametrize(("over_time", "then"), [("consistent", {0: 0, 1: 1}), ("each_frame", {0: 1, 1: 0})])
+def test_without_consistent_matching_each_frame_is_matched_for_itself(over_time: Any, then: dict[int, int]) -> None:
+    """The boxes of queries 0 and 1 change places, the objects stay where they are."""
     first, second = scattered(), scattered()
     second[:2] = first[[1, 0]]
     frames = [prediction(stage(first)), prediction(stage(second))]
     targets = [target([0, 1], first[:2].tolist())] * 2
-    for over_time, then in (("consistent", {0: 0, 1: 1}), ("each_frame", {0: 1, 1: 0})):
-        settings = replace(InsProLossSettings(), matching_over_time=over_time)
-        matches = [found[0] for found in matches_of_clip(frames, targets, settings)]
-        assert [pairs(found, targets[0]) for found in matches] == [{0: 0, 1: 1}, then]
+    found = matches_of_clip(frames, targets, InsProLossSettings(matching_over_time=over_time))
+    assert [pairs(of_frame[0], targets[0]) for of_frame in found] == [{0: 0, 1: 1}, then]
 
 
 def test_more_new_objects_than_free_queries_leave_the_dearest_out() -> None:
