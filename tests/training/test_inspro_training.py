@@ -133,7 +133,7 @@ def test_pairs_travel_through_a_clip_as_they_do_in_the_runtime(
     images, size = torch.randn(4, 3, 64, 96), torch.tensor([64.0, 96.0])
     head, entries = HeadGraph(network, 64, 96), network.settings.bank_entries
     learned = tuple(part.detach().numpy() for part in network.first_pairs())
-    pairs = first_pairs(*learned, np.zeros((entries, 5, NETWORK.dim), np.float32))
+    pairs = first_pairs(learned[0], learned[1], np.zeros((entries, 5, NETWORK.dim), np.float32))
     trained = TrainedPairs(network, settings).eval()
     with torch.no_grad():
         [clip] = trained(images, 4)
