@@ -36,6 +36,7 @@ REGISTRIES = (
     "runtime/methods/presets.py",
     "export/families.py",
     "training/run_settings.py",
+    "training/published_recipes.py",
     "models/checkpoints/conversion.py",
 )
 """Each maps the names of families to what does the work."""

@@ -144,8 +144,8 @@ class Run:
         return metrics
 
     def validate(self) -> None:
-        """Quality on the held-out clips, appended to the metrics file."""
-        if not self.accelerator.is_main_process:
+        """Quality on the held-out clips, if any are held out, appended to the metrics file."""
+        if not self.accelerator.is_main_process or not self.settings.data.validation_clips:
             return
         quality = self.learner.quality(self.shipped(), self.accelerator.device)
         self._log({f"quality_{name}": value for name, value in quality.items()})

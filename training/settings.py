@@ -22,7 +22,7 @@ class DataSettings:
 
     clips: size, frames a clip (MinVIS 1, the identity loss 2, CTVIS 8 to 10), motion, pasting, looks. workers:
     processes that make clips. validation_clips: held-out clips of `validation_frames` frames each, to watch the run
-    with.
+    with; 0 = none.
     """
 
     sources: tuple[SourceSettings, ...]

@@ -29,6 +29,7 @@ VERBS = {
     "inspect": Verb("visrt.commands.inspect", "inspect", "Show and check a bundle."),
     "doctor": Verb("visrt.commands.doctor", "doctor", "Show what this machine can run, and what is in the way."),
     "train": Verb("visrt.commands.train", "train", "Train a network on annotated images or videos."),
+    "recipes": Verb("visrt.commands.recipes", "recipes", "List the published trainings."),
     "convert": Verb("visrt.commands.convert", "convert", "Turn a published checkpoint into visrt's own."),
     "export": Verb("visrt.commands.export", "export", "Turn a checkpoint into a bundle."),
     "calibrate": Verb(

@@ -72,8 +72,14 @@ DATASET_CLASSES: dict[str, tuple[str, ...]] = {
         "squirrel surfboard tennis_racket tiger train truck turtle whale zebra"
     ),
     "ovis": _names(
-        "person bird cat dog horse sheep cow elephant bear zebra giraffe poultry giant_panda lizard parrot monkey "
-        "rabbit tiger fish turtle bicycle motorcycle airplane boat vehicle"
+        "Person Bird Cat Dog Horse Sheep Cow Elephant Bear Zebra Giraffe Poultry Giant_panda Lizard Parrot Monkey "
+        "Rabbit Tiger Fish Turtle Bicycle Motorcycle Airplane Boat Vehical"
+    ),
+    "imagenet_vid": _names(
+        "airplane antelope bear bicycle bird bus car cattle dog domestic_cat elephant fox giant_panda hamster horse "
+        "lion lizard monkey motorcycle rabbit red_panda sheep snake squirrel tiger train turtle watercraft whale zebra"
     ),
 }
-"""Class names in the order of the class logits. Published checkpoints hold numbers of classes only, no names."""
+DATASET_CLASSES["ytvis2022"] = DATASET_CLASSES["ytvis2021"]
+"""Class names in the order of the class logits, spelt as in the sets' own files. Published checkpoints hold numbers of
+classes only, no names."""

@@ -75,5 +75,7 @@ def test_data_sets_have_their_numbers_of_distinct_classes() -> None:
         "coco": 80,
         "ytvis2019": 40,
         "ytvis2021": 40,
+        "ytvis2022": 40,
         "ovis": 25,
+        "imagenet_vid": 30,
     }

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.models.checkpoints.genvis import GENVIS
-from visrt.models.checkpoints.published import genvis, published
 from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.genvis import GenVis
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import CheckpointError, SettingsError
-from visrt.runtime.settings import settings_from_file
 from visrt.training.batches import clip_loader, training_clips
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.sources import SourceSettings
@@ -260,17 +258,3 @@ def test_genvis_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=told):
         check_settings(replace(made, genvis=replace(VIDEO, **video), **change))
-
-
-def test_genvis_is_trained_online_with_the_released_values() -> None:
-    settings = settings_from_file(TrainSettings, RECIPES / "youtube_vis_2019.json")
-    assert settings.network == NetworkSettings(classes=40)
-    assert settings.genvis == GenVisTraining()
-    assert GenVisTraining().network(settings.network) == genvis(published("r50", 40))
-    optim, loss = settings.optim, settings.loss
-    assert (optim.steps, optim.batch, optim.lr, optim.weight_decay, optim.clip_norm) == (15000, 8, 5e-5, 0.05, 0.01)
-    assert round(optim.decay_at[0] * optim.steps, -1) == 10000
-    assert (settings.data.clips.frames, settings.data.clips.video_span_frames) == (5, 13)
-    assert (loss.points, loss.match.points, loss.no_object_weight) == (12544, 12544, 0.1)
-    video, photos = settings.data.sources
-    assert video.base_weight / photos.base_weight == 0.75
