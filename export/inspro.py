@@ -1,4 +1,7 @@
-"""Export of InsPro and InsPro-lite: graphs `frame`, `head`, for lite `head_lite`, and `masks`; the learned pairs."""
+"""Export of InsPro and InsPro-lite: graphs `frame`, `head`, for lite `head_lite`, and `masks`; the learned pairs.
+
+A network of boxes alone has no `masks` graph, nor the tensors that lead to it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ from visrt.runtime.arrays import Array, Tensors
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES
-from visrt.runtime.methods.inspro_outputs import Look, roles_of_frame
+from visrt.runtime.methods.inspro_outputs import Look, box_logits, roles_of_frame
 from visrt.runtime.methods.inspro_pairs import first_pairs
 
 __all__ = ["InsProExport", "read_inspro", "read_inspro_lite"]
@@ -42,7 +45,12 @@ __all__ = ["InsProExport", "read_inspro", "read_inspro_lite"]
 Heads = dict[str, HeadGraph | LiteHeadGraph]
 
 LOOKING = ("pyramid", "picture_size", "queries", "proposals")
-OUTPUTS = {"head": HeadTensors._fields, "head_lite": LiteHeadTensors._fields}
+OUTPUTS = {
+    "frame": InsProFrameTensors._fields,
+    "head": HeadTensors._fields,
+    "head_lite": LiteHeadTensors._fields,
+}
+OF_MASKS = ("mask_features", "mask_embeddings")
 
 OF_FRAMES = ("backbone", "mask_branch")
 """Parts of the network that see the frame, before any query does."""
@@ -97,6 +105,8 @@ class InsProExport(Exportable[InsProSettings]):
         bank = states[BANK].values if BANK in states else None
         pairs = first_pairs(states[QUERIES].values, states[PROPOSALS].values, bank)
         roles = roles_of_frame(self._looking(maps.pyramid.rows[0]), pairs, tuple(self.heads))
+        if maps.mask_features is None:
+            return {**roles, "box_logits": box_logits(roles["boxes"], (self.spec.height, self.spec.width))}
         parameters = torch.from_numpy(roles["mask_embeddings"])
         masks = InsProMasksGraph(self.checkpoint.settings.mask_scale_px)(parameters, maps.mask_features[0])
         return {**roles, "mask_features": maps.mask_features[0].numpy(), "mask_logits": masks.numpy()}
@@ -124,11 +134,22 @@ class InsProExport(Exportable[InsProSettings]):
 
     def onnx_models(self, graphs: Graphs, precision: torch.dtype) -> dict[str, onnx.ModelProto]:
         heads = {
-            name: onnx_from_module(graphs[name], self._examples(name, precision), {}, dict.fromkeys(OUTPUTS[name]))
+            name: onnx_from_module(
+                graphs[name], self._examples(name, precision), {}, dict.fromkeys(self._outputs(name))
+            )
             for name in self.heads
         }
-        frame = onnx_from_frame_graph(graphs["frame"], *self.spec.image_size, InsProFrameTensors._fields)
-        return {"frame": frame, **heads, "masks": self._masks_model()}
+        frame = onnx_from_frame_graph(graphs["frame"], *self.spec.image_size, self._outputs("frame"))
+        masks = {"masks": self._masks_model()} if self._has_masks else {}
+        return {"frame": frame, **heads, **masks}
+
+    @property
+    def _has_masks(self) -> bool:
+        return self.checkpoint.settings.outputs == "masks"
+
+    def _outputs(self, name: str) -> list[str]:
+        """Outputs of the graph `name`, in order."""
+        return [role for role in OUTPUTS[name] if self._has_masks or role not in OF_MASKS]
 
     def _looking(self, pyramid: Tensor) -> Look:
         picture = torch.tensor([self.spec.height, self.spec.width], dtype=torch.float32)
@@ -136,7 +157,7 @@ class InsProExport(Exportable[InsProSettings]):
         def look(graph: str, feeds: Tensors) -> Tensors:
             given = {role: torch.from_numpy(values) for role, values in feeds.items()}
             outputs = self.heads[graph](pyramid, picture, **given)
-            return {role: tensor.numpy() for role, tensor in outputs._asdict().items()}
+            return {role: tensor.numpy() for role, tensor in outputs._asdict().items() if tensor is not None}
 
         return look
 
@@ -173,8 +194,6 @@ def _read(path: Path, spec: InputSpec, heads: Mapping[str, Callable[..., nn.Modu
     settings = checkpoint.settings
     if "head_lite" in heads and not settings.lite_stages:
         raise CheckpointError(f"{path}: holds no lite head; export it with --family inspro, or train one")
-    if settings.outputs == "boxes":
-        raise CheckpointError(f"{path}: this network gives boxes alone; expected one with masks to export")
     network = checkpoint.network()
     graphs: Any = {name: head(network, spec.height, spec.width).eval() for name, head in heads.items()}
     return InsProExport(checkpoint, InsProFrameGraph.from_settings(network, settings, spec), spec, graphs)

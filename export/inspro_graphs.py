@@ -6,7 +6,6 @@ frame of one stream, so all its axes are fixed. Numbers that travel from frame t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -35,21 +34,22 @@ __all__ = [
 
 class InsProFrameTensors(NamedTuple):
     """Outputs of the `frame` graph: pyramid [B, S, C], p2..p5 one after another, in the network's precision;
-    mask_features [B, F, H/8, W/8] and picture_sizes [B, 2], height and width in pixels, float32."""
+    mask_features [B, F, H/8, W/8], None of a network of boxes alone, and picture_sizes [B, 2], height and width in
+    pixels, float32."""
 
     pyramid: Tensor
-    mask_features: Tensor
+    mask_features: Tensor | None
     picture_sizes: Tensor
 
 
 class HeadTensors(NamedTuple):
     """Outputs of the `head` graph, float32, for N slots: class_logits [N, K], before sigmoid; boxes [N, 4], x1, y1, x2,
-    y2 in pixels; mask_embeddings [N, P], the object's convolutions; object_features [N, C], the bank's new entry;
-    next_queries [N, C] and next_proposals [N, 4], as parts of the picture."""
+    y2 in pixels; mask_embeddings [N, P], the object's convolutions, None of a network of boxes alone; object_features
+    [N, C], the bank's new entry; next_queries [N, C] and next_proposals [N, 4], as parts of the picture."""
 
     class_logits: Tensor
     boxes: Tensor
-    mask_embeddings: Tensor
+    mask_embeddings: Tensor | None
     object_features: Tensor
     next_queries: Tensor
     next_proposals: Tensor
@@ -60,7 +60,7 @@ class LiteHeadTensors(NamedTuple):
 
     class_logits: Tensor
     boxes: Tensor
-    mask_embeddings: Tensor
+    mask_embeddings: Tensor | None
     object_features: Tensor
     next_proposals: Tensor
 
@@ -72,7 +72,8 @@ class InsProFrameGraph(FrameGraph):
         """`images` uint8 RGB [B, H, W, 3], or of the source's size; `valid_sizes` int32 [B, 2], height and width in
         the network input that each image fills."""
         maps = self.network(self.normalised(images, valid_sizes).to(self.precision))
-        return InsProFrameTensors(maps.pyramid.rows, maps.mask_features.float(), valid_sizes.float())
+        mask_features = None if maps.mask_features is None else maps.mask_features.float()
+        return InsProFrameTensors(maps.pyramid.rows, mask_features, valid_sizes.float())
 
 
 class _Head(nn.Module):
@@ -111,8 +112,8 @@ class HeadGraph(_Head):
         fill = queries.new_zeros(len(queries)) if fill is None else fill
         queries = self.network.next_queries(last.object_features, bank.unsqueeze(0), fill.unsqueeze(0))
         proposals = self.network.next_proposals(last.boxes, size)
-        seen = _seen(last, self.network.mask_parameters(last))
-        return HeadTensors(*seen, *_alone((queries, proposals)))
+        masks = self.network.mask_parameters(last) if self.network.settings.outputs == "masks" else None
+        return HeadTensors(*_seen(last, masks), _alone(queries), _alone(proposals))
 
 
 class LiteHeadGraph(_Head):
@@ -122,8 +123,8 @@ class LiteHeadGraph(_Head):
         """Inputs as those of `HeadGraph`."""
         rows, pairs, size = self._inputs(pyramid, picture_size, queries, proposals)
         last = self.network.lite(rows, pairs, size)[-1]
-        seen = _seen(last, self.network.lite_mask_parameters(last))
-        return LiteHeadTensors(*seen, *_alone((self.network.next_proposals(last.boxes, size),)))
+        masks = self.network.lite_mask_parameters(last) if self.network.settings.outputs == "masks" else None
+        return LiteHeadTensors(*_seen(last, masks), _alone(self.network.next_proposals(last.boxes, size)))
 
 
 class InsProMasksGraph(nn.Module):
@@ -163,10 +164,11 @@ def with_frozen_norms(network: InsPro) -> InsPro:
     return network
 
 
-def _seen(last: StageOutputs, mask_parameters: Tensor) -> Iterable[Tensor]:
-    return _alone((last.class_logits, last.boxes, mask_parameters, last.object_features))
+def _seen(last: StageOutputs, mask_parameters: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    masks = None if mask_parameters is None else _alone(mask_parameters)
+    return _alone(last.class_logits), _alone(last.boxes), masks, _alone(last.object_features)
 
 
-def _alone(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
+def _alone(tensor: Tensor) -> Tensor:
     """Without the batch axis, in float32."""
-    return (tensor.squeeze(0).float() for tensor in tensors)
+    return tensor.squeeze(0).float()

@@ -22,10 +22,10 @@ from visrt.export.families import read_for
 from visrt.runtime.arrays import Array
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.errors import CheckpointError
-from visrt.runtime.parity.agreement import packed_masks
+from visrt.runtime.parity.agreement import packed_masks, shape_role
 from visrt.runtime.parity.frames import Frames
 from visrt.runtime.parity.reference import ROLES, Reference, reference_from_outputs
-from visrt.runtime.parity.tolerances import TOLERANCES, errors_of_items, is_by_query, scale_of
+from visrt.runtime.parity.tolerances import TOLERANCE, TOLERANCES, errors_of_items, is_by_query, scale_of
 
 __all__ = ["NOISE", "Steadiness", "TorchModel", "reference_from_checkpoint", "reference_of", "reference_on"]
 
@@ -36,7 +36,7 @@ NOISE_DRAWS = 2
 STEADY_SHARE = 0.5
 """A steady query moves by less than this share of the tolerance, so that the rest is left for the engine."""
 
-JUDGED_BY = tuple(role for role in ROLES if is_by_query(role))
+JUDGED_BY = (*(role for role in ROLES if is_by_query(role)), "box_logits")
 
 Expected = dict[str, Array]
 
@@ -83,7 +83,7 @@ def reference_of(graph: TorchModel, candidates: Frames, count: int) -> tuple[Ref
         valid_sizes=frames.valid_sizes,
         expected=stacked,
         moved_share=_moved_share(steadiness),
-        masks=packed_masks(stacked["mask_logits"]),
+        masks=packed_masks(stacked[shape_role(stacked)]),
     )
     return reference, steadiness
 
@@ -136,9 +136,9 @@ def _examined(graph: TorchModel, frames: Frames, index: int) -> tuple[Expected, 
     moved = np.zeros(len(expected["class_logits"]), dtype=bool)
     for _ in range(NOISE_DRAWS):
         noisy = graph.full_outputs(pixels * (1 + NOISE * torch.randn(pixels.shape, generator=random)))
-        for role in JUDGED_BY:
+        for role in (role for role in JUDGED_BY if role in expected):
             errors = errors_of_items(role, noisy[role][None], expected[role][None])
-            moved |= errors > STEADY_SHARE * TOLERANCES[role] * scale_of(expected[role])
+            moved |= errors > STEADY_SHARE * TOLERANCES.get(role, TOLERANCE) * scale_of(expected[role])
     return expected, Steadiness(index, int(moved.sum()), len(moved))
 
 

@@ -45,6 +45,16 @@ class Letterbox:
     valid: Size
     network: Size
 
+    def source_box(self, corners: NDArray[np.float32]) -> tuple[int, int, int, int] | None:
+        """x, y, width, height in whole pixels of the source of a box x1, y1, x2, y2 [4] in pixels of the network input.
+
+        Cut at the frame's edges; None where no pixel is left of it.
+        """
+        scale = np.array(self.source[::-1]) / np.array(self.valid[::-1])
+        edges = np.clip(np.rint(corners.reshape(2, 2) * scale), 0, self.source[::-1]).astype(int)
+        (x1, y1), (x2, y2) = edges.tolist()
+        return (x1, y1, x2 - x1, y2 - y1) if x2 > x1 and y2 > y1 else None
+
     def like(self, other: Letterbox) -> bool:
         """True where the network sees the same geometry, to a pixel of rounding: tracks can go on."""
         (height, width), (other_height, other_width) = self.valid, other.valid

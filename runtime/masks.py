@@ -18,6 +18,7 @@ __all__ = [
     "decode",
     "decode_region",
     "encode_region",
+    "rectangle",
     "run_lengths",
 ]
 
@@ -81,6 +82,12 @@ def _lengths_between(edges: NDArray[np.int64], pixels: int) -> NDArray[np.int64]
     ends_full = len(edges) > 0 and edges[-1] == pixels
     bounds = np.concatenate([[0], edges, [] if ends_full else [pixels]]).astype(np.int64)
     return bounds[1:] - bounds[:-1]
+
+
+def rectangle(box: tuple[int, int, int, int], size: tuple[int, int]) -> Rle:
+    """The mask of a frame of `size` (H, W) that fills `box` (x, y, width, height) inside it."""
+    x, y, width, height = box
+    return encode_region(np.ones((width, height), dtype=bool), (y, x), size)
 
 
 def box_of_region(columns: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[int, int, int, int] | None:

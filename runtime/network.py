@@ -91,7 +91,6 @@ class Network:
         self._image_size = self._spec.image_size
         self._on_device = {name: manifest.device_roles(name) for name in manifest.graphs}
         self._carried = {name: manifest.carried(name) for name in manifest.graphs}
-        self._mask_dtype = manifest.graphs["masks"].inputs["mask_embeddings"].dtype
 
     @property
     def stateful_frames(self) -> bool:
@@ -162,7 +161,9 @@ class Network:
         """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame whose tensors on the device these
         are."""
         feeds: dict[str, Array | Tensor] = {
-            "mask_embeddings": mask_embeddings.astype(self._mask_dtype, copy=False),
+            "mask_embeddings": mask_embeddings.astype(
+                self._manifest.graphs["masks"].inputs["mask_embeddings"].dtype, copy=False
+            ),
             **{role: device[role] for role in self.device_inputs("masks")},
         }
         with self._watch.stage("mask_engine"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.runtime.errors import UsageError
 from visrt.runtime.masks import Rle, decode
 
 __all__ = ["FrameResult", "SessionEvents", "TrackedObject"]
@@ -17,17 +18,20 @@ class TrackedObject:
     """One visible object of one frame.
 
     id: given at birth, never reused within a stream. label: index into the bundle's classes. score: causal, 0..1.
-    box: x, y, width, height in pixels of the source frame, tight around the mask. rle: COCO compressed RLE.
+    box: x, y, width, height in pixels of the source frame, tight around the mask. rle: COCO compressed RLE, None from a
+    bundle whose network gives boxes alone.
     """
 
     id: int
     label: int
     score: float
     box: tuple[int, int, int, int]
-    rle: Rle
+    rle: Rle | None
 
     def mask(self) -> NDArray[np.bool_]:
-        """The mask [H, W] at the size of the source frame."""
+        """The mask [H, W] at the size of the source frame. Raises UsageError where there are boxes alone."""
+        if self.rle is None:
+            raise UsageError("an object has no mask: this bundle's network gives boxes alone; use the object's box")
         return decode(self.rle)
 
 

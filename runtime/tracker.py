@@ -15,7 +15,8 @@ import numpy as np
 from visrt.runtime.errors import EngineError, NumericalError, UsageError
 from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Track, TrackingMethod
+from visrt.runtime.masks import Rle
+from visrt.runtime.methods.method import BoxTrack, FrameOutputs, FrameTracks, Track, TrackingMethod
 from visrt.runtime.network import Batch, ClipGraphs, Network
 from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch
@@ -236,8 +237,17 @@ def _clips(fits: Sequence[Letterbox], clip_frames: int) -> list[tuple[int, bool]
     return clips
 
 
-def _objects(tracks: Sequence[Track], resize: MaskResize | None) -> tuple[TrackedObject, ...]:
-    """The tracks with their masks at the source's size, without those of whose masks nothing is left there."""
+def _objects(tracks: Sequence[Track | BoxTrack], resize: MaskResize | None) -> tuple[TrackedObject, ...]:
+    """The tracks with their masks or boxes at the source's size, without those of which nothing is left there."""
     assert resize is not None
-    masks = [(track, resize.source_mask(track.mask_logits)) for track in tracks]
-    return tuple(TrackedObject(track.id, track.label, track.score, mask.box, mask.rle) for track, mask in masks if mask)
+    shapes = [(track, _shape(track, resize)) for track in tracks]
+    return tuple(TrackedObject(track.id, track.label, track.score, *shape) for track, shape in shapes if shape)
+
+
+def _shape(track: Track | BoxTrack, resize: MaskResize) -> tuple[tuple[int, int, int, int], Rle | None] | None:
+    """Box and mask at the source's size, None where nothing is left."""
+    if isinstance(track, BoxTrack):
+        box = resize.fit.source_box(track.corners)
+        return None if box is None else (box, None)
+    mask = resize.source_mask(track.mask_logits)
+    return None if mask is None else (mask.box, mask.rle)

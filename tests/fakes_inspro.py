@@ -29,8 +29,9 @@ def inspro_manifest(
     classes: tuple[str, ...] = ("person", "vehicle", "animal"),
     association: Mapping[str, Any] | None = None,
     family: str = "inspro",
+    outputs: str = "masks",
 ) -> Manifest:
-    """The manifest of an InsPro or InsPro-lite bundle that has no files."""
+    """The manifest of an InsPro or InsPro-lite bundle that has no files; `outputs` "boxes" is one without masks."""
     plain = fake_manifest(size, SLOTS, classes, CHANNELS, CHANNELS, association)
     pixels, cells = size[0] * size[1] // 16, (size[0] // 8, size[1] // 8)
     slots, boxes = ("float32", (SLOTS, CHANNELS)), ("float32", (SLOTS, 4))
@@ -48,24 +49,32 @@ def inspro_manifest(
         "next_proposals": boxes,
     }
     past = {"bank": ("float32", (ENTRIES, SLOTS, CHANNELS)), "fill": ("float32", (SLOTS,))}
-    outputs = {
+    maps = {
         "pyramid": ("float32", ("batch", pixels, CHANNELS)),
         "mask_features": ("float32", ("batch", CHANNELS, *cells)),
         "picture_sizes": ("float32", ("batch", 2)),
     }
     masks = {"mask_embeddings": ("float32", ("masks", CHANNELS)), "mask_features": ("float32", (CHANNELS, *cells))}
     graphs = {
-        "frame": plain.graphs["frame"].model_copy(update={"outputs": graph_spec({}, outputs).outputs}),
+        "frame": plain.graphs["frame"].model_copy(update={"outputs": graph_spec({}, maps).outputs}),
         "head": graph_spec({**looking, **past}, {**seen, "next_queries": slots}),
         "masks": graph_spec(masks, {"mask_logits": ("float32", ("masks", size[0] // 4, size[1] // 4))}),
     }
     if family == "inspro_lite":
         graphs["head_lite"] = graph_spec(looking, seen)
+    if outputs == "boxes":
+        del graphs["masks"]
+        graphs = {name: _without_masks(graph) for name, graph in graphs.items()}
     states = {
         name: StateSpec(input=name, output=RENEWED[name], dtype="float32", shape=values.shape, device="cpu")
         for name, values in STATES.items()
     }
     return plain.model_copy(update={"family": family, "graphs": graphs, "states": states})
+
+
+def _without_masks(graph: GraphSpec) -> GraphSpec:
+    kept = {role: spec for role, spec in graph.outputs.items() if role not in ("mask_features", "mask_embeddings")}
+    return graph.model_copy(update={"outputs": kept})
 
 
 @dataclass
@@ -89,11 +98,12 @@ class FrameEngine:
             if self.seen + item in self.poisoned:
                 pictures[item] = np.nan
         self.seen += len(images)
-        return {
+        outputs: dict[str, Tensor] = {
             "pyramid": HostTensor(maps.reshape(len(maps), CHANNELS, -1).transpose(0, 2, 1).copy()),
             "mask_features": HostTensor(maps[:, :, ::2, ::2].copy()),
             "picture_sizes": HostTensor(pictures),
         }
+        return {role: outputs[role] for role in self.spec.outputs}
 
     def close(self) -> None: ...
 
@@ -122,7 +132,7 @@ class HeadEngine:
         for slot in self.collapsed.get(len(self.fed), []):
             outputs["next_proposals"][slot] = 0.5
         self.fed.append({role: values for role, values in given.items() if role != "pyramid"})
-        return {role: HostTensor(values) for role, values in outputs.items()}
+        return {role: HostTensor(values) for role, values in outputs.items() if role in self.spec.outputs}
 
     def _answers(self, given: Mapping[str, Array]) -> dict[str, Floats]:
         present = np.zeros(SLOTS, dtype=np.float32)
@@ -133,7 +143,7 @@ class HeadEngine:
         features = np.tanh(given["queries"] + present[:, None]).astype(np.float32)
         outputs: dict[str, Floats] = {
             "class_logits": logits,
-            "boxes": given["proposals"] * given["picture_size"][0],
+            "boxes": given["proposals"] * np.tile(given["picture_size"][::-1], 2),
             "mask_embeddings": np.eye(SLOTS, CHANNELS, dtype=np.float32),
             "object_features": features,
             "next_proposals": given["proposals"] * np.float32(0.99),
@@ -165,9 +175,13 @@ class MasksEngine:
 
 
 def inspro_session(
-    settings: SessionSettings = DEFAULTS, size: tuple[int, int] = (64, 96), family: str = "inspro", **association: Any
+    settings: SessionSettings = DEFAULTS,
+    size: tuple[int, int] = (64, 96),
+    family: str = "inspro",
+    outputs: str = "masks",
+    **association: Any,
 ) -> Session:
-    manifest = inspro_manifest(size, association=association, family=family)
+    manifest = inspro_manifest(size, association=association, family=family, outputs=outputs)
     kinds = {"frame": FrameEngine, "head": HeadEngine, "head_lite": HeadEngine, "masks": MasksEngine}
     engines: dict[str, Engine] = {name: kinds[name](spec) for name, spec in manifest.graphs.items()}
     return Session(manifest, engines, settings, states=STATES)

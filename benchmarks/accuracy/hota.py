@@ -126,7 +126,9 @@ def _frame(
     return true_ids, [one.id for one, keep in zip(shown, kept, strict=True) if keep], iou[kept].T
 
 
-def _outside_crowds(masks: Sequence[Rle], iou: NDArray[np.float64], crowds: Sequence[Rle | None]) -> NDArray[np.bool_]:
+def _outside_crowds(
+    masks: Sequence[Rle | None], iou: NDArray[np.float64], crowds: Sequence[Rle | None]
+) -> NDArray[np.bool_]:
     """The reports [D] that count: not those that lie by half in a crowd and fit no object.
 
     MOTS's rule (Voigtlaender et al., CVPR 2019): without it, members of a crowd would be wrong reports.

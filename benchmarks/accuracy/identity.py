@@ -130,7 +130,7 @@ def matched_pairs(iou: NDArray[np.float64], allowed: NDArray[np.bool_]) -> dict[
     return {int(r): int(c) for r, c in zip(rows, columns, strict=True) if weight[r, c] > 0}
 
 
-def mask_iou(found: Sequence[Rle], truth: Sequence[Rle | None]) -> NDArray[np.float64]:
+def mask_iou(found: Sequence[Rle | None], truth: Sequence[Rle | None]) -> NDArray[np.float64]:
     """IoU [D, G] of masks of one size."""
     if not found or not truth:
         return np.zeros((len(found), len(truth)))

@@ -31,10 +31,11 @@ class TensorNeed:
 
 @dataclass(frozen=True)
 class GraphNeed:
-    """The tensors, by role, that a family feeds to a graph and reads from it."""
+    """The tensors, by role, that a family feeds to a graph and reads from it. optional: a bundle may do without it."""
 
     inputs: Mapping[str, TensorNeed]
     outputs: Mapping[str, TensorNeed]
+    optional: bool = False
 
 
 def check_graphs(
@@ -45,7 +46,7 @@ def check_graphs(
 ) -> None:
     """Raises BundleError unless the manifest offers the graphs and states a family needs; `sizes` are letters known
     before."""
-    if missing := needs.keys() - manifest.graphs.keys():
+    if missing := {name for name, need in needs.items() if not need.optional} - manifest.graphs.keys():
         found = ", ".join(sorted(manifest.graphs)) or "none"
         raise BundleError(
             f"bundle {manifest.name!r}: family {manifest.family!r} needs graph {', '.join(sorted(missing))}, "
@@ -53,7 +54,7 @@ def check_graphs(
         )
     known: dict[str, Axis] = dict(sizes)
     faults: list[str] = []
-    for name, need in needs.items():
+    for name, need in ((name, need) for name, need in needs.items() if name in manifest.graphs):
         graph = manifest.graphs[name]
         faults += _role_faults(f"{name}.inputs", need.inputs, graph.inputs, known)
         faults += _role_faults(f"{name}.outputs", need.outputs, graph.outputs, known)

@@ -32,7 +32,7 @@ from visrt.runtime.methods.inspro_pairs import (
     update_bank,
     update_pairs,
 )
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Graphs, RunGraph, tracks_with_masks
+from visrt.runtime.methods.method import BoxTrack, FrameOutputs, FrameTracks, Graphs, RunGraph, tracks_with_masks
 from visrt.runtime.methods.outputs import Outputs
 from visrt.runtime.methods.slot_tracks import (
     SlotTracks,
@@ -68,12 +68,13 @@ QUERIES, PROPOSALS, BANK = "queries", "proposals", "bank"
 """The states that lie in the bundle: the learned pairs, and the empty bank of a network that attends to the past."""
 
 # K classes without "no object", images of I x J, maps of h x w = stride 4 and u x v = stride 8 of the network input;
-# N slots, S pixels of all levels of the pyramid, E = T - 1 entries of the bank; a network of T = 1 has none.
+# N slots, S pixels of all levels of the pyramid, E = T - 1 entries of the bank. A network of T = 1 has no bank, one of
+# boxes alone nothing of masks.
 FRAME = GraphNeed(
     inputs={"images": TensorNeed("B I J 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
     outputs={
         "pyramid": TensorNeed("B S C"),
-        "mask_features": TensorNeed("B F u v", ("float32",)),
+        "mask_features": TensorNeed("B F u v", ("float32",), optional=True),
         "picture_sizes": TensorNeed("B 2", ("float32",)),
     },
 )
@@ -86,7 +87,7 @@ LOOKING: Mapping[str, TensorNeed] = {
 SEEN: Mapping[str, TensorNeed] = {
     "class_logits": TensorNeed("N K", ("float32",)),
     "boxes": TensorNeed("N 4", ("float32",)),
-    "mask_embeddings": TensorNeed("N P", ("float32",)),
+    "mask_embeddings": TensorNeed("N P", ("float32",), optional=True),
     "object_features": TensorNeed("N C", ("float32",)),
     "next_proposals": TensorNeed("N 4", ("float32",)),
 }
@@ -105,6 +106,7 @@ MASKS = GraphNeed(
         "mask_features": TensorNeed("F u v", ("float32",)),
     },
     outputs={"mask_logits": TensorNeed("M h w", ("float32",))},
+    optional=True,
 )
 
 
@@ -170,7 +172,10 @@ class InsProState:
 
 @dataclass(frozen=True)
 class InsPro:
-    """InsPro: three graphs, or four for the lite variant, one state, one update per frame."""
+    """InsPro: three graphs, or four for the lite variant, one state, one update per frame.
+
+    A network of boxes alone has no `masks` graph, and its tracks have boxes.
+    """
 
     settings: InsProSettings = InsProSettings()
     clip_frames: ClassVar[int] = 1
@@ -216,9 +221,8 @@ class InsPro:
         )
         tracks = with_mean_scores(tracks, visible, probabilities, settings.score_window_frames)
         objects, slots = shown_objects(tracks, visible)
-        shown = tracks_with_masks(
-            frame, graphs, objects, answer.outputs["mask_embeddings"][slots], int(answer.reset.sum())
-        )
+        shown = _shown(frame, graphs, objects, {role: rows[slots] for role, rows in answer.outputs.items()})
+        shown = replace(shown, dropped_slots=int(answer.reset.sum()))
         step = with_key_on_drop(answer.step, probabilities[visible], state.step.is_key, settings.key_score_drop)
         return [shown], InsProState(step, forget_slots(tracks, answer.reset))
 
@@ -231,6 +235,15 @@ class InsPro:
     def graph_of(self, role: str) -> str:
         kind, _, which = role.partition("@")
         return {"mask_logits": "masks", "mask_features": "frame"}.get(kind, "head_lite" if which == "lite" else "head")
+
+
+def _shown(
+    frame: FrameOutputs, graphs: Graphs, objects: Sequence[tuple[int, int, float]], outputs: Tensors
+) -> FrameTracks:
+    """The tracks of `objects`, (id, label, score) each, with the mask or box that the head's `outputs` give them."""
+    if "mask_embeddings" in outputs:
+        return tracks_with_masks(frame, graphs, objects, outputs["mask_embeddings"])
+    return FrameTracks(tuple(BoxTrack(*one, box) for one, box in zip(objects, outputs["boxes"], strict=True)))
 
 
 def with_mean_scores(

@@ -12,10 +12,11 @@ import numpy as np
 
 from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
 from visrt.runtime.engines.engine import Engine
+from visrt.runtime.mask_resize import STRIDE
 from visrt.runtime.methods.inspro_pairs import Pairs, feeds_of, update_bank, update_pairs
 from visrt.runtime.methods.outputs import Outputs, checked_batch, mask_logits_of
 
-__all__ = ["Look", "inspro_outputs", "roles_of_frame"]
+__all__ = ["Look", "box_logits", "inspro_outputs", "roles_of_frame"]
 
 AGAIN, LITE = "@2", "@lite"
 
@@ -44,8 +45,20 @@ def inspro_outputs(
         for i in range(len(images))
     ]
     outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+    if "masks" not in engines:
+        return {**outputs, "box_logits": box_logits(outputs["boxes"], size)}
     masks = mask_logits_of(engines["masks"], outputs["mask_embeddings"], made["mask_features"])
     return {**outputs, "mask_features": made["mask_features"].numpy(), "mask_logits": masks}
+
+
+def box_logits(boxes: Array, size: tuple[int, int]) -> Floats:
+    """How far in pixels each cell at stride 4 of an input of `size` (height, width) lies inside each of `boxes`
+    [..., N, 4], x1, y1, x2, y2: [..., N, h, w], above 0 inside. What parity compares of a network without masks."""
+    rows, columns = (np.arange(STRIDE / 2, side, STRIDE, dtype=np.float32) for side in size)
+    x1, y1, x2, y2 = (boxes[..., i, None].astype(np.float32) for i in range(4))
+    down, across = np.minimum(rows - y1, y2 - rows), np.minimum(columns - x1, x2 - columns)
+    inside: Floats = np.minimum(down[..., :, None], across[..., None, :])
+    return inside
 
 
 def _looking(engines: Mapping[str, Engine], pyramid: Tensor, size: tuple[int, int]) -> Look:

@@ -26,6 +26,7 @@ from visrt.runtime.methods.outputs import PER_FRAME, Outputs, outputs_of
 from visrt.runtime.methods.queries import Queries
 
 __all__ = [
+    "BoxTrack",
     "FrameOutputs",
     "FrameTracks",
     "Graphs",
@@ -56,6 +57,15 @@ class Track(NamedTuple):
     mask_logits: Floats
 
 
+class BoxTrack(NamedTuple):
+    """As `Track`, of a network that gives boxes alone: x1, y1, x2, y2 [4] in pixels of the network input."""
+
+    id: int
+    label: int
+    score: float
+    corners: Floats
+
+
 @dataclass(frozen=True)
 class FrameTracks:
     """The tracks of one frame, by id; `error` where the network gave NaN or infinity, so that there are none.
@@ -63,7 +73,7 @@ class FrameTracks:
     zero_queries, dropped_slots: as counted in SessionEvents.
     """
 
-    tracks: tuple[Track, ...] = ()
+    tracks: tuple[Track | BoxTrack, ...] = ()
     error: NumericalError | None = None
     zero_queries: int = 0
     dropped_slots: int = 0

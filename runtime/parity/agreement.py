@@ -6,7 +6,7 @@ the objects stay what they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
@@ -20,7 +20,18 @@ from visrt.runtime.methods.assign import assign, cosine_similarity
 from visrt.runtime.methods.outputs import Outputs, outputs_of
 from visrt.runtime.methods.queries import Queries
 
-__all__ = ["OBJECT_SCORE", "Agreement", "Floors", "FrameAnswer", "agreement", "answers", "answers_of", "packed_masks"]
+__all__ = [
+    "OBJECT_SCORE",
+    "Agreement",
+    "Floors",
+    "FrameAnswer",
+    "agreement",
+    "answers",
+    "answers_of",
+    "packed_masks",
+    "queries_of",
+    "shape_role",
+]
 
 OBJECT_SCORE = 0.5
 """A query more likely of a class than not is an object. Where a network is sure of nothing, all queries are judged."""
@@ -85,10 +96,22 @@ def answers(engines: Mapping[str, Engine], images: Array, valid_sizes: Array) ->
 
 def answers_of(outputs: Outputs) -> list[FrameAnswer]:
     """The answers of the frames of one call."""
-    roles = ("class_logits", "embeddings", "mask_embeddings")
-    small = [outputs[role].astype(np.float32, copy=False) for role in roles]
-    masks = packed_masks(outputs["mask_logits"])
-    return [FrameAnswer(Queries(*(array[i] for array in small)), masks[i]) for i in range(len(masks))]
+    masks = packed_masks(outputs[shape_role(outputs)])
+    return [FrameAnswer(queries, masks[i]) for i, queries in enumerate(queries_of(outputs))]
+
+
+def queries_of(outputs: Mapping[str, Array]) -> list[Queries]:
+    """The queries of each frame of `outputs` [B, Q, ...] by role; of a network of boxes alone without mask
+    embeddings."""
+    logits, embeddings = (outputs[role].astype(np.float32, copy=False) for role in ("class_logits", "embeddings"))
+    none = np.empty((*logits.shape[:2], 0), np.float32)
+    masks = outputs.get("mask_embeddings", none).astype(np.float32, copy=False)
+    return [Queries(*of_frame) for of_frame in zip(logits, embeddings, masks, strict=True)]
+
+
+def shape_role(roles: Container[str]) -> str:
+    """The role that shows where an object is: its mask, or of a network of boxes alone its box."""
+    return "mask_logits" if "mask_logits" in roles else "box_logits"
 
 
 def packed_masks(logits: Array) -> Bits:

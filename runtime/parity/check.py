@@ -20,7 +20,7 @@ from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import BundleError, EngineError, ParityError, UsageError
 from visrt.runtime.methods.outputs import PER_FRAME, FullOutputs, Outputs
 from visrt.runtime.methods.registry import method_of
-from visrt.runtime.parity.agreement import Agreement, Floors, FrameAnswer, agreement, answers_of
+from visrt.runtime.parity.agreement import Agreement, Floors, FrameAnswer, agreement, answers_of, shape_role
 from visrt.runtime.parity.reference import Reference
 from visrt.runtime.parity.tolerances import (
     REPORTED,
@@ -240,8 +240,8 @@ class _Seen:
                 self.misfits[f"{role} is {list(given.shape)}, expected {list(expected.shape)}"] = None
         self.given += [_comparable(answer, reference) for answer in answers_of(outputs)]
         if reference.masks is not None and self.given[-1].masks.shape != reference.masks.shape[1:]:
-            shape, kept = list(outputs["mask_logits"].shape), reference.masks.shape[2]
-            self.misfits[f"mask_logits is {shape}, expected masks of {kept} bytes a query"] = None
+            role, kept = shape_role(outputs), reference.masks.shape[2]
+            self.misfits[f"{role} is {list(outputs[role].shape)}, expected masks of {kept} bytes a query"] = None
 
 
 def _comparable(answer: FrameAnswer, reference: Reference) -> FrameAnswer:

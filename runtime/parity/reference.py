@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Array
 from visrt.runtime.errors import BundleError
-from visrt.runtime.methods.queries import Queries
-from visrt.runtime.parity.agreement import FrameAnswer, packed_masks
+from visrt.runtime.parity.agreement import FrameAnswer, packed_masks, queries_of, shape_role
 
 __all__ = ["MAPS", "ROLES", "Reference", "reference_from_bytes", "reference_from_outputs"]
 
 ROLES = ("class_logits", "embeddings", "mask_embeddings", "mask_features", "mask_logits")
 """The roles that are compared for every bundle, in the order of computation. `mask_logits` are those of all queries of
-a frame. Families that say more of a frame have further roles."""
+a frame. Families that say more of a frame have further roles; a network of boxes alone has box logits for masks."""
 
-MAPS = ("mask_features", "mask_logits")
+NEEDED = ("class_logits", "embeddings")
+"""Of these what every network has."""
+
+MAPS = ("mask_features", "mask_logits", "box_logits")
 
 SAMPLES = 8192
 """Values kept of a map [channels or queries, h, w] of one frame, about."""
@@ -66,13 +68,13 @@ class Reference:
 
     def answers(self) -> list[FrameAnswer]:
         """Torch's answers, frame by frame; where no masks were kept, all masks are of no pixels."""
-        small = [self.expected[role] for role in ("class_logits", "embeddings", "mask_embeddings")]
-        masks = np.empty((*small[0].shape[:2], 0), np.uint8) if self.masks is None else self.masks
-        return [FrameAnswer(Queries(*(array[t] for array in small)), masks[t]) for t in range(len(self))]
+        queries = queries_of(self.expected)
+        masks = np.empty((len(self), len(queries[0]), 0), np.uint8) if self.masks is None else self.masks
+        return [FrameAnswer(*of_frame) for of_frame in zip(queries, masks, strict=True)]
 
     def sampled(self) -> Reference:
         """This reference with the maps cut down to a seeded sample of pixels."""
-        places = _places({role: self.expected[role].shape[1:] for role in MAPS})
+        places = _places({role: self.expected[role].shape[1:] for role in MAPS if role in self.expected})
         small = replace(self, places=places)
         return replace(small, expected={role: small.picked(role, a) for role, a in self.expected.items()})
 
@@ -104,7 +106,7 @@ def reference_from_outputs(
     kept: list[Reference] = []
     for t, whole in enumerate(outputs):
         expected = {role: values[None].astype(np.float32) for role, values in whole.items()}
-        masks = packed_masks(expected["mask_logits"])
+        masks = packed_masks(expected[shape_role(expected)])
         kept.append(Reference(images[t : t + 1], valid_sizes[t : t + 1], expected, masks=masks).sampled())
     stacked = {role: np.concatenate([one.expected[role] for one in kept]) for role in kept[0].expected}
     bits = [one.masks for one in kept if one.masks is not None]
@@ -118,7 +120,8 @@ def reference_from_bytes(data: bytes, where: str) -> Reference:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{where}: not an npz of plain arrays ({error}); export the bundle again") from None
-    missing = [name for name in (*INPUTS, MOVED, *ROLES) if name not in arrays]
+    needed = NEEDED if "box_logits" in arrays else ROLES
+    missing = [name for name in (*INPUTS, MOVED, *needed) if name not in arrays]
     if missing:
         raise BundleError(f"{where}: holds no {', '.join(missing)}; export the bundle again")
     others = (*INPUTS, MOVED, MASKS)
@@ -137,7 +140,7 @@ def _masks(arrays: Mapping[str, Array], where: str) -> NDArray[np.uint8] | None:
     if MASKS not in arrays:
         return None
     masks, logits = arrays[MASKS], arrays["class_logits"]
-    last = int(np.max(arrays.get("mask_logits" + PLACES, 0)))
+    last = int(np.max(arrays.get(shape_role(arrays) + PLACES, 0)))
     if masks.dtype != np.uint8 or masks.shape[:2] != logits.shape[:2] or masks.ndim != 3 or masks.shape[2] <= last // 8:
         raise BundleError(
             f"{where}: its masks are {masks.dtype} {list(masks.shape)}, expected uint8 of {len(logits)} frames, "

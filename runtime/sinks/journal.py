@@ -16,7 +16,10 @@ __all__ = ["Journal", "read_journal"]
 
 
 class Journal:
-    """A sink of lines {frame, time_s, size: [H, W], objects: [{id, label, name, score, box: [x, y, w, h], rle}]}."""
+    """A sink of lines {frame, time_s, size: [H, W], objects: [{id, label, name, score, box: [x, y, w, h], rle}]}.
+
+    Without rle where the bundle gives boxes alone.
+    """
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self._path, self._classes = path, classes
@@ -68,11 +71,12 @@ def _plain(result: FrameResult, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _plain_object(shown: TrackedObject, classes: Sequence[str]) -> dict[str, Any]:
+    mask = {} if shown.rle is None else {"rle": {"size": list(shown.rle["size"]), "counts": shown.rle["counts"]}}
     return {
         "id": shown.id,
         "label": shown.label,
         "name": classes[shown.label],
         "score": round(float(shown.score), 6),
         "box": [int(edge) for edge in shown.box],
-        "rle": {"size": list(shown.rle["size"]), "counts": shown.rle["counts"]},
+        **mask,
     }

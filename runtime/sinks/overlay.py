@@ -1,4 +1,5 @@
-"""Results drawn over their frame: a tinted mask with its outline, and a label that reads on any background."""
+"""Results drawn over their frame: a tinted mask with its outline, or a box, and a label that reads on any
+background."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def draw(image: Image, result: FrameResult, classes: Sequence[str], style: Overl
     canvas = image.copy()
     objects = sorted(result.objects, key=lambda shown: shown.id)
     for shown in objects:
-        _draw_mask(canvas, shown, style)
+        _draw_shape(canvas, shown, style)
     taken: list[Rectangle] = []
     for shown in objects:
         chip = _label_chip(_text(shown, classes), colour_of(shown.id), _text_px(canvas, style))
@@ -85,10 +86,14 @@ def draw(image: Image, result: FrameResult, classes: Sequence[str], style: Overl
     return canvas
 
 
-def _draw_mask(canvas: Image, shown: TrackedObject, style: OverlayStyle) -> None:
+def _draw_shape(canvas: Image, shown: TrackedObject, style: OverlayStyle) -> None:
     """Blends inside the box only: a whole frame a mask would cost more than the network's share of it."""
     x, y, width, height = shown.box
     if width <= 0 or height <= 0:
+        return
+    thickness = max(1, round(min(canvas.shape[0], canvas.shape[1]) * style.line))
+    if shown.rle is None:
+        cv2.rectangle(canvas, (x, y), (x + width - 1, y + height - 1), colour_of(shown.id), thickness)
         return
     mask = decode_region(shown.rle, shown.box)
     region = canvas[y : y + height, x : x + width]
@@ -96,7 +101,6 @@ def _draw_mask(canvas: Image, shown: TrackedObject, style: OverlayStyle) -> None
     tint = tuple(style.opacity * channel for channel in (*colour, 0))
     cv2.copyTo(cv2.add(cv2.convertScaleAbs(region, alpha=1 - style.opacity), tint), mask, region)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    thickness = max(1, round(min(canvas.shape[0], canvas.shape[1]) * style.line))
     cv2.drawContours(region, outlines, -1, colour, thickness)
 
 

@@ -1,5 +1,7 @@
 """results.json: whole tracks in the results format of YouTube-VIS, made from the journal in passes.
 
+Of a bundle that gives boxes alone each track has `bboxes`, x, y, width and height, in place of `segmentations`.
+
 The masks of all tracks never lie in memory together, so memory stays flat however long the video was.
 """
 
@@ -9,8 +11,8 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from visrt.runtime.masks import Rle
 from visrt.runtime.sinks.journal import read_journal
 from visrt.runtime.sinks.output import write_atomically
 
@@ -18,6 +20,9 @@ __all__ = ["BUDGET_BYTES", "TrackLine", "survey", "write_youtube_vis"]
 
 BUDGET_BYTES = 64 * 2**20
 """Masks held at once; the journal is read once more for each such portion."""
+
+BOX_BYTES = 32
+"""What a box counts for."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class TrackLine:
 def write_youtube_vis(journal: Path, out: Path, video_id: int = 1, budget_bytes: int = BUDGET_BYTES) -> int:
     """Writes [{video_id, category_id, score, segmentations: T RLEs or null}] to `out`; returns the number of tracks.
 
-    category_id is the label plus one, as categories are numbered from 1; `segmentations` has one entry a journal line.
+    category_id is the label plus one, as categories are numbered from 1; `segmentations`, or `bboxes`, has one entry a
+    journal line.
     """
     frames, tracks = survey(journal)
     write_atomically(out, _json(journal, frames, tracks, video_id, budget_bytes))
@@ -46,7 +52,7 @@ def survey(journal: Path) -> tuple[int, list[TrackLine]]:
     for frames, line in enumerate(read_journal(journal), start=1):  # noqa: B007
         for shown in line["objects"]:
             held = tracks[shown["id"]].bytes if shown["id"] in tracks else 0
-            size = held + len(shown["rle"]["counts"])
+            size = held + (len(shown["rle"]["counts"]) if "rle" in shown else BOX_BYTES)
             tracks[shown["id"]] = TrackLine(shown["id"], shown["label"], shown["score"], size)
     return frames, [tracks[identity] for identity in sorted(tracks)]
 
@@ -54,9 +60,9 @@ def survey(journal: Path) -> tuple[int, list[TrackLine]]:
 def _json(journal: Path, frames: int, tracks: list[TrackLine], video_id: int, budget: int) -> Iterator[bytes]:
     separator = b"[\n"
     for portion in _portions(tracks, budget):
-        masks = _masks_of(journal, {track.id for track in portion})
+        shapes = _shapes_of(journal, {track.id for track in portion})
         for track in portion:
-            yield separator + _entry(track, masks.pop(track.id), frames, video_id)
+            yield separator + _entry(track, shapes.pop(track.id), frames, video_id)
             separator = b",\n"
     yield b"\n]\n" if tracks else b"[]\n"
 
@@ -72,21 +78,22 @@ def _portions(tracks: Iterable[TrackLine], budget: int) -> Iterator[list[TrackLi
         yield portion
 
 
-def _masks_of(journal: Path, ids: set[int]) -> dict[int, dict[int, Rle]]:
-    """By id, the RLE by position in the journal."""
-    masks: dict[int, dict[int, Rle]] = {identity: {} for identity in ids}
+def _shapes_of(journal: Path, ids: set[int]) -> dict[int, dict[int, Any]]:
+    """By id, the RLE, or the box where there are no masks, by position in the journal."""
+    shapes: dict[int, dict[int, Any]] = {identity: {} for identity in ids}
     for position, line in enumerate(read_journal(journal)):
         for shown in line["objects"]:
             if shown["id"] in ids:
-                masks[shown["id"]][position] = shown["rle"]
-    return masks
+                shapes[shown["id"]][position] = shown.get("rle", shown["box"])
+    return shapes
 
 
-def _entry(track: TrackLine, masks: dict[int, Rle], frames: int, video_id: int) -> bytes:
+def _entry(track: TrackLine, shapes: dict[int, Any], frames: int, video_id: int) -> bytes:
+    boxes = all(isinstance(shape, list) for shape in shapes.values())
     entry = {
         "video_id": video_id,
         "category_id": track.label + 1,
         "score": track.score,
-        "segmentations": [masks.get(position) for position in range(frames)],
+        "bboxes" if boxes else "segmentations": [shapes.get(position) for position in range(frames)],
     }
     return json.dumps(entry, allow_nan=False, separators=(",", ":")).encode()

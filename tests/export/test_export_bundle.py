@@ -75,7 +75,7 @@ def test_a_session_follows_frames_of_any_size_with_an_exported_bundle(light: Exp
     with Session.open(light.folder, association={"birth_score": 0.0, "keep_score": 0.0}) as session:
         (result,) = session.step(frame)
     assert result.objects
-    assert all(found.rle["size"] == [50, 41] for found in result.objects)
+    assert all(found.mask().shape == (50, 41) for found in result.objects)
 
 
 def test_the_reference_is_small_and_holds_frames_that_fill_the_input_and_padded_ones(light: Exported) -> None:

@@ -19,6 +19,8 @@ from visrt.runtime.bundles.bundle import initial_states, open_bundle
 from visrt.runtime.engines.trt.build import Profile, build_engine, build_request
 from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
 from visrt.runtime.errors import CheckpointError
+from visrt.runtime.methods.inspro_outputs import box_logits
+from visrt.runtime.parity.agreement import packed_masks
 from visrt.runtime.parity.verify import verify
 from visrt.runtime.session import Session
 
@@ -119,11 +121,34 @@ def test_inspro_without_a_lite_head_there_is_no_lite_bundle(tmp_path: Path) -> N
         export_bundle(wanted)
 
 
-def test_inspro_a_network_of_boxes_alone_is_not_exported(tmp_path: Path) -> None:
-    wanted = wanted_inspro(tmp_path, "inspro")
+@pytest.mark.parametrize(("family", "precision"), [("inspro_lite", "fp32"), ("inspro", "fp16")])
+def test_inspro_a_network_of_boxes_alone_becomes_a_bundle_without_masks(
+    tmp_path: Path, family: str, precision: str
+) -> None:
+    wanted = wanted_inspro(tmp_path, family, precision)
     saved_inspro(wanted.checkpoint, replace(SETTINGS, outputs="boxes"))
-    with pytest.raises(CheckpointError, match="gives boxes alone"):
-        export_bundle(wanted)
+    report = export_bundle(wanted)
+    heads = {"head", "head_lite"} if family == "inspro_lite" else {"head"}
+    assert set(report.manifest.graphs) == {"frame"} | heads
+    assert not [role for graph in report.manifest.graphs.values() for role in graph.outputs if "mask" in role]
+    judged = {(row.graph, row.role) for row in report.parity.tensors}
+    assert {("head", "boxes"), ("head", "boxes@2"), ("head", "box_logits")} <= judged
+    assert all(batch.agreement and batch.agreement.iou_mean > 0.99 for batch in report.parity.batches)
+    assert verify(report.folder).passed
+    with Session.open(report.folder, threads=1) as session:
+        [result] = session.step(synthetic_frames(1, HEIGHT, WIDTH).images[0])
+    assert result.objects
+    assert all(found.rle is None and min(found.box[2:]) > 0 for found in result.objects)
+
+
+def test_inspro_wrong_boxes_are_found_by_their_overlap() -> None:
+    """As masks are, in every precision."""
+    boxes = np.array([[[4.0, 8.0, 36.0, 40.0], [0.0, 0.0, 96.0, 64.0]]])
+    moved = boxes + np.array([16.0, 0.0, 16.0, 0.0])
+    right, wrong = (packed_masks(box_logits(one, (64, 96))) for one in (boxes, moved))
+    assert np.unpackbits(right, axis=-1).sum(axis=-1).tolist() == [[64, 384]]
+    shared = np.unpackbits(right & wrong, axis=-1).sum(axis=-1)
+    assert shared.tolist() == [[32, 320]]
 
 
 @pytest.mark.parametrize(("name", "profile"), BUILDS)

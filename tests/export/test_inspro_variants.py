@@ -44,6 +44,7 @@ VARIANTS: dict[str, tuple[InsProSettings, InsProLossSettings]] = {
     "table 2b, without deduplication": (SMALL, InsProLossSettings(dedup=0.0)),
     "table 2c, T = 1": (replace(SMALL, bank_frames=1), InsProLossSettings()),
     "table 2c, T = 36": (replace(SMALL, bank_frames=36), InsProLossSettings()),
+    "InsPro-VID": (replace(SMALL, outputs="boxes"), InsProLossSettings(dedup_margin=0.15)),
 }
 
 
@@ -70,6 +71,7 @@ def test_inspro_a_variant_runs_from_its_bundle_as_it_was_trained(name: str, pict
     weights = train(settings, tmp_path / "run")
     report = export_bundle(Export(weights, tmp_path / "bundle", HEIGHT, WIDTH, family="inspro"))
     assert report.parity.passed
+    assert ("masks" in report.manifest.graphs) == (settings.network.outputs == "masks")
     assert ("bank" in report.manifest.states) == (settings.network.bank_entries > 0)
     images = synthetic_frames(FRAMES, HEIGHT, WIDTH).images
     expected = in_torch(weights, settings, images)

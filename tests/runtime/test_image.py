@@ -57,3 +57,24 @@ def test_the_fast_resize_stays_close_to_the_exact_one() -> None:
 def test_frames_of_one_aspect_look_alike_to_the_network_and_others_do_not() -> None:
     assert letterbox((360, 640), (192, 320)).like(letterbox((719, 1280), (192, 320)))
     assert not letterbox((360, 640), (192, 320)).like(letterbox((640, 360), (192, 320)))
+
+
+def test_a_box_of_the_input_lies_on_the_same_object_of_the_frame() -> None:
+    """A frame of 180 x 320 pixels at half its size, with padding below."""
+    fit = letterbox((180, 320), (96, 160))
+    assert fit.source_box(np.array([10, 20, 40, 60], np.float32)) == (20, 40, 60, 80)
+    assert fit.source_box(np.array([-5, 80, 400, 95], np.float32)) == (0, 160, 320, 20)
+
+
+@pytest.mark.parametrize("corners", [(10, 91, 40, 96), (-9, 0, -1, 20), (30, 20, 30.1, 40), (40, 20, 10, 60)])
+def test_of_a_box_in_the_padding_outside_or_without_area_nothing_is_left(corners: tuple[float, ...]) -> None:
+    assert letterbox((180, 320), (96, 160)).source_box(np.array(corners, np.float32)) is None
+
+
+@given(st.lists(st.floats(-50, 250, width=32), min_size=4, max_size=4), st.tuples(sides, sides))
+def test_what_is_left_of_a_box_lies_inside_the_frame(corners: list[float], source: tuple[int, int]) -> None:
+    box = letterbox(source, (96, 160)).source_box(np.array(corners, np.float32))
+    if box is not None:
+        x, y, width, height = box
+        assert 0 <= x < x + width <= source[1]
+        assert 0 <= y < y + height <= source[0]

@@ -25,7 +25,6 @@ from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import EngineError, SourceError, UsageError
-from visrt.runtime.masks import decode
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
@@ -524,7 +523,7 @@ def test_the_shipped_bundle_sees_a_stream_beside_others_as_it_sees_it_alone(
         assert [told(result) for result in sink.results] == [told(result) for result in expected]
         for result, other in zip(sink.results, expected, strict=True):
             for one, two in zip(result.objects, other.objects, strict=True):
-                a, b = decode(one.rle), decode(two.rle)
+                a, b = one.mask(), two.mask()
                 assert (a & b).sum() >= iou_min * (a | b).sum()
 
 

@@ -13,7 +13,7 @@ from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.image import letterbox
 from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings, InsProState
 from visrt.runtime.methods.inspro_pairs import first_pairs, reset_slots, too_small, update_bank
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks
+from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Track
 from visrt.runtime.settings import load_settings
 
 SLOTS, CHANNELS, CLASSES, ENTRIES = 4, 3, 2, 3
@@ -104,7 +104,7 @@ def shown(answers: list[Answer]) -> list[list[int]]:
 
 
 def slots_of(answer: Answer) -> list[int]:
-    return [int(track.mask_logits.argmax()) for track in answer.frame.tracks]
+    return [int(track.mask_logits.argmax()) for track in answer.frame.tracks if isinstance(track, Track)]
 
 
 def test_inspro_the_first_frame_starts_from_the_learned_pairs_and_each_next_from_the_one_before() -> None:

@@ -48,6 +48,29 @@ def test_inspro_objects_keep_their_ids_and_masks_are_those_of_their_frame(family
         assert np.allclose(red.box, (8 + 4 * t, 16, 48, 40), atol=17)
 
 
+@pytest.mark.parametrize("family", ["inspro", "inspro_lite"])
+def test_inspro_a_bundle_without_masks_gives_boxes_of_the_same_objects(family: str) -> None:
+    """Slot s of the fake network has the proposal that it carries as its box."""
+    frames = [moving(t) for t in range(3)]
+    with_masks, boxes = (run(inspro_session(family=family, outputs=kind), frames) for kind in ("masks", "boxes"))
+    assert ids(boxes) == ids(with_masks) == [[0, 1]] * 3
+    height, width = SIZE
+    x1, y1, x2, y2 = STATES["proposals"][0] * (width, height, width, height)
+    assert boxes[0].objects[0].box == (round(x1), round(y1), round(x2) - round(x1), round(y2) - round(y1))
+    assert all(found.rle is None for result in boxes for found in result.objects)
+
+
+@pytest.mark.parametrize(("graph", "role"), [("head", "boxes"), ("head", "next_queries"), ("frame", "pyramid")])
+def test_inspro_without_masks_every_other_tensor_is_needed(graph: str, role: str) -> None:
+    manifest = inspro_manifest(outputs="boxes")
+    method_of(manifest)
+    spec = manifest.graphs[graph]
+    kept = {name: tensor for name, tensor in spec.outputs.items() if name != role}
+    graphs = {**manifest.graphs, graph: spec.model_copy(update={"outputs": kept})}
+    with pytest.raises(BundleError, match=f"{graph}.outputs: missing role '{role}'"):
+        method_of(manifest.model_copy(update={"graphs": graphs}))
+
+
 def test_inspro_each_frame_starts_from_the_pairs_of_the_one_before() -> None:
     session = inspro_session()
     run(session, [moving(t) for t in range(3)])

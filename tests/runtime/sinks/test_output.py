@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from visrt.runtime.errors import OutputError
+from visrt.runtime.errors import OutputError, UsageError
 from visrt.runtime.masks import Rle, decode, decode_region
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.sinks.journal import Journal, read_journal
@@ -250,6 +251,30 @@ def test_youtube_vis_has_a_mask_or_null_for_every_frame_of_every_track(tmp_path:
         [False, False, True],
     ]
     assert tracks[0]["segmentations"][2] == second.rle
+
+
+def boxed(identity: int, x: int, y: int, side: int = 30) -> TrackedObject:
+    """As a bundle without masks gives it."""
+    return replace(square(identity, x, y, side), rle=None)
+
+
+def test_boxes_alone_are_written_and_drawn_without_masks(tmp_path: Path) -> None:
+    frames = [result(0, boxed(3, 10, 20)), result(1), result(2, boxed(3, 14, 20))]
+    path = write_results(tmp_path, *frames)
+    assert [one for line in read_journal(path) for one in line["objects"] if "rle" in one] == []
+    assert write_youtube_vis(path, tmp_path / "results.json") == 1
+    [track] = json.loads((tmp_path / "results.json").read_text())
+    assert track.pop("bboxes") == [[10, 20, 30, 30], None, [14, 20, 30, 30]]
+    assert track.keys() == {"video_id", "category_id", "score"}
+    drawn = draw(grey(), result(0, boxed(3, 60, 60)), CLASSES)
+    assert (drawn[75, 60] == colour_of(3)).all()
+    assert (drawn[75, 89] == colour_of(3)).all()
+    assert (drawn[64:86, 64:86] == 100).all(), "inside the box the frame shows"
+
+
+def test_an_object_without_a_mask_says_so() -> None:
+    with pytest.raises(UsageError, match="gives boxes alone; use the object's box"):
+        boxed(0, 1, 1).mask()
 
 
 def test_memory_saving_portions_change_no_byte(tmp_path: Path) -> None:
