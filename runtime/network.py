@@ -97,6 +97,11 @@ class Network:
         """Whether the frame graph takes state, so that its calls cannot be repeated or shared."""
         return bool(self._carried["frame"])
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the bundle makes masks, and not boxes alone."""
+        return "masks" in self._manifest.graphs
+
     def carried(self) -> Carried:
         """The carried state of a new stream."""
         return Carried({name: self.states[name] for states in self._carried.values() for name in states})

@@ -3,21 +3,33 @@
 The rule is COCO's with the IoU of two tracks taken over all their frames: sum of intersections over sum of unions. A
 crowd annotation counts neither way and may be matched many times. Sizes are means over the frames an object is in,
 taken from the masks, not from the areas an annotation file may state.
+
+Boxes are measured as masks that fill them. Frame by frame there is ImageNet VID's measure too: AP of boxes at IoU 0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from visrt.benchmarks.video_level.tracks import FrameBoxes
 from visrt.runtime.masks import Rle
 from visrt.training.data.annotations import Track
 
-__all__ = ["IOU_THRESHOLDS", "RECALL_POINTS", "AveragePrecision", "Figures", "average_precision", "track_iou"]
+__all__ = [
+    "IOU_THRESHOLDS",
+    "RECALL_POINTS",
+    "AveragePrecision",
+    "Figures",
+    "average_precision",
+    "frame_ap50",
+    "track_iou",
+]
 
 Floats = NDArray[np.float64]
 
@@ -68,6 +80,38 @@ def average_precision(
         by_class={name: _figures([one]) for name, one in zip(classes, every, strict=True)},
         curves=tuple(map(tuple, curves)),
     )
+
+
+def frame_ap50(
+    frames: Iterable[tuple[FrameBoxes, FrameBoxes]], classes: Sequence[str]
+) -> tuple[float, dict[str, float]]:
+    """AP of boxes in single frames at an IoU of 0.5: the mean over classes, and by class; NaN without annotations.
+
+    `frames` gives what is annotated in each and what was found. The figure of ImageNet VID, by COCO's rule: precision
+    at 101 points of recall, at most 100 boxes of a frame and class.
+    """
+    outcomes: dict[int, list[_Outcome]] = defaultdict(list)
+    for truth, found in frames:
+        for label in np.union1d(truth.labels, found.labels).tolist():
+            outcomes[label].append(_outcome(_box_pairs(truth, found, label), "all", IOU_THRESHOLDS[:1]))
+    by_class = {name: _ap50(outcomes[label]) for label, name in enumerate(classes)}
+    return _mean(np.array(list(by_class.values()))), by_class
+
+
+def _box_pairs(truth: FrameBoxes, found: FrameBoxes, label: int) -> _Pairs:
+    mine, theirs = (np.flatnonzero(boxes.labels == label) for boxes in (found, truth))
+    mine = mine[np.argsort(-found.scores[mine], kind="stable")][: MOST[-1]]
+    boxes, crowd = found.boxes[mine].astype(np.float64), truth.crowd[theirs]
+    iou = np.zeros((len(mine), len(theirs)))
+    if iou.size:
+        iou = np.asarray(coco_mask.iou(boxes, truth.boxes[theirs].astype(np.float64), crowd.astype(np.uint8)))
+    return _Pairs(found.scores[mine].astype(np.float64), iou, np.zeros(len(mine)), np.zeros(len(theirs)), crowd)
+
+
+def _ap50(outcomes: Sequence[_Outcome]) -> float:
+    if not sum(one.objects for one in outcomes):
+        return float("nan")
+    return float(_interpolated(_gathered(outcomes, MOST[-1]), 0).mean())
 
 
 def track_iou(found: Sequence[Track], truth: Sequence[Track]) -> Floats:
@@ -140,7 +184,7 @@ def _mean_area(track: Track) -> float:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of one video: for each threshold and track, matched and ignored [10, D]; number of objects that count."""
+    """Of one video: for each threshold and track, matched and ignored [K, D]; number of objects that count."""
 
     scores: Floats
     matched: NDArray[np.bool_]
@@ -148,7 +192,7 @@ class _Outcome:
     objects: int
 
 
-def _outcome(pairs: _Pairs, area: str) -> _Outcome:
+def _outcome(pairs: _Pairs, area: str, thresholds: Floats = IOU_THRESHOLDS) -> _Outcome:
     """COCO's greedy matching: best score first, each takes the best free object; counted before ignored ones.
 
     What a track is matched to depends on better ones alone, so that the first few are those of a shorter list.
@@ -158,9 +202,9 @@ def _outcome(pairs: _Pairs, area: str) -> _Outcome:
     order = np.argsort(ignored_truth, kind="stable")
     iou, crowd, left_out = pairs.iou[:, order], pairs.crowd[order], ignored_truth[order]
     count = len(iou)
-    matched = np.zeros((len(IOU_THRESHOLDS), count), dtype=bool)
+    matched = np.zeros((len(thresholds), count), dtype=bool)
     ignored = np.zeros_like(matched)
-    for k, threshold in enumerate(IOU_THRESHOLDS):
+    for k, threshold in enumerate(thresholds):
         free = np.ones(len(order), dtype=bool)
         for d in range(count):
             best = _best(iou[d], free | crowd, left_out, min(threshold, 1 - 1e-10))

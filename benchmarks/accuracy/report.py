@@ -65,6 +65,8 @@ def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
         (bool(silent), f"nothing is reported of {len(silent)} of {len(annotated.videos)} videos: {_some(silent)}"),
         (bool(twice), f"{twice} tracks are reported twice, with the same masks, class and score"),
     ]
+    if annotated.boxes_only:
+        found.append((True, "boxes are measured: overlaps are those of boxes, also where masks are given"))
     return [*annotated.remarks, *(text for applies, text in found if applies)]
 
 
@@ -83,6 +85,7 @@ def _figures(annotated: AnnotatedSet, scores: Scores) -> dict[str, Any]:
     return {
         "figures": {**rates(evaluation.counts), "fps": evaluation.fps},
         "precision": asdict(evaluation.precision),
+        **_of_frames(evaluation),
         "tracking": {**asdict(scores.tracking), "by_class": {n: asdict(one) for n, one in scores.by_class.items()}},
         "counts": evaluation.counts.as_json(),
         "videos": [
@@ -95,6 +98,14 @@ def _figures(annotated: AnnotatedSet, scores: Scores) -> dict[str, Any]:
             for video, tracking in zip(evaluation.videos, by_video, strict=True)
         ],
     }
+
+
+def _of_frames(evaluation: Evaluation) -> dict[str, Any]:
+    """The figures of single frames, where boxes were measured."""
+    if evaluation.frame_ap50 is None:
+        return {}
+    mean, by_class = evaluation.frame_ap50
+    return {"boxes_of_frames": {"ap50": mean, "by_class": dict(by_class)}}
 
 
 def rates(counts: IdentityCounts) -> dict[str, float]:

@@ -7,16 +7,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_official, evaluate_results, evaluate_session
+from visrt.benchmarks.accuracy.evaluate import (
+    Evaluation,
+    as_boxes,
+    evaluate_official,
+    evaluate_results,
+    evaluate_session,
+    filled,
+)
 from visrt.benchmarks.accuracy.hota import TrackingFigures, figures_of, tracking_counts
 from visrt.benchmarks.video_level.rules import official_rule
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.json_file import read_json
+from visrt.runtime.masks import Rle
 from visrt.runtime.session import Session
 from visrt.training.data.annotation_files import masks_in
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, Track
 from visrt.training.data.json_faults import known_id, object_at, short, whole_number
+from visrt.training.data.segmentations import rle_of_box
 from visrt.training.data.set_formats import load_annotations
 
 __all__ = [
@@ -78,11 +87,15 @@ def evaluate(
 ) -> Measured:
     """AP, HOTA, IDF1 and identity counts of `bundle` on the annotated set in the folder `data`.
 
+    Of boxes, and AP of boxes in single frames besides, where the set or the bundle has boxes alone.
+
     `choice` maps categories of the set to classes of the bundle; what it does not name is left out and reported. For
     example `evaluate(Path("bundles/default"), Path("street")).scores["causal"].tracking.hota`. Raises VisrtError.
     """
     opened = open_bundle(bundle)
     annotated = load_annotations(data, opened.manifest.classes, choice)
+    if "masks" not in opened.manifest.graphs:
+        annotated = as_boxes(annotated)
     with Session.open(
         opened, run.engine, threads=run.threads, association=run.association, preset=run.preset
     ) as session:
@@ -125,9 +138,13 @@ def _settings(run: BundleRun, session: Session) -> dict[str, Any]:
 
 
 def evaluate_results_file(results: Path, data: Path, choice: ClassChoice | None = None) -> Measured:
-    """The same of a results file in the YouTube-VIS form."""
+    """The same of a results file in the YouTube-VIS form, with masks or with boxes alone."""
     annotated = load_annotations(data, choice=choice)
-    evaluation = evaluate_results(annotated, load_results(results, annotated))
+    predicted, boxes = load_results(results, annotated)
+    if boxes or annotated.boxes_only:
+        annotated = as_boxes(annotated)
+        predicted = {video: [filled(track) for track in tracks] for video, tracks in predicted.items()}
+    evaluation = evaluate_results(annotated, predicted)
     return Measured(annotated, {"results": score(annotated, evaluation)})
 
 
@@ -151,11 +168,12 @@ def worst_videos(scores: Scores, most: int) -> list[int]:
 ANOTHER_SET = "the annotations'; these are results of another set, or of another version of it: "
 
 
-def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
-    """Predicted tracks of a results file by video id: [{video_id, category_id, score, segmentations}].
+def load_results(path: Path, annotated: AnnotatedSet) -> tuple[dict[int, list[Track]], bool]:
+    """Predicted tracks of a results file by video id, and whether they are of boxes alone.
 
-    Category ids are those of the annotations; tracks of categories that were left out are left out too. Raises
-    DataError that names the first fault by its json path.
+    [{video_id, category_id, score, segmentations}], or `bboxes` in place of `segmentations`, which become masks that
+    fill them. Category ids are those of the annotations; tracks of categories that were left out are left out too.
+    Raises DataError that names the first fault by its json path.
     """
     expected = "a list of tracks, each with video_id, category_id, score and segmentations"
     values = read_json(path, expected)
@@ -164,6 +182,10 @@ def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
     shapes = {video.id: (len(video.pictures), video.size) for video in annotated.videos}
     predicted: dict[int, list[Track]] = {video: [] for video in shapes}
     first: dict[int, int] = {}
+    of_boxes = [i for i, value in enumerate(values) if isinstance(value, dict) and "segmentations" not in value]
+    boxes = bool(of_boxes) and all("bboxes" in values[i] for i in of_boxes)
+    if boxes and len(of_boxes) != len(values):
+        raise DataError(f"{path}: [{of_boxes[0]}] has bboxes alone, others segmentations; expected one kind in a file")
     for i, value in enumerate(values):
         where = f"{path}: [{i}]"
         entry = object_at(value, where)
@@ -171,10 +193,19 @@ def load_results(path: Path, annotated: AnnotatedSet) -> dict[int, list[Track]]:
             raise DataError(f"{where}.id: {number} is the id of [{first[number]}] too; ids must differ")
         video = known_id(entry, "video_id", shapes, where, ANOTHER_SET)
         label = annotated.label_of[known_id(entry, "category_id", annotated.label_of, where, ANOTHER_SET)]
-        masks = masks_in(entry, where, *shapes[video])
+        masks = (_boxes_in if boxes else masks_in)(entry, where, *shapes[video])
         if label is not None:
             predicted[video].append(Track(label, masks, _score(entry, where)))
-    return predicted
+    return predicted, boxes
+
+
+def _boxes_in(entry: dict[str, Any], where: str, frames: int, size: tuple[int, int]) -> tuple[Rle | None, ...]:
+    """The `bboxes` of a track of a video of so many frames of `size` (height, width), as masks that fill them."""
+    boxes = entry["bboxes"]
+    if not isinstance(boxes, list) or len(boxes) != frames:
+        found = f"{len(boxes)} entries" if isinstance(boxes, list) else short(boxes)
+        raise DataError(f"{where}.bboxes: expected one entry for each of {frames} frames; found {found}")
+    return tuple(None if box is None else rle_of_box(box, f"{where}.bboxes[{t}]", size) for t, box in enumerate(boxes))
 
 
 def _score(entry: dict[str, Any], where: str) -> float:

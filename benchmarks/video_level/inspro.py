@@ -1,11 +1,12 @@
 """InsPro's video-level result: mean class scores of each slot, the best (slot, label) pairs, masks as in CondInst.
 
-The paper does not say how it scores a video; this is the rule of MinVIS and VITA.
+The paper does not say how it scores a video; this is the rule of MinVIS and VITA. A network of boxes alone (InsPro-VID)
+is judged frame by frame as well, by the best boxes of each, as Sparse R-CNN has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,24 +14,31 @@ from numpy.typing import NDArray
 
 from visrt.benchmarks.video_level.tracks import (
     TOP_K,
+    FrameBoxes,
     ReadFrames,
     VideoResult,
+    VideoTrack,
     best_of_scores,
     mean_over_frames,
     plain_result,
 )
-from visrt.runtime.arrays import Floats
+from visrt.runtime.arrays import Floats, Tensors
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.mask_resize import STRIDE, MaskResize, bilinear
-from visrt.runtime.masks import Rle, encode_region
+from visrt.runtime.masks import Rle, encode_region, rectangle
 from visrt.runtime.methods.inspro import InsPro, first_step, frame_step, sigmoid
 from visrt.runtime.network import ClipGraphs, Network
 
 __all__ = ["inspro_result"]
 
+BOXES_OF_A_FRAME = 100
+"""As in Sparse R-CNN and in COCO's measure."""
+
 
 def inspro_result(network: Network, family: InsPro, read_frames: ReadFrames, top_k: int | None) -> VideoResult:
     """The mean over the frames of each slot's class scores, and the best pairs of slot and label."""
+    if not network.has_masks:
+        return _result_of_boxes(network, family, read_frames(), top_k or TOP_K)
     slots = mean_over_frames(_in_slot_order(network, family, read_frames()))
     if slots is None:
         return VideoResult(0, ())
@@ -38,8 +46,47 @@ def inspro_result(network: Network, family: InsPro, read_frames: ReadFrames, top
     return plain_result(network, read_frames, winners, slots.mask_embeddings, _rle)
 
 
+def _result_of_boxes(network: Network, family: InsPro, frames: Iterable[Frame], top_k: int) -> VideoResult:
+    scores, corners, fits = [], [], []
+    for outputs, probabilities, fit in _answers(network, family, frames):
+        scores.append(probabilities)
+        corners.append(outputs["boxes"])
+        fits.append(fit)
+    if not scores:
+        return VideoResult(0, (), ())
+    mean: Floats = np.stack(scores).mean(axis=0, dtype=np.float64).astype(np.float32)
+    winners = best_of_scores(mean, top_k)
+    tracks = tuple(VideoTrack(w.label, w.score, _filled(w.slot, corners, fits)) for w in winners)
+    boxes = (_best_boxes(*of_frame) for of_frame in zip(scores, corners, fits, strict=True))
+    return VideoResult(len(scores), tracks, tuple(boxes))
+
+
+def _filled(slot: int, corners: Sequence[Floats], fits: Sequence[Letterbox]) -> tuple[Rle | None, ...]:
+    """The boxes of `slot` in each frame as masks, from its `corners` [N, 4] in pixels of the network input."""
+    boxes = [(fit.source_box(of_frame[slot]), fit.source) for of_frame, fit in zip(corners, fits, strict=True)]
+    return tuple(None if box is None else rectangle(box, size) for box, size in boxes)
+
+
+def _best_boxes(scores: Floats, corners: Floats, fit: Letterbox) -> FrameBoxes:
+    """The best (slot, label) pairs of one frame by `scores` [N, K]; boxes cut at its edges, not rounded."""
+    best = best_of_scores(scores, BOXES_OF_A_FRAME)
+    (height, width), (valid_height, valid_width) = fit.source, fit.valid
+    scaled = corners.reshape(-1, 2, 2) * (width / valid_width, height / valid_height)
+    low, high = np.clip(scaled, 0, (width, height)).transpose(1, 0, 2)
+    boxes = np.concatenate([low, high - low], axis=1)[[one.slot for one in best]].astype(np.float32)
+    labels = np.array([one.label for one in best], dtype=np.int64)
+    best_scores = np.array([one.score for one in best], dtype=np.float32)
+    return FrameBoxes(labels, best_scores, boxes, np.zeros(len(best), dtype=bool))
+
+
 def _in_slot_order(network: Network, family: InsPro, frames: Iterable[Frame]) -> Iterator[tuple[Floats, Floats]]:
-    """Class probabilities [N, K] and mask embeddings [N, P] of each frame; invalid slots score zero."""
+    """Class probabilities [N, K] and mask embeddings [N, P] of each frame."""
+    for outputs, probabilities, _ in _answers(network, family, frames):
+        yield probabilities, outputs["mask_embeddings"]
+
+
+def _answers(network: Network, family: InsPro, frames: Iterable[Frame]) -> Iterator[tuple[Tensors, Floats, Letterbox]]:
+    """The head's outputs, class probabilities [N, K] and place of each frame; invalid slots score zero."""
     step = first_step(network.states)
     for frame in frames:
         [outputs] = network.run_frames([frame])
@@ -48,7 +95,7 @@ def _in_slot_order(network: Network, family: InsPro, frames: Iterable[Frame]) ->
         answer = frame_step(outputs.tensors, graphs.run, step, family.settings)
         step = answer.step
         probabilities = np.where(answer.invalid[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
-        yield probabilities, answer.outputs["mask_embeddings"]
+        yield answer.outputs, probabilities, outputs.fit
 
 
 def _rle(resize: MaskResize, logits: Floats) -> Rle | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Floats, softmax
 from visrt.runtime.errors import UsageError
@@ -19,7 +20,16 @@ from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.masks import Rle
 from visrt.runtime.network import Network
 
-__all__ = ["ReadFrames", "VideoResult", "VideoTrack", "Winner", "best_of_scores", "best_of_video", "second_reading"]
+__all__ = [
+    "FrameBoxes",
+    "ReadFrames",
+    "VideoResult",
+    "VideoTrack",
+    "Winner",
+    "best_of_scores",
+    "best_of_video",
+    "second_reading",
+]
 
 ReadFrames = Callable[[], Iterable[Frame]]
 M = TypeVar("M")
@@ -29,8 +39,20 @@ TOP_K = 10
 
 
 @dataclass(frozen=True)
+class FrameBoxes:
+    """Objects of one frame: labels int [N], scores float [N], boxes [N, 4] as x, y, width, height in pixels of the
+    source, crowd bool [N]."""
+
+    labels: NDArray[np.int64]
+    scores: Floats
+    boxes: Floats
+    crowd: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class VideoTrack:
-    """One track of the whole video. masks: one a frame at the source's size, None where it is empty."""
+    """One track of the whole video. masks: one a frame at the source's size, None where it is empty; of a network of
+    boxes alone they fill its box."""
 
     label: int
     score: float
@@ -40,10 +62,11 @@ class VideoTrack:
 @dataclass(frozen=True)
 class VideoResult:
     """The tracks of a video of `frames` frames, in the order of the official code; one slot may appear with several
-    labels."""
+    labels. boxes: of a network of boxes alone, the best of each frame by itself."""
 
     frames: int
     tracks: tuple[VideoTrack, ...]
+    boxes: tuple[FrameBoxes, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,15 @@ class AnnotatedVideo:
 class AnnotatedSet:
     """Videos, the class names that labels index, and the label of each category id of the file (None = left out).
 
-    remarks: what was left out on the way here.
+    remarks: what was left out on the way here. boxes_only: the file has boxes and no masks; each mask is the rectangle
+    of a box.
     """
 
     videos: tuple[AnnotatedVideo, ...]
     classes: tuple[str, ...]
     label_of: Mapping[int, int | None]
     remarks: tuple[str, ...] = ()
+    boxes_only: bool = False
 
 
 def load_class_map(path: Path) -> dict[str, str | None]:

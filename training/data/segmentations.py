@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from pycocotools import mask as coco_mask
 
 from visrt.runtime.errors import DataError
-from visrt.runtime.masks import Rle, checked_rle
+from visrt.runtime.masks import Rle, checked_rle, rectangle
+from visrt.training.data.json_faults import short
 
-__all__ = ["area_px", "box_px", "rle_of"]
+__all__ = ["area_px", "box_px", "rle_of", "rle_of_box"]
 
 FAR = 10
 """Corners may lie outside the picture, by so many times its longer side."""
@@ -56,3 +58,27 @@ def box_px(rle: Rle) -> tuple[int, int, int, int]:
     """Tight box x, y, width, height of the mask; zeros for an empty one."""
     x, y, w, h = coco_mask.toBbox({"size": rle["size"], "counts": rle["counts"].encode()})
     return int(x), int(y), int(w), int(h)
+
+
+def rle_of_box(box: object, where: str, size: tuple[int, int]) -> Rle:
+    """`box`, x, y, width and height in pixels, as the mask of its rectangle within a picture of `size` (height, width).
+
+    The rectangle has at least one pixel, as boxes of none occur in ImageNet, unless it lies outside the picture. Raises
+    DataError with `where`, the json path.
+    """
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(f"{where}: expected x, y, width and height of a box; found {short(box)}")
+    _refuse_wild(box, where, FAR * max(size))
+    x, y, w, h = box
+    if w < 0 or h < 0:
+        raise DataError(f"{where}: a box of {w} x {h} pixels (width x height); expected zero or more")
+    (left, width), (top, height) = _pixels(x, w, size[1]), _pixels(y, h, size[0])
+    return rectangle((left, top, width, height), size)
+
+
+def _pixels(start: float, length: float, side: int) -> tuple[int, int]:
+    """The first of the pixels whose centre lies in a stretch, and their number, at least one, within `side`."""
+    first = ceil(start - 0.5)
+    end = max(ceil(start + length - 0.5), first + 1)
+    first, end = max(first, 0), min(end, side)
+    return (first, end - first) if end > first else (0, 0)

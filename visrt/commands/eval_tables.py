@@ -29,6 +29,8 @@ def eval_tables(annotated: AnnotatedSet, scores: Mapping[str, Scores], note: str
     for rule, one in scores.items():
         yield _videos(annotated, rule, one)
         yield _details(rule, one, note)
+        if one.evaluation.frame_ap50 is not None:
+            yield _of_frames(rule, *one.evaluation.frame_ap50)
     if len(scores) > 1:
         yield _side_by_side(scores, note)
 
@@ -54,6 +56,16 @@ def _details(rule: str, scores: Scores, note: str | None) -> Table:
     table.add_section()
     for name, figures in precision.by_class.items():
         table.add_row(escape(name), *_whole(figures), *_followed(scores.by_class[name]))
+    return table
+
+
+def _of_frames(rule: str, mean: float, by_class: Mapping[str, float]) -> Table:
+    """Boxes frame by frame, without regard to tracks, in percent."""
+    table = Table(f"{rule}: boxes of single frames", "AP50", caption="the measure of ImageNet VID")
+    table.add_row("all", _percent(mean))
+    table.add_section()
+    for name, ap50 in by_class.items():
+        table.add_row(escape(name), _percent(ap50))
     return table
 
 
