@@ -22,7 +22,16 @@ from visrt.models.mask2former import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Bac
 from visrt.models.resnet import ResNetSettings
 from visrt.models.roi_align import Outside
 
-__all__ = ["INSPRO_R50", "INSPRO_R50_LITE", "FrameMaps", "InsPro", "InsProSettings", "Pairs", "clipped"]
+__all__ = [
+    "INSPRO_R50",
+    "INSPRO_R50_LITE",
+    "INSPRO_VID_R101",
+    "FrameMaps",
+    "InsPro",
+    "InsProSettings",
+    "Pairs",
+    "clipped",
+]
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,9 @@ INSPRO_R50 = InsProSettings(classes=40)
 """As published, for the 40 classes of YouTube-VIS."""
 
 INSPRO_R50_LITE = InsProSettings(classes=40, lite_stages=1)
+
+INSPRO_VID_R101 = InsProSettings(classes=30, backbone=ResNetSettings(blocks=(3, 4, 23, 3)), outputs="boxes")
+"""InsPro-VID as published, for the 30 classes of ImageNet VID."""
 
 
 class FrameMaps(NamedTuple):

@@ -13,7 +13,7 @@ from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.condinst import dynamic_masks, parameter_count, placed
 from visrt.models.efficientnet import EfficientNetLite0Settings
-from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, InsPro, InsProSettings, Pairs
+from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, INSPRO_VID_R101, InsPro, InsProSettings, Pairs
 from visrt.models.interaction import moved_boxes
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import CheckpointError, UsageError
@@ -41,6 +41,18 @@ def test_inspro_r50_has_the_parameters_of_its_parts() -> None:
     count leaves out packed attention weights and embeddings, as usual counters do."""
     network = shapeless(replace(INSPRO_R50, bank_frames=1))
     assert sum(parameter.numel() for parameter in network.parameters()) == 107_696_905
+
+
+def test_inspro_vid_is_inspro_on_resnet_101_without_masks_and_known_by_its_weights() -> None:
+    """17 bottlenecks of 1024 channels more, and neither mask branch nor weight generator."""
+    like = replace(INSPRO_R50, classes=30)
+    masks = [part for name, part in shapeless(like).named_children() if name in ("mask_branch", "controller")]
+    of_masks = sum(p.numel() for part in masks for p in part.parameters())
+    network = shapeless(INSPRO_VID_R101)
+    count = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in shapeless(like).parameters())
+    assert count == 17 * (2 * 1024 * 256 + 9 * 256 * 256) - of_masks
+    read = INSPRO.settings_from_weights(network.state_dict(), "weights")
+    assert replace(read, bank_frames=18) == INSPRO_VID_R101
 
 
 def test_inspro_lite_adds_one_stage_and_a_weight_generator() -> None:
