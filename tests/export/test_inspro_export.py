@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -165,3 +166,12 @@ def test_rtx_compiles_inspro_in_fp16(rtx: TensorRt, half: ExportReport, name: st
     assert not built.warnings
     precisions = {kind.split()[-1] for kind in built.precision if not kind.startswith("tensor ")}
     assert ("fp16" in precisions) == (name != "masks")
+
+
+@pytest.mark.parametrize("change", [{"propagation": "off", "bank_frames": 1}, {"outputs": "boxes"}], ids=str)
+def test_rtx_compiles_the_head_of_a_variant(rtx: TensorRt, tmp_path: Path, change: dict[str, Any]) -> None:
+    """What does not travel is handed over as a constant."""
+    wanted = wanted_inspro(tmp_path, "inspro")
+    saved_inspro(wanted.checkpoint, replace(WITHOUT_LITE, **change))
+    bundle = open_bundle(export_bundle(wanted).folder)
+    assert not build_engine(rtx, build_request(bundle, "head", {}, TARGETS[:1])).warnings
