@@ -22,7 +22,7 @@ from visrt.benchmarks.accuracy.ap import frame_ap50
 from visrt.benchmarks.accuracy.evaluate import as_boxes, evaluate_official, evaluate_session, filled
 from visrt.benchmarks.video_level.tracks import FrameBoxes
 from visrt.cli import app
-from visrt.runtime.masks import decode
+from visrt.runtime.masks import decode, rectangle
 from visrt.training.data.annotations import Track
 from visrt.training.data.set_formats import load_annotations
 
@@ -201,3 +201,12 @@ def test_a_bundle_of_boxes_is_measured_as_a_stream_and_by_its_official_rule(tmp_
 def test_masks_are_measured_as_masks_where_both_have_them(tmp_path: Path) -> None:
     evaluation = evaluate_session(inspro_session(), load_annotations(standing_set(tmp_path)), 24.0)
     assert evaluation.frame_ap50 is None
+
+
+def test_on_a_set_of_boxes_masks_count_as_their_boxes(tmp_path: Path) -> None:
+    annotated = as_boxes(load_annotations(standing_set(tmp_path)))
+    evaluation = evaluate_session(inspro_session(), annotated, 24.0)
+    assert evaluation.frame_ap50 is not None
+    shown = [one for frame in evaluation.reported[1].frames for one in frame]
+    assert len(shown) == 3
+    assert all(one.rle == rectangle(one.box, (64, 96)) for one in shown)

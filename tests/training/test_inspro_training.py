@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ NETWORK = InsProSettings(
     mask_convolutions=1,
     bank_frames=3,
 )
-PROPAGATIONS = ("both", "queries", "proposals", "off")
+PROPAGATIONS: tuple[Literal["both", "queries", "proposals", "off"], ...] = ("both", "queries", "proposals", "off")
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +158,18 @@ def test_intra_query_attention_learns_where_queries_travel(pictures: Path, tmp_p
     assert "init_proposal_boxes.weight" in moved(before, network)
 
 
-@pytest.mark.parametrize("propagation", PROPAGATIONS)
-def test_every_weight_that_is_trained_gets_a_gradient(pictures: Path, tmp_path: Path, propagation: Any) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(replace(NETWORK, propagation=each) for each in PROPAGATIONS),
+        replace(NETWORK, bank_frames=1),
+        replace(NETWORK, outputs="boxes"),
+    ],
+    ids=[*PROPAGATIONS, "no bank", "boxes"],
+)
+def test_every_weight_that_is_trained_gets_a_gradient(pictures: Path, tmp_path: Path, network: InsProSettings) -> None:
     """Distributed training waits for the gradient of each."""
-    settings = settings_on(pictures, replace(NETWORK, propagation=propagation))
+    settings = settings_on(pictures, network)
     batch = next(iter(Run(settings, tmp_path).batches()))
     learner = InsProLearner(settings)
     trained = learner.start().train()
