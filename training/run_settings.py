@@ -10,7 +10,7 @@ from visrt.runtime.settings import load_settings
 from visrt.training.inspro_settings import InsProTrainSettings, refuse_moved
 from visrt.training.settings import TrainSettings
 
-__all__ = ["RunSettings", "run_settings_from_file"]
+__all__ = ["RunSettings", "family_of", "run_settings_from_file"]
 
 RunSettings = TrainSettings | InsProTrainSettings
 
@@ -30,3 +30,12 @@ def run_settings_from_file(path: Path) -> RunSettings:
         )
     refuse_moved(values, str(path))
     return load_settings(FAMILIES[family], values, str(path))
+
+
+def family_of(settings: RunSettings) -> str | None:
+    """The family to export the network of a run as; None is the default."""
+    if isinstance(settings, InsProTrainSettings):
+        return "inspro_lite" if settings.phase == "lite" else "inspro"
+    if settings.genvis is not None:
+        return "genvis"
+    return None if settings.loss.contrast == "off" else "ctvis"

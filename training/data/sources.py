@@ -20,7 +20,7 @@ from visrt.training.data.pictures import ByteCache, Picture, read_picture, read_
 from visrt.training.data.segmentations import area_px
 from visrt.training.data.set_formats import ANNOTATIONS, IMAGES, PICTURES, SetPlaces, read_set
 
-__all__ = ["Pool", "PoolSettings", "SourceSettings", "load_pool"]
+__all__ = ["Pool", "PoolSettings", "SourceSettings", "is_in", "load_pool"]
 
 Part = Literal["train", "held_out", "all"]
 
@@ -235,7 +235,7 @@ def _add_annotated(pool: Pool, source: SourceSettings, annotated: AnnotatedSet, 
     videos = [
         subsampled(frames_of(video, labels), source.label_fraction)
         for video in annotated.videos
-        if _is_in(settings.part, video.pictures[0].relative_to(root).as_posix(), source.held_out)
+        if is_in(settings.part, video.pictures[0].relative_to(root).as_posix(), source.held_out)
     ]
     scenes = [scene for frames in videos for scene in SCENES[source.scene](frames)]
     bases = [Base(frames) for frames in scenes if max(map(_crowding, frames)) <= settings.max_crowd]
@@ -268,7 +268,7 @@ def _label(pool: Pool, name: str, source: SourceSettings) -> int:
 
 
 def _add_cutouts(pool: Pool, source: SourceSettings, files: Sequence[CutoutFile], part: Part) -> None:
-    chosen = [f for f in files if _is_in(part, f.path.name, source.held_out)]
+    chosen = [f for f in files if is_in(part, f.path.name, source.held_out)]
     pool.add_cutouts(
         [(f, NO_TARGET if f.class_name == DISTRACTOR else _label(pool, f.class_name, source)) for f in chosen],
         source.cutout_weight,
@@ -279,7 +279,7 @@ def _add_backgrounds(pool: Pool, source: SourceSettings, part: Part) -> None:
     paths = sorted(p for p in Path(source.folder).glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
         raise DataError(f"{source.folder}: holds no .jpg or .png; expected a folder of background photos")
-    chosen = [p for p in paths if _is_in(part, p.name, source.held_out)]
+    chosen = [p for p in paths if is_in(part, p.name, source.held_out)]
     pool.add_bases([Base((_bare(p),)) for p in chosen], source.base_weight)
 
 
@@ -288,7 +288,7 @@ def _bare(path: Path) -> AnnotatedFrame:
     return AnnotatedFrame(path, h, w, ())
 
 
-def _is_in(part: Part, name: str, held_out: float) -> bool:
+def is_in(part: Part, name: str, held_out: float) -> bool:
     if part == "all":
         return True
     place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
