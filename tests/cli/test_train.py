@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from visrt.cli import app
 
 
-def train(*arguments: str | Path) -> Result:
+def train(*arguments: str | int | Path) -> Result:
     return CliRunner().invoke(app, ["train", *map(str, arguments)])
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
+TESTED_SHORT_PX = 360
+"""The short side that the papers test YouTube-VIS at."""
 WAYS = (
     "give one of: `visrt train --data DIR --classes person,car --out RUN` for your own pictures, `visrt train --recipe "
     "NAME --data ROOT --out RUN` for a published recipe, `visrt train FILE --out RUN` for a recipe or settings file"
@@ -201,14 +203,14 @@ def _run(settings: RunSettings, lines: tuple[str, ...], out: Path) -> None:
 
 
 def _export_size(settings: RunSettings) -> tuple[int, int]:
-    """Height and width in pixels of the network as trained; of short sides that are drawn, the smallest at 16 to 9."""
+    """Height and width in pixels of the network as trained; of short sides that are drawn, the papers' at 16 to 9."""
     clips = settings.data.clips
     view = clips.view
     if view is None:
         return clips.height_px, clips.width_px
     if view.kind == "jitter":
         return view.side_px, view.side_px
-    short = min(view.short_sides_px)
+    short = min(max(TESTED_SHORT_PX, min(view.short_sides_px)), max(view.short_sides_px))
     return _divisible(short), _divisible(short * 16 / 9)
 
 
