@@ -21,6 +21,7 @@ from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import NumericalError
+from visrt.runtime.methods.assign import assign, cosine_similarity
 from visrt.runtime.methods.genvis_memory import (
     Memory,
     MemoryEntry,
@@ -106,9 +107,12 @@ class GenVisSettings:
     """Settings for taking clips and showing objects. Scores are 0..1.
 
     clip_frames: frames of a clip; 1 is online. Results come when the clip is full. clip_lengths: what the bundle was
-    exported and checked for. memory_read: a slot reads its "own_slot", or for the paper's ablations (table 5)
-    "all_slots" or "nothing"; as the network was trained. memory_clips: the most clips that are remembered; up to
-    there the result is the published one. 100 slots of 256 channels take 205 KB a clip.
+    exported and checked for. linking: slots are "carried" from clip to clip, or for the paper's ablation (table 4)
+    "matched": each clip starts from the learned queries, as in VITA, and its slots are linked to those of the clip
+    before by MinVIS's rule, the cosine of their prototypes. memory_read: where they are carried, a slot reads its
+    "own_slot", or for the paper's ablations (table 5) "all_slots" or "nothing"; as the network was trained.
+    memory_clips: the most clips that are remembered; up to there the result is the published one. 100 slots of 256
+    channels take 205 KB a clip.
     birth_score: a slot gets an id in the first clip with this score. keep_score: then it is shown in clips with at
     least this one. lost_s: a slot that was not shown for longer, in seconds, forgets id and scores, and what it shows
     next is another object; None is the published rule, by which a slot is one object for ever. max_objects: at most so
@@ -117,6 +121,7 @@ class GenVisSettings:
 
     clip_frames: Frames = 1
     clip_lengths: tuple[Frames, ...] = (1,)
+    linking: Literal["carried", "matched"] = "carried"
     memory_read: MemoryRead = "own_slot"
     memory_clips: Annotated[int, Field(ge=1)] = 256
     birth_score: Fraction = 0.5
@@ -130,7 +135,8 @@ class ClipStep:
     """The model's state between clips, without the public tracks.
 
     clip: number of the next clip. first, base [S, C]: what the slots of the first and of the next clip start from,
-    before they read. key [S, C]: what they read with.
+    before they read. key [S, C]: what they read with. prototypes [S, C]: what the next clip's slots are matched with,
+    None before the first clip and where slots are carried.
     """
 
     clip: int
@@ -138,6 +144,7 @@ class ClipStep:
     base: Floats
     key: Floats
     memory: Memory
+    prototypes: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,41 @@ def clip_step(
     For these the network gave NaN or infinity: their outputs are zeros, and the next clip starts from the first one's
     base. Raises NumericalError if all are.
     """
+    return LINKINGS[settings.linking](frames, run, step, settings)
+
+
+def _carried(
+    frames: Sequence[Tensors], run: RunGraph, step: ClipStep, settings: GenVisSettings
+) -> tuple[Tensors, ClipStep, NDArray[np.bool_]]:
     start = step.base + READS[settings.memory_read](step.memory, step.key)
+    outputs, invalid = _clip_outputs(frames, run, start)
+    entry = MemoryEntry(step.clip, outputs["memory_key"], outputs["memory_value"])
+    memory = update_memory(step.memory, entry, settings.memory_clips)
+    if invalid.any():
+        memory = forget_slots_before(memory, invalid, step.clip + 1)
+    base = np.where(invalid[:, None], step.first, outputs["base"])
+    return outputs, ClipStep(step.clip + 1, step.first, base, outputs["key"], memory), invalid
+
+
+def _matched(
+    frames: Sequence[Tensors], run: RunGraph, step: ClipStep, settings: GenVisSettings
+) -> tuple[Tensors, ClipStep, NDArray[np.bool_]]:
+    """Each clip by itself; its slots take the places of those that they continue. Invalid ones are compared by what
+    they were before."""
+    outputs, invalid = _clip_outputs(frames, run, step.first)
+    prototypes = outputs["prototypes"]
+    if step.prototypes is not None:
+        order = assign(1 - cosine_similarity(step.prototypes, prototypes))
+        outputs, invalid = {role: values[order] for role, values in outputs.items()}, invalid[order]
+        prototypes = np.where(invalid[:, None], step.prototypes, outputs["prototypes"])
+    return outputs, replace(step, clip=step.clip + 1, prototypes=prototypes), invalid
+
+
+LINKINGS = {"carried": _carried, "matched": _matched}
+
+
+def _clip_outputs(frames: Sequence[Tensors], run: RunGraph, start: Floats) -> tuple[Tensors, NDArray[np.bool_]]:
+    """The clip graph's outputs for `frames` from the queries `start` [S, C], with zeros where slots are invalid [S]."""
     queries = np.stack([frame["frame_queries"] for frame in frames])
     outputs = run("clip", {"frame_queries": queries, "instance_queries": start})
     invalid = ~np.all([np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
@@ -231,10 +272,4 @@ def clip_step(
             "the network gave NaN or infinity in every slot of the clip graph; check the bundle with its reference "
             "frames, and an FP16 engine against FP32"
         )
-    outputs = {role: np.where(invalid[:, None], np.float32(0), values) for role, values in outputs.items()}
-    entry = MemoryEntry(step.clip, outputs["memory_key"], outputs["memory_value"])
-    memory = update_memory(step.memory, entry, settings.memory_clips)
-    if invalid.any():
-        memory = forget_slots_before(memory, invalid, step.clip + 1)
-    base = np.where(invalid[:, None], step.first, outputs["base"])
-    return outputs, ClipStep(step.clip + 1, step.first, base, outputs["key"], memory), invalid
+    return {role: np.where(invalid[:, None], np.float32(0), values) for role, values in outputs.items()}, invalid

@@ -66,6 +66,43 @@ def test_genvis_online_results_come_at_once_with_masks_of_their_frame() -> None:
         assert np.allclose(red.box, (8 + 4 * t, 16, 48, 40), atol=8)
 
 
+class ShuffledClips(ClipEngine):
+    """Gives its slots in another order in each clip; their prototypes say which they are."""
+
+    def _answers(self, queries: NDArray[np.float32], start: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        answers = super()._answers(queries, start)
+        answers["prototypes"] = np.eye(SLOTS, answers["prototypes"].shape[1], dtype=np.float32)
+        return {role: np.roll(values, len(self.lengths), axis=0) for role, values in answers.items()}
+
+
+@pytest.mark.parametrize(
+    ("linking", "expected"), [("matched", [[0, 1]] * 4), ("carried", [[0, 1], [1, 2], [2, 3], [3, 4]])]
+)
+def test_genvis_clips_that_start_afresh_are_linked_by_their_prototypes(linking: str, expected: list[list[int]]) -> None:
+    session = genvis_session(linking=linking)
+    engine = ShuffledClips(session.manifest.graphs["clip"])
+    session.network._engines = {**session.network._engines, "clip": engine}
+
+    results = run(session, [moving(t) for t in range(4)])
+
+    assert ids(results) == expected
+    assert all(np.array_equal(start, BASE) for start in engine.starts) == (linking == "matched")
+    labels = [{found.id: found.label for found in result.objects} for result in results]
+    assert (labels == labels[:1] * 4) == (linking == "matched")
+
+
+def test_genvis_a_matched_slot_that_is_nan_in_one_clip_is_linked_again_in_the_next() -> None:
+    session = genvis_session(linking="matched", lost_s=None)
+    engine = ShuffledClips(session.manifest.graphs["clip"], poisoned={1: [1]})
+    session.network._engines = {**session.network._engines, "clip": engine}
+
+    results = run(session, [moving(t) for t in range(3)])
+
+    assert [len(one) for one in ids(results)] == [2, 1, 2]
+    labels = [sorted(found.label for found in result.objects) for result in results]
+    assert labels[0] == labels[2]
+
+
 def test_genvis_semi_online_results_come_a_clip_late_at_most_and_the_last_clip_is_short() -> None:
     session = genvis_session(**THREE)
     ready = [[result.index for result in session.step(moving(t))] for t in range(8)]
