@@ -418,3 +418,34 @@ def test_a_view_that_is_none_is_refused(view: Any, fault: str) -> None:
 def test_ranges_upside_down_are_refused(view: Any, fault: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=fault):
         ClipDataset([photo(tmp_path)], clips_of(view), 1, 0)
+
+
+def overlapping(folder: Path) -> SourceSettings:
+    """A photo whose red rectangle has a second object on it."""
+    source = photo(folder)
+    values = json.loads((folder / "instances.json").read_text())
+    upon = np.zeros((120, 200), bool)
+    upon[50:70, 80:120] = True
+    values["annotations"].append({**values["annotations"][0], "id": 2, "category_id": 7, "segmentation": rle(upon)})
+    (folder / "instances.json").write_text(json.dumps(values))
+    return source
+
+
+def test_masks_that_overlap_stay_whole_as_released(tmp_path: Path) -> None:
+    [clip] = made(overlapping(tmp_path), clips_of(replace(WHOLE, short_sides_px=(60,))), 1)
+    assert clip.masks.sum((1, 2, 3)).tolist() == [20 * 50, 10 * 20]
+    assert (clip.masks[1] <= clip.masks[0]).all()
+
+
+def test_what_is_pasted_hides_all_that_lies_behind(tmp_path: Path) -> None:
+    discs = SourceSettings("cutouts", str(tmp_path / "cutouts"), class_map=str(write_cutouts(tmp_path, cat="cat")))
+    paste = PasteSettings(
+        counts=(0, 1.0), bare_counts=(0, 1.0), distractor=0, scene_twin=0, eroded=0, meet=1, meet_distance=0.2
+    )
+    dataset = ClipDataset([overlapping(tmp_path), discs], clips_of(WHOLE, 2, paste=paste), 20, 0)
+    met = 0
+    for clip in (dataset[i] for i in range(20)):
+        cat, others = clip.masks[clip.labels == 3].any(0), clip.masks[clip.labels != 3]
+        met += bool(cat.any() and (others.sum((1, 2, 3))[:2] < 2 * 21 * 54).any())
+        assert not (others & cat).any()
+    assert met > 10

@@ -136,13 +136,13 @@ def make_clip(pool: Pool, times: NDArray[np.float64], settings: ClipSettings, rn
     worn = wear(len(times), settings.looks, rng)
     frames = np.empty((len(times), *scene.shot.frame_size, 3), np.uint8)
     frames[:] = scene.shot.pad_rgb
-    ids = np.zeros(frames.shape[:3], np.uint8)
+    ids = np.zeros((len(times), scene.depth, *scene.shot.frame_size), np.uint8)
     whole_px = np.zeros((len(times), 256), np.int64)
     h, w = scene.shot.shown
     for t, time in enumerate(times):
         rgb, numbers, whole_px[t] = scene.frame(pictures[t], t, float(time))
         frames[t, :h, :w] = worn(change(rgb), t)
-        ids[t, :h, :w] = numbers
+        ids[t, :, :h, :w] = numbers
     return _clip(frames, ids, whole_px, scene.labels, settings)
 
 
@@ -169,20 +169,26 @@ def _around_one(length: int, count: int, reach: int, rng: np.random.Generator) -
 
 @dataclass(frozen=True)
 class _Scene:
-    """The parts of a clip that do not change within it. labels: of each id, NO_TARGET where there is none."""
+    """The parts of a clip that do not change within it. depth: how many objects of a picture may lie one behind the
+    other. labels: of each id, NO_TARGET where there is none.
+    """
 
     shot: Shot
+    depth: int
     ids: dict[int, int]
     pasted: tuple[Pasted, ...]
     labels: NDArray[np.int64]
 
     def frame(self, picture: Picture, t: int, time: float) -> tuple[Image, Image, NDArray[np.int64]]:
-        """Frame number `t`, at `time`: RGB [h, w, 3], ids [h, w], and the pixels [256] each id would have in it with
-        nothing before it.
+        """Frame number `t`, at `time`: RGB [h, w, 3], ids [depth, h, w], the front first, and the pixels [256] each
+        id would have in it with nothing before it.
         """
         to_frame, size = self.shot.to_frames[t], self.shot.shown
         rgb = warp_picture(picture.levels, to_frame, size)
-        ids = self._numbers(picture)[warp_ids(picture.ids, to_frame, size)]
+        numbers = self._numbers(picture)
+        ids = np.zeros((self.depth, *size), np.uint8)
+        for level, behind in zip(ids, (picture.ids, *picture.hidden), strict=False):
+            level[:] = numbers[warp_ids(behind, to_frame, size)]
         if self.shot.turns:
             blank_beyond(rgb, ids, self.shot.turns[t])
         whole_px = np.bincount(ids.ravel(), minlength=256)
@@ -224,7 +230,9 @@ def _scene(
         labels[number] = targets[track]
     for k, one in enumerate(pasted):
         labels[MAX_OBJECTS + 1 + k] = one.cutout.label
-    return _Scene(shot, ids, tuple(pasted), labels)
+    # As released, masks that overlap are whole in a view; under the camera what is hidden is left out.
+    depth = 1 if settings.view is None else 1 + max(len(picture.hidden) for picture in pictures)
+    return _Scene(shot, depth, ids, tuple(pasted), labels)
 
 
 Box = tuple[int, int, int, int]
@@ -308,11 +316,13 @@ def _seen(matrix: Affine, point: tuple[float, float]) -> NDArray[np.float64]:
 def _clip(
     frames: Image, ids: Image, whole_px: NDArray[np.int64], labels: NDArray[np.int64], settings: ClipSettings
 ) -> Clip:
-    """Leave out what is too small or too hidden: for each frame, then objects absent from all of them."""
+    """Leave out what is too small or too hidden, for each frame of `ids` [T, depth, H, W]; then what is in none."""
     visible_px = np.stack([np.bincount(frame.ravel(), minlength=256) for frame in ids])
     seen = (visible_px >= max(1, settings.min_area_px)) & (visible_px >= settings.min_visible * whole_px)
     seen &= labels != NO_TARGET
     kept = np.flatnonzero(seen.any(0))
     kept = np.sort(kept[np.argsort(-visible_px[:, kept].max(0), kind="stable")][: settings.max_objects])
-    masks = (ids[None] == kept[:, None, None, None].astype(np.uint8)) & seen.T[kept][:, :, None, None]
+    masks = np.zeros((len(kept), *frames.shape[:3]), bool)
+    for mask, number in zip(masks, kept, strict=True):
+        mask[seen[:, number]] = (ids[seen[:, number]] == np.uint8(number)).any(1)
     return Clip(frames, masks, labels[kept])

@@ -206,13 +206,14 @@ def _log_uniform(ends: tuple[float, float], rng: np.random.Generator) -> float:
 
 
 def paste(rgb: Image, ids: Image, one: Pasted, number: int, time: float) -> int:
-    """Blend `one` into `rgb` [h, w, 3] and write `number` where it covers into `ids` [h, w], both in place.
+    """Blend `one` into `rgb` [h, w, 3], in place, and write `number` where it covers into the front of `ids`
+    [L, h, w], behind which nothing is left.
 
     Returns how many pixels of the frame it covers.
     """
     shape = one.cutout.levels[0].shape
     pose = object_pose(one.path, (shape[0], shape[1]), time)
-    warped = warp_cutout(one.cutout.levels, pose, one.path.wave, time, (ids.shape[0], ids.shape[1]))
+    warped = warp_cutout(one.cutout.levels, pose, one.path.wave, time, rgb.shape[:2])
     if warped is None:
         return 0
     top, left, rgba = warped
@@ -223,7 +224,8 @@ def paste(rgb: Image, ids: Image, one: Pasted, number: int, time: float) -> int:
     mixed = colour * share + rgb[window] * (255 - share)
     rgb[window] = (mixed + 127) // 255
     covered = alpha > 127
-    ids[window][covered] = number
+    ids[(slice(1, None), *window)][:, covered] = 0
+    ids[(0, *window)][covered] = number
     return int(covered.sum())
 
 

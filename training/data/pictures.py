@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visrt.runtime.errors import DataError
-from visrt.runtime.masks import decode
+from visrt.runtime.masks import Rle, decode_region
 from visrt.training.data.frames import AnnotatedFrame
-from visrt.training.data.segmentations import area_px
+from visrt.training.data.segmentations import area_px, box_px
 
 __all__ = ["MAX_OBJECTS", "ByteCache", "Picture", "halvings", "read_picture", "read_rgb"]
 
@@ -27,13 +27,15 @@ MAX_OBJECTS = 150
 @dataclass(frozen=True)
 class Picture:
     """levels: uint8 RGB [h, w, 3], each half the size of the one before. ids: uint8 [h, w], 0 where no object is, else
-    k + 1 for `labels[k]`; where masks overlap the smaller object lies in front. tracks: as annotated.
+    k + 1 for `labels[k]`; where masks overlap the smaller object lies in front. hidden: like `ids`, what lies one
+    object further behind, two, ... tracks: as annotated.
     """
 
     levels: tuple[Image, ...]
     ids: Image
     labels: tuple[int, ...]
     tracks: tuple[int, ...]
+    hidden: tuple[Image, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -42,7 +44,7 @@ class Picture:
 
     @property
     def nbytes(self) -> int:
-        return sum(level.nbytes for level in self.levels) + self.ids.nbytes
+        return sum(image.nbytes for image in (*self.levels, self.ids, *self.hidden))
 
 
 def read_rgb(path: Path) -> Image:
@@ -60,13 +62,32 @@ def read_picture(frame: AnnotatedFrame, size: tuple[int, int]) -> Picture:
         sizes = f"{image.shape[0]} x {image.shape[1]}; its annotation says {frame.height_px} x {frame.width_px}"
         raise DataError(f"{frame.path}: is {sizes} (height x width)")
     objects = sorted(frame.objects, key=lambda o: area_px(o.rle), reverse=True)[:MAX_OBJECTS]
-    ids = np.zeros(image.shape[:2], np.uint8)
-    for k, one in enumerate(objects):
-        ids[decode(one.rle)] = k + 1
+    ids, *hidden = _painted([o.rle for o in objects], (frame.height_px, frame.width_px))
     if size != image.shape[:2]:
         image = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
-        ids = np.asarray(cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
-    return Picture(halvings(image), ids, tuple(o.label for o in objects), tuple(o.track for o in objects))
+        ids, *hidden = (cv2.resize(one, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for one in (ids, *hidden))
+    labels, tracks = tuple(o.label for o in objects), tuple(o.track for o in objects)
+    return Picture(halvings(image), ids, labels, tracks, tuple(hidden))
+
+
+def _painted(masks: Sequence[Rle], size: tuple[int, int]) -> list[Image]:
+    """Maps uint8 [h, w] of k + 1 where mask k is, one over the other: the front, what lies behind it, ..."""
+    maps = [np.zeros(size, np.uint8)]
+    for k, rle in enumerate(masks):
+        x, y, w, h = box_px(rle)
+        inside = decode_region(rle, (x, y, w, h)) > 0
+        pushed = np.full(int(inside.sum()), k + 1, np.uint8)
+        for one in maps:
+            region = one[y : y + h, x : x + w]
+            behind = region[inside]
+            region[inside] = pushed
+            pushed = behind
+            if not pushed.any():
+                break
+        else:
+            maps.append(np.zeros(size, np.uint8))
+            maps[-1][y : y + h, x : x + w][inside] = pushed
+    return maps
 
 
 def halvings(image: Image, smallest_px: int = 24) -> tuple[Image, ...]:

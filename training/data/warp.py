@@ -29,10 +29,10 @@ def warp_ids(ids: Image, to_frame: Affine, size: tuple[int, int]) -> Image:
 
 
 def blank_beyond(rgb: Image, ids: Image, turn: Affine) -> None:
-    """Black and without objects, in place, what `turn` brought into a frame [h, w, 3] with `ids` [h, w] from beyond."""
-    inside = cv2.warpAffine(np.ones_like(ids), turn, ids.shape[::-1], flags=cv2.INTER_NEAREST)
-    rgb[inside == 0] = 0
-    ids[inside == 0] = 0
+    """What `turn` brought from beyond into a frame [h, w, 3] with `ids` [L, h, w] becomes black and nobody's, in place."""
+    outside = cv2.warpAffine(np.ones_like(ids[0]), turn, rgb.shape[1::-1], flags=cv2.INTER_NEAREST) == 0
+    rgb[outside] = 0
+    ids[:, outside] = 0
 
 
 def warp_cutout(
