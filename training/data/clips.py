@@ -135,7 +135,8 @@ def make_clip(pool: Pool, times: NDArray[np.float64], settings: ClipSettings, rn
     change = colour_change(settings.looks, 1.0, rng)
     worn = wear(len(times), settings.looks, rng)
     frames = np.empty((len(times), *scene.shot.frame_size, 3), np.uint8)
-    frames[:] = scene.shot.pad_rgb
+    if scene.shot.shown != scene.shot.frame_size:
+        frames[:] = scene.shot.pad_rgb
     ids = np.zeros((len(times), scene.depth, *scene.shot.frame_size), np.uint8)
     whole_px = np.zeros((len(times), 256), np.int64)
     h, w = scene.shot.shown

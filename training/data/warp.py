@@ -29,7 +29,7 @@ def warp_ids(ids: Image, to_frame: Affine, size: tuple[int, int]) -> Image:
 
 
 def blank_beyond(rgb: Image, ids: Image, turn: Affine) -> None:
-    """What `turn` brought from beyond into a frame [h, w, 3] with `ids` [L, h, w] becomes black and nobody's, in place."""
+    """Black and nobody's, in place: what `turn` brought from beyond into a frame [h, w, 3] with `ids` [L, h, w]."""
     outside = cv2.warpAffine(np.ones_like(ids[0]), turn, rgb.shape[1::-1], flags=cv2.INTER_NEAREST) == 0
     rgb[outside] = 0
     ids[:, outside] = 0
