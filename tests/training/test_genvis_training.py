@@ -20,7 +20,7 @@ from visrt.models.genvis import GenVis
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.training.batches import clip_loader, training_clips
-from visrt.training.data.clips import ClipSettings
+from visrt.training.data.clips import ClipSettings, ShortSideView
 from visrt.training.data.sources import SourceSettings
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.genvis_start import start_from
@@ -258,3 +258,9 @@ def test_genvis_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=told):
         check_settings(replace(made, genvis=replace(VIDEO, **video), **change))
+
+
+def test_videos_of_different_sizes_are_trained_and_validated(made: TrainSettings, tmp_path: Path) -> None:
+    clips = replace(made.data.clips, view=ShortSideView("short_side", (40, 60), rotation_deg=15.0))
+    train(replace(made, data=replace(made.data, clips=clips, validation_clips=3)), tmp_path / "run")
+    assert '"quality_recall"' in (tmp_path / "run" / "metrics.jsonl").read_text()

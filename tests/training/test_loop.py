@@ -17,7 +17,7 @@ from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.settings import settings_from_file
-from visrt.training.data.clips import ClipSettings
+from visrt.training.data.clips import ClipSettings, CropSettings, ShortSideView
 from visrt.training.data.sources import SourceSettings
 from visrt.training.loop import Run, train
 from visrt.training.losses.mask2former import LossSettings
@@ -204,3 +204,15 @@ def test_schedules(schedule: Any, expected: dict[int, float]) -> None:
         optimizer.step()
         scheduler.step()
     assert {step: rates[step] for step in expected} == pytest.approx(expected)
+
+
+def test_a_run_takes_clips_of_different_sizes(tmp_path: Path) -> None:
+    """Photos of 96 x 160 seen as 40 x 67 and 60 x 100, in batches of two and for validation."""
+    settings = tiny_settings(tmp_path / "data", batch=2)
+    view = ShortSideView(
+        "short_side", (40, 60), rotation_deg=15.0, pseudo_crop=CropSettings(1.0, (96,), (60, 90), True)
+    )
+    clips = replace(settings.data.clips, view=view, min_area_px=0, min_visible=0.0)
+    train(replace(settings, data=replace(settings.data, clips=clips, validation_clips=4)), tmp_path / "run")
+    assert len(losses_of(tmp_path / "run")) == 4
+    assert '"quality_linked"' in (tmp_path / "run" / "metrics.jsonl").read_text()
