@@ -21,7 +21,7 @@ from visrt.export.half import Island, halved, halved_network
 from visrt.export.onnx_graph import onnx_from_clip_graph, onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.checkpoints.checkpoint import load_checkpoint
 from visrt.models.checkpoints.genvis import GENVIS
-from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, GenVisNetworkSettings, VitaModule
+from visrt.models.genvis import STATE_MODULES, FrameQueries, GenVis, GenVisModule, GenVisNetworkSettings
 from visrt.runtime.arrays import Array
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.methods.genvis import BASE
@@ -51,7 +51,7 @@ class ClipTensors(NamedTuple):
 class ClipGraph(nn.Module):
     """From the frame queries of a clip and the queries its slots start from to its slots and their state."""
 
-    def __init__(self, vita: VitaModule, precision: torch.dtype = torch.float32) -> None:
+    def __init__(self, vita: GenVisModule, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.vita = vita
         self.precision = precision
@@ -122,7 +122,7 @@ class GenVisExport(Exportable[GenVisNetworkSettings]):
         inside = [name.removeprefix(VIDEO_PART) for name in kept if name.startswith(VIDEO_PART)]
         vita = self._vita()
         half, found_in_clip = halved_network(vita, batches, inside)
-        assert isinstance(half, VitaModule)
+        assert isinstance(half, GenVisModule)
         for name in STATE_MODULES:
             half.set_submodule(name, vita.get_submodule(name))
         found += [
@@ -142,7 +142,7 @@ class GenVisExport(Exportable[GenVisNetworkSettings]):
             "masks": onnx_from_masks_graph(MasksGraph(), dim, *size, precision),
         }
 
-    def _vita(self) -> VitaModule:
+    def _vita(self) -> GenVisModule:
         assert isinstance(self.network, GenVis)
         return self.network.vita_module
 

@@ -24,8 +24,10 @@ __all__ = [
     "ClipOutputs",
     "FrameQueries",
     "GenVis",
+    "GenVisModule",
     "GenVisNetworkSettings",
     "NextStart",
+    "Vita",
     "VitaModule",
     "read_memory",
 ]
@@ -89,7 +91,7 @@ inner products of 256 numbers, so that what rounding does to a key comes out exp
 
 
 class VitaModule(nn.Module):
-    """The video part: object encoder, object decoder, heads, and the four projections that GenVIS adds to VITA."""
+    """VITA's part: object encoder, object decoder and heads."""
 
     def __init__(self, settings: GenVisNetworkSettings) -> None:
         super().__init__()
@@ -110,10 +112,6 @@ class VitaModule(nn.Module):
         self.mask_embed = MLP(dim, dim, settings.frame.mask_dim)
         self.sim_embed_frame = nn.Linear(dim, dim)
         self.sim_embed_clip = nn.Linear(dim, dim)
-        self.pre_memory_embed_k = nn.Linear(dim, dim)
-        self.pre_memory_embed_v = nn.Linear(dim, dim)
-        self.pre_query_embed_k = nn.Linear(dim, dim)
-        self.pre_query_embed_v = nn.Linear(dim, dim)
 
     def encode(self, frame_queries: Tensor) -> Tensor:
         """Tokens [N, T * Q, C] of clips [N, T, Q, C], frame by frame; each sees all of its clip, without positions."""
@@ -148,6 +146,18 @@ class VitaModule(nn.Module):
         normed = self.decoder_norm(prototypes.float()).to(prototypes.dtype)
         return self.class_embed(normed), self.mask_embed(normed)
 
+
+class GenVisModule(VitaModule):
+    """The video part: VITA's, and the four projections by which GenVIS passes instances from clip to clip."""
+
+    def __init__(self, settings: GenVisNetworkSettings) -> None:
+        super().__init__(settings)
+        dim = settings.frame.hidden_dim
+        self.pre_memory_embed_k = nn.Linear(dim, dim)
+        self.pre_memory_embed_v = nn.Linear(dim, dim)
+        self.pre_query_embed_k = nn.Linear(dim, dim)
+        self.pre_query_embed_v = nn.Linear(dim, dim)
+
     def next_start(self, prototypes: Tensor) -> NextStart:
         """From `prototypes` [..., S, C], or before the first clip from the learned queries; in float32."""
         prototypes = prototypes.float()
@@ -170,18 +180,20 @@ def read_memory(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor
     return torch.einsum("mns,mnsc->nsc", similarity.softmax(dim=0), torch.stack(values))
 
 
-class GenVis(nn.Module):
-    """Images in, frame queries out; clips of frame queries in, instances out.
+class Vita(nn.Module):
+    """Images in, frame queries out; a whole clip of frame queries in, instances out, without memory: GenVIS's start.
 
     Images are normalised RGB [B, 3, H, W], H and W divisible by 32.
     """
+
+    part: type[VitaModule] = VitaModule
 
     def __init__(self, settings: GenVisNetworkSettings) -> None:
         super().__init__()
         self.settings = settings
         self.backbone = BACKBONES[settings.frame.backbone.kind][1](settings.frame.backbone)
         self.sem_seg_head = Head(settings.frame)
-        self.vita_module = VitaModule(settings)
+        self.vita_module = self.part(settings)
 
     def forward(self, images: Tensor) -> FrameQueries:
         """The frame part. The last layer's queries are used; its classes and masks are not computed."""
@@ -194,6 +206,13 @@ class GenVis(nn.Module):
         """The video part, for clips of T frames [N, T, Q, C], from `start` [N, S, C]."""
         outputs: ClipOutputs = self.vita_module(frame_queries, start)
         return outputs
+
+
+class GenVis(Vita):
+    """As `Vita`, with a memory: clips follow each other, and each starts from what the ones before gave."""
+
+    part = GenVisModule
+    vita_module: GenVisModule
 
     def first_start(self) -> NextStart:
         """The start of a video's first clip, each [S, C]; its memory is empty."""

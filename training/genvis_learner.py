@@ -1,24 +1,26 @@
-"""GenVIS: the video part, trained over the clips of a video on a frame part that stays as it is."""
+"""GenVIS: the video part, trained over the clips of a video on a frame part that stays as it is; and VITA before it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from visrt.models.genvis import GenVis
+from visrt.models.genvis import GenVis, Vita
 from visrt.training.batches import Batch, clip_batch, validation_clips
 from visrt.training.data.clips import Clip
 from visrt.training.genvis_settings import GenVisTraining
-from visrt.training.genvis_start import start_from
-from visrt.training.genvis_video import TrainedVideo
+from visrt.training.genvis_start import start_from, start_vita
+from visrt.training.genvis_video import TrainedVideo, TrainedVita, VideoOutputs
+from visrt.training.learner import Learner
 from visrt.training.losses.genvis import video_losses
-from visrt.training.losses.mask2former import Mean
+from visrt.training.losses.mask2former import Mean, frame_losses
 from visrt.training.quality import Followed, pairs_of, rates
 from visrt.training.settings import TrainSettings
 
-__all__ = ["GenVisLearner", "video_quality"]
+__all__ = ["GenVisLearner", "VitaLearner", "video_learner", "video_quality"]
 
 
 class GenVisLearner:
@@ -44,17 +46,58 @@ class GenVisLearner:
         return video_quality(TrainedVideo(network, self.video), validation_clips(self.settings), device)
 
 
-def video_quality(trained: TrainedVideo, clips: Iterable[Clip], device: torch.device) -> dict[str, float]:
+class VitaLearner:
+    """One run of VITA: the losses of frames and those of the clip, added."""
+
+    def __init__(self, settings: TrainSettings, video: GenVisTraining) -> None:
+        self.settings = settings
+        self.video = video
+
+    def start(self) -> TrainedVita:
+        settings = self.settings
+        network = Vita(self.video.network(settings.network))
+        start = start_vita(network, settings.init, settings.init_takes, self.video.new_part)
+        trained = TrainedVita(network, self.video)
+        trained.start_report = start.lines() if start else ()
+        return trained
+
+    def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:
+        settings = self.settings.loss
+        outputs = trained(batch.images, batch.frames)
+        masks, count = outputs.video.frame_mask_features, mean(batch.mask_count)
+        frames, _ = frame_losses(outputs.frame_layers, masks, batch.targets, settings, count)
+        clip = video_losses(outputs.video, batch.targets, settings, self.video, mean)
+        return clip | {f"frame_{name}": loss for name, loss in frames.items()}
+
+    def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        assert isinstance(network, Vita)
+        whole = replace(self.video, clip_frames=self.settings.data.validation_frames)
+        return video_quality(TrainedVita(network, whole), validation_clips(self.settings), device)
+
+
+LEARNERS: dict[str, Callable[[TrainSettings, GenVisTraining], Learner]] = {
+    "genvis": GenVisLearner,
+    "vita": VitaLearner,
+}
+
+
+def video_learner(settings: TrainSettings, video: GenVisTraining) -> Learner:
+    """The learner of the stage that `video` names."""
+    return LEARNERS[video.stage](settings, video)
+
+
+def video_quality(trained: TrainedVideo | TrainedVita, clips: Iterable[Clip], device: torch.device) -> dict[str, float]:
     """As `quality.clip_quality`, but that nothing is linked: an object should be in one slot in all frames."""
     trained.eval()
     return rates(_followed(trained, clip, device) for clip in clips)
 
 
 @torch.no_grad()
-def _followed(trained: TrainedVideo, clip: Clip, device: torch.device) -> Followed:
+def _followed(trained: TrainedVideo | TrainedVita, clip: Clip, device: torch.device) -> Followed:
     frame = trained.network.settings.frame
     batch = clip_batch([clip], frame.pixel_mean, frame.pixel_std).to(device)
-    outputs = trained(batch.images, batch.frames)
+    predicted = trained(batch.images, batch.frames)
+    outputs = predicted if isinstance(predicted, VideoOutputs) else predicted.video
     pairs = []
     for t, features in enumerate(outputs.mask_features[0]):
         said = outputs.clips[t // trained.settings.clip_frames]

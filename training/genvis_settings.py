@@ -22,6 +22,9 @@ Count = Annotated[int, Field(ge=1)]
 class GenVisTraining:
     """The defaults are the release's, online. The frame part is the run's `network`, from `init`, and stays as it is.
 
+    stage: "genvis", or "vita", the step before it: frame part and VITA's part learn together, with the losses of both,
+    from one clip of all frames and without a memory. As released, that is 5 frames of 41 on YouTube-VIS 2019 and 6 of
+    17 on the other sets, from a Mask2Former of COCO, with new_part "random", at the learning rate and batch of GenVIS.
     instances, heads, encoder_layers, decoder_layers, feedforward_dim: of the video part, see GenVisNetworkSettings.
     clip_frames: a video's frames, data.clips.frames, are cut into clips of so many; 1 is online. streams: each of the
     last so many layers of the frame decoder gives frame queries, and so a video of its own.
@@ -35,6 +38,7 @@ class GenVisTraining:
     that are like them from the first step; or nothing ("random").
     """
 
+    stage: Literal["genvis", "vita"] = "genvis"
     instances: Count = 100
     heads: Count = 8
     encoder_layers: Count = 6
@@ -56,7 +60,9 @@ class GenVisTraining:
 
 def check_genvis(settings: GenVisTraining, network: NetworkSettings, frames: int, max_objects: int) -> None:
     """Refuse what cannot be trained on videos of `frames` frames with up to `max_objects`. Raises SettingsError."""
-    if frames % settings.clip_frames or frames < 2 * settings.clip_frames:
+    if settings.stage == "vita":
+        _check_vita(settings, frames)
+    elif frames % settings.clip_frames or frames < 2 * settings.clip_frames:
         raise SettingsError(
             f"data.clips.frames is {frames} and genvis.clip_frames {settings.clip_frames}; expected a video of two or "
             f"more whole clips, such as {5 * settings.clip_frames} frames"
@@ -84,4 +90,17 @@ def check_genvis(settings: GenVisTraining, network: NetworkSettings, frames: int
         raise SettingsError(
             f"network.reid_dim is {network.reid_dim}, but in GenVIS slots are objects and nothing is compared; "
             "set it to 0 (a checkpoint's instance-embedding head is left out)"
+        )
+
+
+def _check_vita(settings: GenVisTraining, frames: int) -> None:
+    if frames != settings.clip_frames:
+        raise SettingsError(
+            f"data.clips.frames is {frames} and genvis.clip_frames {settings.clip_frames}, but genvis.stage 'vita' "
+            "learns from one clip of all frames; give the same number twice, 5 or 6 as released"
+        )
+    if settings.new_part == "frame_queries":
+        raise SettingsError(
+            "genvis.new_part is 'frame_queries', which is made for a frame part that stays as it is; with genvis.stage "
+            "'vita' give 'random' as released, or 'frame_heads'"
         )

@@ -1,4 +1,4 @@
-"""The start of GenVIS's training: the frame part of a Mask2Former, or all of a VITA or GenVIS network.
+"""The start of GenVIS's and VITA's training: the frame part of a Mask2Former, or all of a VITA or GenVIS network.
 
 A video part that no checkpoint has can start as the frame part: slot j attends to the frame queries that are similar to
 it, at first to query j. Published networks start from VITA, which takes days to train; with a frame network alone this
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from visrt.models.checkpoints.checkpoint import PREDICTOR
-from visrt.models.checkpoints.start import Start, read_start, take
+from visrt.models.checkpoints.start import Start, Takes, read_start, start_from_init, take
 from visrt.models.decoder import CrossAttentionLayer
-from visrt.models.genvis import GenVis
+from visrt.models.genvis import GenVis, Vita
 from visrt.models.layers import Attention
 
-__all__ = ["NewPart", "start_from"]
+__all__ = ["NewPart", "start_from", "start_vita"]
 
 VIDEO_PART = "vita_module."
 FRAME_PART = ("backbone.", "sem_seg_head.")
@@ -55,15 +55,28 @@ def start_from(network: GenVis, path: Path | str, new_part: NewPart = "frame_hea
     The frame part must be in it but for its classifier. Of a video part that is not, `new_part` chooses what starts as
     the frame part: its heads, or all of it (see above), or nothing.
     """
-    weights = read_start(path, network)
-    is_new = not any(key.startswith(VIDEO_PART) for key in weights)
-    if is_new and new_part != "random":
-        weights |= _heads_of_frames(weights, network.state_dict())
-    start = take(network, weights, path)
+    start, is_new = _take(network, path, new_part)
     start.require(FRAME_PART, "under genvis the frame network stays as it is", but=CLASSIFIER)
     if is_new and new_part == "frame_queries":
         _start_as_frame_queries(network)
     return start
+
+
+def start_vita(network: Vita, init: str | None, takes: Takes, new_part: NewPart) -> Start | None:
+    """As `start_from_init`. The heads of a video part that the file lacks may start as the frame part's."""
+    if not init or init == "imagenet" or takes == "backbone":
+        return start_from_init(network, init, takes)
+    start, _ = _take(network, init, new_part)
+    return start
+
+
+def _take(network: Vita, path: Path | str, new_part: NewPart) -> tuple[Start, bool]:
+    """What was taken, and whether the file has no video part; if so its heads start as those of frames."""
+    weights = read_start(path, network)
+    is_new = not any(key.startswith(VIDEO_PART) for key in weights)
+    if is_new and new_part != "random":
+        weights |= _heads_of_frames(weights, network.state_dict())
+    return take(network, weights, path), is_new
 
 
 def _heads_of_frames(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,23 +1,25 @@
 """GenVIS through a whole training video: frame queries of all its frames at once, then clip after clip.
 
-Prototypes and memory pass from clip to clip with their gradients, as released; the frame part has none.
+Prototypes and memory pass from clip to clip with their gradients, as released; the frame part has none. And VITA, for
+which the video is one clip, and whose frame part learns too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from visrt.models.decoder import LayerPrediction
-from visrt.models.genvis import GenVis, NextStart, VitaModule, read_memory
+from visrt.models.genvis import GenVis, NextStart, Vita, VitaModule, read_memory
 from visrt.runtime.methods.genvis import MemoryRead
 from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.learner import Trained
 from visrt.training.losses.genvis import ClipPrediction, VideoOutputs
 
-__all__ = ["ClipPrediction", "TrainedVideo", "VideoOutputs"]
+__all__ = ["ClipPrediction", "TrainedVideo", "TrainedVita", "VideoOutputs", "VitaOutputs"]
 
 Read = Callable[[Tensor, list[Tensor], list[Tensor]], Tensor]
 
@@ -55,19 +57,12 @@ class TrainedVideo(Trained):
     def forward(self, images: Tensor, frames: int) -> VideoOutputs:
         """`images` [B * F, 3, H, W], normalised RGB, of videos of F = `frames` frames."""
         vita = self.network.vita_module
-        layers, frame_mask_features, fine = self._frame_part(images)
-        queries = torch.stack([layer.queries for layer in layers]).unflatten(1, (-1, frames)).flatten(0, 1)
-        clips = queries.split(self.settings.clip_frames, dim=1)
+        with torch.no_grad():
+            layers, frame_mask_features, fine = _frame_part(self.network, images)
+        layers = layers[-self.settings.streams :]
+        clips = _streams(layers, frames).split(self.settings.clip_frames, dim=1)
         mask_features = vita.vita_mask_features(fine).unflatten(0, (-1, frames))
         return VideoOutputs(self._clips(clips), mask_features, layers, frame_mask_features)
-
-    @torch.no_grad()
-    def _frame_part(self, images: Tensor) -> tuple[list[LayerPrediction], Tensor, Tensor]:
-        decoder = self.network.sem_seg_head.pixel_decoder
-        fine, levels = decoder.maps(self.network.backbone(images))
-        mask_features = decoder.mask_features(fine)
-        layers = self.network.sem_seg_head.predictor(levels, mask_features)
-        return layers[-self.settings.streams :], mask_features, fine
 
     def _clips(self, clips: tuple[Tensor, ...]) -> list[ClipPrediction]:
         """The predictions for `clips`, each [N, T, Q, C]."""
@@ -85,6 +80,60 @@ class TrainedVideo(Trained):
         return predictions
 
 
+class VitaOutputs(NamedTuple):
+    """video: of the one clip. frame_layers: all predictions of the frame decoder, for the losses of frames."""
+
+    video: VideoOutputs
+    frame_layers: list[LayerPrediction]
+
+
+class TrainedVita(Trained):
+    """VITA as the losses want it: one clip of all frames, which starts from the learned queries; all of it learns.
+
+    The encoder attends to the whole clip. In training that is what was released, as its windows of 6 frames hold the
+    clips of 5 or 6; its shifted windows are for longer videos at test, and GenVIS, which goes on from here, has none.
+    """
+
+    network: Vita
+
+    def __init__(self, network: Vita, settings: GenVisTraining) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        for name in SIMILARITY if not settings.similarity_weight else ():
+            network.vita_module.get_submodule(name).requires_grad_(False)
+
+    def forward(self, images: Tensor, frames: int) -> VitaOutputs:
+        """`images` [B * F, 3, H, W], normalised RGB, of videos of F = `frames` frames."""
+        vita = self.network.vita_module
+        every_layer, frame_mask_features, fine = _frame_part(self.network, images)
+        layers = every_layer[-self.settings.streams :]
+        clip = _streams(layers, frames)
+        tokens = vita.encode(clip)
+        outputs = vita.decode(tokens, vita.query_feat.weight.expand(len(clip), -1, -1))
+        predicted = _prediction(vita, tokens.unflatten(1, clip.shape[1:3]), outputs.layers)
+        mask_features = vita.vita_mask_features(fine).unflatten(0, (-1, frames))
+        return VitaOutputs(VideoOutputs([predicted], mask_features, layers, frame_mask_features), every_layer)
+
+
+def _frame_part(network: Vita, images: Tensor) -> tuple[list[LayerPrediction], Tensor, Tensor]:
+    """Predictions of all layers of the frame decoder, its mask features, and the map that those are made of."""
+    decoder = network.sem_seg_head.pixel_decoder
+    fine, levels = decoder.maps(network.backbone(images))
+    mask_features = decoder.mask_features(fine)
+    return network.sem_seg_head.predictor(levels, mask_features), mask_features, fine
+
+
+def _streams(layers: list[LayerPrediction], frames: int) -> Tensor:
+    """The frame queries [L * B, F, Q, C] of L `layers`, each a video of its own, those of a layer together."""
+    queries: Tensor = torch.stack([layer.queries for layer in layers]).unflatten(1, (-1, frames))
+    return queries.flatten(0, 1)
+
+
+SIMILARITY = ("sim_embed_frame", "sim_embed_clip")
+"""Modules that only the similarity loss uses."""
+
+
 def _prediction(vita: VitaModule, tokens: Tensor, layers: list[Tensor]) -> ClipPrediction:
     """The outputs of the heads; `tokens` [N, T, Q, C], the raw output of each decoder layer [N, S, C]."""
     pairs = [vita.predict(layer) for layer in layers]
@@ -98,5 +147,5 @@ def _unused(settings: GenVisTraining) -> list[str]:
     if settings.memory == "nothing":
         names += ["pre_memory_embed_k", "pre_memory_embed_v", "pre_query_embed_k"]
     if not settings.similarity_weight:
-        names += ["sim_embed_frame", "sim_embed_clip"]
+        names += SIMILARITY
     return names

@@ -26,7 +26,7 @@ from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.json_file import read_json_object
 from visrt.training.batches import Batch, clip_loader, training_clips
 from visrt.training.frame_learner import FrameLearner
-from visrt.training.genvis_learner import GenVisLearner
+from visrt.training.genvis_learner import video_learner
 from visrt.training.inspro_learner import InsProLearner
 from visrt.training.inspro_settings import InsProTrainSettings, check_inspro_settings
 from visrt.training.learner import Learner, Trained
@@ -73,7 +73,7 @@ def learner_of(settings: RunSettings) -> Learner:
         return InsProLearner(settings)
     check_settings(settings)
     if settings.genvis is not None:
-        return GenVisLearner(settings, settings.genvis)
+        return video_learner(settings, settings.genvis)
     return FrameLearner(settings)
 
 

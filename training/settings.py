@@ -64,7 +64,7 @@ class TrainSettings:
     """One run. init: "imagenet" for EfficientNet-Lite0, the path of an ImageNet backbone or a checkpoint, or nothing.
 
     init_takes: of that file all that fits by name and shape, or its "backbone" alone.
-    genvis: train GenVIS's video part on the frame network from `init`; None = train the frame network.
+    genvis: train GenVIS's video part on the frame network from `init`, or VITA; None = train the frame network.
     """
 
     network: NetworkSettings
@@ -100,7 +100,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 def _check_video_part(settings: TrainSettings, genvis: GenVisTraining) -> None:
     check_genvis(genvis, settings.network, settings.data.clips.frames, settings.data.clips.max_objects)
-    if settings.init in (None, "", "imagenet"):
+    if genvis.stage != "vita" and settings.init in (None, "", "imagenet"):
         raise SettingsError(
             f"init is {settings.init!r}, but under genvis the frame network stays as it is; give the path of a "
             "checkpoint: Mask2Former, VITA or GenVIS"
@@ -108,5 +108,5 @@ def _check_video_part(settings: TrainSettings, genvis: GenVisTraining) -> None:
     if settings.loss.contrast != "off" or settings.loss.identity_weight:
         raise SettingsError(
             "loss.contrast and loss.identity_weight train the embeddings of the frame network, which under genvis "
-            "stays as it is; switch them off"
+            "are not compared; switch them off"
         )
