@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from visrt.runtime.errors import OutputError
 from visrt.training.data.clips import Clip, ClipSettings, make_clip
 from visrt.training.data.sources import SourceSettings, load_pool
+from visrt.training.data.views import check_view
 
 __all__ = ["write_clips", "write_pseudo_videos"]
 
@@ -28,6 +29,7 @@ def write_pseudo_videos(
     `settings.part` should be "held_out", so that nothing of what is trained on is seen. Raises OutputError if `out`
     already holds annotations.
     """
+    check_view(settings.view)
     pool = load_pool(sources, settings)
     times = np.linspace(0, 1, settings.frames)
     clips = (make_clip(pool, times, settings, np.random.default_rng([seed, n])) for n in range(1, videos + 1))
