@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -14,11 +16,11 @@ from torch.utils.data import DataLoader, Subset
 
 from visrt.runtime.errors import SettingsError
 from visrt.training.data.clips import Clip, ClipDataset
+from visrt.training.data.sources import Material, load_material
 from visrt.training.losses.targets import FrameTargets
 from visrt.training.run_settings import RunSettings
-from visrt.training.settings import DataSettings
 
-__all__ = ["Batch", "clip_batch", "clip_loader", "training_clips", "validation_clips"]
+__all__ = ["Batch", "clip_batch", "clip_loader", "refuse_boxes", "training_clips", "validation_clips"]
 
 
 SIZE_DIVISOR = 32
@@ -71,15 +73,29 @@ def _frame_targets(clip: Clip, t: int, size: tuple[int, int]) -> FrameTargets:
 
 
 def training_clips(settings: RunSettings, processes: int) -> ClipDataset:
-    """All clips of a run. Raises SettingsError if the data has another number of classes than the network."""
+    """All clips of a run. Raises SettingsError if the data has another number of classes than the network, or boxes for
+    a network that learns masks."""
     length = settings.optim.steps * settings.optim.batch * processes
-    dataset = ClipDataset(settings.data.sources, settings.data.clips, length, settings.seed)
+    material = _material(settings)
+    dataset = ClipDataset(settings.data.sources, settings.data.clips, length, settings.seed, material)
     if len(dataset.classes) != settings.network.classes:
         raise SettingsError(
             f"network.classes is {settings.network.classes}, the data has {len(dataset.classes)}: "
             f"{', '.join(dataset.classes)}; make them agree"
         )
+    if settings.learns_masks:
+        refuse_boxes(material)
     return dataset
+
+
+def refuse_boxes(material: Material) -> None:
+    """Raises SettingsError if some of `material` has boxes and no masks."""
+    for mapped in material.sets.values():
+        if mapped.columns.boxes_only:
+            raise SettingsError(
+                f"{mapped.path}: has boxes and no masks, which the network would learn as rectangles; give annotations "
+                'with masks, or train a network of boxes (InsPro with network.outputs "boxes")'
+            )
 
 
 def clip_loader(
@@ -104,15 +120,29 @@ def clip_loader(
 
 
 def validation_clips(settings: RunSettings) -> list[Clip]:
-    """The same held-out clips at every call."""
-    return _held_out_clips(settings.data, settings.seed)
+    """The same held-out clips at every call, of what training has read."""
+    data = settings.data
+    key = json.dumps([asdict(data), settings.seed])
+    if key not in HELD_OUT:
+        chosen = replace(data.clips, part="held_out", frames=data.validation_frames)
+        clips = ClipDataset(data.sources, chosen, data.validation_clips, settings.seed + 1, _material(settings))
+        HELD_OUT[key] = [clips[i] for i in range(len(clips))]
+    return HELD_OUT[key]
 
 
-@cache
-def _held_out_clips(data: DataSettings, seed: int) -> list[Clip]:
-    chosen = replace(data.clips, part="held_out", frames=data.validation_frames)
-    dataset = ClipDataset(data.sources, chosen, data.validation_clips, seed + 1)
-    return [dataset[i] for i in range(len(dataset))]
+HELD_OUT: dict[str, list[Clip]] = {}
+"""Validation clips by their settings as json, which unlike the settings can be compared by value throughout."""
+MATERIAL: WeakValueDictionary[str, Material] = WeakValueDictionary()
+"""What a run of this process has read, by the sources as json, for as long as the run holds it."""
+
+
+def _material(settings: RunSettings) -> Material:
+    sources = settings.data.sources
+    key = json.dumps([asdict(source) for source in sources])
+    material = MATERIAL.get(key)
+    if material is None:
+        material = MATERIAL[key] = load_material(sources)
+    return material
 
 
 def _one_thread(worker: int) -> None:

@@ -49,6 +49,11 @@ class InsProTrainSettings:
     save_every: int = 250
     validate_every: int = 250
 
+    @property
+    def learns_masks(self) -> bool:
+        """Whether it trains on masks, which a set of boxes lacks."""
+        return self.network.outputs == "masks"
+
 
 def refuse_moved(values: Mapping[str, Any], where: str) -> None:
     """Refuse a settings file of before `propagation` became a setting of the network. Raises SettingsError."""

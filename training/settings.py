@@ -78,6 +78,11 @@ class TrainSettings:
     save_every: int = 250
     validate_every: int = 250
 
+    @property
+    def learns_masks(self) -> bool:
+        """Whether it trains on masks, which a set of boxes lacks."""
+        return True
+
 
 def check_settings(settings: TrainSettings) -> None:
     """Refuse losses over clips where there is nothing for them to compare. Raises SettingsError."""

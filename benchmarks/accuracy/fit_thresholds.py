@@ -92,7 +92,7 @@ def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Pr
         "coco", str(settings.data), class_map=str(settings.class_map) if settings.class_map else None
     )
     pool = load_pool([source], clips)
-    if not pool.cutouts:
+    if not pool.pasted_labels:
         raise DataError(
             f"{settings.data}: no labelled object is large and whole enough to be cut out; expected masks of "
             f"objects of {', '.join(classes)}"

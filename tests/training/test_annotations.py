@@ -15,7 +15,8 @@ from tiny_sets import HEIGHT, WIDTH, box_mask, coco_values, rle, video_values, w
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
 from visrt.training.data.annotations import NO_TARGET, AnnotatedSet, load_class_map, with_classes
-from visrt.training.data.frames import frames_of
+from visrt.training.data.frames import LabelledSet
+from visrt.training.data.set_columns import columns_of
 from visrt.training.data.set_formats import SetPlaces, read_set
 
 
@@ -84,8 +85,9 @@ def test_a_class_map_with_a_misspelt_name_is_refused_with_the_name_that_was_mean
 def test_a_crowd_is_no_object(tmp_path: Path) -> None:
     values = coco_values()
     values["annotations"][0]["iscrowd"] = 1
-    (video,) = coco(write_coco(tmp_path, values), tmp_path / "images").videos
-    (frame,) = frames_of(video, {0: 0})
+    annotated = coco(write_coco(tmp_path, values), tmp_path / "images")
+    columns = columns_of(annotated, tmp_path / "images")
+    (frame,) = LabelledSet(columns, np.arange(3), tmp_path / "images").frames_of_video(0)
     assert frame.objects == ()
     assert len(frame.crowds) == 1
 

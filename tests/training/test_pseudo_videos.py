@@ -9,8 +9,9 @@ from tiny_sets import coco_values, write_coco, write_cutouts
 from visrt.runtime.errors import OutputError
 from visrt.runtime.masks import decode
 from visrt.training.data.clips import ClipSettings, make_clip
-from visrt.training.data.frames import frames_of
+from visrt.training.data.frames import LabelledSet
 from visrt.training.data.pseudo_videos import write_pseudo_videos
+from visrt.training.data.set_columns import columns_of
 from visrt.training.data.set_formats import load_annotations
 from visrt.training.data.sources import SourceSettings, load_pool
 
@@ -30,9 +31,11 @@ def test_what_is_written_reads_back_as_the_exact_tracks(tmp_path: Path) -> None:
     annotated = load_annotations(tmp_path / "out")
     assert annotated.classes == ("car", "dog", "chair")
     pool = load_pool(given, settings)
-    for number, video in enumerate(annotated.videos, 1):
+    pictures = tmp_path / "out" / "JPEGImages"
+    labelled = LabelledSet(columns_of(annotated, pictures), np.arange(3), pictures)
+    for number in range(1, 4):
         clip = make_clip(pool, np.linspace(0, 1, 6), settings, np.random.default_rng([4, number]))
-        for t, frame in enumerate(frames_of(video, {label: label for label in range(3)})):
+        for t, frame in enumerate(labelled.frames_of_video(number - 1)):
             visible = {o.track: o for o in frame.objects}
             assert set(visible) == set(np.flatnonzero(clip.masks[:, t].any((1, 2))))
             for k, one in visible.items():

@@ -11,10 +11,11 @@ from tiny_sets import video_values, write_video
 
 from visrt.runtime.errors import SettingsError
 from visrt.training.data.clips import ClipDataset, ClipSettings
-from visrt.training.data.frames import frames_of, labelled_frames, subsampled
+from visrt.training.data.frames import frames_of_videos, labelled_frames
 from visrt.training.data.looks import LookSettings
 from visrt.training.data.motion import CameraSettings
 from visrt.training.data.pasting import PasteSettings
+from visrt.training.data.set_columns import columns_of
 from visrt.training.data.set_formats import load_annotations
 from visrt.training.data.sources import SourceSettings, load_pool
 
@@ -47,8 +48,8 @@ def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
 
 def test_a_subsampled_video_keeps_only_labelled_frames(tmp_path: Path) -> None:
     write_video(tmp_path, video_values(10))
-    frames = frames_of(load_annotations(tmp_path).videos[0], {0: 0})
-    assert subsampled(frames, 0.2) == (frames[0], frames[5])
+    columns = columns_of(load_annotations(tmp_path), tmp_path / "JPEGImages")
+    assert frames_of_videos(columns, np.array([0]), 0.2).frames.tolist() == [0, 5]
 
 
 def test_a_tenth_of_the_frames_can_be_filmed_as_photos(tmp_path: Path) -> None:

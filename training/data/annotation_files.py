@@ -8,7 +8,7 @@ videos again. Every fault is a `DataError` that begins with the file and the jso
 
 from __future__ import annotations
 
-import os.path
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
 from visrt.training.data.json_faults import known_id, objects_by_id, short, whole_number
 from visrt.training.data.segmentations import rle_of
 
-__all__ = ["coco_set", "masks_in", "youtube_vis_set"]
+__all__ = ["PictureFolder", "coco_set", "masks_in", "youtube_vis_set"]
 
 
 def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path) -> AnnotatedSet:
@@ -36,9 +36,10 @@ def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path) -> Annot
         masks = masks_in(annotation, where, *shapes[number])
         tracks[number].append(Track(label, masks, crowd=_is_crowd(annotation, where)))
     annotated = []
+    folder = PictureFolder(pictures)
     for i, (number, video) in enumerate(videos.items()):
         where = f"{path}: videos[{i}].file_names"
-        files = tuple(_picture(pictures, name, f"{where}[{t}]") for t, name in enumerate(video["file_names"]))
+        files = tuple(_picture(folder, name, f"{where}[{t}]") for t, name in enumerate(video["file_names"]))
         name = Path(video["file_names"][0]).parent.name or str(number)
         annotated.append(AnnotatedVideo(number, name, files, shapes[number][1], tuple(tracks[number])))
     return AnnotatedSet(tuple(annotated), categories, label_of)
@@ -99,6 +100,7 @@ def coco_set(path: Path, values: dict[str, Any], pictures: Path) -> AnnotatedSet
 def _images(path: Path, values: dict[str, Any], pictures: Path) -> dict[int, _Image]:
     images: dict[int, _Image] = {}
     taken: dict[tuple[int, int], int] = {}
+    folder = PictureFolder(pictures)
     for i, (number, image) in enumerate(objects_by_id(values, "images", path).items()):
         where = f"{path}: images[{i}]"
         size = _size(image, where)
@@ -107,7 +109,7 @@ def _images(path: Path, values: dict[str, Any], pictures: Path) -> dict[int, _Im
             at = whole_number(image, "video_id", where), whole_number(image, "frame_index", where)
         if taken.setdefault(at, i) != i:
             raise DataError(f"{where}.frame_index: {at[1]} of video {at[0]} is images[{taken[at]}] too")
-        images[number] = _Image(_picture(pictures, image.get("file_name"), f"{where}.file_name"), size, at)
+        images[number] = _Image(_picture(folder, image.get("file_name"), f"{where}.file_name"), size, at)
     return images
 
 
@@ -184,13 +186,38 @@ def _is_crowd(annotation: dict[str, Any], where: str) -> bool:
     return bool(crowd)
 
 
-def _picture(folder: Path, name: object, where: str) -> Path:
-    """The picture `name` below `folder`, which exists and does not lead out of it; `where` is its json path."""
+class PictureFolder:
+    """Which files a folder of pictures holds, at any depth; each folder in it is listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the path `name`, as `Path` writes it, is a file below the folder."""
+        folder, _, file = name.rpartition("/")
+        if folder not in self._files:
+            self._files[folder] = _files_in(self.root / folder)
+        # Not listed under this name is no proof: a disk may not tell upper from lower case.
+        return file in self._files[folder] or os.path.isfile(self.root / name)
+
+
+def _files_in(folder: Path) -> frozenset[str]:
+    """One call for a folder where a question for each of 118,000 pictures takes a minute on a network disk."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def _picture(pictures: PictureFolder, name: object, where: str) -> Path:
+    """The picture `name` below `pictures`, which exists and does not lead out of it; `where` is its json path."""
     if not isinstance(name, str):
         raise DataError(f"{where}: expected a text; found {short(name)}")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(f"{where}: {name} leads out of {folder.name}; expected a path within it")
-    picture = folder / name
-    if not os.path.isfile(picture):
-        raise DataError(f"{where}: there is no picture {picture}")
-    return picture
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{where}: {name} leads out of {pictures.root.name}; expected a path within it")
+    if path.as_posix() not in pictures:
+        raise DataError(f"{where}: there is no picture {pictures.root / name}")
+    return pictures.root / path

@@ -26,6 +26,8 @@ __all__ = [
     "ClassMap",
     "Track",
     "chosen_map",
+    "class_labels",
+    "left_out_remarks",
     "load_class_map",
     "with_classes",
 ]
@@ -95,16 +97,7 @@ def with_classes(
 
     Without a choice a category keeps its name; without `classes` they are what the choice names, in that order.
     """
-    class_map = chosen_map(annotated.classes, choice, where)
-    targets = [class_map.get(name) for name in annotated.classes]
-    names = tuple(dict.fromkeys(filter(None, class_map.values()))) if classes is None else tuple(classes)
-    lost = sorted({target for target in targets if target is not None and target not in names})
-    if lost:
-        raise DataError(
-            f"{where}: {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that names a "
-            "class for each category, or null to leave it out"
-        )
-    labels = [None if target is None else names.index(target) for target in targets]
+    names, labels = class_labels(annotated.classes, choice, where, classes)
     counts: Counter[str] = Counter()
     videos = []
     for video in annotated.videos:
@@ -118,10 +111,30 @@ def with_classes(
                 kept.append(replace(track, label=label))
         videos.append(replace(video, tracks=tuple(kept), left_out=tuple(left_out)))
     label_of = {number: None if old is None else labels[old] for number, old in annotated.label_of.items()}
-    return AnnotatedSet(tuple(videos), names, label_of, (*annotated.remarks, *_left_out(counts, where)))
+    remarks = (*annotated.remarks, *left_out_remarks(counts, where))
+    return replace(annotated, videos=tuple(videos), classes=names, label_of=label_of, remarks=remarks)
 
 
-def _left_out(counts: Counter[str], where: Path, most: int = 20) -> Iterator[str]:
+def class_labels(
+    categories: Sequence[str], choice: ClassChoice | None, where: Path, classes: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], list[int | None]]:
+    """The classes, and of each of the `categories` in the set at `where` its index in them; None where it is left out.
+
+    As `with_classes`.
+    """
+    class_map = chosen_map(categories, choice, where)
+    targets = [class_map.get(name) for name in categories]
+    names = tuple(dict.fromkeys(filter(None, class_map.values()))) if classes is None else tuple(classes)
+    lost = sorted({target for target in targets if target is not None and target not in names})
+    if lost:
+        raise DataError(
+            f"{where}: {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that names a "
+            "class for each category, or null to leave it out"
+        )
+    return names, [None if target is None else names.index(target) for target in targets]
+
+
+def left_out_remarks(counts: Counter[str], where: Path, most: int = 20) -> Iterator[str]:
     """A remark on what a class map left out of the set read from `where`, if anything; at most so many categories."""
     if counts:
         named = ", ".join(f"{count} {name}" for name, count in counts.most_common(most))

@@ -18,7 +18,7 @@ from visrt.training.data.looks import LookSettings, colour_change, wear
 from visrt.training.data.motion import Affine, CameraSettings, camera_path, clip_times
 from visrt.training.data.pasting import Anchor, Pasted, PasteSettings, paste, plan_pasting
 from visrt.training.data.pictures import MAX_OBJECTS, Picture
-from visrt.training.data.sources import Base, Pool, PoolSettings, SourceSettings, load_pool
+from visrt.training.data.sources import Base, Material, Pool, PoolSettings, SourceSettings, load_pool
 from visrt.training.data.views import (
     CropSettings,
     JitterView,
@@ -64,16 +64,15 @@ class ClipSettings(PoolSettings):
     None: frames of height_px x width_px, filmed by `camera`.
     range_frames: as released, a real clip is a frame and others at most so far from it, drawn with repetition; None:
     from a stretch of `video_span_frames`.
-    frames: in a clip. min_area_px: an object smaller than this in a frame counts as absent there, at 0 one without a
-    pixel; so does one of which less than `min_visible` of its area in the frame is left. max_objects: the largest are
-    kept; never more than MAX_OBJECTS (150) of the scene itself. video_span_frames: frames of a real video are drawn
-    from a stretch of this length.
+    min_area_px: an object smaller than this in a frame counts as absent there, at 0 one without a pixel; so does one of
+    which less than `min_visible` of its area in the frame is left. max_objects: the largest are kept; never more than
+    MAX_OBJECTS (150) of the scene itself. video_span_frames: frames of a real video are drawn from a stretch of this
+    length.
     pad_rgb: of padding by `camera`; the network's pixel_mean, because the runtime pads with zeros after normalising.
     """
 
     height_px: int = 192
     width_px: int = 320
-    frames: int = 2
     view: ShortSideView | JitterView | None = None
     range_frames: Annotated[int, Field(ge=0)] | None = None
     min_area_px: int = 80
@@ -95,12 +94,19 @@ class ClipDataset:
     sees what it would have seen.
     """
 
-    def __init__(self, sources: Sequence[SourceSettings], settings: ClipSettings, length: int, seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[SourceSettings],
+        settings: ClipSettings,
+        length: int,
+        seed: int,
+        material: Material | None = None,
+    ) -> None:
         if length < 1:
             raise SettingsError(f"length is {length}; a data set needs at least one clip")
         check_view(settings.view)
         self.settings = settings
-        self.pool = load_pool(sources, settings)
+        self.pool = load_pool(sources, settings, material)
         self._length, self._seed = length, seed
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from visrt.training.data.frames import AnnotatedFrame
 from visrt.training.data.pictures import Picture, halvings
 from visrt.training.data.segmentations import area_px, box_px
 
-__all__ = ["Cutout", "CutoutFile", "cut", "cutout_files", "cuttable", "read_cutout"]
+__all__ = ["Cutout", "CutoutFile", "cut", "cutout_files", "cuttable", "read_cutout", "worth_cutting"]
 
 DISTRACTOR = "distractor"
 """In a cut-out map: an object of no class, pasted as an occluder only."""
@@ -83,15 +84,24 @@ def read_cutout(file: CutoutFile, label: int) -> Cutout:
 
 
 def cuttable(frame: AnnotatedFrame, least_px: int) -> tuple[int, ...]:
-    """Indices of the objects of `frame` worth cutting out: at least `least_px` large and not cut by the left, top or
-    right border; people and animals cut below the chest are common in real pictures, half faces are not.
+    """Indices of the objects of `frame` that are `worth_cutting`."""
+    return tuple(
+        i
+        for i, one in enumerate(frame.objects)
+        if worth_cutting(np.array([area_px(one.rle)]), np.array([box_px(one.rle)]), frame.width_px, least_px)[0]
+    )
+
+
+def worth_cutting(
+    areas_px: NDArray[Any], boxes_px: NDArray[Any], width_px: int | NDArray[Any], least_px: int
+) -> NDArray[np.bool_]:
+    """Which [N] of the objects of `areas_px` [N] and `boxes_px` [N, 4] in pictures of `width_px` to cut out.
+
+    At least `least_px` large and not cut by the left, top or right border; people and animals cut below the chest are
+    common in real pictures, half faces are not.
     """
-    kept = []
-    for i, one in enumerate(frame.objects):
-        x, y, w, _ = box_px(one.rle)
-        if area_px(one.rle) >= least_px and x > 1 and y > 1 and x + w < frame.width_px - 1:
-            kept.append(i)
-    return tuple(kept)
+    x, y, w, _ = boxes_px.T
+    return np.asarray((areas_px >= least_px) & (x > 1) & (y > 1) & (x + w < width_px - 1))
 
 
 def cut(picture: Picture, track: int, label: int, margin_px: int = 4) -> Cutout | None:

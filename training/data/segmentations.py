@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle, checked_rle, rectangle
 from visrt.training.data.json_faults import short
 
-__all__ = ["area_px", "box_px", "rle_of", "rle_of_box"]
+__all__ = ["area_px", "areas_px", "box_px", "boxes_px", "rle_of", "rle_of_box"]
 
 FAR = 10
 """Corners may lie outside the picture, by so many times its longer side."""
@@ -82,3 +84,14 @@ def _pixels(start: float, length: float, side: int) -> tuple[int, int]:
     end = max(ceil(start + length - 0.5), first + 1)
     first, end = max(first, 0), min(end, side)
     return (first, end - first) if end > first else (0, 0)
+
+
+def areas_px(counts: Sequence[bytes], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Pixels [N] of the masks of `size` (height, width) with the compressed runs `counts`."""
+    return np.asarray(coco_mask.area([{"size": size, "counts": text} for text in counts]), np.int64).reshape(-1)
+
+
+def boxes_px(counts: Sequence[bytes], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Tight boxes [N, 4], as `box_px`, of the masks of `size` (height, width) with the compressed runs `counts`."""
+    boxes = coco_mask.toBbox([{"size": size, "counts": text} for text in counts])
+    return np.asarray(boxes, np.int32).reshape(-1, 4)
