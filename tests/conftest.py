@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Machines that test are busy: a slow example is not a wrong one.
 settings.register_profile("visrt", deadline=None, max_examples=60)
 settings.load_profile("visrt")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is written to the user's cache folder, and nothing read from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

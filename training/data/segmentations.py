@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,8 @@ def _rle_from_polygons(polygons: Sequence[Sequence[float]], where: str, size: tu
             raise DataError(f"{where}[{i}]: a polygon of {message}")
     if not polygons:
         raise DataError(f"{where}: an empty list; expected at least one polygon, or an RLE")
-    rle = coco_mask.merge(coco_mask.frPyObjects([list(p) for p in polygons], *size))
+    parts = coco_mask.frPyObjects(polygons, *size)
+    rle = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
     return {"size": list(size), "counts": rle["counts"].decode("ascii")}
 
 
@@ -46,6 +47,9 @@ def _refuse_wild(polygon: object, where: str, farthest: int) -> None:
     """pycocotools walks along every edge: a corner at 1e30 would take all memory, and NaN has no place."""
     if not isinstance(polygon, list):
         raise DataError(f"{where}: expected a list of numbers, x and y in turn; found {type(polygon).__name__}")
+    # All at once first; a NaN is in no order, but makes the sum one.
+    if {*map(type, polygon)} <= {int, float} and max(map(abs, polygon), default=0) <= farthest and sum(polygon) < inf:
+        return
     for k, value in enumerate(polygon):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= farthest:
             raise DataError(f"{where}[{k}]: expected a number of at most {farthest} pixels; found {str(value)[:30]!r}")
