@@ -13,7 +13,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from visrt.runtime import masks
@@ -88,15 +90,19 @@ def _read(places: SetPlaces, name: str, root: Path) -> ReadColumns:
 def _key(path: Path, name: str, root: Path) -> dict[str, Any]:
     """What the columns are made from. The readers count by their source: no number is forgotten when one changes."""
     status = path.stat()
-    readers = b"".join(Path(str(module.__file__)).read_bytes() for module in READERS)
     return {
         "path": str(path.absolute()),
         "bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "pictures": str(root.absolute()),
         "format": name,
-        "readers": hashlib.sha256(readers).hexdigest(),
+        "readers": _source_digest(READERS),
     }
+
+
+@cache
+def _source_digest(modules: tuple[ModuleType, ...]) -> str:
+    return hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in modules)).hexdigest()
 
 
 def _file(path: Path, name: str, root: Path) -> Path:

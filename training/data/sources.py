@@ -109,8 +109,8 @@ class Weighted(Generic[T]):
 class PoolSettings:
     """classes: their order; empty = as the sources name them. part: of each source, see SourceSettings.held_out.
 
-    frames: in a clip. picture_side_px: long side of a picture in memory, at most. cache_mb: memory for decoded pictures,
-    of each worker.
+    frames: in a clip. picture_side_px: long side of a picture in memory, at most. cache_mb: memory of each worker for
+    decoded pictures.
     max_crowd: photos with a larger part in crowd regions are no scenes. least_cutout_px: smaller objects are not cut
     out.
     """
