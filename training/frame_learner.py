@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visrt.models.checkpoints.start import start_from_init
+from visrt.models.checkpoints.start import start_from_init, take_known_classes
 from visrt.models.mask2former import Mask2Former
 from visrt.training.batches import Batch, validation_clips
 from visrt.training.learner import Trained
@@ -44,6 +44,8 @@ class FrameLearner:
         trained = TrainedLayers(Mask2Former(settings.network))
         start = start_from_init(trained.network, settings.init, settings.init_takes)
         trained.start_report = start.lines() if start else ()
+        if settings.init_takes == "network":
+            trained.start_report += take_known_classes(trained.network, settings.init, settings.data.clips.classes)
         return trained
 
     def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:

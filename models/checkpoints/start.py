@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from visrt.models.checkpoints.architecture import other_family
 from visrt.models.checkpoints.backbones import backbone_alone, described
-from visrt.models.checkpoints.checkpoint import INDEX, read_weights
+from visrt.models.checkpoints.checkpoint import INDEX, PREDICTOR, read_weights
 from visrt.models.checkpoints.hugging_face import read_hugging_face
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.mask2former import BACKBONES
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.runtime.json_file import parse_json
 
-__all__ = ["Start", "Takes", "backbone_prefix", "read_start", "start_from_init", "take"]
+__all__ = ["Start", "Takes", "backbone_prefix", "read_start", "start_from_init", "take", "take_known_classes"]
 
 Takes = Literal["network", "backbone"]
 """What of a file a training starts from."""
@@ -84,6 +84,33 @@ def start_from_init(network: nn.Module, init: str | None, takes: Takes) -> Start
     if takes == "backbone":
         weights = {key: value for key, value in weights.items() if key.startswith(PREFIXES)}
     return take(network, weights, init)
+
+
+@torch.no_grad()
+def take_known_classes(network: nn.Module, init: str | None, classes: Sequence[str]) -> tuple[str, ...]:
+    """Give the classifier of `network`, of `classes`, the rows of the classes that the file `init` has by name.
+
+    So is "no object"; a row of no such name is new. Only visrt's own files have names. What was done, in a line.
+    """
+    if not init or Path(init).suffix != ".safetensors" or not classes:
+        return ()
+    weights, metadata = read_weights(Path(init))
+    keys = [PREDICTOR + name for name in ("class_embed.weight", "class_embed.bias")]
+    own = network.state_dict()
+    if "classes" not in metadata or any(key not in weights or key not in own for key in keys):
+        return ()
+    if weights[keys[0]].shape[1] != own[keys[0]].shape[1]:
+        return ()
+    altered = "what visrt wrote; the file was altered"
+    theirs = [*parse_json(metadata["classes"], f"{init}: its classes", altered, CheckpointError), None]
+    fresh = nn.Linear(own[keys[0]].shape[1], len(own[keys[0]]))
+    for key, value in zip(keys, (fresh.weight, fresh.bias), strict=True):
+        own[key].copy_(value)
+        for row, name in enumerate([*classes, None]):
+            if name in theirs:
+                own[key][row] = weights[key][theirs.index(name)]
+    known = [name for name in classes if name in theirs]
+    return (f"classifier: {', '.join(known) or 'none of the classes'} and no object from the file, the rest new",)
 
 
 def _imagenet(network: nn.Module) -> dict[str, Tensor]:

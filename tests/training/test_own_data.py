@@ -20,6 +20,7 @@ from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import DataError, SettingsError
 from visrt.runtime.settings import load_settings
 from visrt.training.data.sources import load_pool
+from visrt.training.frame_learner import FrameLearner
 from visrt.training.own_data import LIGHT_NETWORK, SHIPPED, filled, own_run
 from visrt.training.own_recipe import OwnRecipe, recipe_from_file, recipe_text
 from visrt.training.settings import TrainSettings, check_settings
@@ -119,6 +120,29 @@ def test_every_recipe_is_settings_that_do_not_contradict_themselves(frames: int,
     settings = own_run(recipe(own_set(tmp_path), frames=frames)).settings
     check_settings(settings)
     assert load_settings(TrainSettings, json.loads(json.dumps(asdict(settings))), "settings") == settings
+
+
+def test_the_classifier_knows_the_classes_that_the_start_has_by_name(tmp_path: Path) -> None:
+    before = Mask2Former(replace(LIGHT_NETWORK, classes=2))
+    save_checkpoint(before, tmp_path / "w.safetensors", ("dog", "car"))
+    settings = own_run(
+        recipe(own_set(tmp_path / "set", 40, dogs=12), start=str(tmp_path / "w.safetensors"), classes=["car", "dog"])
+    ).settings
+    trained = FrameLearner(settings).start()
+    old, new = (network.sem_seg_head.predictor.class_embed for network in (before, trained.network))
+    assert torch.equal(new.weight, old.weight[[1, 0, 2]])
+    assert torch.equal(new.bias, old.bias[[1, 0, 2]])
+    assert "classifier: car, dog and no object from the file, the rest new" in trained.start_report
+
+
+def test_a_class_of_another_name_is_new_even_where_the_numbers_agree(tmp_path: Path) -> None:
+    before = Mask2Former(replace(LIGHT_NETWORK, classes=1))
+    save_checkpoint(before, tmp_path / "w.safetensors", ("tree",))
+    settings = own_run(recipe(own_set(tmp_path / "set"), start=str(tmp_path / "w.safetensors"))).settings
+    new = FrameLearner(settings).start().network.sem_seg_head.predictor.class_embed
+    old = before.sem_seg_head.predictor.class_embed
+    assert not torch.equal(new.weight[0], old.weight[0])
+    assert torch.equal(new.weight[1], old.weight[1])
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
