@@ -172,7 +172,7 @@ def test_inspro_settings_are_read_from_weights_alone(tmp_path: Path) -> None:
     torch.save({"model": network.state_dict()}, tmp_path / "model.pth")
     read = load_checkpoint(tmp_path / "model.pth", INSPRO, settings={"heads": 4, "bank_frames": 4})
     assert read.settings == network.settings
-    with pytest.raises(UsageError, match="stages: the weights tell it; given can be heads, bank_frames"):
+    with pytest.raises(UsageError, match="stages: the weights tell it; given can be heads, propagation, bank_frames"):
         load_checkpoint(tmp_path / "model.pth", INSPRO, settings={"stages": 2})
 
 
