@@ -203,6 +203,7 @@ def _clips(
         frames=frames,
         range_frames=range_frames,
         view=view,
+        cache_mb=200,
         max_crowd=1.0,
         min_area_px=0,
         min_visible=0.0,
