@@ -319,6 +319,24 @@ GENVIS_STEPS = {
 GENVIS_WEIGHT = {"ytvis19": 0.75, "ytvis21": 0.75, "ytvis22": 0.75, "ovis": 0.25}
 GENVIS_VIEW = ShortSideView("short_side", SHORT_SIDES, longest_px=768, crop=CROP, pseudo_crop=CROP, rotation_deg=15.0)
 CLIPS_A_VIDEO = 5
+
+
+@dataclass(frozen=True)
+class VitaValues:
+    """weight: of the videos against COCO. frames: of the one clip of a video."""
+
+    weight: float
+    frames: int
+    range_frames: int
+    steps: int
+    decay: tuple[int, ...]
+
+
+VITA_VALUES = {
+    "ytvis19": VitaValues(0.75, 5, 20, 140_000, (75_000,)),
+    "ytvis21": VitaValues(0.8, 6, 8, 187_500, (100_000,)),
+    "ovis": VitaValues(0.25, 6, 8, 150_000, (50_000, 125_000)),
+}
 GENVIS_RANGE = {1: 6, 3: 12}
 VITA_YEARS = {"ytvis19": "ytvis2019", "ytvis21": "ytvis2021", "ytvis22": "ytvis2021", "ovis": "ovis"}
 VITA_BACKBONES = {"r50": "r50", "swinl": "swin"}
@@ -336,11 +354,25 @@ def _genvis(backbone: str, video_set: str, clip_frames: int, places: Places, ini
     )
 
 
+def _vita(backbone: str, video_set: str, places: Places, init: str) -> TrainSettings:
+    """Frame part and video part together, from a Mask2Former: the step before GenVIS."""
+    values, classes = VITA_VALUES[video_set], _classes(video_set)
+    return TrainSettings(
+        _network(backbone, len(classes)),
+        _data(
+            _joint(places, video_set, values.weight), _clips(classes, values.frames, values.range_frames, GENVIS_VIEW)
+        ),
+        _optim(values.steps, values.decay, batch=8, lr=5e-5, checkpoint_activations=backbone == "swinl"),
+        genvis=GenVisTraining(stage="vita", clip_frames=values.frames, new_part="random"),
+        init=init,
+    )
+
+
 def _vita_start(backbone: str, video_set: str) -> Start:
     return Start(
         f"vita_{VITA_BACKBONES[backbone]}_{VITA_YEARS[video_set]}.pth",
         f"VITA, {TITLES[backbone]}, trained on {OFFICIAL_SETS[video_set].title}",
-        "model zoo of VITA; a Mask2Former given with --from starts its video part as the frame part",
+        "model zoo of VITA, or a run of recipe vita-...; a Mask2Former given with --from works too",
     )
 
 
@@ -546,6 +578,16 @@ def _named() -> Iterator[tuple[str, Recipe]]:
             what, make = f"CTVIS, {title}, {OFFICIAL_SETS[video_set].title}", partial(_ctvis, backbone, video_set)
             recipe = Recipe(what, "CTVIS, table 1", COCO_STARTS[backbone], (video_set, "coco"), make)
             yield from _with_variants(f"ctvis-{backbone}-{video_set}", recipe, CTVIS_VARIANTS)
+        for video_set in VITA_VALUES:
+            what = f"VITA, {title}, {OFFICIAL_SETS[video_set].title}: where GenVIS begins"
+            recipe = Recipe(
+                what,
+                "GenVIS, section 4",
+                COCO_STARTS[backbone],
+                (video_set, "coco"),
+                partial(_vita, backbone, video_set),
+            )
+            yield f"vita-{backbone}-{video_set}", recipe
         for video_set in GENVIS_STEPS:
             start = _vita_start(backbone, video_set)
             for mode, clip_frames in {"online": 1, "semi": 3}.items():

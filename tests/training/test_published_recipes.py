@@ -46,6 +46,9 @@ STEPS = {
     "ctvis-swinl-ytvis21": (16_000, (6_000, 12_000), 16, 8, 1e-4),
     "ctvis-swinl-ytvis22": (16_000, (6_000, 12_000), 16, 8, 1e-4),
     "ctvis-swinl-ovis": (16_000, (6_000, 12_000), 16, 6, 1e-4),
+    "vita-*-ytvis19": (140_000, (75_000,), 8, 5, 5e-5),
+    "vita-*-ytvis21": (187_500, (100_000,), 8, 6, 5e-5),
+    "vita-*-ovis": (150_000, (50_000, 125_000), 8, 6, 5e-5),
     "genvis-online-*-ytvis19": (15_000, (10_000,), 8, 5, 5e-5),
     "genvis-online-*-ytvis21": (90_000, (50_000,), 8, 5, 5e-5),
     "genvis-online-*-ytvis22": (90_000, (50_000,), 8, 5, 5e-5),
@@ -128,7 +131,8 @@ def test_networks_are_the_published_ones() -> None:
     ("name", "range_frames"),
     [
         ("ctvis-r50-ytvis21", 20), ("ctvis-r50-ovis", 15), ("ctvis-swinl-ytvis19", 16), ("ctvis-swinl-ovis", 10),
-        ("genvis-online-r50-ovis", 6), ("genvis-semi-swinl-ytvis19", 12),
+        ("vita-r50-ytvis19", 20), ("vita-swinl-ovis", 8), ("genvis-online-r50-ovis", 6),
+        ("genvis-semi-swinl-ytvis19", 12),
     ],
 )  # fmt: skip
 def test_frames_of_a_clip_lie_within_the_published_range(name: str, range_frames: int) -> None:
@@ -139,6 +143,7 @@ def test_frames_of_a_clip_lie_within_the_published_range(name: str, range_frames
     ("name", "ratio"),
     [
         ("ctvis-r50-ytvis19", 1.5), ("ctvis-r50-ytvis21", 0.8), ("ctvis-swinl-ytvis22", 0.8), ("ctvis-r50-ovis", 0.75),
+        ("vita-r50-ytvis21", 0.8),
         ("genvis-online-r50-ytvis19", 0.75), ("genvis-semi-r50-ytvis21", 0.75), ("genvis-online-swinl-ovis", 0.25),
     ],
 )  # fmt: skip
@@ -160,6 +165,14 @@ SIZES = {
         rotation_deg=15.0,
     ),
     "genvis": ShortSideView(
+        "short_side",
+        (288, 320, 352, 384, 416, 448, 480, 512),
+        768,
+        crop=CropSettings(),
+        pseudo_crop=CropSettings(),
+        rotation_deg=15.0,
+    ),
+    "vita": ShortSideView(
         "short_side",
         (288, 320, 352, 384, 416, 448, 480, 512),
         768,
