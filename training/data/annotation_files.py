@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ from visrt.runtime.errors import DataError
 from visrt.runtime.masks import PIXELS_MAX, Rle
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
 from visrt.training.data.json_faults import known_id, objects_by_id, short, whole_number
-from visrt.training.data.segmentations import rle_of
+from visrt.training.data.segmentations import rle_of, rle_of_box
 
 __all__ = ["PictureFolder", "coco_set", "masks_in", "youtube_vis_set"]
+
+FRAME_KEYS = ("frame_index", "frame_id")
+"""Of an image with `video_id`: its place in the video, as visrt writes it and as ImageNet VID is converted."""
+TRACK_KEYS = ("track_id", "instance_id")
 
 
 def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path) -> AnnotatedSet:
@@ -30,10 +34,11 @@ def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path) -> Annot
     videos = objects_by_id(values, "videos", path)
     shapes = {number: _shape(video, f"{path}: videos[{i}]") for i, (number, video) in enumerate(videos.items())}
     tracks: dict[int, list[Track]] = defaultdict(list)
+    form = _form(values, VIDEO_MASKS, VIDEO_BOXES)
     for where, annotation in _annotations(path, values):
         number = known_id(annotation, "video_id", shapes, where)
         label = label_of[known_id(annotation, "category_id", label_of, where)]
-        masks = masks_in(annotation, where, *shapes[number])
+        masks = masks_in(annotation, where, *shapes[number], form)
         tracks[number].append(Track(label, masks, crowd=_is_crowd(annotation, where)))
     annotated = []
     folder = PictureFolder(pictures)
@@ -42,7 +47,7 @@ def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path) -> Annot
         files = tuple(_picture(folder, name, f"{where}[{t}]") for t, name in enumerate(video["file_names"]))
         name = Path(video["file_names"][0]).parent.name or str(number)
         annotated.append(AnnotatedVideo(number, name, files, shapes[number][1], tuple(tracks[number])))
-    return AnnotatedSet(tuple(annotated), categories, label_of)
+    return _formed(AnnotatedSet(tuple(annotated), categories, label_of), form, path)
 
 
 def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
@@ -56,14 +61,47 @@ def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
     return len(names), size
 
 
-def masks_in(value: dict[str, Any], where: str, frames: int, size: tuple[int, int]) -> tuple[Rle | None, ...]:
-    """The `segmentations` of a track of a video of so many frames of `size` (height, width)."""
-    masks = value.get("segmentations")
+@dataclass(frozen=True)
+class _Form:
+    """How a file gives its masks: the key in an annotation, and the reader of its value. unread: masks left unread."""
+
+    key: str
+    read: Callable[[object, str, tuple[int, int]], Rle]
+    boxes_only: bool = False
+    unread: int = 0
+
+
+VIDEO_MASKS, VIDEO_BOXES = _Form("segmentations", rle_of), _Form("bboxes", rle_of_box, boxes_only=True)
+PHOTO_MASKS, PHOTO_BOXES = _Form("segmentation", rle_of), _Form("bbox", rle_of_box, boxes_only=True)
+
+
+def _form(values: dict[str, Any], masks: _Form, boxes: _Form) -> _Form:
+    """`boxes` if some objects lack a mask and each has a box; else `masks`, whose reader names the first that lacks."""
+    entries = values.get("annotations")
+    objects = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+    masked = sum(1 for one in objects if one.get(masks.key))
+    if masked == len(objects) or not all(one.get(boxes.key) for one in objects):
+        return masks
+    return replace(boxes, unread=masked)
+
+
+def _formed(annotated: AnnotatedSet, form: _Form, path: Path) -> AnnotatedSet:
+    if not form.unread:
+        return replace(annotated, boxes_only=form.boxes_only)
+    remark = f"{path}: not each object has a mask: the boxes of all are read, and the masks of {form.unread} are not"
+    return replace(annotated, boxes_only=form.boxes_only, remarks=(*annotated.remarks, remark))
+
+
+def masks_in(
+    value: dict[str, Any], where: str, frames: int, size: tuple[int, int], form: _Form = VIDEO_MASKS
+) -> tuple[Rle | None, ...]:
+    """The `segmentations` of a track of a video of so many frames of `size` (height, width), or what `form` names."""
+    masks = value.get(form.key)
     if not isinstance(masks, list) or len(masks) != frames:
         found = f"{len(masks)} entries" if isinstance(masks, list) else short(masks)
-        raise DataError(f"{where}.segmentations: expected one entry for each of {frames} frames; found {found}")
+        raise DataError(f"{where}.{form.key}: expected one entry for each of {frames} frames; found {found}")
     return tuple(
-        None if mask is None else rle_of(mask, f"{where}.segmentations[{t}]", size) for t, mask in enumerate(masks)
+        None if mask is None else form.read(mask, f"{where}.{form.key}[{t}]", size) for t, mask in enumerate(masks)
     )
 
 
@@ -89,12 +127,13 @@ def coco_set(path: Path, values: dict[str, Any], pictures: Path) -> AnnotatedSet
     """The set in `values`, read from `path`, with its pictures below the folder `pictures`."""
     categories, label_of = _categories(path, values)
     images = _images(path, values, pictures)
-    objects = _objects(path, values, images, label_of)
+    form = _form(values, PHOTO_MASKS, PHOTO_BOXES)
+    objects = _objects(path, values, images, label_of, form)
     frames: dict[int, list[_Image]] = defaultdict(list)
     for image in images.values():
         frames[image.at[0]].append(image)
     videos = [_coco_video(path, number, of_video, objects[number]) for number, of_video in frames.items()]
-    return AnnotatedSet(tuple(videos), categories, label_of)
+    return _formed(AnnotatedSet(tuple(videos), categories, label_of), form, path)
 
 
 def _images(path: Path, values: dict[str, Any], pictures: Path) -> dict[int, _Image]:
@@ -105,40 +144,42 @@ def _images(path: Path, values: dict[str, Any], pictures: Path) -> dict[int, _Im
         where = f"{path}: images[{i}]"
         size = _size(image, where)
         at = (number, 0)
-        if {"video_id", "frame_index"} <= image.keys():
-            at = whole_number(image, "video_id", where), whole_number(image, "frame_index", where)
+        place = next((key for key in FRAME_KEYS if key in image), None)
+        if place and "video_id" in image:
+            at = whole_number(image, "video_id", where), whole_number(image, place, where)
         if taken.setdefault(at, i) != i:
-            raise DataError(f"{where}.frame_index: {at[1]} of video {at[0]} is images[{taken[at]}] too")
+            raise DataError(f"{where}.{place}: {at[1]} of video {at[0]} is images[{taken[at]}] too")
         images[number] = _Image(_picture(folder, image.get("file_name"), f"{where}.file_name"), size, at)
     return images
 
 
 def _objects(
-    path: Path, values: dict[str, Any], images: Mapping[int, _Image], label_of: Mapping[int, int]
+    path: Path, values: dict[str, Any], images: Mapping[int, _Image], label_of: Mapping[int, int], form: _Form
 ) -> dict[int, list[_Object]]:
     """By video. An annotation without a track is an object of its own."""
     objects: dict[int, dict[int | str, _Object]] = defaultdict(dict)
     for i, (where, annotation) in enumerate(_annotations(path, values)):
         image = images[known_id(annotation, "image_id", images, where)]
         label = label_of[known_id(annotation, "category_id", label_of, where)]
-        rle = rle_of(annotation.get("segmentation"), f"{where}.segmentation", image.size)
-        track = _track_id(annotation, where) if "track_id" in annotation else -1 - i
+        rle = form.read(annotation.get(form.key), f"{where}.{form.key}", image.size)
+        named = next((key for key in TRACK_KEYS if key in annotation), None)
+        track = _track_id(annotation, named, where) if named else -1 - i
         video, frame = image.at
         new = _Object(label, _is_crowd(annotation, where))
         one = objects[video].setdefault(track, new)
         if frame in one.masks or (new.label, new.crowd) != (one.label, one.crowd):
             raise DataError(
-                f"{where}.track_id: {track} has two masks in a frame, two categories or two values of iscrowd; "
+                f"{where}.{named}: {track} has two masks in a frame, two categories or two values of iscrowd; "
                 "expected one each"
             )
         one.masks[frame] = rle
     return defaultdict(list, {video: list(by_track.values()) for video, by_track in objects.items()})
 
 
-def _track_id(annotation: dict[str, Any], where: str) -> int | str:
+def _track_id(annotation: dict[str, Any], key: str, where: str) -> int | str:
     """A whole number, or a text as some tools write."""
-    track = annotation["track_id"]
-    return track if isinstance(track, str) else whole_number(annotation, "track_id", where)
+    track = annotation[key]
+    return track if isinstance(track, str) else whole_number(annotation, key, where)
 
 
 def _coco_video(path: Path, number: int, images: list[_Image], objects: Sequence[_Object]) -> AnnotatedVideo:
