@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from visrt.runtime.errors import SettingsError
 from visrt.training.data.clips import Clip, ClipDataset
@@ -20,7 +20,15 @@ from visrt.training.data.sources import Material, load_material
 from visrt.training.losses.targets import FrameTargets
 from visrt.training.run_settings import RunSettings
 
-__all__ = ["Batch", "clip_batch", "clip_loader", "refuse_boxes", "training_clips", "validation_clips"]
+__all__ = [
+    "Batch",
+    "batches_a_step",
+    "clip_batch",
+    "clip_loader",
+    "refuse_boxes",
+    "training_clips",
+    "validation_clips",
+]
 
 
 SIZE_DIVISOR = 32
@@ -72,10 +80,10 @@ def _frame_targets(clip: Clip, t: int, size: tuple[int, int]) -> FrameTargets:
     return FrameTargets(torch.from_numpy(clip.labels)[ids], F.pad(masks[ids].float(), (0, right, 0, below)), ids)
 
 
-def training_clips(settings: RunSettings, processes: int) -> ClipDataset:
+def training_clips(settings: RunSettings) -> ClipDataset:
     """All clips of a run. Raises SettingsError if the data has another number of classes than the network, or boxes for
     a network that learns masks."""
-    length = settings.optim.steps * settings.optim.batch * processes
+    length = settings.optim.steps * settings.optim.batch
     material = _material(settings)
     dataset = ClipDataset(settings.data.sources, settings.data.clips, length, settings.seed, material)
     if len(dataset.classes) != settings.network.classes:
@@ -99,15 +107,25 @@ def refuse_boxes(material: Material) -> None:
 
 
 def clip_loader(
-    dataset: ClipDataset, settings: RunSettings, done_steps: int, process: int, processes: int
+    dataset: ClipDataset, settings: RunSettings, done_steps: int, process: int = 0, processes: int = 1
 ) -> DataLoader[Any]:
-    """The batches from step `done_steps` on for one of `processes`; clip i is the same in every run of this seed."""
-    batch, steps = settings.optim.batch, settings.optim.steps
-    indices = [(step * processes + process) * batch + i for step in range(done_steps, steps) for i in range(batch)]
+    """The batches of one of `processes` from step `done_steps` on, `batches_a_step` of them for each step.
+
+    Clip i of a step is the same in every run of this seed, whatever the number of processes and of clips at once.
+    """
+    total = settings.optim.batch
+    own = total // processes
+    at_once = settings.optim.clips_at_once or own
+    firsts = [step * total + process * own for step in range(done_steps, settings.optim.steps)]
+    batches = [
+        list(range(first + start, first + min(start + at_once, own)))
+        for first in firsts
+        for start in range(0, own, at_once)
+    ]
     network = settings.network
     return DataLoader(
-        Subset[Clip](dataset, indices),  # type: ignore[arg-type]  # a map-style data set by its methods
-        batch_size=batch,
+        dataset,  # type: ignore[arg-type]  # a map-style data set by its methods
+        batch_sampler=batches,
         num_workers=settings.data.workers,
         collate_fn=partial(clip_batch, mean=network.pixel_mean, std=network.pixel_std),
         worker_init_fn=_one_thread,
@@ -117,6 +135,22 @@ def clip_loader(
         # Without one of its own it draws from the generator of the loss points, and a resumed run would draw once more.
         generator=torch.Generator(),
     )
+
+
+def batches_a_step(settings: RunSettings, processes: int) -> int:
+    """How many batches of at most `clips_at_once` clips a process goes through in a step.
+
+    Raises SettingsError if processes cannot share the clips of a step equally.
+    """
+    batch = settings.optim.batch
+    if batch % processes:
+        fitting = ", ".join(str(count) for count in range(1, batch + 1) if batch % count == 0)
+        raise SettingsError(
+            f"optim.batch is {batch} clips a step, which {processes} processes cannot share equally; start {fitting} "
+            f"processes, or give a batch that {processes} divides"
+        )
+    own = batch // processes
+    return -(-own // (settings.optim.clips_at_once or own))
 
 
 def validation_clips(settings: RunSettings) -> list[Clip]:

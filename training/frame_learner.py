@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from visrt.models.checkpoints.start import start_from_init, take_known_classes
 from visrt.models.mask2former import Mask2Former
 from visrt.training.batches import Batch, validation_clips
 from visrt.training.learner import Trained
-from visrt.training.losses.mask2former import Mean, association_losses, frame_losses
+from visrt.training.losses.mask2former import association_losses, frame_losses
 from visrt.training.losses.targets import Matches
 from visrt.training.quality import clip_quality
 from visrt.training.settings import TrainSettings
@@ -36,23 +37,31 @@ class TrainedLayers(Trained):
 class FrameLearner:
     """One run of MinVIS or CTVIS."""
 
+    qualities: tuple[str, ...] = ("recall", "precision", "linked")
+
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
 
     def start(self) -> TrainedLayers:
         settings = self.settings
         trained = TrainedLayers(Mask2Former(settings.network))
+        if settings.loss.contrast == "off" and not settings.loss.identity_weight:
+            trained.freeze("sem_seg_head.predictor.reid_embed.")
         start = start_from_init(trained.network, settings.init, settings.init_takes)
         trained.start_report = start.lines() if start else ()
         if settings.init_takes == "network":
             trained.start_report += take_known_classes(trained.network, settings.init, settings.data.clips.classes)
         return trained
 
-    def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> list[float]:
+        """Target masks."""
+        return [batch.mask_count]
+
+    def losses(self, trained: nn.Module, batch: Batch, counts: Sequence[float]) -> dict[str, Tensor]:
         """Frames of all clips go through the network together."""
         settings = self.settings.loss
         layers, mask_features, embeddings = trained(batch.images)
-        mask_count = mean(batch.mask_count)
+        [mask_count] = counts
         losses, matches = frame_losses(layers, mask_features, batch.targets, settings, mask_count)
         objects = [Matches(m.queries, t.ids[m.objects]) for m, t in zip(matches, batch.targets, strict=True)]
         return losses | association_losses(embeddings.unflatten(0, (-1, batch.frames)), objects, settings)

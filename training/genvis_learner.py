@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from visrt.training.genvis_start import start_from, start_vita
 from visrt.training.genvis_video import TrainedVideo, TrainedVita, VideoOutputs
 from visrt.training.learner import Learner
 from visrt.training.losses.genvis import video_losses
-from visrt.training.losses.mask2former import Mean, frame_losses
+from visrt.training.losses.mask2former import frame_losses
 from visrt.training.quality import Followed, pairs_of, rates
 from visrt.training.settings import TrainSettings
 
@@ -25,6 +25,8 @@ __all__ = ["GenVisLearner", "VitaLearner", "video_learner", "video_quality"]
 
 class GenVisLearner:
     """One run of GenVIS."""
+
+    qualities: tuple[str, ...] = ("recall", "precision", "linked")
 
     def __init__(self, settings: TrainSettings, video: GenVisTraining) -> None:
         self.settings = settings
@@ -37,9 +39,13 @@ class GenVisLearner:
         trained.start_report = start.lines()
         return trained
 
-    def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> list[float]:
+        """Objects visible in each clip of the videos, in all streams."""
+        return _visible(batch, self.video)
+
+    def losses(self, trained: nn.Module, batch: Batch, counts: Sequence[float]) -> dict[str, Tensor]:
         outputs = trained(batch.images, batch.frames)
-        return video_losses(outputs, batch.targets, self.settings.loss, self.video, mean)
+        return video_losses(outputs, batch.targets, self.settings.loss, self.video, counts)
 
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, GenVis)
@@ -48,6 +54,8 @@ class GenVisLearner:
 
 class VitaLearner:
     """One run of VITA: the losses of frames and those of the clip, added."""
+
+    qualities: tuple[str, ...] = ("recall", "precision", "linked")
 
     def __init__(self, settings: TrainSettings, video: GenVisTraining) -> None:
         self.settings = settings
@@ -61,18 +69,31 @@ class VitaLearner:
         trained.start_report = start.lines() if start else ()
         return trained
 
-    def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:
-        settings = self.settings.loss
+    def counts(self, batch: Batch) -> list[float]:
+        """Target masks of frames, then objects visible in the clips, in all streams."""
+        return [batch.mask_count, *_visible(batch, self.video)]
+
+    def losses(self, trained: nn.Module, batch: Batch, counts: Sequence[float]) -> dict[str, Tensor]:
+        settings, (count, *of_clips) = self.settings.loss, counts
         outputs = trained(batch.images, batch.frames)
-        masks, count = outputs.video.frame_mask_features, mean(batch.mask_count)
+        masks = outputs.video.frame_mask_features
         frames, _ = frame_losses(outputs.frame_layers, masks, batch.targets, settings, count)
-        clip = video_losses(outputs.video, batch.targets, settings, self.video, mean)
+        clip = video_losses(outputs.video, batch.targets, settings, self.video, of_clips)
         return clip | {f"frame_{name}": loss for name, loss in frames.items()}
 
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(network, Vita)
         whole = replace(self.video, clip_frames=self.settings.data.validation_frames)
         return video_quality(TrainedVita(network, whole), validation_clips(self.settings), device)
+
+
+def _visible(batch: Batch, video: GenVisTraining) -> list[float]:
+    """The objects visible in each clip of the videos of `batch`, over all streams."""
+    ids = [frame.ids for frame in batch.targets]
+    videos = [ids[first : first + batch.frames] for first in range(0, len(ids), batch.frames)]
+    starts = range(0, batch.frames, video.clip_frames)
+    clips = [[torch.cat(one[start : start + video.clip_frames]) for one in videos] for start in starts]
+    return [video.streams * sum(len(visible.unique()) for visible in clip) for clip in clips]
 
 
 LEARNERS: dict[str, Callable[[TrainSettings, GenVisTraining], Learner]] = {

@@ -18,7 +18,6 @@ from visrt.training.inspro_start import first_network
 from visrt.training.losses.boxes import boxes_of_masks, pairwise_iou
 from visrt.training.losses.inspro import clip_losses
 from visrt.training.losses.inspro_targets import BoxTargets
-from visrt.training.losses.mask2former import Mean
 from visrt.training.losses.targets import FrameTargets
 
 __all__ = ["InsProLearner", "box_targets", "slot_quality", "stages_of_clip"]
@@ -26,6 +25,8 @@ __all__ = ["InsProLearner", "box_targets", "slot_quality", "stages_of_clip"]
 
 class InsProLearner:
     """One run of either phase."""
+
+    qualities: tuple[str, ...] = ("recall", "precision", "held")
 
     def __init__(self, settings: InsProTrainSettings) -> None:
         self.settings = settings
@@ -36,7 +37,11 @@ class InsProLearner:
         trained.start_report = start.lines() if start else ()
         return trained
 
-    def losses(self, trained: nn.Module, batch: Batch, _: Mean) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> list[float]:
+        """None: each frame's sums are divided by its own number of objects."""
+        return []
+
+    def losses(self, trained: nn.Module, batch: Batch, counts: Sequence[float]) -> dict[str, Tensor]:
         """The mean over clips; each frame's sums are divided by its own number of objects."""
         settings = self.settings
         frames = [batch.targets[i : i + batch.frames] for i in range(0, len(batch.targets), batch.frames)]

@@ -3,13 +3,13 @@ quality."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from visrt.training.batches import Batch
-from visrt.training.losses.mask2former import Mean
 
 __all__ = ["Learner", "Trained"]
 
@@ -24,16 +24,33 @@ class Trained(nn.Module):
     network: nn.Module
     start_report: tuple[str, ...] = ()
 
+    def freeze(self, prefix: str) -> None:
+        """Leave the parameters of the network under `prefix` as they are: no loss reaches them."""
+        for name, parameter in self.network.named_parameters():
+            if name.startswith(prefix):
+                parameter.requires_grad_(False)
+
 
 class Learner(Protocol):
-    """One run's settings as its family understands them."""
+    """One run's settings as its family understands them. qualities: the names that `quality` measures."""
+
+    qualities: tuple[str, ...]
 
     def start(self) -> Trained:
-        """A fresh network with the weights that the settings name."""
+        """A fresh network with the weights that the settings name; what no loss reaches is frozen."""
         ...
 
-    def losses(self, trained: nn.Module, batch: Batch, mean: Mean) -> dict[str, Tensor]:
-        """Weighted losses by name; `trained` is what `start` gave, perhaps wrapped for several processes."""
+    def counts(self, batch: Batch) -> list[float]:
+        """The objects that sums of losses are divided by, of `batch` alone; as many numbers for every batch."""
+        ...
+
+    def losses(self, trained: nn.Module, batch: Batch, counts: Sequence[float]) -> dict[str, Tensor]:
+        """Weighted losses by name; `trained` is what `start` gave, perhaps wrapped for several processes.
+
+        `counts`: those of the whole step, over all processes, times this batch's share of its clips. So the mean over
+        batches, weighted by their clips, is the loss of one batch of all clips. Every parameter in training gets a
+        gradient, also from a batch without objects.
+        """
         ...
 
     def quality(self, network: nn.Module, device: torch.device) -> dict[str, float]:

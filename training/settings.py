@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from visrt.models.checkpoints.start import Takes
 from visrt.models.mask2former import NetworkSettings
@@ -13,7 +15,7 @@ from visrt.training.data.sources import SourceSettings
 from visrt.training.genvis_settings import GenVisTraining, check_genvis
 from visrt.training.losses.mask2former import LossSettings
 
-__all__ = ["DataSettings", "OptimSettings", "TrainSettings", "check_settings"]
+__all__ = ["DataSettings", "OptimSettings", "StopSettings", "TrainSettings", "check_settings"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,17 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class StopSettings:
+    """Early stop: a run ends when `quality` on held-out clips has not improved for so many `validations`.
+
+    The weights shipped are those of the best validation. "linked" is of MinVIS, CTVIS and GenVIS, "held" of InsPro.
+    """
+
+    quality: Literal["recall", "precision", "linked", "held"] = "recall"
+    validations: Annotated[int, Field(ge=1)] = 5
+
+
+@dataclass(frozen=True)
 class OptimSettings:
     """AdamW as published: learning rate 1e-4, backbone x0.1, weight decay 0.05, gradient norm clipped at 0.01.
 
@@ -40,12 +53,12 @@ class OptimSettings:
     adds up gradients; None: as many as fall on a process. checkpoint_activations: activations of the backbone, pixel
     decoder and decoder are computed again in the backward pass, for long clips. schedule: "steps" multiplies the rate
     by 0.1 at each fraction in `decay_at`; "trapezoid" warms up, holds, and falls to zero over the last `cooldown`
-    fraction. ema_decay: weights shipped are a running average of the trained ones; 0 = off.
+    fraction. ema_decay: weights shipped are a running average of the trained ones; 0 = off. stop: None = all steps.
     """
 
-    steps: int
-    batch: int = 16
-    clips_at_once: int | None = None
+    steps: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)] = 16
+    clips_at_once: Annotated[int, Field(ge=1)] | None = None
     checkpoint_activations: bool = False
     lr: float = 1e-4
     backbone_factor: float = 0.1
@@ -57,6 +70,7 @@ class OptimSettings:
     cooldown: float = 0.2
     ema_decay: float = 0.0
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    stop: StopSettings | None = None
 
 
 @dataclass(frozen=True)

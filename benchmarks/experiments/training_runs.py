@@ -27,7 +27,7 @@ def trained(settings: RunSettings, folder: Path) -> Path:
     before = json.loads(kept.read_text()) if kept.exists() else 0.0
     started = time.process_time()
     try:
-        return train(settings, folder)
+        return train(settings, folder).weights
     finally:
         folder.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(before + time.process_time() - started))

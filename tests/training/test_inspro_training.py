@@ -98,12 +98,13 @@ def one_step(settings: InsProTrainSettings, folder: Path) -> tuple[InsPro, dict[
     network = run.shipped()
     assert isinstance(network, InsPro)
     before = weights_of(network)
+    run.resume()
     return network, before, run.advance(next(iter(run.batches())))
 
 
 def test_a_run_leaves_what_export_reads_and_is_repeated_from_its_file(pictures: Path, tmp_path: Path) -> None:
     settings = settings_on(pictures)
-    weights = train(settings, tmp_path / "run")
+    weights = train(settings, tmp_path / "run").weights
     checkpoint = load_checkpoint(weights, INSPRO)
     assert (checkpoint.settings, checkpoint.classes) == (settings.network, CLASSES)
     assert run_settings_from_file(tmp_path / "run" / "settings.json") == settings
@@ -114,11 +115,12 @@ def test_a_run_leaves_what_export_reads_and_is_repeated_from_its_file(pictures: 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(pictures: Path, tmp_path: Path) -> None:
     settings = settings_on(pictures)
-    whole = weights_of(load_checkpoint(train(settings, tmp_path / "whole"), INSPRO).network())
+    whole = weights_of(load_checkpoint(train(settings, tmp_path / "whole").weights, INSPRO).network())
     run = Run(settings, tmp_path / "cut")
+    run.resume()
     run.advance(next(iter(run.batches())))
     run.save()
-    cut = weights_of(load_checkpoint(train(settings, tmp_path / "cut"), INSPRO).network())
+    cut = weights_of(load_checkpoint(train(settings, tmp_path / "cut").weights, INSPRO).network())
     for key, value in whole.items():
         torch.testing.assert_close(cut[key], value, rtol=1e-3, atol=1e-4)
 
@@ -170,10 +172,10 @@ def test_intra_query_attention_learns_where_queries_travel(pictures: Path, tmp_p
 def test_every_weight_that_is_trained_gets_a_gradient(pictures: Path, tmp_path: Path, network: InsProSettings) -> None:
     """Distributed training waits for the gradient of each."""
     settings = settings_on(pictures, network)
-    batch = next(iter(Run(settings, tmp_path).batches()))
+    [batch] = next(iter(Run(settings, tmp_path).batches()))
     learner = InsProLearner(settings)
     trained = learner.start().train()
-    sum(learner.losses(trained, batch, lambda mean: mean).values(), torch.zeros(())).backward()
+    sum(learner.losses(trained, batch, []).values(), torch.zeros(())).backward()
     learning = {key: weight for key, weight in trained.named_parameters() if weight.requires_grad}
     assert not [key for key, weight in learning.items() if weight.grad is None]
 

@@ -62,6 +62,13 @@ def shipped(run: Run) -> Mask2Former:
     return network
 
 
+def saved(settings: TrainSettings, folder: Path) -> None:
+    """A run that was stopped before its first step, but after its first state."""
+    run = Run(settings, folder)
+    run.resume()
+    run.save()
+
+
 def losses_of(folder: Path) -> list[float]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]
@@ -69,7 +76,7 @@ def losses_of(folder: Path) -> list[float]:
 
 def test_a_run_leaves_a_checkpoint_metrics_and_a_plot(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path / "data")
-    weights = train(settings, tmp_path / "run")
+    weights = train(settings, tmp_path / "run").weights
     assert load_checkpoint(weights, MASK2FORMER).network().settings == settings.network
     assert len(losses_of(tmp_path / "run")) == 4
     assert (tmp_path / "run" / "plot.png").stat().st_size > 1000
@@ -81,6 +88,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     settings = tiny_settings(tmp_path / "data")
     train(settings, tmp_path / "whole")
     run = Run(settings, tmp_path / "cut")
+    run.resume()
     for batch, _ in zip(run.batches(), range(3), strict=False):
         run.advance(batch)
         if run.step == 2:
@@ -92,7 +100,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
 
 def test_a_folder_with_a_run_of_other_settings_is_refused_but_more_steps_are_welcome(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path / "data")
-    Run(settings, tmp_path / "run")
+    saved(settings, tmp_path / "run")
     with pytest.raises(SettingsError, match="other settings"):
         Run(replace(settings, seed=1), tmp_path / "run")
     Run(replace(settings, optim=replace(settings.optim, steps=9)), tmp_path / "run")
@@ -100,7 +108,7 @@ def test_a_folder_with_a_run_of_other_settings_is_refused_but_more_steps_are_wel
 
 def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path / "data")
-    Run(settings, tmp_path / "run")
+    saved(settings, tmp_path / "run")
     kept = tmp_path / "run" / "settings.json"
     values = json.loads(kept.read_text())
     del values["loss"]["contrast"]
@@ -137,6 +145,7 @@ def test_ctvis_training_moves_the_embedding_head_and_is_repeated_from_its_file(t
     settings = contrasting(tmp_path / "data", contrast)
     torch.manual_seed(0)
     run = Run(settings, tmp_path / "run")
+    run.resume()
     head = shipped(run).sem_seg_head.predictor.reid_embed
     assert head is not None
     before = [parameter.clone() for parameter in head.parameters()]

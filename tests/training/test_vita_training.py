@@ -129,15 +129,15 @@ def test_a_clip_is_what_genvis_says_of_its_first_clip_without_its_additions() ->
 def test_losses_of_frames_and_of_the_clip_reach_every_weight(made: TrainSettings) -> None:
     learner = VitaLearner(made, VITA)
     trained = learner.start().train()
-    batch = next(iter(clip_loader(training_clips(made, 1), made, 0, 0, 1)))
-    losses = learner.losses(trained, batch, lambda count: max(count, 1))
+    batch = next(iter(clip_loader(training_clips(made), made, 0)))
+    losses = learner.losses(trained, batch, learner.counts(batch))
     assert set(losses) == {"class", "mask", "dice", "similarity", "frame_class", "frame_mask", "frame_dice"}
     sum(losses.values(), start=torch.zeros(())).backward()
     without = [name for name, parameter in trained.named_parameters() if parameter.grad is None]
     assert not without
     # The losses of the clip alone reach the frame part too: its queries and maps are not cut off.
     trained.zero_grad()
-    again = learner.losses(trained, batch, lambda count: max(count, 1))
+    again = learner.losses(trained, batch, learner.counts(batch))
     again["class"].backward()
     gradient = trained.network.sem_seg_head.predictor.query_feat.weight.grad
     assert gradient is not None

@@ -26,7 +26,7 @@ from visrt.training.losses.genvis_targets import (
     nothing_held,
     video_targets,
 )
-from visrt.training.losses.mask2former import LossSettings, Mean, dice_loss
+from visrt.training.losses.mask2former import LossSettings, dice_loss
 from visrt.training.losses.points import at_points, random_points, uncertain_points
 from visrt.training.losses.targets import FrameTargets, Matches, match_layers
 
@@ -85,9 +85,17 @@ class Stream:
 
 @in_float32
 def video_losses(
-    outputs: VideoOutputs, targets: list[FrameTargets], settings: LossSettings, video: GenVisTraining, mean: Mean
+    outputs: VideoOutputs,
+    targets: list[FrameTargets],
+    settings: LossSettings,
+    video: GenVisTraining,
+    counts: Sequence[float],
 ) -> dict[str, Tensor]:
-    """Weighted losses by name, summed over clips and layers; `targets` of B * F frames."""
+    """Weighted losses by name, summed over clips and layers; `targets` of B * F frames.
+
+    `counts`: for each clip of a video, the objects visible in it, over all streams of the step, times this batch's
+    share of the step's clips.
+    """
     streams = _streams(outputs, targets, settings, video)
     zero = outputs.mask_features.sum() * 0
     losses = dict.fromkeys(("class", "mask", "dice"), zero)
@@ -98,9 +106,7 @@ def video_losses(
         clips = [stream.clips[number] for stream in streams]
         layers = [_layer_losses(clip, at, clips, before, settings, video) for at, before in enumerate(held)]
         held = [after for after, _ in layers]
-        count = mean(
-            sum(int(learned(seen.targets, of_stream).sum()) for seen, of_stream in zip(clips, held[-1], strict=True))
-        )
+        count = counts[number]
         for _, terms in layers:
             losses = {
                 "class": losses["class"] + settings.class_weight * terms[0],

@@ -26,11 +26,7 @@ from visrt.training.losses.contrast import (
 from visrt.training.losses.points import at_points, uncertain_points
 from visrt.training.losses.targets import FrameTargets, Matches, MatchSettings, match_layers
 
-__all__ = ["LossSettings", "Mean", "association_losses", "dice_loss", "frame_losses", "identity_loss"]
-
-
-Mean = Callable[[float], float]
-"""A count of this process to its mean over all processes, at least 1: what sums of losses are divided by."""
+__all__ = ["LossSettings", "association_losses", "dice_loss", "frame_losses", "identity_loss"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def frame_losses(
 ) -> tuple[dict[str, Tensor], list[Matches]]:
     """Weighted losses summed over layers, by name, and the last layer's matches for each frame.
 
-    `mask_count` is the number of target masks in the batch, averaged over processes.
+    `mask_count`: target masks of the step, times this batch's share of the step's clips.
     """
     matches = match_layers(layers, mask_features, targets, settings.match)
     mask, dice = _mask_losses(layers, mask_features, targets, matches, settings)
@@ -118,8 +114,8 @@ def _mask_losses(
         masks.append(target.masks[torch.cat([pairs[b].objects for pairs in matches])])
     predicted, target_masks = torch.cat(logits).float(), torch.cat(masks)
     if len(predicted) == 0:
-        zero = mask_features.sum() * 0
-        return zero, zero
+        # Of nothing, but in the graph: every process has a gradient for every parameter.
+        return predicted.sum(), predicted.sum()
     with torch.no_grad():
         points = uncertain_points(predicted, settings.points, settings.oversample, settings.importance)
         truth = at_points(target_masks[:, None], points)[:, 0]

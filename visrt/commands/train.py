@@ -196,7 +196,7 @@ def _run(settings: RunSettings, lines: tuple[str, ...], out: Path) -> None:
 
     for line in lines:
         say(line)
-    weights = run_training(settings, out, on_remark=say)
+    weights = run_training(settings, out, on_line=say).weights
     height, width = _export_size(settings)
     family = "" if (name := family_of(settings)) is None else f" --family {name}"
     typer.echo(f"{weights}: export it with `visrt export {weights}{family} --size {height}x{width} --out BUNDLE`")

@@ -1,0 +1,112 @@
+"""What a run needs, looked at before its first step, and the lines that say what it will do."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from visrt.runtime.errors import OutputError, SettingsError
+from visrt.training.batches import Batch, clip_batch, validation_clips
+from visrt.training.data.clips import ClipDataset, ClipSettings, JitterView
+from visrt.training.data.views import short_side_size
+from visrt.training.learner import Learner
+from visrt.training.run_settings import RunSettings
+
+__all__ = ["activation_bytes", "check_disk", "check_validation", "data_lines", "first_batch", "largest_frame"]
+
+WIDE = (900, 1600)
+"""A picture of 16 to 9, as most videos are."""
+
+
+def check_validation(settings: RunSettings, learner: Learner) -> None:
+    """Make the held-out clips, which reads their pictures. Raises SettingsError, DataError."""
+    stop = settings.optim.stop
+    if stop is not None and not settings.data.validation_clips:
+        raise SettingsError("optim.stop needs held-out clips, but data.validation_clips is 0; give some, 12 by default")
+    if stop is not None and stop.quality not in learner.qualities:
+        raise SettingsError(
+            f"optim.stop.quality is {stop.quality!r}, which this network is not measured by; known are "
+            f"{', '.join(learner.qualities)}"
+        )
+    if settings.data.validation_clips:
+        validation_clips(settings)
+
+
+def check_disk(network: nn.Module, settings: RunSettings, folder: Path) -> int:
+    """Bytes that the run writes. Raises OutputError if the disk of `folder` has less left.
+
+    A state is weights and two moments of those in training; while one is written, the one before is there.
+    """
+    weights, trained = size_bytes(network.state_dict().values()), trained_bytes(network)
+    state = weights * (2 if settings.optim.ema_decay else 1) + 2 * trained
+    needed = 2 * state + weights * (2 if settings.optim.stop else 1)
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(above).free
+    if free < needed:
+        raise OutputError(
+            f"{above}: {free / 2**30:.1f} GiB are free, but a run of this network writes {needed / 2**30:.1f} GiB "
+            "(state and weights, twice while saving); free some, or give another --out"
+        )
+    return needed
+
+
+def size_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def trained_bytes(network: nn.Module) -> int:
+    return size_bytes([parameter for parameter in network.parameters() if parameter.requires_grad])
+
+
+def data_lines(clips: ClipDataset) -> list[str]:
+    """The photos, videos and objects that clips are made of, and what was left out."""
+    pool = clips.pool
+    photos = sum(len(base.frames) == 1 for base in pool.bases)
+    objects = Counter(one.label for base in pool.bases for frame in base.frames for one in frame.objects)
+    named = [f"{clips.classes[label]} {count}" for label, count in sorted(objects.items()) if label >= 0]
+    found = f"data: {photos} photos, {len(pool.bases) - photos} videos; objects: {', '.join(named) or 'none'}"
+    if pool.cutouts:
+        found += f"; {len(pool.cutouts)} objects to paste"
+    return [found, *pool.remarks]
+
+
+def largest_frame(clips: ClipSettings) -> tuple[int, int]:
+    """Height and width in pixels of the largest frames of a run; of a short-side view those of a picture of 16 to 9."""
+    view = clips.view
+    if view is None:
+        return clips.height_px, clips.width_px
+    if isinstance(view, JitterView):
+        return view.side_px, view.side_px
+    height, width = short_side_size(WIDE, max(view.short_sides_px), view.longest_px)
+    return int(height), int(width)
+
+
+def first_batch(clips: ClipDataset, settings: RunSettings) -> Batch:
+    """The first clip of the run, which reads its pictures."""
+    return clip_batch([clips[0]], settings.network.pixel_mean, settings.network.pixel_std)
+
+
+def activation_bytes(learner: Learner, trained: nn.Module, batch: Batch) -> int:
+    """What a forward pass of `batch` keeps for the backward pass; buffers and random numbers stay as they were."""
+    kept: dict[int, int] = {}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*trained.parameters(), *trained.buffers())}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    buffers = [(buffer, buffer.clone()) for buffer in trained.buffers()]
+    devices = [batch.images.device] if batch.images.is_cuda else []
+    with torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        losses = learner.losses(trained, batch, [max(number, 1.0) for number in learner.counts(batch)])
+    del losses
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    return sum(kept.values())
