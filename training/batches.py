@@ -25,6 +25,7 @@ __all__ = [
     "batches_a_step",
     "clip_batch",
     "clip_loader",
+    "material_of",
     "refuse_boxes",
     "training_clips",
     "validation_clips",
@@ -84,7 +85,7 @@ def training_clips(settings: RunSettings) -> ClipDataset:
     """All clips of a run. Raises SettingsError if the data has another number of classes than the network, or boxes for
     a network that learns masks."""
     length = settings.optim.steps * settings.optim.batch
-    material = _material(settings)
+    material = material_of(settings)
     dataset = ClipDataset(settings.data.sources, settings.data.clips, length, settings.seed, material)
     if len(dataset.classes) != settings.network.classes:
         raise SettingsError(
@@ -159,7 +160,7 @@ def validation_clips(settings: RunSettings) -> list[Clip]:
     key = json.dumps([asdict(data), settings.seed])
     if key not in HELD_OUT:
         chosen = replace(data.clips, part="held_out", frames=data.validation_frames)
-        clips = ClipDataset(data.sources, chosen, data.validation_clips, settings.seed + 1, _material(settings))
+        clips = ClipDataset(data.sources, chosen, data.validation_clips, settings.seed + 1, material_of(settings))
         HELD_OUT[key] = [clips[i] for i in range(len(clips))]
     return HELD_OUT[key]
 
@@ -170,7 +171,7 @@ MATERIAL: WeakValueDictionary[str, Material] = WeakValueDictionary()
 """What a run of this process has read, by the sources as json, for as long as the run holds it."""
 
 
-def _material(settings: RunSettings) -> Material:
+def material_of(settings: RunSettings) -> Material:
     sources = settings.data.sources
     key = json.dumps([asdict(source) for source in sources])
     material = MATERIAL.get(key)

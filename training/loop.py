@@ -188,7 +188,7 @@ class Run:
             f"network: {type(self.trained.network).__name__}, {network / 4e6:.1f} million parameters, "
             f"{trained / 4e6:.1f} in training",
             *self.trained.start_report,
-            *data_lines(self.clips),
+            *data_lines(self.clips, self.settings),
             f"steps: {optim.steps}" + (f", of which {self.step} are done" if self.step else ""),
             f"batch: {optim.batch} clips of {self.settings.data.clips.frames} frames a step = {processes} "
             f"process{'es' if processes > 1 else ''} x {own}, {at_once} at once, on {self.accelerator.device}",
@@ -210,7 +210,7 @@ class Run:
         fixed = network * (2 if self.average else 1) + 3 * trained
         return (
             f"memory: about {(fixed + activations) / 2**30:.1f} GiB a process: {fixed / 2**30:.1f} for weights, "
-            f"gradients and optimiser, {activations / 2**30:.1f} for activations (what a forward pass of one clip keeps, "
+            f"gradients and optimiser, {activations / 2**30:.1f} for activations (kept by a forward pass of one clip, "
             f"scaled to {at_once} of {height} x {width} pixels; peaks within layers and the framework come on top)"
         )
 

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from visrt.runtime.errors import OutputError, SettingsError
-from visrt.training.batches import Batch, clip_batch, validation_clips
+from visrt.training.batches import Batch, clip_batch, material_of, validation_clips
 from visrt.training.data.clips import ClipDataset, ClipSettings, JitterView
 from visrt.training.data.views import short_side_size
 from visrt.training.learner import Learner
@@ -63,16 +64,20 @@ def trained_bytes(network: nn.Module) -> int:
     return size_bytes([parameter for parameter in network.parameters() if parameter.requires_grad])
 
 
-def data_lines(clips: ClipDataset) -> list[str]:
-    """The photos, videos and objects that clips are made of, and what was left out."""
-    pool = clips.pool
-    photos = sum(len(base.frames) == 1 for base in pool.bases)
-    objects = Counter(one.label for base in pool.bases for frame in base.frames for one in frame.objects)
-    named = [f"{clips.classes[label]} {count}" for label, count in sorted(objects.items()) if label >= 0]
-    found = f"data: {photos} photos, {len(pool.bases) - photos} videos; objects: {', '.join(named) or 'none'}"
-    if pool.cutouts:
-        found += f"; {len(pool.cutouts)} objects to paste"
-    return [found, *pool.remarks]
+def data_lines(clips: ClipDataset, settings: RunSettings) -> list[str]:
+    """The photos, videos and objects of the annotated sets, held-out ones among them, and what was left out."""
+    photos = videos = 0
+    objects: Counter[str] = Counter()
+    for mapped in material_of(settings).sets.values():
+        columns = mapped.columns
+        lengths = np.diff(columns.video_frame)
+        photos, videos = photos + int((lengths == 1).sum()), videos + int((lengths > 1).sum())
+        counts = np.bincount(columns.track_category, minlength=len(columns.categories))
+        for label, count in zip(mapped.labels, counts.tolist(), strict=True):
+            if label is not None:
+                objects[mapped.classes[label]] += count
+    named = ", ".join(f"{name} {count}" for name, count in objects.items())
+    return [f"data: {photos} photos, {videos} videos; objects: {named or 'none'}", *clips.pool.remarks]
 
 
 def largest_frame(clips: ClipSettings) -> tuple[int, int]:

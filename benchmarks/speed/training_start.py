@@ -39,7 +39,7 @@ def measure_start(folder: Path) -> dict[str, float]:
     imported = time.perf_counter()
     settings = _settings(folder)
     bare_mb = rss_mb()
-    clips = training_clips(settings, 1)
+    clips = training_clips(settings)
     ready = time.perf_counter()
     ready_mb = rss_mb()
     validation_clips(settings)
