@@ -68,7 +68,7 @@ def settings_on(pictures: Path, network: InsProSettings, loss: InsProLossSetting
 def test_inspro_a_variant_runs_from_its_bundle_as_it_was_trained(name: str, pictures: Path, tmp_path: Path) -> None:
     """Boxes and scores of every slot in each frame of a video longer than the bank. Boxes that collapse go on."""
     settings = settings_on(pictures, *VARIANTS[name])
-    weights = train(settings, tmp_path / "run")
+    weights = train(settings, tmp_path / "run").weights
     report = export_bundle(Export(weights, tmp_path / "bundle", HEIGHT, WIDTH, family="inspro"))
     assert report.parity.passed
     assert ("masks" in report.manifest.graphs) == (settings.network.outputs == "masks")

@@ -135,8 +135,8 @@ def test_the_losses_of_a_batch_are_those_of_its_clips_alone(sizes: Sizes, pictur
     learner, trained = InsProLearner(settings), TrainedPairs(network_of(settings), settings).eval()
     clips = [clip_of(*size, seed) for seed, size in enumerate(sizes)]
     with torch.no_grad():
-        both = learner.losses(trained, clip_batch(clips, MEAN, STD), float)
-        alone = [learner.losses(trained, clip_batch([clip], MEAN, STD), float) for clip in clips]
+        both = learner.losses(trained, clip_batch(clips, MEAN, STD), [])
+        alone = [learner.losses(trained, clip_batch([clip], MEAN, STD), []) for clip in clips]
     for name, loss in both.items():
         expected = torch.stack([one[name] for one in alone]).mean()
         assert loss.item() == pytest.approx(expected.item(), rel=0.01, abs=1e-3), name
@@ -168,5 +168,5 @@ def test_a_run_with_a_view_trains_and_validates(pictures: Path, tmp_path: Path) 
     settings = inspro_settings(pictures)
     clips = ClipDataset(settings.data.sources, settings.data.clips, 20, 0)
     assert {clips[i].frames.shape[1:3] for i in range(20)} == {(40, 67), (48, 80)}
-    assert train(replace(settings, seed=1), tmp_path / "run").exists()
+    assert train(replace(settings, seed=1), tmp_path / "run").weights.exists()
     assert '"quality_recall"' in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -109,7 +109,7 @@ def video(half: torch.dtype) -> tuple[VideoOutputs, list[FrameTargets]]:
 @HALVES
 def test_losses_of_videos_are_those_of_float32(half: torch.dtype) -> None:
     outputs, targets = video(half)
-    arguments = (targets, PUBLISHED, GenVisTraining(clip_frames=3, streams=1), float)
+    arguments = (targets, PUBLISHED, GenVisTraining(clip_frames=3, streams=1), [1.0, 1.0])
     exact = seeded(video_losses, _in_float32(outputs), *arguments)
     with autocast(half):
         losses = seeded(video_losses, outputs, *arguments)

@@ -84,7 +84,7 @@ def network(seed: int = 0) -> Vita:
 
 
 def test_a_run_moves_frame_part_and_video_part_and_is_the_start_of_genvis(made: TrainSettings, tmp_path: Path) -> None:
-    weights = train(made, tmp_path / "vita")
+    weights = train(made, tmp_path / "vita").weights
     trained, before = read_weights(weights)[0], read_weights(Path(made.init or ""))[0]
     moved = {key for key, value in before.items() if not torch.equal(trained[key], value)}
     assert {"backbone", "sem_seg_head"} == {key.split(".")[0] for key in moved}
