@@ -25,7 +25,7 @@ from visrt.training.data.sources import PICTURE_FOLDERS, SourceSettings, is_in
 from visrt.training.losses.mask2former import LossSettings
 from visrt.training.losses.targets import MatchSettings
 from visrt.training.own_recipe import OwnRecipe
-from visrt.training.settings import DataSettings, OptimSettings, TrainSettings
+from visrt.training.settings import DataSettings, OptimSettings, StopSettings, TrainSettings
 
 __all__ = ["OwnRun", "filled", "own_run"]
 
@@ -97,7 +97,8 @@ def own_run(recipe: OwnRecipe) -> OwnRun:
         sources.append(_source(measured, chosen, 1.0))  # all of it is held out
     settings = _settings(filled(recipe), replace(network, classes=len(chosen.classes)), chosen.classes, tuple(sources))
     if not held_out and measured is None:
-        settings = replace(settings, data=replace(settings.data, validation_clips=0))
+        data, optim = replace(settings.data, validation_clips=0), replace(settings.optim, stop=None)
+        settings = replace(settings, data=data, optim=optim)
     return OwnRun(settings, (*chosen.lines, line))
 
 
@@ -269,6 +270,7 @@ def _settings(
         warmup_steps=min(50, max(recipe.steps // 10, 1)),
         schedule="trapezoid",
         mixed_precision=recipe.mixed_precision,
+        stop=StopSettings("recall", recipe.early_stop) if recipe.early_stop else None,
     )
     points, match_points = manner.points
     identity = 2.0 if recipe.frames > 1 else 0.0

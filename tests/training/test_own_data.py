@@ -23,7 +23,7 @@ from visrt.training.data.sources import load_pool
 from visrt.training.frame_learner import FrameLearner
 from visrt.training.own_data import LIGHT_NETWORK, SHIPPED, filled, own_run
 from visrt.training.own_recipe import OwnRecipe, recipe_from_file, recipe_text
-from visrt.training.settings import TrainSettings, check_settings
+from visrt.training.settings import StopSettings, TrainSettings, check_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +56,12 @@ def test_a_share_is_held_out_that_training_never_sees(tmp_path: Path) -> None:
     assert any(f"measures on {len(held_out)} of the 40 photos" in line for line in run.lines)
 
 
+def test_a_run_ends_early_unless_the_recipe_says_never(tmp_path: Path) -> None:
+    data = own_set(tmp_path)
+    assert own_run(recipe(data)).settings.optim.stop == StopSettings("recall", 5)
+    assert own_run(recipe(data, early_stop=0)).settings.optim.stop is None
+
+
 def test_a_split_of_the_set_s_own_is_what_is_measured_on(tmp_path: Path) -> None:
     own_set(tmp_path / "train", 5)
     own_set(tmp_path / "valid", 3)
@@ -76,6 +82,7 @@ def test_too_few_photos_to_hold_some_out_are_all_trained_on_and_that_is_said(tmp
     run = own_run(recipe(own_set(tmp_path, 5)))
     assert len(photos(run.settings, "train")) == 5
     assert run.settings.data.validation_clips == 0
+    assert run.settings.optim.stop is None
     assert "measures no quality: 5 photos are too few to hold some out; give a validation set" in run.lines
 
 
