@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -124,15 +125,17 @@ def clip_loader(
         for start in range(0, own, at_once)
     ]
     network = settings.network
+    # More workers than cores only take memory; torch warns of them.
+    workers = min(settings.data.workers, os.cpu_count() or 1)
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # a map-style data set by its methods
         batch_sampler=batches,
-        num_workers=settings.data.workers,
+        num_workers=workers,
         collate_fn=partial(clip_batch, mean=network.pixel_mean, std=network.pixel_std),
         worker_init_fn=_one_thread,
         # A forked worker inherits OpenCV's thread pool without its threads and waits for them for ever.
-        multiprocessing_context="spawn" if settings.data.workers else None,
-        prefetch_factor=4 if settings.data.workers else None,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
         # Without one of its own it draws from the generator of the loss points, and a resumed run would draw once more.
         generator=torch.Generator(),
     )

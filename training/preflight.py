@@ -76,8 +76,10 @@ def data_lines(clips: ClipDataset, settings: RunSettings) -> list[str]:
         for label, count in zip(mapped.labels, counts.tolist(), strict=True):
             if label is not None:
                 objects[mapped.classes[label]] += count
-    named = ", ".join(f"{name} {count}" for name, count in objects.items())
-    return [f"data: {photos} photos, {videos} videos; objects: {named or 'none'}", *clips.pool.remarks]
+    named = ", ".join(f"{name} {count}" for name, count in objects.items() if count)
+    absent = [name for name in clips.classes if not objects[name]]
+    without = f"; none of {len(absent)} of {len(clips.classes)} classes: {', '.join(absent)}" if absent else ""
+    return [f"data: {photos} photos, {videos} videos; objects: {named or 'none'}{without}", *clips.pool.remarks]
 
 
 def largest_frame(clips: ClipSettings) -> tuple[int, int]:

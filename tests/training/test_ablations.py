@@ -59,12 +59,12 @@ def assert_exports(weights: Path, folder: Path, family: str) -> None:
 
 def test_a_network_trained_with_the_hinge_loss_exports(tmp_path: Path) -> None:
     loss = replace(POINTS, identity_weight=1.0, identity_loss="hinge", identity_range_frames=1)
-    assert_exports(train(settings(tmp_path, loss), tmp_path / "run"), tmp_path / "bundle", "minvis")
+    assert_exports(train(settings(tmp_path, loss), tmp_path / "run").weights, tmp_path / "bundle", "minvis")
 
 
 def test_a_network_trained_with_local_negatives_exports(tmp_path: Path) -> None:
     loss = replace(POINTS, contrast="paper")
-    weights = train(settings(tmp_path, loss, network=CONTRAST), tmp_path / "run")
+    weights = train(settings(tmp_path, loss, network=CONTRAST), tmp_path / "run").weights
     assert_exports(weights, tmp_path / "bundle", "ctvis")
 
 
@@ -73,7 +73,7 @@ def test_a_video_part_trained_by_correspondence_exports(tmp_path: Path) -> None:
     save_checkpoint(Mask2Former(FRAME), tmp_path / "frame.safetensors", CLASSES)
     video = replace(VIDEO, assignment="correspondence")
     run = settings(tmp_path, POINTS, genvis=video, init=str(tmp_path / "frame.safetensors"))
-    assert_exports(train(run, tmp_path / "run"), tmp_path / "bundle", "genvis")
+    assert_exports(train(run, tmp_path / "run").weights, tmp_path / "bundle", "genvis")
 
 
 def assignments(run: Run, batches: list[Any], half: torch.dtype | None) -> list[Matches]:
@@ -95,8 +95,8 @@ def test_in_a_short_run_half_precision_assigns_as_float32_does(half: torch.dtype
     short = settings(tmp_path, POINTS, optim=OptimSettings(steps=8, batch=1, lr=1e-3, clip_norm=1.0))
     run = Run(short, tmp_path / "run")
     batches = []
-    for batch in run.batches():
-        run.advance(batch)
+    for [batch] in run.batches():
+        run.advance([batch])
         batches.append(batch)
     run.network.eval()
     pairs = zip(assignments(run, batches, None), assignments(run, batches, half), strict=True)
