@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BUNDLE := bundles/default
 CLIP := clips/demo.mp4
 
-.PHONY: demo test test-full check format lint types layers tests bench memory gpu-check clean
+.PHONY: demo test test-full test-recipes check format lint types layers tests bench memory gpu-check clean
 
 demo: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --in-flight 3 --out out/demo --overwrite
@@ -18,9 +18,13 @@ demo: $(RUNTIME)/ready
 test: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-# Full-size networks through the exporter and TensorRT-RTX's builder: about ten minutes on two cores.
+# Full-size networks through the exporter, TensorRT-RTX's builder and two steps of training: half an hour on two cores.
 test-full: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q -m full_size
+
+# Two steps of every published recipe at full network size: half an hour on two cores.
+test-recipes: $(DEV)/ready
+	$(DEV)/$(BIN)/python -m pytest -q -m "full_size or every_recipe" tests/published
 
 check: format lint types layers tests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -192,14 +193,25 @@ def _changed(settings: RunSettings, steps: int | None, clips_at_once: int | None
 def _run(settings: RunSettings, lines: tuple[str, ...], out: Path) -> None:
     from visrt.console import say
     from visrt.training.loop import train as run_training
-    from visrt.training.run_settings import family_of
 
-    for line in lines:
+    # torchrun and accelerate launch number their processes; one speaks for all.
+    is_main = os.environ.get("RANK", "0") == "0"
+    for line in lines if is_main else ():
         say(line)
     weights = run_training(settings, out, on_line=say).weights
+    if is_main:
+        typer.echo(f"{weights}: {_next_step(settings, weights)}")
+
+
+def _next_step(settings: RunSettings, weights: Path) -> str:
+    from visrt.training.run_settings import family_of
+    from visrt.training.settings import TrainSettings
+
+    if isinstance(settings, TrainSettings) and settings.genvis is not None and settings.genvis.stage == "vita":
+        return f"GenVIS starts from it with `visrt train --recipe NAME --data ROOT --from {weights} --out RUN`"
     height, width = _export_size(settings)
     family = "" if (name := family_of(settings)) is None else f" --family {name}"
-    typer.echo(f"{weights}: export it with `visrt export {weights}{family} --size {height}x{width} --out BUNDLE`")
+    return f"export it with `visrt export {weights}{family} --size {height}x{width} --out BUNDLE`"
 
 
 def _export_size(settings: RunSettings) -> tuple[int, int]:

@@ -340,11 +340,20 @@ def small_clips(settings: RunSettings) -> RunSettings:
 
 
 QUICK = ("minvis-r50-ytvis21", "inspro-lite-r50-ytvis19", "inspro-vid-r101-imagenet")
+FULL_SIZE = (
+    "mask2former-r50-coco", "minvis-swinl-ovis", "ctvis-r50-ovis", "ctvis-swinl-ytvis19", "vita-r50-ytvis21",
+    "genvis-online-r50-ytvis19", "genvis-semi-swinl-ovis", "inspro-r50-coco", "inspro-joint-r50-ovis",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full_size) for name in BASES]
-)
+def marked(name: str) -> Any:
+    """`name` with the marker of the run it belongs to; the quick ones belong to every run."""
+    if name in QUICK:
+        return name
+    return pytest.param(name, marks=pytest.mark.full_size if name in FULL_SIZE else pytest.mark.every_recipe)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in BASES])
 def test_two_steps_at_full_network_size(name: str, root: Path, starts: Callable[[str], Path], tmp_path: Path) -> None:
     settings = small_clips(recipe_settings(name, root, starts(name)))
 
