@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -414,19 +414,14 @@ def _first_on_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
     return make() if made is None else made
 
 
-class _memory_explained:  # noqa: N801  (a context manager, named as what it does)
+@contextmanager
+def _memory_explained(run: Run) -> Iterator[None]:
     """Out of memory in the `with` block is one line that says what to change. Raises SettingsError."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if error is None or not _is_out_of_memory(error):
-            return
-        run = self.run
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         at_once = run.settings.optim.clips_at_once or run.settings.optim.batch // run.accelerator.num_processes
         height, width = largest_frame(run.settings.data.clips)
         raise SettingsError(
