@@ -27,9 +27,11 @@ from visrt.training.losses.targets import MatchSettings
 from visrt.training.own_recipe import OwnRecipe
 from visrt.training.settings import DataSettings, OptimSettings, StopSettings, TrainSettings
 
-__all__ = ["OwnRun", "filled", "own_run"]
+__all__ = ["SHIPPED", "SHIPPED_ASSOCIATION", "OwnRun", "filled", "own_run"]
 
 SHIPPED = Path("bundles") / "default.safetensors"
+SHIPPED_ASSOCIATION = Path("training") / "recipes" / "default" / "association.json"
+"""The association settings that were chosen for the shipped weights; networks trained from them begin with these."""
 """The weights of the default bundle, in the folder of visrt's source."""
 HELD_OUT = (0.1, 0.2, 0.3)
 """Shares to hold out; the first that keeps enough."""

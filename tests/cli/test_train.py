@@ -30,7 +30,8 @@ def test_own_pictures_become_weights_and_the_command_that_exports_them(data: Pat
     ended = train(recipe, "--steps", 1, "--out", out)
     assert ended.exit_code == 0, ended.stderr
     assert f"trains on {data}: coco, 6 photos, car (6 objects)" in ended.stderr
-    assert f"visrt export {out}/model.safetensors --size 64x96 --out BUNDLE" in ended.stdout
+    assert f"visrt export {out}/model.safetensors --size 64x96 --association " in ended.stdout
+    assert "training/recipes/default/association.json --out BUNDLE" in ended.stdout
     assert (out / "model.safetensors").is_file()
 
 

@@ -211,7 +211,18 @@ def _next_step(settings: RunSettings, weights: Path) -> str:
         return f"GenVIS starts from it with `visrt train --recipe NAME --data ROOT --from {weights} --out RUN`"
     height, width = _export_size(settings)
     family = "" if (name := family_of(settings)) is None else f" --family {name}"
-    return f"export it with `visrt export {weights}{family} --size {height}x{width} --out BUNDLE`"
+    return (
+        f"export it with `visrt export {weights}{family} --size {height}x{width}{_association(settings)} --out BUNDLE`"
+    )
+
+
+def _association(settings: RunSettings) -> str:
+    """The option with which a network that began as the shipped one keeps the settings chosen for that one."""
+    from visrt.training.own_data import SHIPPED, SHIPPED_ASSOCIATION
+
+    start = Path(settings.init or "")
+    chosen = start.parents[1] / SHIPPED_ASSOCIATION if start.name == SHIPPED.name else None
+    return "" if chosen is None or not chosen.is_file() else f" --association {os.path.relpath(chosen)}"
 
 
 def _export_size(settings: RunSettings) -> tuple[int, int]:
