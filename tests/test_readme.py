@@ -321,13 +321,17 @@ def test_a_line_of_results_looks_as_shown(workspace: Path, monkeypatch: pytest.M
     assert shown["objects"][0].keys() == written["objects"][0].keys()
 
 
-def test_the_recipe_of_the_training_page_loads() -> None:
+def test_the_recipe_of_the_training_page_loads(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed; pip install '.[train]'")
-    from visrt.runtime.settings import load_settings
-    from visrt.training.settings import TrainSettings, check_settings
+    from visrt.training.own_recipe import OwnRecipe, recipe_from_file
 
-    [recipe] = [json.loads(block.text) for block in BLOCKS if block.mark == "recipe"]
-    check_settings(load_settings(TrainSettings, recipe, "recipe"))
+    [block] = [block for block in BLOCKS if block.mark == "recipe"]
+    (tmp_path / "mine.toml").write_text(block.text)
+
+    recipe = recipe_from_file(tmp_path / "mine.toml")
+
+    assert recipe.classes == ("person", "car")
+    assert {line.split(" = ")[0] for line in block.text.splitlines()} == {field.name for field in fields(OwnRecipe)}
 
 
 def test_the_bundle_page_names_every_key_of_the_manifest() -> None:

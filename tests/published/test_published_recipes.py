@@ -341,8 +341,8 @@ def small_clips(settings: RunSettings) -> RunSettings:
 
 QUICK = ("minvis-r50-ytvis21", "inspro-lite-r50-ytvis19", "inspro-vid-r101-imagenet")
 FULL_SIZE = (
-    "mask2former-r50-coco", "minvis-swinl-ovis", "ctvis-r50-ovis", "ctvis-swinl-ytvis19", "vita-r50-ytvis21",
-    "genvis-online-r50-ytvis19", "genvis-semi-swinl-ovis", "inspro-r50-coco", "inspro-joint-r50-ovis",
+    "mask2former-r50-coco", "minvis-swinl-ovis", "ctvis-r50-ovis", "vita-r50-ytvis21",
+    "genvis-online-r50-ytvis19", "genvis-semi-r50-ytvis19", "inspro-r50-coco", "inspro-joint-r50-ovis",
 )  # fmt: skip
 
 
