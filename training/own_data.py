@@ -60,7 +60,7 @@ class _Manner:
     points: tuple[int, int]
 
 
-LIGHT = _Manner((192, 320), 3e-4, 0.2, 0.1, (1536, 1536))
+LIGHT = _Manner((192, 320), 1e-4, 0.2, 0.1, (1536, 1536))
 """As the default network was trained, at a lower rate than from ImageNet."""
 PUBLISHED = _Manner((384, 640), 1e-4, 0.1, 0.01, (12544, 12544))
 """As the papers train networks of ResNet and Swin."""
