@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from visrt.models.checkpoints.published import DATASET_CLASSES, ctvis, published
-from visrt.models.inspro import InsProSettings
+from visrt.models.inspro import INSPRO_VID_R101, InsProSettings
 from visrt.models.mask2former import NetworkSettings
-from visrt.models.resnet import ResNetSettings
 from visrt.models.swin import SwinSettings
 from visrt.runtime.errors import SettingsError, UsageError
 from visrt.training.data.clips import ClipSettings, CropSettings, JitterView, ShortSideView
@@ -384,7 +383,6 @@ INSPRO_VID_VIEW = ShortSideView("short_side", (600,), longest_px=1000)
 INSPRO_RANGE = 20
 """Ours: the paper takes three random frames of a video and does not say how far apart."""
 INSPRO_SETS = ("ytvis19", "ytvis21", "ovis")
-R101 = ResNetSettings(blocks=(3, 4, 23, 3))
 
 
 def _inspro_run(name: str, what: str) -> Start:
@@ -437,7 +435,7 @@ def _inspro_vid(places: Places, init: str) -> InsProTrainSettings:
     named = {name: name for name in classes}
     return InsProTrainSettings(
         family="inspro",
-        network=InsProSettings(len(classes), backbone=R101, outputs="boxes"),
+        network=INSPRO_VID_R101,
         data=_data((sources[0], replace(sources[1], class_map=named)), clips),
         optim=_inspro_optim(32_000, (24_000, 28_000), batch=8),
         loss=InsProLossSettings(dedup_margin=0.15),
@@ -643,7 +641,7 @@ def _named_inspro() -> Iterator[tuple[str, Recipe]]:
                 partial(_inspro_lite, video_set),
             ),
         )
-    boxes = InsProSettings(80, backbone=R101, outputs="boxes")
+    boxes = replace(INSPRO_VID_R101, classes=80)
     yield (
         "inspro-vid-r101-coco",
         Recipe(
@@ -669,10 +667,9 @@ def _named_inspro() -> Iterator[tuple[str, Recipe]]:
 def _with_variants(name: str, recipe: Recipe, variants: Mapping[str, Variant]) -> Iterator[tuple[str, Recipe]]:
     yield name, recipe
     for suffix, variant in variants.items():
-        sets = recipe.sets
         yield (
             f"{name}-{suffix}",
-            replace(recipe, rows=variant.rows, sets=sets, make=partial(_varied, recipe.make, variant), variant_of=name),
+            replace(recipe, rows=variant.rows, make=partial(_varied, recipe.make, variant), variant_of=name),
         )
 
 
