@@ -7,16 +7,11 @@ within each process.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-import test_genvis_training as clips_of_videos
+import small_networks
 import test_inspro_training as pairs
 import test_loop as frames
 import torch
@@ -31,9 +26,6 @@ from visrt.training.loop import train
 from visrt.training.run_settings import RunSettings
 from visrt.training.settings import DataSettings, OptimSettings, TrainSettings
 
-ROOT = Path(__file__).parents[2]
-LIMIT_S = 300
-TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "{port}")
 ACCELERATE = (
     "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "{port}",
@@ -52,15 +44,15 @@ def trainers(folder: Path) -> dict[str, RunSettings]:
     """A small run of every trainer, on pictures below `folder`. One leaves its embedding head without a loss."""
     write_coco(folder / "photos", coco_values(pictures=6))
     torch.manual_seed(1)
-    frame = clips_of_videos.FRAME
-    save_checkpoint(Mask2Former(replace(frame, reid_dim=16)), folder / "frame.safetensors", clips_of_videos.CLASSES)
+    frame = small_networks.FRAME
+    save_checkpoint(Mask2Former(replace(frame, reid_dim=16)), folder / "frame.safetensors", small_networks.CLASSES)
     clips = ClipSettings(height_px=64, width_px=96, cache_mb=20, frames=4, returning=1.0, max_objects=6)
     source = SourceSettings("coco", str(folder / "photos"), held_out=0.4)
     data = DataSettings((source,), clips, workers=0, validation_clips=1, validation_frames=3)
     optim = OptimSettings(steps=2, batch=4)
     start = str(folder / "frame.safetensors")
-    video = TrainSettings(frame, data, optim, clips_of_videos.POINTS, clips_of_videos.VIDEO, init=start)
-    whole: GenVisTraining = replace(clips_of_videos.VIDEO, stage="vita", clip_frames=4, new_part="random")
+    video = TrainSettings(frame, data, optim, small_networks.POINTS, small_networks.VIDEO, init=start)
+    whole: GenVisTraining = replace(small_networks.VIDEO, stage="vita", clip_frames=4, new_part="random")
     return {
         "embeddings": frames.contrasting(folder / "embeddings"),
         "no_embedding_loss": frames.contrasting(folder / "embeddings", "off"),
@@ -82,43 +74,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def launch(launcher: tuple[str, ...], folder: Path, names: list[str]) -> str:
-    """The output of two processes that train `names`; both are killed where they do not end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = [str(Path(__file__).parent / "train_each.py"), str(folder), *names]
-    process = subprocess.Popen(
-        [sys.executable, "-m", *(part.format(port=port) for part in launcher), *program],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=LIMIT_S)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output
-    return output
-
-
-def losses_of(run: Path) -> list[float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
+def program(folder: Path, *names: str) -> list[str]:
+    return [str(Path(__file__).parent / "train_each.py"), str(folder), *names]
 
 
 @pytest.fixture(scope="module")
 def by_torchrun(alone: Path) -> str:
-    return launch(TORCHRUN, alone, [*TOLERANCES])
+    return frames.launched(program(alone, *TOLERANCES), frames.TORCHRUN)
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
 def test_every_trainer_learns_in_two_processes_as_in_one(name: str, alone: Path, by_torchrun: str) -> None:
     assert by_torchrun.count("a step = 2 processes x 2") == len(TOLERANCES)
-    one, two = losses_of(alone / f"{name}_alone"), losses_of(alone / f"{name}_shared")
+    one, two = frames.losses_of(alone / f"{name}_alone"), frames.losses_of(alone / f"{name}_shared")
     assert len(one) == len(two) == 2
     assert two == pytest.approx(one, rel=TOLERANCES[name])
 
@@ -126,7 +94,9 @@ def test_every_trainer_learns_in_two_processes_as_in_one(name: str, alone: Path,
 def test_accelerate_launches_two_processes_too(alone: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text((alone / "pairs.json").read_text())
 
-    output = launch(ACCELERATE, tmp_path, ["pairs"])
+    output = frames.launched(program(tmp_path, "pairs"), ACCELERATE)
 
     assert "a step = 2 processes x 2" in output
-    assert losses_of(tmp_path / "pairs_shared") == pytest.approx(losses_of(alone / "pairs_alone"), rel=1e-3)
+    assert frames.losses_of(tmp_path / "pairs_shared") == pytest.approx(
+        frames.losses_of(alone / "pairs_alone"), rel=1e-3
+    )

@@ -8,36 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from small_networks import CLASSES, POINTS
+from small_networks import FRAME as TWO_LAYERS
+from small_networks import VIDEO as TWO_LAYERS_VIDEO
 from tiny_sets import coco_values, write_coco
 
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints.checkpoint import save_checkpoint
-from visrt.models.efficientnet import EfficientNetLite0Settings
-from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.mask2former import Mask2Former
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.sources import SourceSettings
-from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.loop import Run, train
 from visrt.training.losses.mask2former import LossSettings
-from visrt.training.losses.targets import Matches, MatchSettings, match_layers
+from visrt.training.losses.targets import Matches, match_layers
 from visrt.training.settings import DataSettings, OptimSettings, TrainSettings
 
-CLASSES = ("car", "dog", "chair")
-FRAME = NetworkSettings(
-    classes=3,
-    queries=6,
-    backbone=EfficientNetLite0Settings(),
-    pixel_decoder="fpn",
-    conv_dim=32,
-    mask_dim=32,
-    hidden_dim=32,
-    heads=2,
-    encoder_layers=1,
-    decoder_layers=1,
-    decoder_feedforward_dim=32,
-)
-VIDEO = GenVisTraining(instances=6, heads=2, encoder_layers=1, decoder_layers=1, feedforward_dim=32, streams=1)
-POINTS = LossSettings(points=64, match=MatchSettings(points=64))
+FRAME = replace(TWO_LAYERS, queries=6, decoder_layers=1)
+VIDEO = replace(TWO_LAYERS_VIDEO, decoder_layers=1, streams=1)
 CONTRAST = replace(FRAME, reid_dim=16)
 
 

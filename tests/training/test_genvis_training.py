@@ -10,45 +10,26 @@ from typing import Any
 
 import pytest
 import torch
+from small_networks import CLASSES, FRAME, POINTS, VIDEO
 from tiny_sets import coco_values, write_coco
 from torch import Tensor
 
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.models.checkpoints.genvis import GENVIS
-from visrt.models.efficientnet import EfficientNetLite0Settings
 from visrt.models.genvis import GenVis
-from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.mask2former import Mask2Former
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.training.batches import clip_loader, training_clips
 from visrt.training.data.clips import ClipSettings, ShortSideView
 from visrt.training.data.sources import SourceSettings
-from visrt.training.genvis_settings import GenVisTraining
 from visrt.training.genvis_start import start_from
 from visrt.training.genvis_video import TrainedVideo
 from visrt.training.loop import Run, train
 from visrt.training.losses.genvis import video_losses
 from visrt.training.losses.genvis_targets import ASSIGNMENTS
-from visrt.training.losses.mask2former import LossSettings
-from visrt.training.losses.targets import MatchSettings
 from visrt.training.settings import DataSettings, OptimSettings, TrainSettings, check_settings
 
 RECIPES = Path(__file__).parent.parent.parent / "training" / "recipes" / "genvis"
-CLASSES = ("car", "dog", "chair")
-FRAME = NetworkSettings(
-    classes=3,
-    queries=5,
-    backbone=EfficientNetLite0Settings(),
-    pixel_decoder="fpn",
-    conv_dim=32,
-    mask_dim=32,
-    hidden_dim=32,
-    heads=2,
-    encoder_layers=1,
-    decoder_layers=2,
-    decoder_feedforward_dim=32,
-)
-VIDEO = GenVisTraining(instances=6, heads=2, encoder_layers=1, decoder_layers=2, feedforward_dim=32, streams=2)
-POINTS = LossSettings(points=64, match=MatchSettings(points=64))
 
 
 @pytest.fixture(scope="module")
