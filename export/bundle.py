@@ -29,7 +29,7 @@ from visrt.runtime.bundles.manifest import FileSpec, InputSpec, Manifest, StateS
 from visrt.runtime.bundles.writer import file_spec, write_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.errors import UsageError
-from visrt.runtime.image import letterbox
+from visrt.runtime.image import fit_in
 from visrt.runtime.methods.registry import METHODS
 from visrt.runtime.parity.check import ParityReport, full_outputs_of, judge
 from visrt.runtime.parity.frames import Frames
@@ -181,7 +181,7 @@ def _candidates(export: Export) -> Frames:
     frames = synthetic_frames(CANDIDATES, *export.input.image_size)
     if export.source is None:
         return frames
-    fit = letterbox(export.source, (export.height, export.width))
+    fit = fit_in(export.source, export.input)
     return Frames(frames.images, np.full_like(frames.valid_sizes, fit.valid))
 
 

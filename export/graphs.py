@@ -16,7 +16,7 @@ from visrt.export.source_resize import SourceResize
 from visrt.models.mask2former import FrameOutputs
 from visrt.runtime.arrays import Array
 from visrt.runtime.bundles.manifest import InputSpec
-from visrt.runtime.image import letterbox
+from visrt.runtime.image import fit_in
 
 __all__ = ["FrameGraph", "MasksGraph"]
 
@@ -63,7 +63,7 @@ class FrameGraph(nn.Module):
     @classmethod
     def from_settings(cls: type[G], network: nn.Module, settings: Normalisation, spec: InputSpec) -> G:
         """The graph in float32 for images of `spec`, which it resizes itself where `spec` has a source."""
-        resize = None if spec.source is None else SourceResize(letterbox(spec.source, (spec.height, spec.width)))
+        resize = None if spec.source is None else SourceResize(fit_in(spec.source, spec))
         return cls(network, settings.pixel_mean, settings.pixel_std, resize=resize).eval()
 
     def forward(self, images: Tensor, valid_sizes: Tensor) -> Any:

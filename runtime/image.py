@@ -22,12 +22,15 @@ from visrt.runtime.errors import UsageError
 __all__ = [
     "RESIZERS",
     "Letterbox",
+    "best_size",
     "check_frames",
     "cv2_area",
+    "fit_in",
     "letterbox",
     "letterbox_into",
     "network_input",
     "pillow_bilinear",
+    "published_size",
 ]
 
 Frame = NDArray[np.uint8]
@@ -69,6 +72,43 @@ def letterbox(source: Size, network: Size) -> Letterbox:
     return Letterbox(source, (min(height, network[0]), min(width, network[1])), network)
 
 
+def fit_in(source: Size, spec: InputSpec) -> Letterbox:
+    """How a frame of `source` lies in the network input: resized as published where that fits, else `letterbox`."""
+    network = (spec.height, spec.width)
+    if spec.short_side is not None:
+        valid = published_size(source, spec.short_side, spec.long_side)
+        if valid[0] <= network[0] and valid[1] <= network[1]:
+            return Letterbox(source, valid, network)
+    return letterbox(source, network)
+
+
+def published_size(source: Size, short_side: int, long_side: int | None = None) -> Size:
+    """`source` with its short side at `short_side`, or its long side at `long_side` if it would be longer.
+
+    As detectron2's ResizeShortestEdge rounds, by which published models are evaluated.
+    """
+    scale = short_side / min(source)
+    if long_side is not None and scale * max(source) > long_side:
+        scale = long_side / max(source)
+    height, width = (max(1, int(side * scale + 0.5)) for side in source)
+    return height, width
+
+
+def best_size(source: Size, specs: Sequence[InputSpec]) -> int:
+    """The place in `specs` of the network input in which frames of `source` (height, width) are seen best.
+
+    At the published scale where an input allows that, else at the largest; of these the input with the least padding.
+    """
+    fits = [fit_in(source, spec) for spec in specs]
+    takes = [spec.source in (None, source) for spec in specs]
+
+    def merit(at: int) -> tuple[bool, int, int]:
+        (height, width), (rows, columns) = fits[at].valid, fits[at].network
+        return takes[at], height * width, -rows * columns
+
+    return max(range(len(specs)), key=merit)
+
+
 def pillow_bilinear(frame: Frame, size: Size) -> Frame:
     """`frame` [H, W, 3] at `size` (height, width), exactly as the published models saw it.
 
@@ -94,7 +134,7 @@ def letterbox_into(out: Frame, frame: Frame, spec: InputSpec, resize: Callable[[
     Raises UsageError for a frame of another size than the graph can resize.
     """
     source = (frame.shape[0], frame.shape[1])
-    fit = letterbox(source, (spec.height, spec.width))
+    fit = fit_in(source, spec)
     if spec.source is None:
         network_input(frame, fit, resize, out)
     elif source == spec.source:

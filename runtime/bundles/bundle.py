@@ -43,11 +43,19 @@ class Bundle:
             raise BundleError(f"{path}: sha256 differs from the manifest's; {_what_instead(data)}")
         return data
 
+    @property
+    def sizes(self) -> tuple[Bundle, ...]:
+        """A bundle of one size for each size of the network input, the main one first."""
+        return tuple(Bundle(self.folder, manifest) for manifest in self.manifest.sizes)
+
     def graph(self, name: str) -> bytes:
-        """The ONNX model of graph `name`, one whole file without external data."""
-        spec = self.manifest.graphs[name].file
-        data = self.read(spec)
-        check_onnx(data, str(self.folder / spec.file))
+        """The ONNX model of graph `name`, whole and without external data.
+
+        Weights that sizes share lie in a file of their own: protobuf merges messages that follow one another.
+        """
+        spec = self.manifest.graphs[name]
+        data = self.read(spec.file) + (b"" if spec.weights is None else self.read(spec.weights))
+        check_onnx(data, str(self.folder / spec.file.file))
         return data
 
 
@@ -61,11 +69,13 @@ def open_bundle(folder: str | Path) -> Bundle:
         raise BundleError(f"{folder}: no such folder; expected a bundle, a folder with {MANIFEST}")
     path = folder / MANIFEST
     bundle = Bundle(folder, manifest_from_json(_read_plain_file(path, MANIFEST_BYTES_MAX), str(path)))
-    for name in bundle.manifest.graphs:
-        bundle.graph(name)
-    graph_files = [graph.file for graph in bundle.manifest.graphs.values()]
+    checked: set[FileSpec] = set()
+    for size in bundle.sizes:
+        for name, graph in size.manifest.graphs.items():
+            size.graph(name)
+            checked |= {graph.file, graph.weights or graph.file}
     for spec in bundle.manifest.files():
-        if spec not in graph_files:
+        if spec not in checked:
             bundle.read(spec)
     return bundle
 

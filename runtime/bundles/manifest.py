@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,7 @@ __all__ = [
     "InputSpec",
     "Manifest",
     "Producer",
+    "SizeSpec",
     "StateSpec",
     "TensorSpec",
     "manifest_from_json",
@@ -27,7 +28,7 @@ __all__ = [
     "with_places",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 DType = Literal["uint8", "int8", "int32", "int64", "float16", "float32", "bool"]
 Resize = Literal["pillow_bilinear", "cv2_area"]
@@ -81,11 +82,14 @@ class TensorSpec(Strict):
 class GraphSpec(Strict):
     """One ONNX graph: its file and its tensors by role.
 
-    precision: what its matrix products compute in, "fp32", "fp16" or "int8" (with the rest in nodes.json). macs:
-    multiply-accumulates for one frame, or one mask. parameters: numbers in its weights. None where not recorded.
+    weights: a file of weights that the graph shares with those of its name at other sizes; its bytes after those of
+    `file` are one whole ONNX model. precision: what its matrix products compute in, "fp32", "fp16" or "int8" (with the
+    rest in nodes.json). macs: multiply-accumulates for one frame, or one mask. parameters: numbers in its weights. None
+    where not recorded.
     """
 
     file: FileSpec
+    weights: FileSpec | None = None
     opset: int = Field(gt=0)
     precision: str
     inputs: dict[str, TensorSpec]
@@ -97,13 +101,17 @@ class GraphSpec(Strict):
 class InputSpec(Strict):
     """The network input in pixels: every frame is resized to fit inside height x width, padded right and bottom.
 
-    source: height and width of the only frames it takes, where the frame graph itself resizes them; None where the
-    runtime resizes frames of any size.
+    short_side, long_side: the published resize, to a short side of `short_side` but no long side beyond `long_side`,
+    taken where it fits inside; elsewhere, and where they are None, the frame gets as large as fits. source: height and
+    width of the only frames it takes, where the frame graph itself resizes them; None where the runtime resizes frames
+    of any size.
     """
 
     height: int = Field(gt=0, multiple_of=4)
     width: int = Field(gt=0, multiple_of=4)
     source: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    short_side: int | None = Field(default=None, gt=0)
+    long_side: int | None = Field(default=None, gt=0)
     resize: Resize = "pillow_bilinear"
     colour_order: Literal["RGB"] = "RGB"
 
@@ -138,11 +146,22 @@ class Producer(Strict):
     created: str
 
 
+class SizeSpec(Strict):
+    """The same network at a further size of its input: what of the manifest differs from size to size."""
+
+    input: InputSpec
+    graphs: dict[str, GraphSpec]
+    states: dict[str, StateSpec] = {}
+    reference: FileSpec
+    nodes: FileSpec | None = None
+
+
 class Manifest(Strict):
     """The whole contract.
 
     nodes: a json file that gives, for each graph, the precision of every node that computes. thresholds: one with the
-    figures by which floors of `association` were fitted; None where nobody fitted them.
+    figures by which floors of `association` were fitted; None where nobody fitted them. other_sizes: the network at
+    further sizes of its input; `sizes` has a manifest for each.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, alias="schema", ge=1, le=SCHEMA_VERSION)
@@ -156,9 +175,16 @@ class Manifest(Strict):
     reference: FileSpec
     nodes: FileSpec | None = None
     thresholds: FileSpec | None = None
+    other_sizes: tuple[SizeSpec, ...] = ()
     producer: Producer
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @property
+    def sizes(self) -> tuple[Manifest, ...]:
+        """A manifest of one size for each size of the network input, that of the bundle itself first."""
+        own = self.model_copy(update={"other_sizes": ()})
+        return (own, *(own.model_copy(update=dict(size)) for size in self.other_sizes))
 
     def device_roles(self, graph: str) -> frozenset[str]:
         """Roles of `graph` that stay on the engine's device, inputs and outputs."""
@@ -178,10 +204,21 @@ class Manifest(Strict):
         }
 
     def files(self) -> tuple[FileSpec, ...]:
-        """Every file the bundle must hold beside the manifest."""
-        initial = [state.initial for state in self.states.values() if state.initial is not None]
-        optional = [spec for spec in (self.nodes, self.thresholds) if spec is not None]
-        return (*(graph.file for graph in self.graphs.values()), *initial, self.reference, *optional)
+        """Every file the bundle must hold beside the manifest, once."""
+        sizes: tuple[Manifest | SizeSpec, ...] = (self, *self.other_sizes)
+        of_sizes = [spec for size in sizes for spec in _files_of(size)]
+        return tuple(dict.fromkeys([*of_sizes, *([self.thresholds] if self.thresholds else [])]))
+
+
+def _files_of(size: Manifest | SizeSpec) -> Iterator[FileSpec]:
+    for graph in size.graphs.values():
+        yield graph.file
+        if graph.weights is not None:
+            yield graph.weights
+    yield from (state.initial for state in size.states.values() if state.initial is not None)
+    yield size.reference
+    if size.nodes is not None:
+        yield size.nodes
 
 
 def with_places(graphs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:

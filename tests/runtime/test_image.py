@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visrt.runtime.image import RESIZERS, letterbox, network_input
+from visrt.runtime.bundles.manifest import InputSpec
+from visrt.runtime.image import RESIZERS, best_size, fit_in, letterbox, network_input, published_size
 
 sides = st.integers(1, 5000)
 
@@ -31,6 +32,61 @@ def test_any_frame_fits_into_any_network_and_fills_one_side(source: tuple[int, i
 )
 def test_the_aspect_is_kept_small_frames_are_enlarged(source: tuple[int, int], valid: tuple[int, int]) -> None:
     assert letterbox(source, (192, 320)).valid == valid
+
+
+@pytest.mark.parametrize(
+    ("source", "size"),
+    [
+        ((720, 1280), (360, 640)),
+        ((1280, 720), (640, 360)),
+        ((960, 1280), (360, 480)),
+        ((480, 853), (360, 640)),
+        ((719, 1280), (360, 641)),
+        ((360, 360), (360, 360)),
+    ],
+)
+def test_the_published_resize_sets_the_short_side(source: tuple[int, int], size: tuple[int, int]) -> None:
+    assert published_size(source, 360) == size
+
+
+def test_a_long_side_has_its_cap() -> None:
+    assert published_size((200, 1000), 360, 640) == (128, 640)
+
+
+@pytest.mark.parametrize(
+    ("source", "network", "valid"),
+    [
+        ((720, 1280), (384, 640), (360, 640)),
+        ((1280, 720), (640, 384), (640, 360)),
+        ((960, 1280), (384, 480), (360, 480)),
+        ((1280, 720), (384, 640), (384, 216)),  # does not fit as published
+        ((1000, 1000), (384, 640), (360, 360)),
+    ],
+)
+def test_a_frame_is_seen_as_published_where_that_fits(
+    source: tuple[int, int], network: tuple[int, int], valid: tuple[int, int]
+) -> None:
+    assert fit_in(source, spec_of(network, 360)).valid == valid
+
+
+@pytest.mark.parametrize(
+    ("source", "best"), [((720, 1280), 0), ((1280, 720), 1), ((960, 1280), 2), ((1280, 960), 3), ((700, 800), 2)]
+)
+def test_of_several_sizes_the_one_of_the_published_scale_and_the_least_padding_is_taken(
+    source: tuple[int, int], best: int
+) -> None:
+    sizes = [(384, 640), (640, 384), (384, 480), (480, 384)]
+
+    assert best_size(source, [spec_of(size, 360) for size in sizes]) == best
+
+
+def test_without_a_published_resize_the_largest_picture_is_best() -> None:
+    assert best_size((960, 1280), [spec_of((384, 640)), spec_of((384, 480)), spec_of((640, 384))]) == 0
+    assert best_size((1280, 720), [spec_of((384, 640)), spec_of((640, 384))]) == 1
+
+
+def spec_of(network: tuple[int, int], short_side: int | None = None) -> InputSpec:
+    return InputSpec(height=network[0], width=network[1], short_side=short_side)
 
 
 @pytest.mark.parametrize("name", sorted(RESIZERS))

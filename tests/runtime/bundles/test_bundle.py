@@ -14,6 +14,7 @@ import onnx
 import pytest
 from bundles import write_bundle
 from onnx import TensorProto, helper
+from onnxruntime import InferenceSession
 
 from visrt.runtime.bundles.bundle import MANIFEST, open_bundle
 from visrt.runtime.bundles.onnx_file import check_onnx
@@ -59,6 +60,50 @@ def test_a_bundle_of_schema_1_opens_and_its_tensors_have_the_places_that_their_s
 
     assert manifest.schema_version == 1
     assert manifest.device_roles("frame") == manifest.device_roles("masks") == {"mask_features"}
+
+
+def test_a_graph_and_the_weights_it_shares_are_one_whole_model(folder: Path) -> None:
+    whole = onnx.load(folder / "frame.onnx")
+    weights = onnx.ModelProto()
+    weights.graph.initializer.extend(whole.graph.initializer)
+    del whole.graph.initializer[:]
+    replace_file(folder, "frame", whole.SerializeToString())
+    edit(folder, lambda values: values["graphs"]["frame"].update(weights=file_of(folder, weights.SerializeToString())))
+
+    session = InferenceSession(open_bundle(folder).graph("frame"))
+
+    assert [one.name for one in session.get_inputs()] == ["images", "valid_sizes"]
+    (folder / "weights").write_bytes(b"other weights")
+    with pytest.raises(BundleError, match="weights: 13 bytes, the manifest says"):
+        open_bundle(folder)
+
+
+def test_the_graphs_at_every_size_are_checked(folder: Path) -> None:
+    data = (folder / "frame.onnx").read_bytes()
+
+    def with_a_second_size(values: dict[str, Any]) -> None:
+        own = {key: values[key] for key in ("graphs", "reference")}
+        frame = {**own["graphs"]["frame"], "file": file_of(folder, data, "frame-96x64")}
+        values["other_sizes"] = [
+            {**own, "graphs": {**own["graphs"], "frame": frame}, "input": {"height": 96, "width": 64}}
+        ]
+
+    edit(folder, with_a_second_size)
+    first, second = open_bundle(folder).sizes
+
+    assert (first.manifest.input.height, second.manifest.input.height) == (64, 96)
+    assert first.manifest.classes == second.manifest.classes
+    assert second.manifest.other_sizes == ()
+    assert second.graph("frame") == data
+    (folder / "frame-96x64").unlink()
+    with pytest.raises(BundleError, match="frame-96x64: missing from the bundle"):
+        open_bundle(folder)
+
+
+def file_of(folder: Path, data: bytes, name: str = "weights") -> dict[str, Any]:
+    """The manifest's entry of a new file."""
+    (folder / name).write_bytes(data)
+    return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -127,7 +172,7 @@ def test_a_path_in_the_manifest_is_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda m: m.update(schema=99), "schema 99, this visrt reads up to 2; install a newer visrt"),
+        (lambda m: m.update(schema=99), "schema 99, this visrt reads up to 3; install a newer visrt"),
         (lambda m: m.update(schema=99, novelty=1), "install a newer visrt"),
         (lambda m: m.update(novelty=1), "novelty: unknown key"),
         (lambda m: m["graphs"]["frame"].update(novelty=1), "graphs.frame.novelty: unknown key"),
