@@ -17,7 +17,7 @@ from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.efficientnet import PIXEL_MEAN, PIXEL_STD, EfficientNetLite0Settings
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import DataError, SettingsError
-from visrt.training.data.annotations import ClassMap, chosen_map, load_class_map
+from visrt.training.data.annotations import ClassMap, chosen_map, load_class_map, require_annotations
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.layouts import FoundSet, found_sets
 from visrt.training.data.set_formats import ReadSet, read_set
@@ -156,7 +156,9 @@ class _Part:
 def _read(found: FoundSet | None, data: str, sets: Mapping[str, FoundSet]) -> _Part:
     if found is None:
         raise DataError(f"{data}: holds no training split, only {', '.join(sets)}; give the folder to train on")
-    return _Part(found, read_set(found.places))
+    read = read_set(found.places)
+    require_annotations(read.annotated, read.path, "training")
+    return _Part(found, read)
 
 
 def _validation_set(place: str) -> _Part:

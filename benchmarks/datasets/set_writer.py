@@ -13,8 +13,8 @@ from typing import Any
 from visrt.runtime.masks import Rle
 from visrt.runtime.sinks.output import cannot_write, write_atomically
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.davis import MASKS, write_masks
-from visrt.training.data.mots import mots_lines
+from visrt.training.data.formats.davis import MASKS, write_masks
+from visrt.training.data.formats.mots import mots_lines
 from visrt.training.data.segmentations import area_px, box_px
 from visrt.training.data.set_formats import ANNOTATIONS, IMAGES, NAMES, PICTURES
 

@@ -379,7 +379,10 @@ BAD_COCO: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda v: v["annotations"][0].update(segmentation=[[0, 0, 1e30, 0, 5, 5]]),
         r"annotations\[0\]\.segmentation\[0\]\[2\]: expected a number of at most 640 pixels; found '1e\+30'",
     ),
-    "a missing picture": (lambda v: v["images"][1].update(file_name="no.jpg"), r"images\[1\]\.file_name: there is no"),
+    "a missing picture": (
+        lambda v: v["images"][1].update(file_name="no.jpg"),
+        r"1 of 2 photos are not below .*: no\.jpg",
+    ),
     "an image id twice": (lambda v: v["images"][1].update(id=1), r"images\[1\]\.id: 1 is the id of images\[0\] too"),
     "two masks in a frame": (
         lambda v: [a.update(track_id=4, category_id=3) for a in v["annotations"]],

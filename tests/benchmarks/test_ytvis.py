@@ -123,7 +123,7 @@ BAD_SETS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a missing picture": (
         lambda v: v["videos"][0]["file_names"].__setitem__(2, "no.png"),
-        r"videos\[0\]\.file_names\[2\]: there is no picture",
+        r"1 of 1 videos are not, or not whole, below .*: video1 \(1 of 3 frames, the first no\.png\)",
     ),
     "malformed counts": (
         lambda v: v["annotations"][0]["segmentations"][0].update(counts="zz"),

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_sets import HEIGHT, WIDTH, box_mask, coco_values, rle, video_values, write_coco, write_video
+from tiny_sets import HEIGHT, WIDTH, box_mask, coco_values, rle, video_values, write_coco, write_png, write_video
 
+from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
-from visrt.training.data.annotations import NO_TARGET, AnnotatedSet, load_class_map, with_classes
+from visrt.training.data.annotations import NO_TARGET, AnnotatedSet, load_class_map, require_annotations, with_classes
 from visrt.training.data.frames import LabelledSet
 from visrt.training.data.set_columns import columns_of
-from visrt.training.data.set_formats import SetPlaces, read_set
+from visrt.training.data.set_formats import MissingPictures, SetPlaces, load_annotations, read_set
+from visrt.training.data.sources import SourceSettings, load_material
 
 
 def coco(path: Path, images: Path, mapped: Mapping[str, str | None] | None = None) -> AnnotatedSet:
@@ -103,7 +105,7 @@ FAULTS: list[tuple[list[Any], Any, str]] = [
     (["annotations", 0, "segmentation", "counts"], "0", r"annotations\[0\]\.segmentation\.counts"),
     (["annotations", 0, "segmentation", "counts"], [5, -5, 96 * 160], r"annotations\[0\]\.segmentation\.counts"),
     (["images", 0, "width"], 0, r"images\[0\]\.width"),
-    (["images", 0, "file_name"], "none.png", r"images\[0\]\.file_name"),
+    (["images", 0, "file_name"], "none.png", r"1 of 1 photos are not below .*: none\.png"),
     (["images", 0, "file_name"], "../images/0.png", r"images\[0\]\.file_name"),
     (["categories"], [{"id": 3, "name": "car"}, {"id": 3, "name": "dog"}], "categories"),
     (["images"], None, "images"),
@@ -180,6 +182,94 @@ def test_a_class_map_of_several_sets_may_name_what_one_of_them_lacks(tmp_path: P
         {"car": "vehicle", "lorry": "vehicle"},
     ):
         assert coco(path, tmp_path / "images", mapped).classes == ("vehicle",)
+
+
+def videos_on_disk(folder: Path, count: int, **gone: int) -> SetPlaces:
+    """So many videos of two frames, video1 and so on; the first frames of those named are not on disk."""
+    template = video_values(2)
+    names = [[f"video{i}/{t}.png" for t in range(2)] for i in range(1, count + 1)]
+    videos = [{**template["videos"][0], "id": i, "file_names": files} for i, files in enumerate(names, start=1)]
+    annotations = [{**template["annotations"][0], "id": video["id"], "video_id": video["id"]} for video in videos]
+    path = folder / "instances.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**template, "videos": videos, "annotations": annotations}))
+    for files in names:
+        for name in files[gone.get(Path(files[0]).parent.name, 0) :]:
+            write_png(folder / "JPEGImages" / name, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    return SetPlaces(folder)
+
+
+def test_all_videos_that_are_not_on_disk_are_counted_and_ten_of_them_named(tmp_path: Path) -> None:
+    places = videos_on_disk(tmp_path, 14, video2=2, video3=1, **{f"video{i}": 2 for i in range(4, 14)})
+    with pytest.raises(DataError) as refusal:
+        read_set(places)
+    message = str(refusal.value)
+    assert "12 of 14 videos are not, or not whole, below" in message
+    assert "video2, video3 (1 of 2 frames, the first 0.png), video4" in message
+    assert "video11 and 2 more" in message
+    assert "video12" not in message
+
+
+def test_videos_that_are_not_on_disk_are_left_out_where_the_caller_says_so(tmp_path: Path) -> None:
+    places = videos_on_disk(tmp_path, 4, video2=2, video3=1)
+    annotated = read_set(places, missing=MissingPictures.leave_out).annotated
+    assert [(video.id, video.name) for video in annotated.videos] == [(1, "video1"), (4, "video4")]
+    assert annotated.missing == ("video2", "video3")
+    assert "2 of 4 videos" in annotated.remarks[0]
+
+    none = videos_on_disk(tmp_path / "none", 2, video1=2, video2=2)
+    with pytest.raises(DataError, match=r"2 of 2 videos .* and none is left; give the folder of pictures"):
+        read_set(none, missing=MissingPictures.leave_out)
+
+
+def test_sizes_of_videos_are_known_without_a_picture(tmp_path: Path) -> None:
+    places = videos_on_disk(tmp_path, 2, video1=2, video2=2)
+    annotated = load_annotations(places, missing=MissingPictures.keep)
+    assert [video.size for video in annotated.videos] == [(HEIGHT, WIDTH)] * 2
+    assert annotated.missing == ()
+
+
+@pytest.mark.parametrize("annotations", ["absent", None, []])
+def test_a_file_for_an_evaluation_server_is_a_set_without_annotations(tmp_path: Path, annotations: object) -> None:
+    places = videos_on_disk(tmp_path, 2)
+    values = json.loads(places.json_file.read_text()) | {"annotations": annotations}
+    if annotations == "absent":
+        del values["annotations"]
+    places.json_file.write_text(json.dumps(values))
+
+    annotated = read_set(places).annotated
+
+    assert not annotated.annotated
+    assert [video.tracks for video in annotated.videos] == [(), ()]
+    with pytest.raises(DataError, match=r"lists 2 videos without annotations, .*; training needs annotations"):
+        require_annotations(annotated, tmp_path, "training")
+    with pytest.raises(DataError, match="training needs annotations"):
+        load_material([SourceSettings("youtube_vis", str(tmp_path))])
+
+
+def test_photos_without_objects_are_annotated_and_photos_without_annotations_are_not(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, {**coco_values(), "annotations": []})
+    assert coco(path, tmp_path / "images").annotated
+    values = coco_values()
+    del values["annotations"]
+    assert not coco(write_coco(tmp_path, values), tmp_path / "images").annotated
+
+
+def test_public_sets_are_known_by_their_categories_and_their_year_by_its_folder(tmp_path: Path) -> None:
+    for folder, classes, expected in (
+        ("any", "ytvis2019", ("ytvis19", 6.0)),
+        ("ytvis_2021", "ytvis2021", ("ytvis21", 6.0)),
+        ("ytvis_2022", "ytvis2021", ("ytvis22", 6.0)),
+        ("mine", "ovis", ("ovis", 6.0)),
+    ):
+        places = videos_on_disk(tmp_path / folder, 1)
+        names = enumerate(DATASET_CLASSES[classes], start=1)
+        values = json.loads(places.json_file.read_text())
+        values["categories"] = [{"id": i, "name": name.replace("_", " ")} for i, name in names]
+        places.json_file.write_text(json.dumps(values))
+        annotated = read_set(places).annotated
+        assert (annotated.official, annotated.fps) == expected
+    assert read_set(videos_on_disk(tmp_path / "own", 1)).annotated.official is None
 
 
 def test_the_reader_loads_no_torch() -> None:

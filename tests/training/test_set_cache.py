@@ -147,7 +147,7 @@ def test_a_picture_that_is_gone_is_named_though_the_annotations_are_cached(tmp_p
     folder = photos(tmp_path / "set")
     read(folder)
     (folder / "images" / "1.png").unlink()
-    with pytest.raises(DataError, match=r"images\[1\]\.file_name: there is no picture .*1\.png"):
+    with pytest.raises(DataError, match=r"1 of 3 photos are not below .*: 1\.png"):
         read(folder)
 
 

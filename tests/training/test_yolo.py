@@ -12,9 +12,9 @@ import pytest
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import decode
 from visrt.training.data.annotations import AnnotatedSet
+from visrt.training.data.formats.yolo import yolo_splits
 from visrt.training.data.set_formats import SetPlaces, read_set
 from visrt.training.data.sources import PoolSettings, SourceSettings, load_pool
-from visrt.training.data.yolo import yolo_splits
 
 HEIGHT, WIDTH = 40, 80
 BOX = "0.25 0.25 0.5 0.25 0.5 0.75 0.25 0.75"

@@ -8,7 +8,6 @@ videos again. Every fault is a `DataError` that begins with the file and the jso
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +18,23 @@ from visrt.runtime.errors import DataError
 from visrt.runtime.masks import PIXELS_MAX, Rle
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
 from visrt.training.data.json_faults import known_id, objects_by_id, short, whole_number
+from visrt.training.data.picture_folder import MissingPictures, PictureFolder, complete_videos
 from visrt.training.data.segmentations import rle_of, rle_of_box
 
-__all__ = ["PictureFolder", "coco_set", "masks_in", "youtube_vis_set"]
+__all__ = ["coco_set", "masks_in", "youtube_vis_set"]
 
 FRAME_KEYS = ("frame_index", "frame_id")
 """Of an image with `video_id`: its place in the video, as visrt writes it and as ImageNet VID is converted."""
 TRACK_KEYS = ("track_id", "instance_id")
 
 
-def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path) -> AnnotatedSet:
-    """The set in `values`, read from `path`, with its pictures below the folder `pictures`."""
+def youtube_vis_set(
+    path: Path, values: dict[str, Any], pictures: Path, missing: MissingPictures = MissingPictures.refuse
+) -> AnnotatedSet:
+    """The set in `values`, read from `path`, with its pictures below the folder `pictures`.
+
+    Several videos without one annotation are a split whose annotations are kept back, as servers give it out.
+    """
     categories, label_of = _categories(path, values)
     videos = objects_by_id(values, "videos", path)
     shapes = {number: _shape(video, f"{path}: videos[{i}]") for i, (number, video) in enumerate(videos.items())}
@@ -44,10 +49,12 @@ def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path) -> Annot
     folder = PictureFolder(pictures)
     for i, (number, video) in enumerate(videos.items()):
         where = f"{path}: videos[{i}].file_names"
-        files = tuple(_picture(folder, name, f"{where}[{t}]") for t, name in enumerate(video["file_names"]))
+        files = tuple(folder.find(name, f"{where}[{t}]") for t, name in enumerate(video["file_names"]))
         name = Path(video["file_names"][0]).parent.name or str(number)
         annotated.append(AnnotatedVideo(number, name, files, shapes[number][1], tuple(tracks[number])))
-    return _formed(AnnotatedSet(tuple(annotated), categories, label_of), form, path)
+    known = any(tracks.values()) or (len(videos) == 1 and _has_annotations(values))
+    read = _formed(AnnotatedSet(tuple(annotated), categories, label_of, annotated=known), form, path)
+    return complete_videos(read, folder, path, missing)
 
 
 def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
@@ -123,23 +130,27 @@ class _Object:
     masks: dict[int, Rle] = field(default_factory=dict)
 
 
-def coco_set(path: Path, values: dict[str, Any], pictures: Path) -> AnnotatedSet:
+def coco_set(
+    path: Path, values: dict[str, Any], pictures: Path, missing: MissingPictures = MissingPictures.refuse
+) -> AnnotatedSet:
     """The set in `values`, read from `path`, with its pictures below the folder `pictures`."""
     categories, label_of = _categories(path, values)
-    images = _images(path, values, pictures)
+    folder = PictureFolder(pictures)
+    images = _images(path, values, folder)
     form = _form(values, PHOTO_MASKS, PHOTO_BOXES)
     objects = _objects(path, values, images, label_of, form)
     frames: dict[int, list[_Image]] = defaultdict(list)
     for image in images.values():
         frames[image.at[0]].append(image)
     videos = [_coco_video(path, number, of_video, objects[number]) for number, of_video in frames.items()]
-    return _formed(AnnotatedSet(tuple(videos), categories, label_of), form, path)
+    known = _has_annotations(values)
+    read = _formed(AnnotatedSet(tuple(videos), categories, label_of, annotated=known), form, path)
+    return complete_videos(read, folder, path, missing)
 
 
-def _images(path: Path, values: dict[str, Any], pictures: Path) -> dict[int, _Image]:
+def _images(path: Path, values: dict[str, Any], folder: PictureFolder) -> dict[int, _Image]:
     images: dict[int, _Image] = {}
     taken: dict[tuple[int, int], int] = {}
-    folder = PictureFolder(pictures)
     for i, (number, image) in enumerate(objects_by_id(values, "images", path).items()):
         where = f"{path}: images[{i}]"
         size = _size(image, where)
@@ -149,7 +160,7 @@ def _images(path: Path, values: dict[str, Any], pictures: Path) -> dict[int, _Im
             at = whole_number(image, "video_id", where), whole_number(image, place, where)
         if taken.setdefault(at, i) != i:
             raise DataError(f"{where}.{place}: {at[1]} of video {at[0]} is images[{taken[at]}] too")
-        images[number] = _Image(_picture(folder, image.get("file_name"), f"{where}.file_name"), size, at)
+        images[number] = _Image(folder.find(image.get("file_name"), f"{where}.file_name"), size, at)
     return images
 
 
@@ -205,8 +216,15 @@ def _categories(path: Path, values: dict[str, Any]) -> tuple[tuple[str, ...], di
     return tuple(names), {number: label for label, number in enumerate(entries)}
 
 
+def _has_annotations(values: dict[str, Any]) -> bool:
+    """Files of splits that a server scores have none: no such key, or null."""
+    return values.get("annotations") is not None
+
+
 def _annotations(path: Path, values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each annotation after its place."""
+    if not _has_annotations(values):
+        return
     for i, annotation in enumerate(objects_by_id(values, "annotations", path).values()):
         yield f"{path}: annotations[{i}]", annotation
 
@@ -225,40 +243,3 @@ def _is_crowd(annotation: dict[str, Any], where: str) -> bool:
     if crowd not in (0, 1):
         raise DataError(f"{where}.iscrowd: expected 0 or 1; found {short(crowd)}")
     return bool(crowd)
-
-
-class PictureFolder:
-    """Which files a folder of pictures holds, at any depth; each folder in it is listed once."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._files: dict[str, frozenset[str]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        """Whether the path `name`, as `Path` writes it, is a file below the folder."""
-        folder, _, file = name.rpartition("/")
-        if folder not in self._files:
-            self._files[folder] = _files_in(self.root / folder)
-        # Not listed under this name is no proof: a disk may not tell upper from lower case.
-        return file in self._files[folder] or os.path.isfile(self.root / name)
-
-
-def _files_in(folder: Path) -> frozenset[str]:
-    """One call for a folder where a question for each of 118,000 pictures takes a minute on a network disk."""
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except (OSError, ValueError):
-        return frozenset()
-
-
-def _picture(pictures: PictureFolder, name: object, where: str) -> Path:
-    """The picture `name` below `pictures`, which exists and does not lead out of it; `where` is its json path."""
-    if not isinstance(name, str):
-        raise DataError(f"{where}: expected a text; found {short(name)}")
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{where}: {name} leads out of {pictures.root.name}; expected a path within it")
-    if path.as_posix() not in pictures:
-        raise DataError(f"{where}: there is no picture {pictures.root / name}")
-    return pictures.root / path

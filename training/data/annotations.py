@@ -29,6 +29,8 @@ __all__ = [
     "class_labels",
     "left_out_remarks",
     "load_class_map",
+    "plain_name",
+    "require_annotations",
     "with_classes",
 ]
 
@@ -70,7 +72,9 @@ class AnnotatedSet:
     """Videos, the class names that labels index, and the label of each category id of the file (None = left out).
 
     remarks: what was left out on the way here. boxes_only: the file has boxes and no masks; each mask is the rectangle
-    of a box.
+    of a box. annotated: False where the file lists videos and keeps their annotations back, as files for evaluation
+    servers do. fps: frames a second at which the set is annotated; None unknown. official: its key in OFFICIAL_SETS.
+    missing: names of videos that are listed but not on disk, and were left out.
     """
 
     videos: tuple[AnnotatedVideo, ...]
@@ -78,6 +82,20 @@ class AnnotatedSet:
     label_of: Mapping[int, int | None]
     remarks: tuple[str, ...] = ()
     boxes_only: bool = False
+    annotated: bool = True
+    fps: float | None = None
+    official: str | None = None
+    missing: tuple[str, ...] = ()
+
+
+def require_annotations(annotated: AnnotatedSet, where: Path, use: str) -> None:
+    """Raises DataError if the set read from `where` has no annotations, which `use` (a noun) needs."""
+    if not annotated.annotated:
+        raise DataError(
+            f"{where}: lists {len(annotated.videos)} videos without annotations, as the files for evaluation servers "
+            f"do; {use} needs annotations. Give a split that has them (usually train); this one serves for "
+            "`visrt eval --write-results` and `visrt data draw`"
+        )
 
 
 def load_class_map(path: Path) -> dict[str, str | None]:
@@ -167,10 +185,11 @@ def chosen_map(categories: Sequence[str], choice: ClassChoice | None, where: Pat
 
 def _meant(name: str, categories: Sequence[str]) -> str | None:
     """The one of `categories` that is `name` in another spelling, or close to it."""
-    spelt = {_plain(category): category for category in categories}
-    close = get_close_matches(_plain(name), spelt, n=1, cutoff=0.8)
+    spelt = {plain_name(category): category for category in categories}
+    close = get_close_matches(plain_name(name), spelt, n=1, cutoff=0.8)
     return spelt[close[0]] if close else None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a category without what files spell differently."""
     return name.casefold().replace("_", " ").replace("-", " ").strip()

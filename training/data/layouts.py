@@ -13,8 +13,8 @@ from pathlib import Path
 
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.sources.image_folder import images_in
-from visrt.training.data.davis import MASKS
-from visrt.training.data.yolo import LABELS, label_file, yolo_file, yolo_splits
+from visrt.training.data.formats.davis import MASKS
+from visrt.training.data.formats.yolo import LABELS, label_file, yolo_file, yolo_splits
 
 __all__ = ["ANNOTATIONS", "IMAGES", "NAMES", "FoundSet", "SetPlaces", "found_sets", "only_set"]
 

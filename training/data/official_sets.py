@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.errors import DataError
+from visrt.training.data.annotations import plain_name
 
-__all__ = ["OFFICIAL_SETS", "OfficialSet", "SplitPlaces"]
+__all__ = ["OFFICIAL_SETS", "OfficialSet", "SplitPlaces", "recognised"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class SplitPlaces:
 
 @dataclass(frozen=True)
 class OfficialSet:
-    """One public set. kind: of a training source. classes: the name of its classes in DATASET_CLASSES.
+    """One public set. kind: of a training source. classes: the name of its classes in DATASET_CLASSES. fps: frames a
+    second at which it is annotated; None where that differs.
 
     folders: names that its folder below ROOT goes by; ROOT itself may be the set as well. annotations, images: by
     split, the places that downloads and the official repositories use, the usual one first.
@@ -33,6 +37,7 @@ class OfficialSet:
     folders: tuple[str, ...]
     annotations: dict[str, tuple[str, ...]]
     images: dict[str, tuple[str, ...]]
+    fps: float | None = None
 
     def usual(self, root: Path, split: str) -> SplitPlaces:
         """The usual places of `split`, there or not."""
@@ -61,6 +66,7 @@ def _youtube_vis(year: int, splits: tuple[str, ...]) -> OfficialSet:
         (f"ytvis_{year}", f"youtube_vis_{year}", f"YouTube-VIS-{year}", f"ytvis{year}"),
         {split: (f"{split}.json", f"{split}/instances.json", f"annotations/{split}.json") for split in splits},
         {split: (f"{split}/JPEGImages", f"{split}_all_frames/JPEGImages") for split in splits},
+        fps=6.0,
     )
 
 
@@ -80,6 +86,7 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
             for split in SPLITS
         },
         {split: (split, f"{split}/JPEGImages") for split in SPLITS},
+        fps=6.0,
     ),
     "coco": OfficialSet(
         "COCO 2017",
@@ -107,3 +114,18 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
     ),
 }
 """ImageNet's are read from COCO-style json, as tools for video detection convert them."""
+
+
+def recognised(path: Path, kind: str, categories: Sequence[str]) -> str | None:
+    """The key of the set that the annotations at `path` are of, by its categories; None for any other.
+
+    Where years share their categories, the names of the file and its folders decide.
+    """
+    names = {plain_name(name) for name in categories}
+    found = [
+        key
+        for key, one in OFFICIAL_SETS.items()
+        if one.kind == kind and names == {plain_name(name) for name in DATASET_CLASSES[one.classes]}
+    ]
+    named = [key for key in found if {*OFFICIAL_SETS[key].folders} & {*path.absolute().parts}]
+    return next(iter([*named, *found]), None)

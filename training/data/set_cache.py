@@ -22,9 +22,10 @@ from visrt.runtime import masks
 from visrt.runtime.engines.trt.engine_cache import default_folder
 from visrt.runtime.errors import DataError, OutputError
 from visrt.runtime.sinks.output import write_atomically
-from visrt.training.data import annotation_files, json_faults, segmentations, set_columns, set_formats
+from visrt.training.data import annotation_files, json_faults, picture_folder, segmentations, set_columns, set_formats
 from visrt.training.data import annotations as annotated_sets
-from visrt.training.data.annotation_files import PictureFolder
+from visrt.training.data.annotations import require_annotations
+from visrt.training.data.picture_folder import PictureFolder
 from visrt.training.data.set_columns import DamagedColumns, SetColumns, columns_of, file_chunks, open_columns
 from visrt.training.data.set_formats import SetPlaces, read_set
 
@@ -34,7 +35,16 @@ CACHED_FORMATS = ("coco", "youtube-vis")
 """Those with one file of annotations, whose change can be seen at once."""
 WORTH_BYTES = 2**22
 """Smaller files of annotations are read in less than a second."""
-READERS = (annotated_sets, annotation_files, json_faults, segmentations, set_columns, set_formats, masks)
+READERS = (
+    annotated_sets,
+    annotation_files,
+    json_faults,
+    picture_folder,
+    segmentations,
+    set_columns,
+    set_formats,
+    masks,
+)
 """What the columns depend on besides the annotations."""
 
 
@@ -81,6 +91,7 @@ def _read(places: SetPlaces, name: str, root: Path) -> ReadColumns:
     gc.disable()
     try:
         read = read_set(places, name)
+        require_annotations(read.annotated, read.path, "training")
         return ReadColumns(columns_of(read.annotated, root), read.path)
     finally:
         if collects:

@@ -15,11 +15,13 @@ from visrt.runtime.json_file import read_json_object
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotation_files import coco_set, youtube_vis_set
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, with_classes
-from visrt.training.data.davis import MASKS, PICTURES, load_object_names, read_davis
+from visrt.training.data.formats.davis import MASKS, PICTURES, load_object_names, read_davis
+from visrt.training.data.formats.mots import CLASSES, find_mots, read_mots
+from visrt.training.data.formats.yolo import read_yolo, yolo_file
 from visrt.training.data.json_faults import short
 from visrt.training.data.layouts import ANNOTATIONS, IMAGES, NAMES, SetPlaces, only_set
-from visrt.training.data.mots import CLASSES, find_mots, read_mots
-from visrt.training.data.yolo import read_yolo, yolo_file
+from visrt.training.data.official_sets import OFFICIAL_SETS, recognised
+from visrt.training.data.picture_folder import MissingPictures
 
 __all__ = [
     "ANNOTATIONS",
@@ -27,6 +29,7 @@ __all__ = [
     "NAMES",
     "PICTURES",
     "READERS",
+    "MissingPictures",
     "ReadSet",
     "SetPlaces",
     "load_annotations",
@@ -43,17 +46,27 @@ class ReadSet:
     path: Path
 
 
-def read_set(places: SetPlaces, name: str | None = None) -> ReadSet:
-    """The set at `places` in the format `name`, or in the one it looks like. Raises DataError."""
+def read_set(places: SetPlaces, name: str | None = None, missing: MissingPictures = MissingPictures.refuse) -> ReadSet:
+    """The set at `places` in the format `name`, or in the one it looks like. Raises DataError.
+
+    missing: what becomes of videos that a json file lists and that are not on disk; other formats list pictures.
+    """
     if not places.folder.exists():
         raise UsageError(f"{places.folder}: there is no such folder; give the one that holds the set")
     if name is not None:
-        return READERS[name](places)
+        return _named(READERS[name](places, missing))
     if places.annotations is not None:
-        return KINDS[_kind(places.annotations)](places)
+        return _named(KINDS[_kind(places.annotations)](places, missing))
     found = only_set(places.folder)
     images, names = places.images or found.places.images, places.names or found.places.names
-    return KINDS[found.kind](replace(found.places, images=images, names=names))
+    return _named(KINDS[found.kind](replace(found.places, images=images, names=names), missing))
+
+
+def _named(read: ReadSet) -> ReadSet:
+    """`read` with the key and the frame rate of the public set it is of, if any."""
+    key = recognised(read.path, read.format.replace("-", "_"), read.annotated.classes)
+    fps = None if key is None else OFFICIAL_SETS[key].fps
+    return replace(read, annotated=replace(read.annotated, official=key, fps=fps))
 
 
 def _kind(annotations: Path) -> str:
@@ -63,10 +76,16 @@ def _kind(annotations: Path) -> str:
 
 
 def load_annotations(
-    folder: Path, classes: Sequence[str] | None = None, choice: ClassChoice | None = None
+    place: Path | SetPlaces,
+    classes: Sequence[str] | None = None,
+    choice: ClassChoice | None = None,
+    missing: MissingPictures = MissingPictures.refuse,
 ) -> AnnotatedSet:
-    """The set in `folder`, its labels index `classes` (default: those of the choice or, without, the file's own)."""
-    read = read_set(SetPlaces(folder))
+    """The set at `place`, its labels index `classes` (default: those of the choice or, without, the file's own).
+
+    missing: as for `read_set`; with `MissingPictures.keep` the sizes of videos are known without any picture.
+    """
+    read = read_set(place if isinstance(place, SetPlaces) else SetPlaces(place), missing=missing)
     return with_classes(read.annotated, choice, read.path, classes)
 
 
@@ -74,17 +93,20 @@ def _values(places: SetPlaces) -> dict[str, Any]:
     return read_json_object(places.json_file, "one object with videos or images, annotations and categories")
 
 
-def _youtube_vis(places: SetPlaces, values: dict[str, Any] | None = None) -> ReadSet:
+def _youtube_vis(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
     path, pictures = places.json_file, places.images or places.folder / PICTURES
-    return ReadSet(youtube_vis_set(path, _values(places) if values is None else values, pictures), "youtube-vis", path)
+    annotated = youtube_vis_set(path, _values(places) if values is None else values, pictures, missing)
+    return ReadSet(annotated, "youtube-vis", path)
 
 
-def _coco(places: SetPlaces, values: dict[str, Any] | None = None) -> ReadSet:
+def _coco(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
     path, pictures = places.json_file, places.images or places.folder / IMAGES
     values, dropped = _without_root(_values(places) if values is None else values)
-    annotated = coco_set(path, values, pictures)
-    remarks = (f"{path}: category {dropped!r} is the name of the project and of no object, and is left out",)
-    return ReadSet(replace(annotated, remarks=remarks) if dropped else annotated, "coco", path)
+    annotated = coco_set(path, values, pictures, missing)
+    if dropped:
+        remark = f"{path}: category {dropped!r} is the name of the project and of no object, and is left out"
+        annotated = replace(annotated, remarks=(*annotated.remarks, remark))
+    return ReadSet(annotated, "coco", path)
 
 
 def _without_root(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -102,7 +124,7 @@ def _without_root(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     return {**values, "categories": others}, str(root.get("name"))
 
 
-def _davis(places: SetPlaces) -> ReadSet:
+def _davis(places: SetPlaces, _: MissingPictures) -> ReadSet:
     pictures = places.images or places.folder / PICTURES
     named = places.names_file
     classes = None if named is None else load_object_names(named)
@@ -113,7 +135,7 @@ def _davis(places: SetPlaces) -> ReadSet:
     return ReadSet(replace(annotated, remarks=remarks), "davis", masks)
 
 
-def _mots(places: SetPlaces) -> ReadSet:
+def _mots(places: SetPlaces, _: MissingPictures) -> ReadSet:
     named = places.names_file
     classes = CLASSES if named is None else _class_numbers(named)
     return ReadSet(read_mots(find_mots(places.folder, places.images), classes), "mots", places.folder)
@@ -131,13 +153,13 @@ def _class_numbers(path: Path) -> dict[int, str]:
     return {int(number): kind for number, kind in values.items()}
 
 
-def _json(places: SetPlaces) -> ReadSet:
+def _json(places: SetPlaces, missing: MissingPictures) -> ReadSet:
     """COCO or YouTube-VIS; COCO files of video frames hold both lists."""
     values = _values(places)
-    return _coco(places, values) if "images" in values else _youtube_vis(places, values)
+    return _coco(places, missing, values) if "images" in values else _youtube_vis(places, missing, values)
 
 
-def _yolo(places: SetPlaces) -> ReadSet:
+def _yolo(places: SetPlaces, _: MissingPictures) -> ReadSet:
     found = places
     if places.annotations is None or places.images is None:
         file = places.annotations or yolo_file(places.folder)
@@ -148,7 +170,7 @@ def _yolo(places: SetPlaces) -> ReadSet:
     return ReadSet(read_yolo(described, pictures), "yolo", described)
 
 
-READERS: dict[str, Callable[[SetPlaces], ReadSet]] = {
+READERS: dict[str, Callable[[SetPlaces, MissingPictures], ReadSet]] = {
     "youtube-vis": _youtube_vis,
     "coco": _coco,
     "davis": _davis,

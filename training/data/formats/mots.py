@@ -14,7 +14,7 @@ from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle, checked_rle
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
+from visrt.training.data.formats.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
 from visrt.training.data.picture_size import size_of
 
 __all__ = ["CLASSES", "IGNORE", "find_mots", "mots_lines", "read_mots"]

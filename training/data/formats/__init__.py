@@ -1,0 +1,1 @@
+"""Formats of annotated sets that have a reader of their own."""

@@ -1,0 +1,113 @@
+"""Which pictures of a set are on disk, and what becomes of videos that are listed but not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from visrt.runtime.errors import DataError
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
+from visrt.training.data.json_faults import short
+
+__all__ = ["MissingPictures", "PictureFolder", "complete_videos"]
+
+MOST_NAMES = 10
+"""Videos that an error names."""
+
+
+class MissingPictures(str, Enum):
+    """What becomes of videos whose pictures are not all on disk: an error that names them, a set without them, or a
+    set as it is listed, for which no picture is looked for."""
+
+    refuse = "refuse"
+    leave_out = "leave out"
+    keep = "keep"
+
+
+class PictureFolder:
+    """Which files a folder of pictures holds, at any depth; each folder in it is listed once. missing: the pictures
+    that `find` did not find."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.missing: list[Path] = []
+        self._files: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the path `name`, as `Path` writes it, is a file below the folder."""
+        folder, _, file = name.rpartition("/")
+        if folder not in self._files:
+            self._files[folder] = _files_in(self.root / folder)
+        # Not listed under this name is no proof: a disk may not tell upper from lower case.
+        return file in self._files[folder] or os.path.isfile(self.root / name)
+
+    def find(self, name: object, where: str) -> Path:
+        """The picture `name`, which does not lead out of the folder; `where` is its json path."""
+        if not isinstance(name, str):
+            raise DataError(f"{where}: expected a text; found {short(name)}")
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{where}: {name} leads out of {self.root.name}; expected a path within it")
+        if path.as_posix() not in self:
+            self.missing.append(self.root / path)
+        return self.root / path
+
+
+def _files_in(folder: Path) -> frozenset[str]:
+    """One call for a folder where a question for each of 118,000 pictures takes a minute on a network disk."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except (OSError, ValueError):
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A video with pictures that are not on disk."""
+
+    video: AnnotatedVideo
+    missing: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        count, all_frames = len(self.missing), len(self.video.pictures)
+        if all_frames == 1:
+            return self.missing[0].name
+        if count == all_frames:
+            return self.video.name
+        return f"{self.video.name} ({count} of {all_frames} frames, the first {self.missing[0].name})"
+
+
+def complete_videos(annotated: AnnotatedSet, folder: PictureFolder, path: Path, rule: MissingPictures) -> AnnotatedSet:
+    """`annotated`, read from `path`, by `rule` for the videos that `folder` has not found whole."""
+    if not folder.missing or rule is MissingPictures.keep:
+        return annotated
+    lost = frozenset(folder.missing)
+    gaps = [_Gap(video, tuple(p for p in video.pictures if p in lost)) for video in annotated.videos]
+    gaps = [gap for gap in gaps if gap.missing]
+    listed = _listed(annotated, gaps, folder.root)
+    if rule is MissingPictures.refuse:
+        raise DataError(
+            f"{path}: {listed}; complete the download or give the folder of pictures. `visrt eval` and `visrt data` "
+            "take it with --images, and leave out what is missing with --skip-missing"
+        )
+    if len(gaps) == len(annotated.videos):
+        raise DataError(f"{path}: {listed}, and none is left; give the folder of pictures with --images")
+    left_out = {gap.video.id for gap in gaps}
+    return replace(
+        annotated,
+        videos=tuple(video for video in annotated.videos if video.id not in left_out),
+        missing=tuple(gap.video.name for gap in gaps),
+        remarks=(*annotated.remarks, f"{path}: {listed}, and left out"),
+    )
+
+
+def _listed(annotated: AnnotatedSet, gaps: Sequence[_Gap], root: Path) -> str:
+    photos = all(len(video.pictures) == 1 for video in annotated.videos)
+    named = ", ".join(map(str, gaps[:MOST_NAMES]))
+    more = f" and {len(gaps) - MOST_NAMES} more" if len(gaps) > MOST_NAMES else ""
+    kind, state = ("photos", "are not") if photos else ("videos", "are not, or not whole,")
+    return f"{len(gaps)} of {len(annotated.videos)} {kind} {state} below {root}: {named}{more}"
