@@ -37,6 +37,7 @@ REGISTRIES = (
     "export/families.py",
     "training/run_settings.py",
     "training/published_recipes.py",
+    "benchmarks/accuracy/published.py",
     "models/checkpoints/conversion.py",
 )
 """Each maps the names of families to what does the work."""

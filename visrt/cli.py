@@ -41,6 +41,9 @@ VERBS = {
     "verify": Verb("visrt.commands.verify", "verify", "Check a bundle's engines against what torch computed."),
     "bench": Verb("visrt.commands.bench", "bench", "Measure how fast bundles are, and where the time goes."),
     "eval": Verb("visrt.commands.eval", "evaluate", "Measure a bundle on annotated videos."),
+    "reproduce": Verb(
+        "visrt.commands.reproduce", "reproduce", "List the published figures, and the way to each of them."
+    ),
     "data": Verb("visrt.commands.data", "data", "Check, convert and draw annotated sets."),
 }
 
