@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +14,7 @@ from visrt.benchmarks.speed.host_overhead import HostFigures, cases_of, figures_
 from visrt.benchmarks.speed.interleaved import METHOD, Figures, interleave
 from visrt.benchmarks.speed.lengths import LengthFigures, over_length
 from visrt.benchmarks.speed.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
+from visrt.benchmarks.speed.sweeps import CLIP_LENGTHS, KEY_EVERY, Sweep, SweepFigures, check_sweep, swept
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.engines.backends import backend_named
 from visrt.runtime.errors import UsageError, install_hint
@@ -30,9 +31,10 @@ class BenchSettings:
     """What `visrt bench` measures. Empty parts, and a length of 0, are left out.
 
     frames: of the clip, in a round. in_flight: each bundle is measured with so many frames in flight. engines, peers:
-    by name. checkpoint: the weights of the peers in PyTorch. streams: numbers of streams; live_fps: rate of live
-    sources, 0 for none. length: frames of the endless stream. objects, queries, heights: of scenes for the work around
-    the engines. roofline: calls to time for it, 0 for none.
+    by name. checkpoint: the weights of the peers in PyTorch. clip_lengths, key_every: each bundle is measured with
+    clips of so many frames, or a key frame every so many. streams: numbers of streams; live_fps: rate of live sources,
+    0 for none. length: frames of the endless stream. objects, queries, heights: of scenes for the work around the
+    engines. roofline: calls to time for it, 0 for none.
     """
 
     clip: Path
@@ -43,6 +45,8 @@ class BenchSettings:
     in_flight: tuple[int, ...] = (1,)
     peers: tuple[str, ...] = ()
     checkpoint: Path | None = None
+    clip_lengths: tuple[int, ...] = ()
+    key_every: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
     live_fps: float = 0.0
     length: int = 0
@@ -54,8 +58,15 @@ class BenchSettings:
     def __post_init__(self) -> None:
         if self.checkpoint is not None and not {"eager", "compile"} & set(self.peers):
             raise UsageError("--checkpoint gives the weights of a peer in PyTorch: add --peer eager or --peer compile")
-        if min((*self.streams, *self.objects, *self.queries, *self.heights, self.frames, self.rounds), default=1) < 1:
+        scenes = (*self.objects, *self.queries, *self.heights)
+        if min((*self.clip_lengths, *self.key_every, *self.streams, *scenes, self.frames, self.rounds)) < 1:
             raise UsageError("numbers of streams, objects, queries, pixels, frames and rounds are 1 or more")
+
+    @property
+    def sweeps(self) -> list[tuple[Sweep, tuple[int, ...]]]:
+        """The sweeps that are measured, with their values."""
+        every = ((CLIP_LENGTHS, self.clip_lengths), (KEY_EVERY, self.key_every))
+        return [(sweep, values) for sweep, values in every if values]
 
 
 @dataclass
@@ -67,6 +78,7 @@ class BenchReport:
     made_on: dict[str, str] = field(default_factory=machine_and_packages)
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     candidates: list[Figures] = field(default_factory=list)
+    sweeps: list[SweepFigures] = field(default_factory=list)
     streams: dict[str, list[StreamFigures]] = field(default_factory=dict)
     live: dict[str, list[LiveFigures]] = field(default_factory=dict)
     length: dict[str, LengthFigures] = field(default_factory=dict)
@@ -79,10 +91,14 @@ def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda 
     """Measure what `settings` name; what cannot be measured here is listed in the report with its reason."""
     open_source(settings.clip).close()
     report = BenchReport(settings, bundles)
+    for sweep, values in settings.sweeps:
+        for bundle in bundles:
+            check_sweep(sweep, values, bundle)
     pairs = [(bundle, engine) for bundle in bundles for engine in settings.engines]
-    report.candidates = interleave(
-        [*_candidates(pairs, settings), *_baselines(bundles[0], settings)], settings.rounds, say
-    )
+    candidates = [*_candidates(pairs, settings), *_baselines(bundles[0], settings)]
+    report.candidates = interleave(candidates, settings.rounds, say)
+    for sweep, _ in settings.sweeps:
+        report.sweeps += swept(sweep, candidates, report.candidates)
     for bundle, engine in pairs:
         name = f"{bundle.manifest.name} on {engine}"
         _streams(report, name, bundle, engine, say)
@@ -99,10 +115,16 @@ def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda 
 
 
 def _candidates(pairs: Sequence[tuple[Bundle, str]], settings: BenchSettings) -> list[Candidate]:
+    """Each bundle on each engine, with each number of frames in flight, as it is or with each value of a sweep."""
+    variants: list[tuple[Mapping[str, int], str]] = [
+        ({sweep.setting: value}, sweep.variant.format(value)) for sweep, values in settings.sweeps for value in values
+    ]
+    of_clip = settings.clip, settings.frames, settings.threads
     return [
-        BundleCandidate(bundle, engine, settings.clip, settings.frames, settings.threads, in_flight)
+        BundleCandidate(bundle, engine, *of_clip, in_flight, association, variant)
         for bundle, engine in pairs
         for in_flight in settings.in_flight
+        for association, variant in variants or [({}, "")]
     ]
 
 
@@ -156,6 +178,9 @@ def report_lines(report: BenchReport) -> Iterator[str]:
     yield _line("run", at=report.at, machine=report.made_on, settings=settings, method=METHOD)
     for figures in report.candidates:
         yield _line("subject", **asdict(figures))
+    for one in report.sweeps:
+        said = {"subject": one.name, "option": one.sweep.option, "setting": one.sweep.setting, "paper": one.sweep.paper}
+        yield from (_line("sweep", **said, **asdict(point)) for point in one.points)
     for name, streams in report.streams.items():
         yield from (_line("streams", subject=name, **asdict(found)) for found in streams)
     for name, live in report.live.items():

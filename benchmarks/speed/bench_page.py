@@ -23,12 +23,14 @@ from visrt.benchmarks.speed.bench_tables import (
     speed_table,
     stage_table,
     streams_table,
+    sweep_table,
 )
 from visrt.benchmarks.speed.candidates import STAGE_NAMES
 from visrt.benchmarks.speed.host_overhead import HostFigures
 from visrt.benchmarks.speed.interleaved import METHOD, Figures
 from visrt.benchmarks.speed.lengths import LengthFigures
 from visrt.benchmarks.speed.streams import StreamFigures
+from visrt.benchmarks.speed.sweeps import SweepFigures
 
 __all__ = ["page"]
 
@@ -83,6 +85,11 @@ def _body(report: BenchReport) -> Iterator[str]:
     yield _table(speed_table(report))
     for figures in report.candidates:
         yield _table(stage_table(figures))
+    if report.sweeps:
+        yield "<h2>Sweeps</h2>"
+    for found in report.sweeps:
+        yield _figure(_sweep_plots(found), f"{found.name}: median, with the least and the most of the rounds.")
+        yield _table(sweep_table(found))
     if report.streams:
         yield "<h2>Streams</h2>"
         yield _figure(
@@ -171,6 +178,35 @@ def _stages_plot(candidates: Sequence[Figures]) -> str:
     axes.set(xlabel="milliseconds a frame, mean")
     _legend_below(figure, axes)
     return _svg(figure)
+
+
+def _sweep_plots(found: SweepFigures) -> list[str]:
+    """FPS over the values; where the paper's are known, how many times faster than the first, next to the paper's."""
+    figure, axes = _axes(INCHES)
+    values = [point.value for point in found.points]
+    for name in ("fps", "engines_fps"):
+        spreads = [getattr(point, name) for point in found.points]
+        label = {"fps": "everything", "engines_fps": "engines"}[name]
+        [line] = axes.plot(values, [spread.median for spread in spreads], marker="o", label=label)
+        limits = [spread.least for spread in spreads], [spread.most for spread in spreads]
+        axes.fill_between(values, *limits, alpha=0.15, color=line.get_color())
+    axes.set_xticks(values)
+    axes.set(title="frames a second", xlabel=found.sweep.axis)
+    return [_with_legend(figure, axes), *_faster_plots(found)]
+
+
+def _faster_plots(found: SweepFigures) -> Iterator[str]:
+    known = [point for point in found.points if point.published_faster is not None]
+    if not known:
+        return
+    figure, axes = _axes(INCHES)
+    values = [point.value for point in found.points]
+    axes.plot(values, [point.faster for point in found.points], marker="o", label="here, everything")
+    published = [point.published_faster for point in known]
+    axes.plot([point.value for point in known], published, marker="o", linestyle="--", label="paper")
+    axes.set_xticks(values)
+    axes.set(title=f"times the FPS at {values[0]}", xlabel=found.sweep.axis)
+    yield _with_legend(figure, axes)
 
 
 def _streams_plots(streams: dict[str, list[StreamFigures]]) -> list[str]:

@@ -11,6 +11,7 @@ from visrt.benchmarks.speed.bench import BenchReport
 from visrt.benchmarks.speed.candidates import STAGE_NAMES
 from visrt.benchmarks.speed.interleaved import Figures, Spread
 from visrt.benchmarks.speed.percentiles import Percentiles
+from visrt.benchmarks.speed.sweeps import SweepFigures, SweepPoint
 
 __all__ = ["tables"]
 
@@ -22,6 +23,7 @@ def tables(report: BenchReport) -> Iterator[Table]:
     """The tables that are not empty, in reading order."""
     yield speed_table(report)
     yield from (stage_table(figures) for figures in report.candidates)
+    yield from map(sweep_table, report.sweeps)
     if report.streams:
         yield streams_table(report)
     if report.live:
@@ -63,6 +65,28 @@ def stage_table(figures: Figures) -> Table:
 def _stage_row(found: Percentiles, whole_ms: float) -> tuple[str, ...]:
     share = f"{found.mean_ms / whole_ms:.1%}"
     return f"{found.mean_ms:.2f}", share, f"{found.p50_ms:.2f}", f"{found.p95_ms:.2f}", f"{found.p99_ms:.2f}"
+
+
+def sweep_table(found: SweepFigures) -> Table:
+    """A row for each value, and on the right the paper's figures where they are known."""
+    sweep = found.sweep
+    table = Table(sweep.axis, "FPS of everything", "faster", "FPS of the engines", title=escape(found.name))
+    table.caption = f"paper: {sweep.paper}"
+    if sweep.published:
+        for column in ("paper AP", "paper FPS", "paper faster"):
+            table.add_column(column)
+    for point in found.points:
+        own = str(point.value), _spread(point.fps), f"{point.faster:.2f}", _spread(point.engines_fps)
+        table.add_row(*own, *(_published(point) if sweep.published else ()))
+    return table
+
+
+def _published(point: SweepPoint) -> tuple[str, str, str]:
+    """AP, FPS, and how many times faster than the first value; a dash where the paper has none."""
+    if point.published is None:
+        return "-", "-", "-"
+    faster = "-" if point.published_faster is None else f"{point.published_faster:.2f}"
+    return f"{point.published.ap:.1f}", f"{point.published.fps:.1f}", faster
 
 
 def streams_table(report: BenchReport) -> Table:

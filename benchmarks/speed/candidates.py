@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
-from typing import Protocol
+from typing import Any, Protocol
 
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.session import Session, SessionSettings
@@ -84,7 +84,8 @@ class Candidate(Protocol):
 class BundleCandidate:
     """The first `frames` frames of `clip` through a session on `engine`; results go to a journal on disk.
 
-    With several frames in flight the frame engine's stage is only the time that the host waits for it.
+    With several frames in flight the frame engine's stage is only the time that the host waits for it. association:
+    settings in place of the bundle's own, which are called `variant` in the name.
     """
 
     bundle: Bundle
@@ -93,17 +94,26 @@ class BundleCandidate:
     frames: int
     threads: int | None = None
     in_flight: int = 1
+    association: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
     _folder: TemporaryDirectory[str] = field(init=False)
 
     @property
     def name(self) -> str:
+        return ", ".join(filter(None, (self.plain_name, self.variant)))
+
+    @property
+    def plain_name(self) -> str:
+        """Without the variant."""
         also = f", {self.in_flight} in flight" if self.in_flight > 1 else ""
         return f"{self.bundle.manifest.name} on {self.engine}{also}"
 
     def open(self) -> Opening:
         start = perf_counter()
         settings = SessionSettings(in_flight=self.in_flight)
-        self._session = Session.open(self.bundle, self.engine, threads=self.threads, settings=settings)
+        self._session = Session.open(
+            self.bundle, self.engine, threads=self.threads, settings=settings, association=self.association
+        )
         self._folder = TemporaryDirectory()
         middle = perf_counter()
         for frame in islice(read_video(self.clip), 1):

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import write_bundle
+from genvis_bundles import exported_genvis
+from inspro_bundles import exported_inspro
 from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
@@ -197,6 +199,96 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(folder: Path, opt
     assert refused.exit_code == 2
     assert words in refused.stderr
     assert refused.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def genvis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for clips of 1 and 3 frames."""
+    return exported_genvis(tmp_path_factory).folder
+
+
+@pytest.fixture(scope="module")
+def inspro_lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported_inspro(tmp_path_factory, "inspro_lite").folder
+
+
+def sweep(bundle: Path, folder: Path, options: str) -> Result:
+    """Two rounds of six frames; the lines are in sweep.jsonl, the page in sweep.html."""
+    out = f"--json {folder / 'sweep.jsonl'} --html {folder / 'sweep.html'}"
+    given = f"bench --bundle {bundle} --clip {folder / 'street.mp4'} --frames 6 --rounds 2 --threads 1 {out} {options}"
+    return CliRunner().invoke(app, given.split())
+
+
+def lines_of(folder: Path, ended: Result) -> list[dict[str, Any]]:
+    assert ended.exit_code == 0, ended.output
+    return [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+
+
+def test_clip_lengths_are_candidates_of_one_run_whose_network_sees_such_clips(folder: Path, genvis: Path) -> None:
+    ended = sweep(genvis, folder, "--clip-lengths 1,3 --in-flight 1 --in-flight 2")
+    lines = lines_of(folder, ended)
+    single, clips, *_ = of_kind(lines, "subject")
+    assert [line["name"].partition(", ")[2] for line in of_kind(lines, "subject")] == [
+        "clips of 1",
+        "clips of 3",
+        "2 in flight, clips of 1",
+        "2 in flight, clips of 3",
+    ]
+    assert single["stages"]["clip_engine"]["p50_ms"] > 0
+    assert clips["stages"]["clip_engine"]["p50_ms"] == 0, "the network sees a clip in every third frame"
+    points = of_kind(lines, "sweep")
+    assert [point["value"] for point in points] == [1, 3, 1, 3]
+    assert [point["subject"].endswith("in flight") for point in points] == [False, False, True, True]
+    for first, other in (points[:2], points[2:]):
+        assert (first["faster"], first["published"]) == (1, None)
+        assert other["faster"] == pytest.approx(other["fps"]["median"] / first["fps"]["median"], 1e-3)
+        assert "figure 3" in other["paper"]
+        assert "A100" in other["paper"]
+    assert "frames a clip" in ended.stdout
+    assert "paper AP" not in ended.stdout, "columns of figures that are not known"
+
+
+def test_distances_of_key_frames_stand_next_to_the_figures_of_the_paper(folder: Path, inspro_lite: Path) -> None:
+    ended = sweep(inspro_lite, folder, "--key-every 1,2,5")
+    lines = lines_of(folder, ended)
+    lite = ["head_lite_engine" in line["stages"] for line in of_kind(lines, "subject")]
+    assert lite == [False, True, True]
+    one, two, five = of_kind(lines, "sweep")
+    assert one["published"] == {"ap": 40.2, "fps": 26.3}
+    assert (two["published"], two["published_faster"]) == (None, None)
+    assert five["published"] == {"ap": 39.4, "fps": 41.8}
+    assert five["published_faster"] == pytest.approx(41.8 / 26.3, 1e-4)
+    rows = [line.split() for line in ended.stdout.splitlines()]
+    assert any(row[1:2] == ["5"] and {"39.4", "41.8", "1.59"} <= set(row) for row in rows)
+    assert "RTX 2080 Ti" in " ".join(ended.stdout.split())
+
+
+def test_the_page_shows_a_sweep_and_how_much_faster_the_paper_is(folder: Path, inspro_lite: Path, genvis: Path) -> None:
+    assert sweep(inspro_lite, folder, "--key-every 1,5").exit_code == 0
+    html = (folder / "sweep.html").read_text()
+    assert Page(html).tags["svg"] == 1 + 2
+    assert "<h2>Sweeps</h2>" in html
+    assert "<td>39.4</td>" in html
+    assert sweep(genvis, folder, "--clip-lengths 3,1").exit_code == 0
+    assert Page((folder / "sweep.html").read_text()).tags["svg"] == 1 + 1
+
+
+def test_a_bundle_that_does_not_take_a_value_is_refused_with_what_to_export(
+    folder: Path, genvis: Path, inspro_lite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = exported_inspro(tmp_path_factory, "inspro").folder
+    for bundle, options, words in (
+        (folder / "red", "--clip-lengths 1,3", "of family 'minvis', which has no setting clip_frames"),
+        (inspro_lite, "--clip-lengths 1,3", "export it with --family genvis --clip-lengths 1,3"),
+        (genvis, "--key-every 1,5", "export it with --family inspro_lite"),
+        (genvis, "--clip-lengths 1,5,7", "was not exported for --clip-lengths 5,7; leave these out, or export it with"),
+        (whole, "--key-every 1,5", "was not exported for --key-every 5; leave these out"),
+        (genvis, "--clip-lengths 0", "--clip-lengths is '0'"),
+    ):
+        refused = sweep(bundle, folder, options)
+        assert refused.exit_code == 2
+        assert words in " ".join(refused.stderr.split())
+        assert refused.stdout == ""
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

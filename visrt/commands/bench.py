@@ -35,6 +35,13 @@ def bench(
     frames: Annotated[int, typer.Option(min=2, help="Frames of the clip in a round.")] = 60,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each, after one that warms up.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
+    clip_lengths: Annotated[
+        str, typer.Option(help="Frames of GenVIS's clips, such as 1,3,5,7: each in turn, as in the paper's figure 3.")
+    ] = "",
+    key_every: Annotated[
+        str,
+        typer.Option(help="Distances of InsPro-lite's key frames, such as 1,5,10,15: each in turn, as in its table 3."),
+    ] = "",
     streams: Annotated[str, typer.Option(help="Numbers of streams at a time, such as 1,2,4.")] = "",
     live_fps: Annotated[float, typer.Option(min=0, help="Try the streams as cameras of this rate too.")] = 0.0,
     length: Annotated[int, typer.Option(min=0, help="Frames of an endless stream, for memory and time.")] = 0,
@@ -62,6 +69,8 @@ def bench(
         in_flight=tuple(in_flight or ()) or (1,),
         peers=tuple(peer or ()),
         checkpoint=checkpoint,
+        clip_lengths=numbers(clip_lengths, "--clip-lengths"),
+        key_every=numbers(key_every, "--key-every"),
         streams=numbers(streams, "--streams"),
         live_fps=live_fps,
         length=length,
