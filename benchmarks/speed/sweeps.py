@@ -28,8 +28,8 @@ class Sweep:
     """A setting that a paper varies.
 
     option: of `visrt bench`. setting: of the bundle's association. axis: its name in tables and plots. variant: one
-    value of it, in the names of candidates. paper: where its figures are, and of which machine. to_export: how a bundle
-    that takes all values is made. published: the paper's figures by value.
+    value of it, in the names of candidates. paper: where its figures are, and of which machine. to_export: the options
+    of `visrt export` that make a bundle for these values. published: the paper's figures by value.
     """
 
     option: str
@@ -47,7 +47,7 @@ CLIP_LENGTHS = Sweep(
     axis="frames a clip",
     variant="clips of {}",
     paper="GenVIS (Heo et al., CVPR 2023), figure 3: FPS over the frames of a clip on an A100; compare with its curve",
-    to_export="export it with --family genvis --clip-lengths {}",
+    to_export="--family genvis --clip-lengths {}",
 )
 KEY_EVERY = Sweep(
     option="--key-every",
@@ -55,7 +55,7 @@ KEY_EVERY = Sweep(
     axis="key frame every",
     variant="key frame every {}",
     paper="InsPro (He et al., NeurIPS 2022), table 3: InsPro-lite, AP on YouTube-VIS 2019, FPS on an RTX 2080 Ti",
-    to_export="export it with --family inspro_lite, from a checkpoint with a lite head",
+    to_export="--family inspro_lite",
     published={
         1: Published(40.2, 26.3),
         5: Published(39.4, 41.8),
@@ -93,12 +93,12 @@ def check_sweep(sweep: Sweep, values: Sequence[int], bundle: Bundle) -> None:
     if not hasattr(method_of(manifest).settings, sweep.setting):
         raise UsageError(
             f"{sweep.option} was given for bundle {manifest.name!r} of family {manifest.family!r}, which has no "
-            f"setting {sweep.setting}; give a bundle of another model: {to_export}"
+            f"setting {sweep.setting}; give one that was exported with {to_export}"
         )
     if refused := [value for value in values if not _takes(bundle, {sweep.setting: value})]:
         raise UsageError(
             f"bundle {manifest.name!r} was not exported for {sweep.option} {_listed(refused)}; leave these out, or "
-            f"{to_export}"
+            f"export it with {to_export}"
         )
 
 

@@ -279,10 +279,14 @@ def test_a_bundle_that_does_not_take_a_value_is_refused_with_what_to_export(
     whole = exported_inspro(tmp_path_factory, "inspro").folder
     for bundle, options, words in (
         (folder / "red", "--clip-lengths 1,3", "of family 'minvis', which has no setting clip_frames"),
-        (inspro_lite, "--clip-lengths 1,3", "export it with --family genvis --clip-lengths 1,3"),
-        (genvis, "--key-every 1,5", "export it with --family inspro_lite"),
+        (inspro_lite, "--clip-lengths 1,3", "give one that was exported with --family genvis --clip-lengths 1,3"),
+        (genvis, "--key-every 1,5", "give one that was exported with --family inspro_lite"),
         (genvis, "--clip-lengths 1,5,7", "was not exported for --clip-lengths 5,7; leave these out, or export it with"),
-        (whole, "--key-every 1,5", "was not exported for --key-every 5; leave these out"),
+        (
+            whole,
+            "--key-every 1,5",
+            "was not exported for --key-every 5; leave these out, or export it with --family inspro_lite",
+        ),
         (genvis, "--clip-lengths 0", "--clip-lengths is '0'"),
     ):
         refused = sweep(bundle, folder, options)
