@@ -24,8 +24,10 @@ from written_clips import write_clip
 from visrt.benchmarks.speed.candidates import BundleCandidate, Opening, Run
 from visrt.benchmarks.speed.interleaved import figures_of, interleave
 from visrt.benchmarks.speed.lengths import slope
+from visrt.benchmarks.speed.sweeps import KEY_EVERY, check_sweep
 from visrt.cli import app
-from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.errors import UsageError
 
 KINDS = {"run", "subject", "streams", "live", "length", "roofline", "host"}
 
@@ -274,25 +276,28 @@ def test_the_page_shows_a_sweep_and_how_much_faster_the_paper_is(folder: Path, i
 
 
 def test_a_bundle_that_does_not_take_a_value_is_refused_with_what_to_export(
-    folder: Path, genvis: Path, inspro_lite: Path, tmp_path_factory: pytest.TempPathFactory
+    folder: Path, genvis: Path, inspro_lite: Path
 ) -> None:
-    whole = exported_inspro(tmp_path_factory, "inspro").folder
     for bundle, options, words in (
         (folder / "red", "--clip-lengths 1,3", "of family 'minvis', which has no setting clip_frames"),
         (inspro_lite, "--clip-lengths 1,3", "give one that was exported with --family genvis --clip-lengths 1,3"),
         (genvis, "--key-every 1,5", "give one that was exported with --family inspro_lite"),
         (genvis, "--clip-lengths 1,5,7", "was not exported for --clip-lengths 5,7; leave these out, or export it with"),
-        (
-            whole,
-            "--key-every 1,5",
-            "was not exported for --key-every 5; leave these out, or export it with --family inspro_lite",
-        ),
         (genvis, "--clip-lengths 0", "--clip-lengths is '0'"),
     ):
         refused = sweep(bundle, folder, options)
         assert refused.exit_code == 2
         assert words in " ".join(refused.stderr.split())
         assert refused.stdout == ""
+
+
+def test_a_bundle_without_a_lite_head_takes_a_key_frame_in_every_frame_alone(inspro_lite: Path) -> None:
+    manifest = open_bundle(inspro_lite).manifest
+    graphs = {name: graph for name, graph in manifest.graphs.items() if name != "head_lite"}
+    whole = Bundle(inspro_lite, manifest.model_copy(update={"family": "inspro", "graphs": graphs, "association": {}}))
+    check_sweep(KEY_EVERY, (1,), whole)
+    with pytest.raises(UsageError, match="not exported for --key-every 5,10; leave these out, or export it with"):
+        check_sweep(KEY_EVERY, (1, 5, 10), whole)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
