@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from types import MappingProxyType
 
 import numpy as np
 
@@ -26,22 +25,30 @@ from visrt.training.data.segmentations import box_px
 
 __all__ = [
     "Evaluation",
+    "ReadPictures",
     "Reported",
     "VideoEvaluation",
     "as_boxes",
     "evaluate_official",
+    "evaluate_reports",
     "evaluate_results",
     "evaluate_session",
     "filled",
+    "official_report",
     "picture_of",
     "pictures_of",
-    "tracks_of",
+    "report_of_tracks",
+    "streamed_report",
+    "tracks_in",
 ]
+
+ReadPictures = Callable[[], Iterator[Image]]
+"""Reads the pictures of a video from its start, each time it is called."""
 
 
 @dataclass(frozen=True)
 class VideoEvaluation:
-    """One video: identity counts, and the seconds from its first picture read to its last result (0 for a file)."""
+    """One video: identity counts, and the seconds from its first picture read to its last result (0 for no stream)."""
 
     name: str
     counts: IdentityCounts
@@ -51,11 +58,13 @@ class VideoEvaluation:
 @dataclass(frozen=True)
 class Reported:
     """The reports for one video: whole tracks, and the objects of each frame. boxes: the best of each frame by itself,
-    where an official rule gives them."""
+    where an official rule gives them. seconds: of a stream, from the first picture read to the last result; 0 where it
+    was not alone."""
 
     tracks: Sequence[Track]
     frames: Sequence[Sequence[TrackedObject]]
     boxes: Sequence[FrameBoxes] | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,43 +82,54 @@ class Evaluation:
 
     @property
     def fps(self) -> float:
-        """Frames a second with reading and decoding the pictures included; 0 for a results file."""
+        """Frames a second of a stream with reading and decoding the pictures included; 0 where none was timed."""
         seconds = sum(video.seconds for video in self.videos)
         return self.counts.frames / seconds if seconds else 0.0
 
 
-def evaluate_session(
-    session: Session,
-    annotated: AnnotatedSet,
-    fps: float,
-    on_video: Callable[[VideoEvaluation], None] = lambda _: None,
-) -> Evaluation:
+def evaluate_session(session: Session, annotated: AnnotatedSet, fps: float) -> Evaluation:
     """Run `session` over every video as a stream of `fps` frames a second; its output is causal.
 
     Of a set of boxes (`boxes_only`) it is the boxes that count.
     """
-    reported: dict[int, Reported] = {}
-    videos = []
-    for video in annotated.videos:
-        reported[video.id], seconds = _streamed(session, video, fps, annotated.boxes_only)
-        videos.append(VideoEvaluation(video.name, follow(video, reported[video.id].frames), seconds))
-        on_video(videos[-1])
-    return _evaluation(annotated, reported, videos)
+    reported = {video.id: streamed_report(session, video, fps) for video in annotated.videos}
+    return evaluate_reports(annotated, reported)
 
 
-def evaluate_official(
-    session: Session, annotated: AnnotatedSet, on_video: Callable[[str], None] = lambda _: None
-) -> Evaluation:
+def evaluate_official(session: Session, annotated: AnnotatedSet) -> Evaluation:
     """The family's official video-level result, by which published AP is measured; it reads each video twice."""
-    predicted, boxes = {}, {}
-    for video in annotated.videos:
-        result = official_result(session, partial(pictures_of, video))
-        tracks = [Track(track.label, track.masks, track.score) for track in result.tracks]
-        predicted[video.id] = [filled(track) for track in tracks] if annotated.boxes_only else tracks
-        if result.boxes is not None:
-            boxes[video.id] = result.boxes
-        on_video(video.name)
-    return evaluate_results(annotated, predicted, boxes)
+    return evaluate_reports(annotated, {video.id: official_report(session, video) for video in annotated.videos})
+
+
+def streamed_report(session: Session, video: AnnotatedVideo, fps: float, read: ReadPictures | None = None) -> Reported:
+    """What `session` gives for `video` as a stream of `fps` frames a second; boxes without a mask as their rectangles.
+
+    read: in place of `pictures_of(video)`.
+    """
+    session.reset()
+    results: list[FrameResult] = []
+    started = perf_counter()
+    for t, picture in enumerate(read() if read else pictures_of(video)):
+        results += session.step(picture, t / fps)
+    results += session.flush()
+    seconds = perf_counter() - started
+    objects = {result.index: tuple(_with_mask(one, video.size) for one in result.objects) for result in results}
+    frames = [objects.get(t, ()) for t in range(len(video.pictures))]
+    return Reported(tracks_in(frames), frames, seconds=seconds)
+
+
+def official_report(
+    session: Session, video: AnnotatedVideo, top_k: int | None = None, read: ReadPictures | None = None
+) -> Reported:
+    """The official result for `video` of the session's family; `top_k` as for `official_result`."""
+    result = official_result(session, read or partial(pictures_of, video), top_k)
+    tracks = [Track(track.label, track.masks, track.score) for track in result.tracks]
+    return report_of_tracks(tracks, len(video.pictures), result.boxes)
+
+
+def report_of_tracks(tracks: Sequence[Track], frames: int, boxes: Sequence[FrameBoxes] | None = None) -> Reported:
+    """Whole tracks of a video of so many frames; their ids in each frame are their places."""
+    return Reported(tracks, _frames_of(tracks, frames), boxes)
 
 
 def pictures_of(video: AnnotatedVideo) -> Iterator[Image]:
@@ -127,27 +147,36 @@ def picture_of(video: AnnotatedVideo, t: int) -> Image:
     return picture
 
 
-def evaluate_results(
-    annotated: AnnotatedSet,
-    predicted: Mapping[int, Sequence[Track]],
-    boxes: Mapping[int, Sequence[FrameBoxes]] = MappingProxyType({}),
-) -> Evaluation:
-    """Evaluate tracks from a file; ids are the tracks' places in it. boxes: of each frame by itself, by video."""
-    reported = {}
-    for video in annotated.videos:
-        tracks = predicted.get(video.id, ())
-        reported[video.id] = Reported(tracks, _frames_of(tracks, len(video.pictures)), boxes.get(video.id))
-    videos = [VideoEvaluation(v.name, follow(v, reported[v.id].frames), 0.0) for v in annotated.videos]
-    return _evaluation(annotated, reported, videos)
+def evaluate_results(annotated: AnnotatedSet, predicted: Mapping[int, Sequence[Track]]) -> Evaluation:
+    """Evaluate tracks from a file; ids are the tracks' places in it."""
+    reported = {
+        video.id: report_of_tracks(predicted.get(video.id, ()), len(video.pictures)) for video in annotated.videos
+    }
+    return evaluate_reports(annotated, reported)
 
 
-def tracks_of(results: Sequence[FrameResult], frames: int) -> list[Track]:
-    """Whole tracks from the results of one video: the label with the largest sum of scores, the mean score."""
+def evaluate_reports(annotated: AnnotatedSet, reported: Mapping[int, Reported]) -> Evaluation:
+    """Evaluate the reports for each video by its id; of a set of boxes (`boxes_only`) by their boxes."""
+    if annotated.boxes_only:
+        reported = {number: _boxes_of(one) for number, one in reported.items()}
+    videos = [
+        VideoEvaluation(video.name, follow(video, reported[video.id].frames), reported[video.id].seconds or 0.0)
+        for video in annotated.videos
+    ]
+    truth = {video.id: video.tracks for video in annotated.videos}
+    predicted = {number: one.tracks for number, one in reported.items()}
+    precision = average_precision(truth, predicted, annotated.classes)
+    by_frame = frame_ap50(_frames(annotated, reported), annotated.classes) if annotated.boxes_only else None
+    return Evaluation(precision, total([video.counts for video in videos]), tuple(videos), reported, by_frame)
+
+
+def tracks_in(frames: Sequence[Sequence[TrackedObject]]) -> list[Track]:
+    """Whole tracks from the objects of each frame: the label with the largest sum of scores, the mean score."""
     seen: dict[int, dict[int, TrackedObject]] = defaultdict(dict)
-    for result in results:
-        for one in result.objects:
-            seen[one.id][result.index] = one
-    return [_track(objects, frames) for objects in seen.values()]
+    for t, objects in enumerate(frames):
+        for one in objects:
+            seen[one.id][t] = one
+    return [_track(of_id, len(frames)) for of_id in seen.values()]
 
 
 def _track(objects: Mapping[int, TrackedObject], frames: int) -> Track:
@@ -167,29 +196,26 @@ def as_boxes(annotated: AnnotatedSet) -> AnnotatedSet:
 
 def filled(track: Track) -> Track:
     """The track with every mask filled up to its box; an empty one stays empty."""
-    size = next(((mask["size"][0], mask["size"][1]) for mask in track.masks if mask is not None), (0, 0))
-    boxes = [None if mask is None else box_px(mask) for mask in track.masks]
-    return replace(track, masks=tuple(None if box is None else rectangle(box, size) for box in boxes))
+    return replace(track, masks=tuple(None if mask is None else _rectangle_of(mask) for mask in track.masks))
 
 
-def _streamed(session: Session, video: AnnotatedVideo, fps: float, boxes: bool) -> tuple[Reported, float]:
-    """What the session reports, with masks filled up to `boxes`, and the seconds it takes with the pictures read."""
-    session.reset()
-    results: list[FrameResult] = []
-    started = perf_counter()
-    for t, picture in enumerate(pictures_of(video)):
-        results += session.step(picture, t / fps)
-    results += session.flush()
-    seconds = perf_counter() - started
-    results = [_filled_up(result) for result in results] if boxes else results
-    objects = {result.index: result.objects for result in results}
-    frames = len(video.pictures)
-    return Reported(tracks_of(results, frames), [objects.get(t, ()) for t in range(frames)]), seconds
+def _with_mask(one: TrackedObject, size: tuple[int, int]) -> TrackedObject:
+    """`one` in a frame of `size` (height, width), its box as its mask if it has none."""
+    return one if one.rle is not None else replace(one, rle=rectangle(one.box, size))
 
 
-def _filled_up(result: FrameResult) -> FrameResult:
-    objects = tuple(replace(one, rle=rectangle(one.box, result.size)) for one in result.objects)
-    return replace(result, objects=objects)
+def _boxes_of(reported: Reported) -> Reported:
+    """The same with every mask filled up to its box."""
+    frames = [
+        [replace(one, rle=None if one.rle is None else _rectangle_of(one.rle)) for one in objects]
+        for objects in reported.frames
+    ]
+    return replace(reported, tracks=[filled(track) for track in reported.tracks], frames=frames)
+
+
+def _rectangle_of(mask: Rle) -> Rle:
+    height, width = mask["size"]
+    return rectangle(box_px(mask), (height, width))
 
 
 def _frames_of(tracks: Sequence[Track], frames: int) -> list[list[TrackedObject]]:
@@ -201,17 +227,6 @@ def _frames_of(tracks: Sequence[Track], frames: int) -> list[list[TrackedObject]
         ]
         for t in range(frames)
     ]
-
-
-def _evaluation(
-    annotated: AnnotatedSet, reported: Mapping[int, Reported], videos: Sequence[VideoEvaluation]
-) -> Evaluation:
-    truth = {video.id: video.tracks for video in annotated.videos}
-    predicted = {number: one.tracks for number, one in reported.items()}
-    precision = average_precision(truth, predicted, annotated.classes)
-    counts = total([video.counts for video in videos])
-    by_frame = frame_ap50(_frames(annotated, reported), annotated.classes) if annotated.boxes_only else None
-    return Evaluation(precision, counts, tuple(videos), reported, by_frame)
 
 
 def _frames(annotated: AnnotatedSet, reported: Mapping[int, Reported]) -> Iterator[tuple[FrameBoxes, FrameBoxes]]:

@@ -35,17 +35,17 @@ def evaluation_report(
 ) -> dict[str, Any]:
     """The figures of the first of `scores` and, under the name of its rule, of each other; with machine and settings.
 
-    null where there was nothing to measure. fps includes reading and decoding the pictures; 0 where no bundle ran as a
-    stream.
+    null where there was nothing to measure; no figures where `scores` are none. fps includes reading and decoding the
+    pictures; 0 where no bundle ran as a stream.
     """
-    first, *others = scores
+    first = next(iter(scores), None)
     report = {
         "settings": dict(settings),
         "machine": machine_and_packages(),
-        "remarks": remarks(annotated, scores[first].evaluation),
-        **_figures(annotated, scores[first]),
-        **{rule: _figures(annotated, scores[rule]) for rule in others},
+        "remarks": remarks(annotated, None if first is None else scores[first].evaluation),
     }
+    for rule, one in scores.items():
+        report |= _figures(annotated, one) if rule == first else {rule: _figures(annotated, one)}
     return {key: without_nan(value) for key, value in report.items()}
 
 
@@ -54,9 +54,11 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     write_atomically(path, [json.dumps(report, indent=1, allow_nan=False).encode() + b"\n"])
 
 
-def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
+def remarks(annotated: AnnotatedSet, evaluation: Evaluation | None) -> list[str]:
     """What a reader of the figures must know: objects left out, videos without a report, nothing annotated, reports
     given twice."""
+    if evaluation is None:
+        return [*annotated.remarks, "the set has no annotations, so nothing is measured"]
     silent = [video.name for video in annotated.videos if not evaluation.reported[video.id].tracks]
     tracks = [track for video in annotated.videos for track in video.tracks if not track.crowd]
     twice = sum(_repeated(one.tracks) for one in evaluation.reported.values())
@@ -64,9 +66,8 @@ def remarks(annotated: AnnotatedSet, evaluation: Evaluation) -> list[str]:
         (not tracks, "no object is annotated, so recall, AP and HOTA cannot be measured"),
         (bool(silent), f"nothing is reported of {len(silent)} of {len(annotated.videos)} videos: {_some(silent)}"),
         (bool(twice), f"{twice} tracks are reported twice, with the same masks, class and score"),
+        (annotated.boxes_only, "boxes are measured: overlaps are those of boxes, also where masks are given"),
     ]
-    if annotated.boxes_only:
-        found.append((True, "boxes are measured: overlaps are those of boxes, also where masks are given"))
     return [*annotated.remarks, *(text for applies, text in found if applies)]
 
 
@@ -136,8 +137,11 @@ FRAMES = 5
 def write_folder(
     folder: Path, annotated: AnnotatedSet, scores: Mapping[str, Scores], report: Mapping[str, Any]
 ) -> None:
-    """Writes figures.json, precision_recall.png, hota.png and worst/*.png, the lowest HOTA of the first rule first."""
+    """Writes figures.json and, where there are scores, precision_recall.png, hota.png and worst/*.png, the lowest HOTA
+    of the first rule first."""
     write_report(folder / "figures.json", report)
+    if not scores:
+        return
     try:
         plot_precision_recall(scores, folder / "precision_recall.png")
         plot_hota(scores, folder / "hota.png")

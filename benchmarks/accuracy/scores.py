@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from visrt.benchmarks.accuracy.evaluate import (
-    Evaluation,
-    as_boxes,
-    evaluate_official,
-    evaluate_results,
-    evaluate_session,
-    filled,
-)
+from visrt.benchmarks.accuracy.bundle_run import BundleRun, OnProgress, OpenedRun
+from visrt.benchmarks.accuracy.evaluate import Evaluation, as_boxes, evaluate_reports, evaluate_results
 from visrt.benchmarks.accuracy.hota import TrackingFigures, figures_of, tracking_counts
-from visrt.benchmarks.video_level.rules import official_rule
+from visrt.benchmarks.accuracy.submission import without_category, write_results
 from visrt.runtime.bundles.bundle import open_bundle
-from visrt.runtime.errors import DataError, UsageError
+from visrt.runtime.errors import DataError
 from visrt.runtime.json_file import read_json
 from visrt.runtime.masks import Rle
-from visrt.runtime.session import Session
 from visrt.training.data.annotation_files import masks_in
-from visrt.training.data.annotations import AnnotatedSet, ClassChoice, Track
+from visrt.training.data.annotations import AnnotatedSet, ClassChoice, Track, require_annotations, with_classes
 from visrt.training.data.json_faults import known_id, object_at, short, whole_number
+from visrt.training.data.picture_folder import MissingPictures
 from visrt.training.data.segmentations import rle_of_box
-from visrt.training.data.set_formats import load_annotations
+from visrt.training.data.set_formats import SetPlaces, read_set
 
 __all__ = [
     "BundleRun",
@@ -39,8 +33,7 @@ __all__ = [
     "worst_videos",
 ]
 
-OnVideo = Callable[[str, int, int], None]
-"""Called with the rule, the number of videos that are done, and of all."""
+DEFAULTS = BundleRun()
 
 
 @dataclass(frozen=True)
@@ -54,22 +47,6 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class BundleRun:
-    """The options for running a bundle over the videos.
-
-    association: settings in place of the bundle's or the `preset`'s. fps: frames a second of the videos, for ages.
-    rules: "causal" is what a stream gives; "official" the family's published video-level result, which sees the future.
-    """
-
-    engine: str = "cpu"
-    threads: int | None = None
-    association: Mapping[str, Any] | None = None
-    preset: str | None = None
-    fps: float = 24.0
-    rules: tuple[str, ...] = ("causal",)
-
-
-@dataclass(frozen=True)
 class Measured:
     """The scores by rule ("results" for a file), what they were measured on, and how it was made, for the report."""
 
@@ -80,72 +57,51 @@ class Measured:
 
 def evaluate(
     bundle: Path,
-    data: Path,
+    data: Path | SetPlaces,
     choice: ClassChoice | None = None,
-    run: BundleRun = BundleRun(),  # frozen
-    on_video: OnVideo = lambda rule, done, of: None,
+    run: BundleRun = DEFAULTS,
+    on_progress: OnProgress = lambda _: None,
+    missing: MissingPictures = MissingPictures.refuse,
 ) -> Measured:
-    """AP, HOTA, IDF1 and identity counts of `bundle` on the annotated set in the folder `data`.
+    """AP, HOTA, IDF1 and identity counts of `bundle` on the annotated set at `data`.
 
-    Of boxes, and AP of boxes in single frames besides, where the set or the bundle has boxes alone.
+    Of boxes, and AP of boxes in single frames besides, where the set or the bundle has boxes alone. With
+    `run.write_results` the files for an evaluation server are written too, and a set may be without annotations: then
+    there are no scores. missing: what becomes of videos that are not on disk.
 
     `choice` maps categories of the set to classes of the bundle; what it does not name is left out and reported. For
     example `evaluate(Path("bundles/default"), Path("street")).scores["causal"].tracking.hota`. Raises VisrtError.
     """
     opened = open_bundle(bundle)
-    annotated = load_annotations(data, opened.manifest.classes, choice)
+    read = read_set(data if isinstance(data, SetPlaces) else SetPlaces(data), missing=missing)
+    annotated = with_classes(read.annotated, choice, read.path, opened.manifest.classes)
     if "masks" not in opened.manifest.graphs:
         annotated = as_boxes(annotated)
-    with Session.open(
-        opened, run.engine, threads=run.threads, association=run.association, preset=run.preset
-    ) as session:
-        if "official" in run.rules:
-            _refuse_unused(run.association or {}, official_rule(session.method).settings)
-        scores = {rule: score(annotated, _by_rule(rule, session, annotated, run.fps, on_video)) for rule in run.rules}
-        return Measured(annotated, scores, _settings(run, session))
+    opened_run = OpenedRun.of(opened, run, annotated)
+    if run.write_results is None:
+        require_annotations(annotated, read.path, "measuring")
+        reported = {rule: opened_run.all_reports(rule, annotated.videos, on_progress) for rule in run.rules}
+    else:
+        reported = {run.rules[0]: write_results(run.write_results, opened_run, read, annotated, on_progress)}
+        annotated = replace(annotated, remarks=(*annotated.remarks, *without_category(annotated)))
+    scores = {rule: score(annotated, evaluate_reports(annotated, one)) for rule, one in reported.items() if one}
+    return Measured(annotated, scores, opened_run.settings())
 
 
-def _refuse_unused(association: Mapping[str, Any], used: tuple[str, ...] | None) -> None:
-    """Raises UsageError for settings other than those `used`; None is all."""
-    unused = [] if used is None else [name for name in association if name not in used]
-    if unused:
-        raise UsageError(
-            f"--association sets {', '.join(unused)}, but this family's official rule follows every query through the "
-            f"video and takes {', '.join(used or ())} only; leave the others out"
-        )
-
-
-def _by_rule(rule: str, session: Session, annotated: AnnotatedSet, fps: float, on_video: OnVideo) -> Evaluation:
-    done = iter(range(1, len(annotated.videos) + 1))
-    if rule == "official":
-        return evaluate_official(session, annotated, lambda _: on_video(rule, next(done), len(annotated.videos)))
-    return evaluate_session(session, annotated, fps, lambda _: on_video(rule, next(done), len(annotated.videos)))
-
-
-def _settings(run: BundleRun, session: Session) -> dict[str, Any]:
-    """The options of the run, the identity of the bundle, and the settings that were in force."""
-    manifest = session.manifest
-    return {
-        "engine": run.engine,
-        "threads": run.threads,
-        "rule": run.rules[0] if len(run.rules) == 1 else "both",
-        "fps_of_videos": run.fps,
-        "bundle_name": manifest.name,
-        "frame_sha256": manifest.graphs["frame"].file.sha256,
-        "preset": run.preset,
-        "association_settings": asdict(session.method.settings),
-    }
-
-
-def evaluate_results_file(results: Path, data: Path, choice: ClassChoice | None = None) -> Measured:
+def evaluate_results_file(
+    results: Path,
+    data: Path | SetPlaces,
+    choice: ClassChoice | None = None,
+    missing: MissingPictures = MissingPictures.refuse,
+) -> Measured:
     """The same of a results file in the YouTube-VIS form, with masks or with boxes alone."""
-    annotated = load_annotations(data, choice=choice)
+    read = read_set(data if isinstance(data, SetPlaces) else SetPlaces(data), missing=missing)
+    annotated = with_classes(read.annotated, choice, read.path)
+    require_annotations(annotated, read.path, "measuring")
     predicted, boxes = load_results(results, annotated)
-    if boxes or annotated.boxes_only:
+    if boxes:
         annotated = as_boxes(annotated)
-        predicted = {video: [filled(track) for track in tracks] for video, tracks in predicted.items()}
-    evaluation = evaluate_results(annotated, predicted)
-    return Measured(annotated, {"results": score(annotated, evaluation)})
+    return Measured(annotated, {"results": score(annotated, evaluate_results(annotated, predicted))})
 
 
 def score(annotated: AnnotatedSet, evaluation: Evaluation) -> Scores:

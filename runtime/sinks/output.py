@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from visrt.runtime.errors import OutputError
 from visrt.runtime.results import FrameResult
@@ -22,6 +23,7 @@ __all__ = [
     "cannot_write",
     "prepare_folder",
     "refuse_taken",
+    "whole_file",
     "write_atomically",
 ]
 
@@ -68,10 +70,17 @@ def prepare_folder(folder: Path, inputs: Sequence[Path], existing: Existing) -> 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Writes a file that is there whole, or not at all, whenever the program or the machine stops."""
+    with whole_file(path) as file:
+        file.writelines(chunks)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write and seek in, which takes the place of `path` when all is written, and is gone after an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            file.writelines(chunks)
+        with temporary.open("w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

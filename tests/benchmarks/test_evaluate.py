@@ -15,7 +15,7 @@ from bundles import write_bundle
 from fakes import colour_session, patches
 from typer.testing import CliRunner, Result
 
-from visrt.benchmarks.accuracy.evaluate import evaluate_official, evaluate_session, tracks_of
+from visrt.benchmarks.accuracy.evaluate import evaluate_official, evaluate_session, tracks_in
 from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
 from visrt.benchmarks.accuracy.tune import combinations, tune
 from visrt.benchmarks.speed.memory import rss_over_frames
@@ -23,7 +23,7 @@ from visrt.cli import app
 from visrt.runtime.arrays import HostTensor
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import DataError
-from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.runtime.results import TrackedObject
 from visrt.training.data.set_formats import load_annotations
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 5
@@ -101,12 +101,11 @@ def test_the_official_rule_finds_the_same_where_all_is_clear(tmp_path: Path) -> 
 
 
 def test_a_track_takes_the_label_of_most_score_and_the_mean_score() -> None:
-    def seen(t: int, label: int, score: float) -> FrameResult:
-        one = TrackedObject(3, label, score, (0, 0, 1, 1), box_rle(0, 0, 5, 5))
-        return FrameResult(t, 0.0, (48, 64), (one,))
+    def seen(label: int, score: float) -> list[TrackedObject]:
+        return [TrackedObject(3, label, score, (0, 0, 5, 5), box_rle(0, 0, 5, 5))]
 
-    [mirrored] = tracks_of([seen(0, 0, 0.9), seen(2, 1, 0.5), seen(3, 1, 0.6)], 4)
-    [track] = tracks_of([seen(0, 1, 0.9), seen(2, 0, 0.5), seen(3, 0, 0.6)], 4)
+    [mirrored] = tracks_in([seen(0, 0.9), [], seen(1, 0.5), seen(1, 0.6)])
+    [track] = tracks_in([seen(1, 0.9), [], seen(0, 0.5), seen(0, 0.6)])
     assert (track.label, mirrored.label) == (0, 1)
     assert track.score == pytest.approx(2.0 / 3)
     assert [mask is not None for mask in track.masks] == [True, False, True, True]
@@ -142,7 +141,7 @@ def test_eval_of_a_results_file_measures_it(tmp_path: Path) -> None:
 def test_that_annotations_are_partial_is_the_user_s_word_and_stands_by_the_ap(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "data", set_values())
     (tmp_path / "results.json").write_text("[]")
-    ended = visrt("eval", "--results", tmp_path / "results.json", "--data", folder, "--annotations", "partial")
+    ended = visrt("eval", "--results", tmp_path / "results.json", "--data", folder, "--coverage", "partial")
     assert ended.exit_code == 0, ended.stderr
     assert "not meaningful: partial annotation" in ended.stdout
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from visrt.runtime.masks import run_lengths
+from visrt.runtime.masks import Rle, run_lengths
 from visrt.training.data.annotations import Track
 
 CLASSES = ("dog", "car")
+GROUND_TRUTH = "gt/youtube_vis_train/gt.json"
+RESULTS = "found/youtube_vis_train/ours/data/r.json"
 QUIET = {"PRINT_CONFIG": False}
 Tracks = Mapping[int, Sequence[Track]]
 
@@ -26,9 +28,14 @@ def by_trackeval(
 
     areas: ranges of mean area by name. most: tracks of a video that count.
     """
+    _write(folder, truth, found)
+    return figures_of_files(folder, areas, most)
+
+
+def figures_of_files(folder: Path, areas: Mapping[str, list[float]] | None = None, most: int = 100) -> dict[str, Any]:
+    """The same of the files at GROUND_TRUTH and RESULTS in `folder`."""
     import trackeval
 
-    _write(folder, truth, found)
     places = {"GT_FOLDER": f"{folder}/gt/", "TRACKERS_FOLDER": f"{folder}/found/", "SPLIT_TO_EVAL": "train"}
     quiet = {"PRINT_RESULTS": False, "TIME_PROGRESS": False, "OUTPUT_SUMMARY": False, **QUIET}
     quiet |= {"OUTPUT_DETAILED": False, "PLOT_CURVES": False, "OUTPUT_EMPTY_CLASSES": False}
@@ -54,7 +61,14 @@ def _write(folder: Path, truth: Tracks, found: Tracks) -> None:
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
         "videos": [{"id": v, "file_names": names[v], **sides} for v in truth],
         "annotations": [
-            {"id": 100 * v + i, "video_id": v, "category_id": t.label + 1, "iscrowd": 0, **_entry(t), **sides}
+            {
+                "id": 100 * v + i,
+                "video_id": v,
+                "category_id": t.label + 1,
+                "iscrowd": 0,
+                **annotated_masks(t.masks),
+                **sides,
+            }
             for v, tracks in truth.items()
             for i, t in enumerate(tracks)
         ],
@@ -66,16 +80,13 @@ def _write(folder: Path, truth: Tracks, found: Tracks) -> None:
     ]
     # trackeval numbers tracks from 0 and takes an object matched to number 0 as free still: be it the last to choose.
     results.sort(key=lambda result: result["score"])
-    for path, content in (
-        ("gt/youtube_vis_train/gt.json", values),
-        ("found/youtube_vis_train/ours/data/r.json", results),
-    ):
+    for path, content in ((GROUND_TRUTH, values), (RESULTS, results)):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(json.dumps(content))
 
 
-def _entry(one: Track) -> dict[str, Any]:
+def annotated_masks(found: Sequence[Rle | None]) -> dict[str, Any]:
     """Uncompressed masks, the form of annotations that trackeval reads."""
-    masks = [None if m is None else {"size": m["size"], "counts": run_lengths(m["counts"]).tolist()} for m in one.masks]
-    areas = [None if m is None else int(coco_mask.area({**m, "counts": m["counts"].encode()})) for m in one.masks]
-    return {"segmentations": masks, "areas": areas, "bboxes": [None if m is None else [0, 0, 1, 1] for m in one.masks]}
+    masks = [None if m is None else {"size": m["size"], "counts": run_lengths(m["counts"]).tolist()} for m in found]
+    areas = [None if m is None else int(coco_mask.area({**m, "counts": m["counts"].encode()})) for m in found]
+    return {"segmentations": masks, "areas": areas, "bboxes": [None if m is None else [0, 0, 1, 1] for m in found]}

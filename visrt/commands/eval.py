@@ -15,6 +15,8 @@ from visrt.runtime.engines.backends import BACKENDS
 if TYPE_CHECKING:
     from visrt.benchmarks.accuracy.scores import BundleRun, Measured
     from visrt.training.data.annotations import ClassChoice
+    from visrt.training.data.picture_folder import MissingPictures
+    from visrt.training.data.set_formats import SetPlaces
 
 __all__ = ["evaluate"]
 
@@ -35,9 +37,18 @@ class Coverage(str, Enum):
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder of the annotated videos, as `visrt data check` takes it.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the set or its annotation file, as `visrt data check` takes it.")
+    ],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to run over the videos.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results file (YouTube-VIS) to measure instead.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Its json or yaml file, or folder of masks, if not in its usual place.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Its folder of pictures, if not in its usual place.")] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")
+    ] = False,
     classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     association: Annotated[
         Path | None, typer.Option(help="Association settings (json) in place of the bundle's or the preset's.")
@@ -51,11 +62,34 @@ def evaluate(
             help="causal: what a stream gives; official: the video-level result, which sees the future; both."
         ),
     ] = Rule.causal,
-    annotations: Annotated[
+    coverage: Annotated[
         Coverage,
         typer.Option(help="partial: objects are visible that nobody annotated, so AP and false positives mean little."),
     ] = Coverage.complete,
-    fps: Annotated[float, typer.Option(min=0.001, help="Frames a second of the videos, for ages.")] = 24.0,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Frames a second of the videos, for ages; the set's, or 24, if not given."),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tracks of an official result; the number published for the set if not given."),
+    ] = None,
+    write_results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT",
+            help="Folder for results.json and results.zip, as evaluation servers take them; the set may be without "
+            "annotations. An interrupted run goes on where it was.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Videos at a time; they share the threads. Without --write-results one, so that FPS is measured.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in OUT.")] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Empty or new folder for figures, plots and the worst videos.")
@@ -66,48 +100,78 @@ def evaluate(
     Of causal output a track's label is the one with the largest sum of scores, its score the mean over its frames.
     Where not every object is annotated, recall and id switches mean something, AP and false positives do not.
     """
-    from visrt.benchmarks.accuracy.scores import BundleRun, evaluate_results_file
+    from visrt.benchmarks.accuracy.bundle_run import BundleRun
+    from visrt.benchmarks.accuracy.scores import evaluate_results_file
     from visrt.benchmarks.new_folder import new_folder
     from visrt.runtime.errors import UsageError
+    from visrt.training.data.picture_folder import MissingPictures
+    from visrt.training.data.set_formats import SetPlaces
 
     if (bundle is None) == (results is None):
         raise UsageError("give either --bundle to run or --results to measure, and not both")
-    if bundle is None and (association or preset or threads is not None or rule is not Rule.causal):
+    running = (association, preset, threads, fps, top_k, write_results, jobs)
+    if bundle is None and (rule is not Rule.causal or any(option is not None for option in running)):
         raise UsageError(
-            "--results are measured as they are: --association, --preset, --threads and --rule go with --bundle"
+            "--results are measured as they are: --association, --preset, --threads, --rule, --fps, --top-k, "
+            "--write-results and --jobs go with --bundle"
+        )
+    if overwrite and write_results is None:
+        raise UsageError("--overwrite goes with --write-results")
+    choice = class_choice(classes)
+    if bundle is not None:
+        run = BundleRun(
+            engine,
+            threads,
+            association_in(association, preset).changes,
+            preset,
+            fps,
+            ("causal", "official") if rule is Rule.both else (rule.value,),
+            top_k,
+            jobs,
+            write_results,
+            "replace" if overwrite else "refuse",
         )
     if report is not None:
         new_folder(report, "--report")
-    choice = class_choice(classes)
+    places = SetPlaces(data, annotations, images)
+    missing = MissingPictures.leave_out if skip_missing else MissingPictures.refuse
     if bundle is not None:
-        rules = ("causal", "official") if rule is Rule.both else (rule.value,)
-        changes = association_in(association, preset).changes
-        measured = _of_bundle(bundle, data, choice, BundleRun(engine, threads, changes, preset, fps, rules))
+        measured = _of_bundle(bundle, places, choice, run, missing)
     else:
         assert results is not None
-        measured = evaluate_results_file(results, data, choice)
-    given = {"data": data, "bundle": bundle, "results": results, "classes": classes, "association": association}
+        measured = evaluate_results_file(results, places, choice, missing)
+    given = {
+        "data": data,
+        "annotations": annotations,
+        "images": images,
+        "bundle": bundle,
+        "results": results,
+        "classes": classes,
+        "association": association,
+    }
     settings = {name: None if path is None else str(path) for name, path in given.items()}
-    _write(measured, {**settings, **measured.settings, "annotations": annotations.value}, json, report)
+    _write(measured, {**settings, **measured.settings, "coverage": coverage.value}, json, report)
+    if write_results is not None:
+        _name_results(write_results, measured)
 
 
-def _of_bundle(bundle: Path, data: Path, choice: ClassChoice | None, run: BundleRun) -> Measured:
-    """The evaluation, with a bar of its progress where someone watches."""
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
+def _of_bundle(
+    bundle: Path, data: SetPlaces, choice: ClassChoice | None, run: BundleRun, missing: MissingPictures
+) -> Measured:
+    """The evaluation, with its progress; after Ctrl-C, what is kept."""
     from visrt.benchmarks.accuracy.scores import evaluate
+    from visrt.commands.eval_progress import progress
+    from visrt.console import say
+    from visrt.runtime.errors import INTERRUPTED
 
-    console = Console(stderr=True)
-    tasks: dict[str, TaskID] = {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-
-        def on_video(rule: str, done: int, of: int) -> None:
-            if rule not in tasks:
-                tasks[rule] = progress.add_task(f"videos, {rule}", total=of)
-            progress.update(tasks[rule], completed=done)
-
-        return evaluate(bundle, data, choice, run, on_video)
+    try:
+        with progress() as on_progress:
+            return evaluate(bundle, data, choice, run, on_progress, missing)
+    except KeyboardInterrupt:
+        if run.write_results is None:
+            raise
+        say(f"interrupted; the videos that are done are kept in {run.write_results}: the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _write(measured: Measured, settings: dict[str, Any], json: Path | None, folder: Path | None) -> None:
@@ -116,7 +180,7 @@ def _write(measured: Measured, settings: dict[str, Any], json: Path | None, fold
     from visrt.commands.eval_tables import PARTIAL_NOTE, eval_tables
     from visrt.console import report_console, say
 
-    note = PARTIAL_NOTE if settings["annotations"] == Coverage.partial.value else None
+    note = PARTIAL_NOTE if settings["coverage"] == Coverage.partial.value else None
     for table in eval_tables(measured.annotated, measured.scores, note):
         report_console().print(table)
     report = evaluation_report(measured.annotated, measured.scores, settings)
@@ -126,3 +190,12 @@ def _write(measured: Measured, settings: dict[str, Any], json: Path | None, fold
         write_report(json, report)
     if folder is not None:
         write_folder(folder, measured.annotated, measured.scores, report)
+
+
+def _name_results(folder: Path, measured: Measured) -> None:
+    """Where the files for the evaluation server are."""
+    from visrt.benchmarks.accuracy.run_folder import ARCHIVE, RESULTS
+    from visrt.console import report_console
+
+    videos = len(measured.annotated.videos)
+    report_console().print(f"{folder / ARCHIVE}: {RESULTS} of {videos} videos, for the evaluation server", markup=False)
