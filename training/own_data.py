@@ -20,7 +20,7 @@ from visrt.runtime.errors import DataError, SettingsError
 from visrt.training.data.annotations import ClassMap, chosen_map, load_class_map, require_annotations
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.layouts import FoundSet, found_sets
-from visrt.training.data.set_formats import ReadSet, read_set
+from visrt.training.data.set_formats import MissingPictures, ReadSet, read_set
 from visrt.training.data.sources import PICTURE_FOLDERS, SourceSettings, is_in
 from visrt.training.losses.mask2former import LossSettings
 from visrt.training.losses.targets import MatchSettings
@@ -90,7 +90,7 @@ def own_run(recipe: OwnRecipe) -> OwnRun:
     sets = found_sets(Path(recipe.data))
     training = _read(sets.get("train") or sets.get("all"), recipe.data, sets)
     chosen = _chosen(training, recipe)
-    own_split = None if "val" not in sets else _read(sets["val"], recipe.data, sets)
+    own_split, remarks = (None, ()) if "val" not in sets else _own_split(sets, recipe.data)
     given = None if recipe.validation is None else _validation_set(recipe.validation)
     held_out, measured, line = _measured_on(training, given or own_split)
     sources = [_source(training, chosen, held_out)]
@@ -101,7 +101,7 @@ def own_run(recipe: OwnRecipe) -> OwnRun:
     if not held_out and measured is None:
         data, optim = replace(settings.data, validation_clips=0), replace(settings.optim, stop=None)
         settings = replace(settings, data=data, optim=optim)
-    return OwnRun(settings, (*chosen.lines, line))
+    return OwnRun(settings, (*chosen.lines, *remarks, line))
 
 
 def filled(recipe: OwnRecipe) -> OwnRecipe:
@@ -159,6 +159,14 @@ def _read(found: FoundSet | None, data: str, sets: Mapping[str, FoundSet]) -> _P
     read = read_set(found.places)
     require_annotations(read.annotated, read.path, "training")
     return _Part(found, read)
+
+
+def _own_split(sets: Mapping[str, FoundSet], data: str) -> tuple[_Part | None, tuple[str, ...]]:
+    """The set's split for validation; None, and a remark, where a server keeps its annotations."""
+    listed = read_set(sets["val"].places, missing=MissingPictures.keep)
+    if not listed.annotated.annotated:
+        return None, (f"{listed.path}: has no annotations and cannot measure quality",)
+    return _read(sets["val"], data, sets), ()
 
 
 def _validation_set(place: str) -> _Part:
@@ -229,8 +237,9 @@ def _source(part: _Part, chosen: _Chosen | None, held_out: float) -> SourceSetti
     source = SourceSettings(kind, str(places.folder), held_out=held_out)
     if places.annotations is not None:
         source = replace(source, annotations=_below(places.annotations, places.folder))
-    if places.images is not None:
-        source = replace(source, images=_below(places.images, places.folder))
+    images = part.read.images or places.images
+    if images is not None and images != places.folder / PICTURE_FOLDERS.get(kind, ""):
+        source = replace(source, images=_below(images, places.folder))
     return source if chosen is None else replace(source, class_map=_class_map(part, chosen))
 
 

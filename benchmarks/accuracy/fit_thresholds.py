@@ -25,7 +25,7 @@ from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
-from visrt.training.data.annotations import AnnotatedSet, load_class_map, with_classes
+from visrt.training.data.annotations import AnnotatedSet, load_class_map, require_annotations, with_classes
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.pseudo_videos import write_clips
 from visrt.training.data.set_formats import SetPlaces, load_annotations, read_set
@@ -82,6 +82,7 @@ def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Pr
     mapped = load_class_map(settings.class_map) if settings.class_map else None
     classes = bundle.manifest.classes
     read = read_set(SetPlaces(settings.data))
+    require_annotations(read.annotated, read.path, "fitting thresholds")
     annotated = with_classes(read.annotated, mapped, read.path, classes)
     if read.format != "coco" or any(len(video.pictures) > 1 for video in annotated.videos):
         return annotated, False
@@ -89,7 +90,11 @@ def _labelled(settings: ThresholdFit, bundle: Bundle, folder: Path, progress: Pr
     shape = bundle.manifest.input.image_size
     clips = crowded(ClipSettings(classes=classes, part="all"), shape, settings.frames)
     source = SourceSettings(
-        "coco", str(settings.data), class_map=str(settings.class_map) if settings.class_map else None
+        "coco",
+        str(settings.data),
+        str(read.path.absolute()),
+        None if read.images is None else str(read.images.absolute()),
+        class_map=str(settings.class_map) if settings.class_map else None,
     )
     pool = load_pool([source], clips)
     if not pool.pasted_labels:

@@ -24,7 +24,7 @@ from visrt.benchmarks.accuracy.thresholds import Criterion
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.session import Session
-from visrt.training.data.annotations import AnnotatedSet, load_class_map
+from visrt.training.data.annotations import AnnotatedSet, load_class_map, require_annotations
 from visrt.training.data.set_formats import load_annotations
 
 __all__ = ["combinations", "tune"]
@@ -63,7 +63,7 @@ def tune(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare association settings on annotated videos.")
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, nargs="+", help="folders with instances.json, JPEGImages/")
+    parser.add_argument("--data", type=Path, required=True, nargs="+", help="sets as `visrt data check` takes them")
     parser.add_argument("--classes", type=Path, help="class map (json)")
     parser.add_argument("--grid", type=json.loads, required=True, help='json: {"setting": [values]}')
     parser.add_argument("--record", type=Path, help="folder to keep the network's outputs in, and to take them from")
@@ -72,6 +72,8 @@ def main() -> None:
     bundle = open_bundle(given.bundle)
     mapped = load_class_map(given.classes) if given.classes else None
     sets = {folder.name: load_annotations(folder, bundle.manifest.classes, mapped) for folder in given.data}
+    for name, annotated in sets.items():
+        require_annotations(annotated, Path(name), "comparing settings")
     columns = [f"{name} {figure}" for name in sets for figure in ("recall", "dup", "switch", "AP50", "criterion")]
     table = Table(*given.grid, *columns)
     for changes, evaluations in tune(bundle, sets, given.grid, given.fps, given.record):

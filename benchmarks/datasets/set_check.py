@@ -17,6 +17,10 @@ from visrt.training.data.picture_size import size_of
 __all__ = ["ClassCount", "SetSurvey", "decoded_size", "refuse_faults", "survey"]
 
 
+MOST_NAMES = 10
+"""Pictures that an error names."""
+
+
 @dataclass(frozen=True)
 class ClassCount:
     """Objects of a class, in how many videos they are, the masks they have, and crowds."""
@@ -89,6 +93,12 @@ def _class_count(annotated: AnnotatedSet, label: int) -> ClassCount:
 
 def _oddities(annotated: AnnotatedSet) -> Iterator[str]:
     """Each kind once, with how often and where first."""
+    if not annotated.annotated:
+        yield (
+            "no annotations, as in files for evaluation servers: this set serves for `visrt eval --write-results` and "
+            "`visrt data draw`, and for no training and no figures"
+        )
+        return
     tracks = [(video, i, track) for video in annotated.videos for i, track in enumerate(video.tracks)]
     checks: dict[str, Callable[[Track], bool]] = {
         "objects that are in no frame": lambda track: not any(map(_pixels, _masks(track))),
@@ -125,4 +135,5 @@ def _pixels(counts: str) -> int:
 def refuse_faults(found: SetSurvey) -> None:
     """Raises DataError for a set with pictures that cannot be used."""
     if found.faults:
-        raise DataError(f"{len(found.faults)} pictures cannot be used, the first: {found.faults[0]}")
+        more = f"; and {len(found.faults) - MOST_NAMES} more" if len(found.faults) > MOST_NAMES else ""
+        raise DataError(f"{len(found.faults)} pictures cannot be used: {'; '.join(found.faults[:MOST_NAMES])}{more}")

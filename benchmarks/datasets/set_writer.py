@@ -113,7 +113,7 @@ def _youtube_vis_values(annotated: AnnotatedSet, names: Mapping[int, list[str]])
         for i, (number, track) in enumerate(tracks, start=1)
     ]
     categories = [{"id": number, "name": annotated.classes[label]} for label, number in category.items()]
-    return {"videos": videos, "annotations": annotations, "categories": categories}
+    return {"videos": videos, "annotations": annotations if annotated.annotated else None, "categories": categories}
 
 
 def _coco_values(annotated: AnnotatedSet, names: Mapping[int, list[str]]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _coco_values(annotated: AnnotatedSet, names: Mapping[int, list[str]]) -> dic
                 for i, (t, mask) in enumerate(_visible(track), start=len(annotations) + 1)
             ]
     categories = [{"id": number, "name": annotated.classes[label]} for label, number in category.items()]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {"images": images, "annotations": annotations if annotated.annotated else None, "categories": categories}
 
 
 def _visible(track: Track) -> list[tuple[int, Rle]]:

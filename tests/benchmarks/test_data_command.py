@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from annotated_sets import SIZE, box_rle, set_values, write_set
+from official_layouts import make_split
 from typer.testing import CliRunner, Result
 
 from visrt.cli import app
@@ -35,6 +36,54 @@ def test_check_counts_what_a_set_holds(tmp_path: Path) -> None:
     assert summary == ["youtube-vis", "2", "6", "48 x 64 (2)"]
     assert (dog, car) == (["dog", "2", "2", "5", "0"], ["car", "1", "1", "3", "1"])
     assert ended.stderr == ""
+
+
+def test_check_takes_a_split_of_a_public_set_and_leaves_out_what_is_not_on_disk(tmp_path: Path) -> None:
+    root = make_split(tmp_path, "ytvis19", "train", frames=2).folder
+    make_split(tmp_path, "ytvis19", "valid", frames=2)
+    (root / "valid" / "JPEGImages" / "video2" / "00001.jpg").unlink()
+
+    assert "2 sets; give one of" in data("check", root).stderr
+    refused = data("check", root, "--split", "valid")
+    assert refused.exit_code == 2
+    assert "1 of 2 videos are not, or not whole, below" in refused.stderr
+    assert "video2 (1 of 2 frames, the first 00001.jpg)" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+    ended = data("check", root, "--split", "valid", "--skip-missing")
+    assert ended.exit_code == 0, ended.stderr
+    assert rows(ended.stdout)[0] == ["youtube-vis", "1", "2", "72 x 128 (1)"]
+    assert "video2 (1 of 2 frames, the first 00001.jpg), and left out" in ended.stderr
+
+
+def test_check_says_what_a_set_without_annotations_serves_for(tmp_path: Path) -> None:
+    places = make_split(tmp_path, "ovis", "valid", annotated=False, frames=2)
+    ended = data("check", places.folder / places.images)
+    assert ended.exit_code == 0, ended.stderr
+    assert "no annotations, as in files for evaluation servers: this set serves for `visrt eval" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert data("draw", places.folder / places.images, "--out", tmp_path / "sheet.png").exit_code == 0
+
+
+def test_a_set_without_annotations_stays_one_where_the_format_can_say_so(tmp_path: Path) -> None:
+    folder = make_split(tmp_path, "ytvis21", "valid", annotated=False, frames=2).folder
+    for form in ("youtube-vis", "coco"):
+        out = tmp_path / form
+        assert data("convert", folder, "--to", form, "--out", out).exit_code == 0
+        assert not load_annotations(out).annotated
+    refused = data("convert", folder, "--to", "davis", "--out", tmp_path / "davis")
+    assert refused.exit_code == 2
+    assert "the format davis needs annotations" in refused.stderr
+    assert not (tmp_path / "davis").exists()
+
+
+@pytest.mark.parametrize("name", ["uvo", "burst"])
+def test_sets_of_other_forms_convert_to_the_one_that_everything_reads(name: str, tmp_path: Path) -> None:
+    places = make_split(tmp_path, name, "valid", frames=4)
+    ended = data("convert", places.folder, "--out", tmp_path / "out")
+    assert ended.exit_code == 0, ended.stderr
+    before, after = load_annotations(places.folder), load_annotations(tmp_path / "out")
+    assert [[t.masks for t in v.tracks] for v in before.videos] == [[t.masks for t in v.tracks] for v in after.videos]
 
 
 def test_check_counts_the_chosen_classes_and_says_what_is_left_out(tmp_path: Path) -> None:
@@ -71,7 +120,7 @@ def test_check_refuses_pictures_of_another_size_than_their_annotations(tmp_path:
     cv2.imwrite(str(folder / "JPEGImages/video1/00001.png"), np.zeros((10, 20, 3), np.uint8))
     ended = data("check", folder)
     assert ended.exit_code == 2
-    assert "1 pictures cannot be used, the first" in ended.stderr
+    assert "1 pictures cannot be used: " in ended.stderr
     assert "00001.png: 10 x 20 pixels (height x width), its annotations say 48 x 64" in ended.stderr
 
 

@@ -217,7 +217,7 @@ def test_videos_that_are_not_on_disk_are_left_out_where_the_caller_says_so(tmp_p
     assert annotated.missing == ("video2", "video3")
     assert "2 of 4 videos" in annotated.remarks[0]
 
-    none = videos_on_disk(tmp_path / "none", 2, video1=2, video2=2)
+    none = videos_on_disk(tmp_path / "none", 2, video1=1, video2=1)
     with pytest.raises(DataError, match=r"2 of 2 videos .* and none is left; give the folder of pictures"):
         read_set(none, missing=MissingPictures.leave_out)
 

@@ -6,13 +6,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from official_layouts import make_split
 from tiny_sets import coco_values, write_coco
 
 from visrt.runtime.errors import DataError
+from visrt.training.data.annotations import AnnotatedSet
 from visrt.training.data.layouts import found_sets
-from visrt.training.data.set_formats import SetPlaces, read_set
+from visrt.training.data.official_sets import OFFICIAL_SETS
+from visrt.training.data.set_formats import MissingPictures, SetPlaces, read_set
 
 
 def own(folder: Path) -> Path:
@@ -113,4 +117,136 @@ def test_what_is_ambiguous_is_refused_with_what_was_found(name: str, tmp_path: P
     make, message = REFUSED[name]
     make(tmp_path)
     with pytest.raises(DataError, match=message):
+        splits_of(tmp_path)
+
+
+FRAMES = 4
+VIDEO_SETS = ("ytvis19", "ytvis21", "ytvis22", "ovis", "uvo")
+
+
+def read_split(folder: Path, split: str | None = None) -> AnnotatedSet:
+    return read_set(SetPlaces(folder, split=split)).annotated
+
+
+@pytest.mark.parametrize("name", ["ytvis19", "ytvis21", "ytvis22", "ovis", "uvo", "burst", "imagenet_vid", "coco"])
+def test_a_public_set_is_read_as_downloaded_and_known_by_its_files(name: str, tmp_path: Path) -> None:
+    for split in OFFICIAL_SETS[name].annotations:
+        places = make_split(tmp_path, name, split, frames=FRAMES)
+        annotated = read_split(places.folder, split)
+        assert annotated.official == name
+        assert all(
+            picture.is_relative_to(places.folder / places.images) for v in annotated.videos for picture in v.pictures
+        )
+        assert {len(video.tracks) for video in annotated.videos} == {2}
+    if name in VIDEO_SETS:
+        assert [video.size for video in annotated.videos] == [(72, 128), (128, 72)]
+        assert annotated.fps == (30.0 if name == "uvo" else 6.0)
+        with pytest.raises(DataError, match=r"holds 3 sets; give one of: .*train.*\(train\).*`visrt eval` .* --split"):
+            read_split(places.folder)
+        with pytest.raises(DataError, match=r"has no split night; it has: train, val, test"):
+            read_split(places.folder, "night")
+
+
+@pytest.mark.parametrize("name", ["ytvis19", "ovis", "coco", "burst"])
+def test_the_folder_of_a_splits_pictures_and_the_file_alone_mean_the_split(name: str, tmp_path: Path) -> None:
+    places = make_split(tmp_path, name, "train", frames=FRAMES)
+    if name == "ytvis19":  # pngs for another task come with it
+        (places.folder / "train" / "Annotations" / "video1").mkdir(parents=True)
+    expected = make_split(tmp_path, name, "valid", frames=FRAMES)
+    pictures = expected.folder / expected.images
+    for given in (pictures, expected.folder / expected.annotations):
+        annotated = read_split(given)
+        assert annotated.official == name
+        assert all(picture.is_relative_to(pictures) for video in annotated.videos for picture in video.pictures)
+    if name == "ytvis19":
+        assert read_split(expected.folder / "valid").official == name
+        assert read_split(expected.folder, "train").videos[0].tracks
+
+
+def test_a_folder_above_several_public_sets_names_them(tmp_path: Path) -> None:
+    for name in ("ytvis19", "coco"):
+        make_split(tmp_path, name, "valid", frames=FRAMES)
+    with pytest.raises(DataError, match=rf"give one of the public sets in it: {tmp_path}/coco, {tmp_path}/ytvis_2019"):
         found_sets(tmp_path)
+
+
+def test_any_other_arrangement_is_given_by_its_file_and_its_pictures(tmp_path: Path) -> None:
+    places = make_split(tmp_path, "ytvis19", "valid", annotated=False, frames=FRAMES)
+    file = (places.folder / places.annotations).rename(tmp_path / "list.json")
+    pictures = (places.folder / places.images).rename(tmp_path / "frames")
+    annotated = read_set(SetPlaces(tmp_path, file, pictures)).annotated
+    assert (annotated.official, annotated.fps, annotated.annotated) == ("ytvis19", 6.0, False)
+    with pytest.raises(DataError, match=r"list\.json: its folder of pictures was looked for in vain at"):
+        read_set(SetPlaces(tmp_path, file))
+
+
+def test_a_split_of_which_only_the_file_was_downloaded_has_sizes_and_names_its_folder(tmp_path: Path) -> None:
+    places = make_split(tmp_path, "ovis", "valid", annotated=False, frames=FRAMES)
+    (places.folder / places.images).rename(tmp_path / "elsewhere")
+    given = SetPlaces(places.folder / places.annotations)
+    annotated = read_set(given, missing=MissingPictures.keep).annotated
+    assert [video.size for video in annotated.videos] == [(72, 128), (128, 72)]
+    with pytest.raises(
+        DataError, match=rf"looked for in vain at {tmp_path}/ovis/valid/JPEGImages|{tmp_path}/ovis/valid"
+    ):
+        read_set(given)
+
+
+def test_the_file_of_a_split_may_lie_next_to_its_folder_without_its_name(tmp_path: Path) -> None:
+    """As the validation split of 2022 is often unpacked: instances.json, val/JPEGImages."""
+    places = make_split(tmp_path, "ytvis22", "valid", annotated=False, frames=FRAMES)
+    (places.folder / places.annotations).rename(places.folder / "instances.json")
+    (places.folder / "valid").rename(places.folder / "val")
+    annotated = read_split(places.folder)
+    assert annotated.official == "ytvis22"
+    assert annotated.videos[0].pictures[0].is_relative_to(places.folder / "val" / "JPEGImages")
+
+
+def test_burst_has_a_frame_a_second_and_says_what_is_not_exhaustive(tmp_path: Path) -> None:
+    places = make_split(tmp_path, "burst", "valid", frames=FRAMES)
+    annotated = read_split(places.folder)
+    [first, _] = annotated.videos
+    assert (first.name, len(first.pictures), annotated.fps) == ("LaSOT/clip-1", FRAMES // 2, 1.0)
+    assert [(annotated.classes[t.label], [m is not None for m in t.masks]) for t in first.tracks] == [
+        ("person", [True, True]),
+        ("bird", [True, False]),
+    ]
+    assert "in 1 of 2 videos some classes are not annotated exhaustively" in annotated.remarks[0]
+
+
+BAD_BURST: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "an id twice": (lambda v: v["sequences"][1].update(id=1), r"sequences\[1\]\.id: 1 is the id of sequences\[0\] too"),
+    "a track without a class": (
+        lambda v: v["sequences"][0]["track_category_ids"].pop("11"),
+        r"sequences\[0\]\.track_category_ids\.11: expected a whole number",
+    ),
+    "an unknown class": (
+        lambda v: v["sequences"][0]["track_category_ids"].update({"11": 3}),
+        r"track_category_ids\.11: 3 is none of the file's: 95, 805",
+    ),
+    "a frame too few": (
+        lambda v: v["sequences"][1]["segmentations"].pop(),
+        r"segmentations: expected one entry for each",
+    ),
+    "a torn mask": (
+        lambda v: v["sequences"][0]["segmentations"][1]["10"].update(rle="zz"),
+        r"sequences\[0\]\.segmentations\[1\]\.10\.rle\.counts",
+    ),
+    "no name": (lambda v: v["sequences"][0].pop("seq_name"), r"sequences\[0\]: dataset and seq_name: expected"),
+    "a lost frame": (
+        lambda v: v["sequences"][1]["annotated_image_paths"].__setitem__(0, "no.jpg"),
+        r"1 of 2 videos are not, or not whole, below .*: LaSOT/clip-2 \(1 of 2 frames, the first no\.jpg\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BURST)
+def test_a_broken_burst_file_is_refused_with_the_json_path_of_the_fault(name: str, tmp_path: Path) -> None:
+    places = make_split(tmp_path, "burst", "valid", frames=FRAMES)
+    path = places.folder / places.annotations
+    values = json.loads(path.read_text())
+    breaks, message = BAD_BURST[name]
+    breaks(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=message):
+        read_split(places.folder)

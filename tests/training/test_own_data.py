@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from official_layouts import make_split
 from tiny_sets import coco_values, write_coco
 
 from visrt.export.graphs import FrameGraph
@@ -76,6 +77,22 @@ def test_another_set_to_measure_on_goes_before_the_split(tmp_path: Path) -> None
     other = own_set(tmp_path / "other", 2)
     settings = own_run(recipe(tmp_path / "set", validation=str(other))).settings
     assert photos(settings, "held_out") == {"0.png", "1.png"}
+
+
+@pytest.mark.parametrize("name", ["ytvis19", "uvo", "burst"])
+def test_a_public_set_is_trained_on_as_downloaded_and_a_split_for_a_server_measures_nothing(
+    name: str, tmp_path: Path
+) -> None:
+    root = make_split(tmp_path, name, "train", frames=4).folder
+    make_split(tmp_path, name, "valid", annotated=name != "ytvis19", frames=4)
+    run = own_run(recipe(root))
+    pool = load_pool(run.settings.data.sources, replace(run.settings.data.clips, part="train"))
+    assert {frame.path.parent.name for base in pool.bases for frame in base.frames} in (
+        {"video1", "video2"},
+        {"clip-1", "clip-2"},
+    )
+    kept_back = [line for line in run.lines if "valid.json: has no annotations and cannot measure quality" in line]
+    assert len(kept_back) == (name == "ytvis19")
 
 
 def test_too_few_photos_to_hold_some_out_are_all_trained_on_and_that_is_said(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from visrt.training.data.json_faults import known_id, objects_by_id, short, whol
 from visrt.training.data.picture_folder import MissingPictures, PictureFolder, complete_videos
 from visrt.training.data.segmentations import rle_of, rle_of_box
 
-__all__ = ["coco_set", "masks_in", "youtube_vis_set"]
+__all__ = ["categories_in", "coco_set", "masks_in", "size_in", "youtube_vis_set"]
 
 FRAME_KEYS = ("frame_index", "frame_id")
 """Of an image with `video_id`: its place in the video, as visrt writes it and as ImageNet VID is converted."""
@@ -35,7 +35,7 @@ def youtube_vis_set(
 
     Several videos without one annotation are a split whose annotations are kept back, as servers give it out.
     """
-    categories, label_of = _categories(path, values)
+    categories, label_of = categories_in(path, values)
     videos = objects_by_id(values, "videos", path)
     shapes = {number: _shape(video, f"{path}: videos[{i}]") for i, (number, video) in enumerate(videos.items())}
     tracks: dict[int, list[Track]] = defaultdict(list)
@@ -59,7 +59,7 @@ def youtube_vis_set(
 
 def _shape(video: dict[str, Any], where: str) -> tuple[int, tuple[int, int]]:
     """Number of frames, and their size (height, width)."""
-    size = _size(video, where)
+    size = size_in(video, where)
     names = video.get("file_names")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}.file_names: expected a list of at least one file name; found {short(names)}")
@@ -134,7 +134,7 @@ def coco_set(
     path: Path, values: dict[str, Any], pictures: Path, missing: MissingPictures = MissingPictures.refuse
 ) -> AnnotatedSet:
     """The set in `values`, read from `path`, with its pictures below the folder `pictures`."""
-    categories, label_of = _categories(path, values)
+    categories, label_of = categories_in(path, values)
     folder = PictureFolder(pictures)
     images = _images(path, values, folder)
     form = _form(values, PHOTO_MASKS, PHOTO_BOXES)
@@ -153,7 +153,7 @@ def _images(path: Path, values: dict[str, Any], folder: PictureFolder) -> dict[i
     taken: dict[tuple[int, int], int] = {}
     for i, (number, image) in enumerate(objects_by_id(values, "images", path).items()):
         where = f"{path}: images[{i}]"
-        size = _size(image, where)
+        size = size_in(image, where)
         at = (number, 0)
         place = next((key for key in FRAME_KEYS if key in image), None)
         if place and "video_id" in image:
@@ -204,7 +204,7 @@ def _coco_video(path: Path, number: int, images: list[_Image], objects: Sequence
     return AnnotatedVideo(number, name, tuple(image.path for image in images), images[0].size, tracks)
 
 
-def _categories(path: Path, values: dict[str, Any]) -> tuple[tuple[str, ...], dict[int, int]]:
+def categories_in(path: Path, values: dict[str, Any]) -> tuple[tuple[str, ...], dict[int, int]]:
     """Names, which differ, in the order of the file, and the label of each category id."""
     names: dict[str, None] = {}
     entries = objects_by_id(values, "categories", path)
@@ -229,7 +229,7 @@ def _annotations(path: Path, values: dict[str, Any]) -> Iterator[tuple[str, dict
         yield f"{path}: annotations[{i}]", annotation
 
 
-def _size(value: dict[str, Any], where: str) -> tuple[int, int]:
+def size_in(value: dict[str, Any], where: str) -> tuple[int, int]:
     """Height and width."""
     height, width = whole_number(value, "height", where, least=1), whole_number(value, "width", where, least=1)
     if height * width > PIXELS_MAX:

@@ -25,18 +25,20 @@ from visrt.runtime.sinks.output import write_atomically
 from visrt.training.data import annotation_files, json_faults, picture_folder, segmentations, set_columns, set_formats
 from visrt.training.data import annotations as annotated_sets
 from visrt.training.data.annotations import require_annotations
+from visrt.training.data.formats import burst
 from visrt.training.data.picture_folder import PictureFolder
 from visrt.training.data.set_columns import DamagedColumns, SetColumns, columns_of, file_chunks, open_columns
 from visrt.training.data.set_formats import SetPlaces, read_set
 
 __all__ = ["ReadColumns", "read_columns"]
 
-CACHED_FORMATS = ("coco", "youtube-vis")
+CACHED_FORMATS = ("coco", "youtube-vis", "burst")
 """Those with one file of annotations, whose change can be seen at once."""
 WORTH_BYTES = 2**22
 """Smaller files of annotations are read in less than a second."""
 READERS = (
     annotated_sets,
+    burst,
     annotation_files,
     json_faults,
     picture_folder,

@@ -1,12 +1,13 @@
-"""The formats of annotated sets that are read: YouTube-VIS, COCO, DAVIS's pngs, MOTS's txt, YOLO's txt.
+"""The formats of annotated sets that are read: YouTube-VIS, COCO, BURST, DAVIS's pngs, MOTS's txt, YOLO's txt.
 
 Training, `visrt data` and `visrt eval` read sets through here and so take the same files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from visrt.runtime.json_file import read_json_object
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotation_files import coco_set, youtube_vis_set
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, with_classes
+from visrt.training.data.formats.burst import FRAMES, burst_set, first_picture
 from visrt.training.data.formats.davis import MASKS, PICTURES, load_object_names, read_davis
 from visrt.training.data.formats.mots import CLASSES, find_mots, read_mots
 from visrt.training.data.formats.yolo import read_yolo, yolo_file
 from visrt.training.data.json_faults import short
-from visrt.training.data.layouts import ANNOTATIONS, IMAGES, NAMES, SetPlaces, only_set
+from visrt.training.data.layouts import ANNOTATIONS, IMAGES, NAMES, SetPlaces, folders_for, only_set
 from visrt.training.data.official_sets import OFFICIAL_SETS, recognised
 from visrt.training.data.picture_folder import MissingPictures
 
@@ -39,11 +41,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ReadSet:
-    """A set, its format, and the file or folder of its annotations."""
+    """A set, its format, the file or folder of its annotations, and of a json file the folder of its pictures."""
 
     annotated: AnnotatedSet
     format: str
     path: Path
+    images: Path | None = None
+
+
+TRIED = 100
+"""Pictures that are looked for in each folder that may be the one."""
 
 
 def read_set(places: SetPlaces, name: str | None = None, missing: MissingPictures = MissingPictures.refuse) -> ReadSet:
@@ -53,26 +60,31 @@ def read_set(places: SetPlaces, name: str | None = None, missing: MissingPicture
     """
     if not places.folder.exists():
         raise UsageError(f"{places.folder}: there is no such folder; give the one that holds the set")
-    if name is not None:
-        return _named(READERS[name](places, missing))
-    if places.annotations is not None:
-        return _named(KINDS[_kind(places.annotations)](places, missing))
-    found = only_set(places.folder)
-    images, names = places.images or found.places.images, places.names or found.places.names
-    return _named(KINDS[found.kind](replace(found.places, images=images, names=names), missing))
+    if name is None or places.split is not None:
+        kind, places = _placed(places)
+        return _named(KINDS[name or kind](places, missing))
+    return _named(READERS[name](places, missing))
+
+
+def _placed(places: SetPlaces) -> tuple[str, SetPlaces]:
+    """The kind of the set at `places`, and where exactly it lies."""
+    file = places.annotations
+    if file is None:
+        found = only_set(places.folder, places.split)
+        images, names = places.images or found.places.images, places.names or found.places.names
+        return found.kind, replace(found.places, images=images, names=names)
+    if file.is_dir():
+        return "davis", places
+    if file.suffix in (".yaml", ".yml"):
+        return "yolo", places
+    return "json", replace(places, image_folders=(places.folder / PICTURES, places.folder / IMAGES, *folders_for(file)))
 
 
 def _named(read: ReadSet) -> ReadSet:
     """`read` with the key and the frame rate of the public set it is of, if any."""
     key = recognised(read.path, read.format.replace("-", "_"), read.annotated.classes)
-    fps = None if key is None else OFFICIAL_SETS[key].fps
+    fps = read.annotated.fps if key is None else OFFICIAL_SETS[key].fps or read.annotated.fps
     return replace(read, annotated=replace(read.annotated, official=key, fps=fps))
-
-
-def _kind(annotations: Path) -> str:
-    if annotations.is_dir():
-        return "davis"
-    return "yolo" if annotations.suffix in (".yaml", ".yml") else "json"
 
 
 def load_annotations(
@@ -90,23 +102,46 @@ def load_annotations(
 
 
 def _values(places: SetPlaces) -> dict[str, Any]:
-    return read_json_object(places.json_file, "one object with videos or images, annotations and categories")
+    return read_json_object(places.json_file, "one object with videos, images or sequences, annotations and categories")
 
 
 def _youtube_vis(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
-    path, pictures = places.json_file, places.images or places.folder / PICTURES
-    annotated = youtube_vis_set(path, _values(places) if values is None else values, pictures, missing)
-    return ReadSet(annotated, "youtube-vis", path)
+    path, values = places.json_file, _values(places) if values is None else values
+    firsts = (names[0] for names in _each(values, "videos", "file_names") if isinstance(names, list) and names)
+    pictures = _picture_folder(places, places.folder / PICTURES, firsts, missing)
+    return ReadSet(youtube_vis_set(path, values, pictures, missing), "youtube-vis", path, pictures)
 
 
 def _coco(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
-    path, pictures = places.json_file, places.images or places.folder / IMAGES
+    path = places.json_file
     values, dropped = _without_root(_values(places) if values is None else values)
+    pictures = _picture_folder(places, places.folder / IMAGES, _each(values, "images", "file_name"), missing)
     annotated = coco_set(path, values, pictures, missing)
     if dropped:
         remark = f"{path}: category {dropped!r} is the name of the project and of no object, and is left out"
         annotated = replace(annotated, remarks=(*annotated.remarks, remark))
-    return ReadSet(annotated, "coco", path)
+    return ReadSet(annotated, "coco", path, pictures)
+
+
+def _each(values: dict[str, Any], entries: str, key: str) -> Iterator[Any]:
+    """The value of `key` in each of the `entries`, which were not checked yet."""
+    listed = values.get(entries)
+    return (one.get(key) for one in (listed if isinstance(listed, list) else []) if isinstance(one, dict))
+
+
+def _picture_folder(places: SetPlaces, usual: Path, names: Iterable[object], missing: MissingPictures) -> Path:
+    """The folder of the pictures `names`: as given, or the first one in which one of the first pictures is."""
+    folders = [places.images] if places.images is not None else [*places.image_folders] or [usual]
+    there = [folder for folder in folders if folder.is_dir()]
+    if not there and missing is not MissingPictures.keep:
+        looked = ", ".join(map(str, folders))
+        raise DataError(
+            f"{places.json_file}: its folder of pictures was looked for in vain at {looked}; move the pictures there, "
+            "or give their folder: `visrt eval` and `visrt data` take --images"
+        )
+    tried = [name for name in islice(names, TRIED) if isinstance(name, str)] if len(there) > 1 else []
+    holding = (folder for name in tried for folder in there if (folder / name).is_file())
+    return next(holding, (*there, *folders)[0])
 
 
 def _without_root(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -153,9 +188,19 @@ def _class_numbers(path: Path) -> dict[int, str]:
     return {int(number): kind for number, kind in values.items()}
 
 
+def _burst(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
+    path, values = places.json_file, _values(places) if values is None else values
+    listed = values.get("sequences")
+    sequences = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    pictures = _picture_folder(places, places.folder / FRAMES, map(first_picture, sequences), missing)
+    return ReadSet(burst_set(path, values, pictures, missing), "burst", path, pictures)
+
+
 def _json(places: SetPlaces, missing: MissingPictures) -> ReadSet:
-    """COCO or YouTube-VIS; COCO files of video frames hold both lists."""
+    """BURST, COCO or YouTube-VIS; COCO files of video frames hold images and videos."""
     values = _values(places)
+    if "sequences" in values:
+        return _burst(places, missing, values)
     return _coco(places, missing, values) if "images" in values else _youtube_vis(places, missing, values)
 
 
@@ -173,6 +218,7 @@ def _yolo(places: SetPlaces, _: MissingPictures) -> ReadSet:
 READERS: dict[str, Callable[[SetPlaces, MissingPictures], ReadSet]] = {
     "youtube-vis": _youtube_vis,
     "coco": _coco,
+    "burst": _burst,
     "davis": _davis,
     "mots": _mots,
     "yolo": _yolo,

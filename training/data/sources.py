@@ -25,6 +25,7 @@ from visrt.training.data.cutouts import (
     read_cutout,
     worth_cutting,
 )
+from visrt.training.data.formats.burst import FRAMES
 from visrt.training.data.frames import AnnotatedFrame, FrameGroups, Frames, LabelledSet, OnAccess, frames_of_videos
 from visrt.training.data.pictures import ByteCache, Picture, read_picture, read_rgb
 from visrt.training.data.set_cache import read_columns
@@ -35,19 +36,26 @@ __all__ = ["Base", "Material", "Pool", "PoolSettings", "SourceSettings", "is_in"
 
 Part = Literal["train", "held_out", "all"]
 
-FORMATS = {"coco": "coco", "youtube_vis": "youtube-vis", "davis": "davis", "mots": "mots", "yolo": "yolo"}
+FORMATS = {
+    "coco": "coco",
+    "youtube_vis": "youtube-vis",
+    "burst": "burst",
+    "davis": "davis",
+    "mots": "mots",
+    "yolo": "yolo",
+}
 """Kinds of sources that are annotated sets, and the name of their format."""
-PICTURE_FOLDERS = {"coco": IMAGES, "youtube_vis": PICTURES}
+PICTURE_FOLDERS = {"coco": IMAGES, "youtube_vis": PICTURES, "burst": FRAMES}
 
 
 @dataclass(frozen=True)
 class SourceSettings:
     """One folder of training material.
 
-    kind: "coco" and "youtube_vis" are folders with annotations (default instances.json) and pictures (default images,
-    JPEGImages); "davis" and "mots" are folders as `visrt data check` takes them; "yolo" is the folder of a data.yaml,
-    which `annotations` names, and `images` the split's pictures; "cutouts" is a folder of PNGs with alpha and a map of
-    name patterns to classes; "backgrounds" holds photos that show no object of any class.
+    kind: "coco", "youtube_vis" and "burst" are folders with annotations (default instances.json) and pictures (default
+    images, JPEGImages, frames); "davis" and "mots" are folders as `visrt data check` takes them; "yolo" is the folder
+    of a data.yaml, which `annotations` names, and `images` the split's pictures; "cutouts" is a folder of PNGs with
+    alpha and a map of name patterns to classes; "backgrounds" holds photos that show no object of any class.
     class_map: a map, or the path of its json, of source class -> class, or null to leave it out; classes it does not
     name are left out too and counted. Without a map the classes are the file's. For cut-outs: pattern -> class.
     needs_target: photos and frames without an object of any class are left out, as the released loaders do.
@@ -59,7 +67,7 @@ class SourceSettings:
     held_out: fraction of the files, chosen by a hash of their name, kept for validation.
     """
 
-    kind: Literal["coco", "youtube_vis", "davis", "mots", "yolo", "cutouts", "backgrounds"]
+    kind: Literal["coco", "youtube_vis", "burst", "davis", "mots", "yolo", "cutouts", "backgrounds"]
     folder: str
     annotations: str = "instances.json"
     images: str | None = None

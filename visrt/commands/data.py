@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from visrt.benchmarks.datasets.set_check import SetSurvey
     from visrt.training.data.annotations import ClassChoice
-    from visrt.training.data.set_formats import ReadSet
+    from visrt.training.data.set_formats import ReadSet, SetPlaces
 
 __all__ = ["check", "convert", "data", "draw"]
 
@@ -28,6 +28,7 @@ class Format(str, Enum):
 
     youtube_vis = "youtube-vis"
     coco = "coco"
+    burst = "burst"
     davis = "davis"
     mots = "mots"
     yolo = "yolo"
@@ -56,7 +57,7 @@ class Placing(str, Enum):
     link = "link"
 
 
-Folder = Annotated[Path, typer.Argument(help="Folder of the set, or its annotation file.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the set, of one of its splits, or its annotation file.")]
 From = Annotated[Format | None, typer.Option("--from", help="Its format; by its files if not given.")]
 Annotations = Annotated[
     Path | None, typer.Option(help="Its json or yaml file, or folder of masks, if not in its usual place.")
@@ -67,6 +68,8 @@ NAMES_HELP = (
     "names.json in the folder if there is one."
 )
 Names = Annotated[Path | None, typer.Option(help=NAMES_HELP)]
+Split = Annotated[str | None, typer.Option(help="train, valid or test, of a folder that holds several.")]
+Skip = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")]
 
 
 @data.command()
@@ -76,6 +79,8 @@ def check(
     annotations: Annotations = None,
     images: Images = None,
     names: Names = None,
+    split: Split = None,
+    skip_missing: Skip = False,
     classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
@@ -83,8 +88,10 @@ def check(
     from visrt.benchmarks.datasets.set_check import decoded_size, refuse_faults, survey
     from visrt.console import report_console, say
     from visrt.training.data.picture_size import size_of
+    from visrt.training.data.set_formats import SetPlaces
 
-    read = _read(folder, format, annotations, images, names, class_choice(classes))
+    places = SetPlaces(folder, annotations, images, names, split)
+    read = _read(places, format, skip_missing, class_choice(classes))
     found = survey(read.annotated, decoded_size if pictures is Look.decode else size_of)
     report_console().print(_summary(read, found))
     report_console().print(_classes(found))
@@ -102,15 +109,20 @@ def convert(
     annotations: Annotations = None,
     images: Images = None,
     names: Names = None,
+    split: Split = None,
+    skip_missing: Skip = False,
     pictures: Annotated[Placing, typer.Option(help="Copy the pictures, or link to them.")] = Placing.copy,
 ) -> None:
     """Write a set in another format, by default the one that `visrt eval` and `visrt train` read; tell what is lost."""
     from visrt.benchmarks.datasets.set_writer import Pictures, write_set
     from visrt.benchmarks.new_folder import new_folder
     from visrt.console import report_console, say
+    from visrt.training.data.annotations import require_annotations
     from visrt.training.data.set_formats import SetPlaces, read_set
 
-    read = _read(folder, format, annotations, images, names)
+    read = _read(SetPlaces(folder, annotations, images, names, split), format, skip_missing)
+    if to in (Written.davis, Written.mots):
+        require_annotations(read.annotated, read.path, f"the format {to.value}")
     new_folder(out, "--out")
     for remark in write_set(read.annotated, out, to.value, Pictures(pictures.value)):
         say(remark)
@@ -129,6 +141,8 @@ def draw(
     annotations: Annotations = None,
     images: Images = None,
     names: Names = None,
+    split: Split = None,
+    skip_missing: Skip = False,
     videos: Annotated[int, typer.Option(min=1, max=60, help="Videos, or photos, drawn at random.")] = 6,
     frames: Annotated[int, typer.Option(min=1, max=20, help="Frames of each video; photos in a row.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Another number, another sample.")] = 0,
@@ -136,27 +150,22 @@ def draw(
     """Draw a sample of a set with its masks, ids and classes as one contact sheet."""
     from visrt.benchmarks.accuracy.contact_sheet import sample_sheet, write_sheet
     from visrt.console import report_console
+    from visrt.training.data.set_formats import SetPlaces
 
-    read = _read(folder, format, annotations, images, names)
+    read = _read(SetPlaces(folder, annotations, images, names, split), format, skip_missing)
     picture = sample_sheet(read.annotated, videos, frames, seed)
     write_sheet(out, picture)
     report_console().print(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
 
 
-def _read(
-    folder: Path,
-    format: Format | None,
-    annotations: Path | None,
-    images: Path | None,
-    names: Path | None,
-    choice: ClassChoice | None = None,
-) -> ReadSet:
+def _read(places: SetPlaces, format: Format | None, skip_missing: bool, choice: ClassChoice | None = None) -> ReadSet:
     """The set with its chosen classes; what was left out of it is reported on stderr."""
     from visrt.console import say
     from visrt.training.data.annotations import with_classes
-    from visrt.training.data.set_formats import SetPlaces, read_set
+    from visrt.training.data.set_formats import MissingPictures, read_set
 
-    read = read_set(SetPlaces(folder, annotations, images, names), format.value if format else None)
+    missing = MissingPictures.leave_out if skip_missing else MissingPictures.refuse
+    read = read_set(places, format.value if format else None, missing)
     read = replace(read, annotated=with_classes(read.annotated, choice, read.path))
     for remark in read.annotated.remarks:
         say(remark)
