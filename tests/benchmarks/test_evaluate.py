@@ -13,6 +13,7 @@ import pytest
 from annotated_sets import box_rle, set_values, write_set
 from bundles import write_bundle
 from fakes import colour_session, patches
+from official_layouts import make_split
 from typer.testing import CliRunner, Result
 
 from visrt.benchmarks.accuracy.evaluate import evaluate_official, evaluate_session, tracks_in
@@ -283,6 +284,18 @@ def test_three_hundred_objects_in_a_frame_are_measured(tmp_path: Path) -> None:
     assert told["counts"]["found"] == 600
     assert told["tracking"]["hota"] == pytest.approx(1)
     assert told["precision"]["ar100"] == pytest.approx(1 / 3), "a hundred of a video and class count"
+
+
+def test_eval_takes_a_split_of_a_public_set(tmp_path: Path) -> None:
+    folder = make_split(tmp_path, "ytvis19", "train", frames=2).folder
+    make_split(tmp_path, "ytvis19", "valid", annotated=False, frames=2)
+    (tmp_path / "results.json").write_text("[]")
+    measured = ("eval", "--results", tmp_path / "results.json", "--data", folder)
+    assert "holds 2 sets; give one of" in visrt(*measured).stderr
+    assert visrt(*measured, "--split", "train").exit_code == 0
+    kept_back = visrt(*measured, "--split", "valid")
+    assert kept_back.exit_code == 2
+    assert "valid.json: lists 2 videos without annotations" in kept_back.stderr
 
 
 def test_results_of_another_set_are_refused(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def class_labels(
     lost = sorted({target for target in targets if target is not None and target not in names})
     if lost:
         raise DataError(
-            f"{where}: {', '.join(lost)} are none of the classes {', '.join(names)}; give a class map that names a "
+            f"{where}: {_listed(lost)} are none of the classes {_listed(names)}; give a class map that names a "
             "class for each category, or null to leave it out"
         )
     return names, [None if target is None else names.index(target) for target in targets]
@@ -173,14 +173,20 @@ def chosen_map(categories: Sequence[str], choice: ClassChoice | None, where: Pat
         meant = _meant(name, left_out)
         if name not in categories and (meant or not isinstance(choice, Mapping)):
             hint = f"did you mean {meant!r}? It has" if meant else "it has"
-            raise DataError(f"{where}: lacks the category {name!r}; {hint}: {', '.join(sorted(categories))}")
+            raise DataError(f"{where}: lacks the category {name!r}; {hint}: {_listed(sorted(categories))}")
     class_map = choice if isinstance(choice, Mapping) else {name: name for name in choice}
     if not any(class_map.get(name) for name in categories):
         raise DataError(
             f"{where}: the class map leaves out every category; name a class for at least one of: "
-            f"{', '.join(sorted(categories))}"
+            f"{_listed(sorted(categories))}"
         )
     return class_map
+
+
+def _listed(names: Sequence[str], most: int = 100) -> str:
+    """Sets of a large vocabulary have more categories than anyone reads."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _meant(name: str, categories: Sequence[str]) -> str | None:

@@ -46,6 +46,9 @@ def evaluate(
         Path | None, typer.Option(help="Its json or yaml file, or folder of masks, if not in its usual place.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Its folder of pictures, if not in its usual place.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, valid or test, where the folder holds several, as public sets do.")
+    ] = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")
     ] = False,
@@ -133,7 +136,7 @@ def evaluate(
         )
     if report is not None:
         new_folder(report, "--report")
-    places = SetPlaces(data, annotations, images)
+    places = SetPlaces(data, annotations, images, split=split)
     missing = MissingPictures.leave_out if skip_missing else MissingPictures.refuse
     if bundle is not None:
         measured = _of_bundle(bundle, places, choice, run, missing)
@@ -144,6 +147,7 @@ def evaluate(
         "data": data,
         "annotations": annotations,
         "images": images,
+        "split": split,
         "bundle": bundle,
         "results": results,
         "classes": classes,
