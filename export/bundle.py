@@ -36,7 +36,7 @@ from visrt.runtime.parity.frames import Frames
 from visrt.runtime.parity.reference import Reference
 from visrt.runtime.parity.verify import closing
 
-__all__ = ["PRECISIONS", "Export", "ExportReport", "export_bundle"]
+__all__ = ["PRECISIONS", "SIZE_DIVISOR", "Export", "ExportReport", "check_size", "export_bundle"]
 
 SIZE_DIVISOR = 32
 REFERENCE_FRAMES = 3
@@ -57,6 +57,7 @@ class Export:
     and videos to check on; none takes synthetic scenes. name: of the bundle; None takes the folder's. precision: "fp32"
     or "fp16". keep_fp32: modules of the network that stay in float32 in an FP16 bundle; None finds out. source: height
     and width of the only frames it will take, which the graph then resizes on the device, exactly as the runtime would.
+    short_side, long_side: the published resize in pixels, taken where it fits; None takes the largest that fits.
     """
 
     checkpoint: Path
@@ -72,10 +73,18 @@ class Export:
     keep_fp32: tuple[str, ...] | None = None
     source: tuple[int, int] | None = None
     family: str = DEFAULT_FAMILY
+    short_side: int | None = None
+    long_side: int | None = None
 
     @property
     def input(self) -> InputSpec:
-        return InputSpec(height=self.height, width=self.width, source=self.source)
+        return InputSpec(
+            height=self.height,
+            width=self.width,
+            source=self.source,
+            short_side=self.short_side,
+            long_side=self.long_side,
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def export_bundle(
 
     `on_stage` gets the name of each stage, `on_parity` each comparison with torch and the precision it was made in.
     """
-    _check_size(export.height, export.width)
+    check_size(export.height, export.width)
     _check_precision(export)
     check_target(export.out, Existing.REPLACE if export.overwrite else Existing.KEEP)
     require_known(export.family)
@@ -166,7 +175,8 @@ def _check_modules(export: Export, network: nn.Module) -> None:
             raise UsageError(f"module {name!r} is not in the network; expected a name as {known}, or one inside these")
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Raises UsageError for a network input that is not divisible by SIZE_DIVISOR."""
     if min(height, width) < SIZE_DIVISOR or height % SIZE_DIVISOR or width % SIZE_DIVISOR:
         fits = [max(SIZE_DIVISOR, round(side / SIZE_DIVISOR) * SIZE_DIVISOR) for side in (height, width)]
         raise UsageError(

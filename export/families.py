@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from visrt.export.family import Exportable
 from visrt.export.genvis import read_genvis
 from visrt.export.inspro import read_inspro, read_inspro_lite
 from visrt.export.per_frame import read_per_frame
+from visrt.models.checkpoints.published import PUBLISHED
+from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import UsageError
 
-__all__ = ["DEFAULT_FAMILY", "FAMILIES", "read_for", "require_known"]
+__all__ = ["DEFAULT_FAMILY", "FAMILIES", "PublishedResize", "published_resize", "read_for", "require_known"]
 
 FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable[Any]]] = {
     "minvis": read_per_frame,
@@ -38,3 +41,40 @@ def read_for(family: str, checkpoint: Path, spec: InputSpec, association: Mappin
     """The checkpoint as `family` exports it. Raises UsageError for an unknown family."""
     require_known(family)
     return FAMILIES[family](checkpoint, spec, association)
+
+
+@dataclass(frozen=True)
+class PublishedResize:
+    """Pixels of the short side, and the most of the long side, to which published models see frames resized."""
+
+    short_side: int
+    long_side: int = 1333
+
+
+USUAL, SWIN_L = "usual", "swin_l"
+
+RESIZES: dict[str, dict[str, PublishedResize]] = {
+    "minvis": {USUAL: PublishedResize(360), SWIN_L: PublishedResize(480)},
+    "ctvis": {USUAL: PublishedResize(480)},
+    "genvis": {USUAL: PublishedResize(360), SWIN_L: PublishedResize(448)},
+    "inspro": {USUAL: PublishedResize(360, 640)},
+    "inspro_lite": {USUAL: PublishedResize(360, 640)},
+}
+"""MIN_SIZE_TEST and MAX_SIZE_TEST of the released configurations; of InsPro as its paper writes (section 4.2)."""
+
+OF_SETS: dict[tuple[str, tuple[str, ...]], PublishedResize] = {
+    ("minvis", DATASET_CLASSES["ytvis2021"]): PublishedResize(360),
+}
+"""What a family's configurations for a set have in place of `RESIZES`, whatever the backbone, by the set's classes."""
+
+
+def published_resize(family: str, settings: Any, classes: tuple[str, ...]) -> PublishedResize:
+    """The resize with which the network of `settings` for `classes` is evaluated, as `family`.
+
+    Backbones that nobody published take that of ResNet-50.
+    """
+    if found := OF_SETS.get((family, classes)):
+        return found
+    frame = getattr(settings, "frame", settings)
+    known = SWIN_L if frame.backbone.channels == PUBLISHED[SWIN_L].backbone.channels else USUAL
+    return RESIZES[family].get(known, RESIZES[family][USUAL])

@@ -23,10 +23,10 @@ CLASSES = ("person", "vehicle", "animal")
 _TYPES = {"uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 
 
-def write_bundle(folder: Path, association: Mapping[str, Any] | None = None) -> Path:
-    """A sound bundle in the new `folder`."""
+def write_bundle(folder: Path, association: Mapping[str, Any] | None = None, size: tuple[int, int] = SIZE) -> Path:
+    """A sound bundle in the new `folder`; `size` is height and width of its input."""
     folder.mkdir(parents=True)
-    manifest = fake_manifest(SIZE, QUERIES, CLASSES, CHANNELS, CHANNELS, association)
+    manifest = fake_manifest(size, QUERIES, CLASSES, CHANNELS, CHANNELS, association)
     models = {"frame": frame_model(manifest.graphs["frame"]), "masks": masks_model(manifest.graphs["masks"])}
     graphs = {
         name: manifest.graphs[name].model_copy(

@@ -16,7 +16,8 @@ from visrt.runtime.methods.registry import METHODS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from visrt.export.bundle import ExportReport
+    from visrt.export.bundle import Export, ExportReport
+    from visrt.export.sizes import SizesReport
     from visrt.runtime.parity.check import ParityReport
 
 __all__ = ["Precision", "export"]
@@ -37,7 +38,33 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Network input in pixels, divisible by 32: 192x320.")],
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HxW",
+            help="Network input in pixels, divisible by 32: 192x320; repeat for a bundle of several sizes, of which "
+            "each video takes its best.",
+        ),
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ytvis|FILE",
+            help="In place of --size: those that 16:9, 9:16, 4:3 and 3:4 videos have after the published resize, or "
+            "the videos of an annotation file.",
+        ),
+    ] = None,
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Resize frames to this short side in pixels, as published, where that fits. With --sizes the model's "
+            "own number if not given; else frames get as large as fits.",
+        ),
+    ] = None,
+    long_side: Annotated[
+        int | None, typer.Option(min=1, help="The most pixels of the long side in that resize.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle; the folder's name by default.")] = None,
     classes: Annotated[
         str | None,
@@ -99,16 +126,18 @@ def export(
 
     from visrt.commands.names import class_names, size_from_text, with_clip_lengths
     from visrt.console import report_console
-    from visrt.export.bundle import Export, export_bundle
+    from visrt.export.bundle import Export
     from visrt.export.families import DEFAULT_FAMILY
+    from visrt.export.sizes import export_sizes
 
     _check_engine(engine, target)
-    height, width = size_from_text(size)
+    given = [size_from_text(text) for text in size or ()]
+    _check_size_options(given, sizes)
     request = Export(
         checkpoint=checkpoint,
         out=out,
-        height=height,
-        width=width,
+        height=0,
+        width=0,
         name=name,
         classes=class_names(classes) if classes is not None else None,
         association=with_clip_lengths(association_in(association, None).changes or {}, clip_lengths),
@@ -118,11 +147,16 @@ def export(
         family=family or DEFAULT_FAMILY,
         source=None if source_size is None else size_from_text(source_size),
         keep_fp32=None if keep_fp32 is None else tuple(keep_fp32),
+        short_side=short_side,
+        long_side=long_side,
     )
     console = report_console()
     with Console(stderr=True).status("reading the checkpoint") as status:
-        report = export_bundle(
+        if sizes is not None:
+            request, given = _sizes_of_videos(request, sizes, console)
+        report = export_sizes(
             request,
+            given,
             on_stage=status.update,
             on_parity=lambda parity, what: _tell(console, parity, what),
         )
@@ -130,6 +164,31 @@ def export(
         console.print(line)
     if engine is not None:
         build(out, engine, target=target)
+
+
+def _check_size_options(given: list[tuple[int, int]], sizes: str | None) -> None:
+    from visrt.runtime.errors import UsageError
+
+    if given and sizes is not None:
+        raise UsageError(f"--size and --sizes {sizes} were both given; give the one or the other")
+    if not given and sizes is None:
+        raise UsageError("no size was given; add --size HxW, as 384x640, or --sizes ytvis")
+
+
+def _sizes_of_videos(export: Export, sizes: str, console: Console) -> tuple[Export, list[tuple[int, int]]]:
+    """`export` with its published resize, and the sizes that videos need after it, the most frequent first."""
+    from visrt.export.sizes import YTVIS_SHAPES, sizes_for_shapes, video_shapes, with_published_resize
+
+    shapes = YTVIS_SHAPES if sizes == "ytvis" else video_shapes(Path(sizes))
+    export = with_published_resize(export)
+    assert export.short_side is not None
+    counts = sizes_for_shapes(shapes, export.short_side, export.long_side)
+    limit = "" if export.long_side is None else f", a long side of {export.long_side} at most"
+    console.print(f"resize to a short side of {export.short_side}{limit}: {len(counts)} sizes")
+    if sizes != "ytvis":
+        for (height, width), videos in counts.items():
+            console.print(f"  {height}x{width}: {videos} videos")
+    return export, list(counts)
 
 
 def _check_engine(engine: str | None, target: list[str] | None) -> None:
@@ -151,16 +210,25 @@ def _tell(console: Console, parity: ParityReport, what: str) -> None:
         console.print(agreement_table([("cpu", parity)], parity.precision))
 
 
-def _summary(report: ExportReport) -> list[str]:
+def _summary(report: SizesReport) -> list[str]:
+    megabytes = sum(spec.bytes for spec in report.manifest.files()) / 1e6
+    of_sizes = [(one.manifest.input, line) for one in report.reports for line in _remarks(one)]
+    several = len(report.reports) > 1
+    return [
+        *(f"{spec.height}x{spec.width}: {line}" if several else line for spec, line in of_sizes),
+        f"{report.folder}: {megabytes:.1f} MB, {len(report.manifest.classes)} classes"
+        + (f", {len(report.reports)} sizes" if several else ""),
+    ]
+
+
+def _remarks(report: ExportReport) -> list[str]:
     from visrt.export.reference import NOISE
 
     moved, queries = (sum(getattr(frame, what) for frame in report.steadiness) for what in ("moved", "queries"))
-    megabytes = sum(spec.bytes for spec in report.manifest.files()) / 1e6
     islands = [f"{name} stays in fp32: chosen for quality" for name in report.kept]
     islands += [f"{one.module} stays in fp32: its values reach {one.largest:.0f}" for one in report.found]
     return [
         *islands,
         f"{len(report.steadiness)} reference frames; torch itself moves {moved} of {queries} queries under noise of "
         f"{NOISE:.0e}",
-        f"{report.folder}: {megabytes:.1f} MB, {len(report.manifest.classes)} classes",
     ]

@@ -1,0 +1,153 @@
+"""One network at several sizes: which sizes videos need, and a bundle of them that was checked at each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inspro_bundles import SETTINGS as INSPRO
+from networks import LIGHT, PUBLISHED_KIND, saved
+from typer.testing import CliRunner
+
+from visrt.cli import app
+from visrt.export.families import published_resize
+from visrt.export.sizes import YTVIS_SHAPES, sizes_for_shapes, video_shapes
+from visrt.models.checkpoints.published import ctvis, genvis, published
+from visrt.models.dataset_classes import DATASET_CLASSES
+from visrt.models.swin import SwinSettings
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.errors import UsageError
+from visrt.runtime.parity.verify import VerifySettings, stored_reference, verify_engines
+
+R50, SWIN_L = published("r50", 40), published("swin_l", 40)
+TRAINED = SwinSettings(embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12, drop_path=0.3)
+"""Swin-L as it is trained."""
+YTVIS2019, YTVIS2021 = DATASET_CLASSES["ytvis2019"], DATASET_CLASSES["ytvis2021"]
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sizes")
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    checkpoint = saved(LIGHT, folder / "model.safetensors")
+    sizes = ("--size", "64x96", "--size", "96x64", "--short-side", 64)
+    outcome = run(checkpoint, "--out", folder / "upright", *sizes)
+    assert outcome.exit_code == 0, outcome.output
+    assert "64x96, fp32" in outcome.stdout
+    assert "96x64, fp32" in outcome.stdout
+    assert outcome.stdout.rstrip().endswith("3 classes, 2 sizes")
+    return open_bundle(folder / "upright")
+
+
+def test_each_size_repeats_torch(bundle: Bundle) -> None:
+    assert [size.manifest.input.height for size in bundle.sizes] == [64, 96]
+    assert {size.manifest.input.short_side for size in bundle.sizes} == {64}
+    for size in bundle.sizes:
+        verification = verify_engines(size, stored_reference(size), VerifySettings(("cpu",), (1, 2)))
+        verification.require("the bundle")
+
+
+def test_the_second_size_adds_little(bundle: Bundle) -> None:
+    """Its graph without weights; of a small network that is a larger part than of a published one."""
+    frame = bundle.manifest.graphs["frame"]
+    assert frame.weights is not None
+    assert bundle.manifest.other_sizes[0].graphs["frame"].weights == frame.weights
+    assert frame.file.bytes < 0.2 * frame.weights.bytes
+
+
+def test_nothing_of_the_single_sizes_is_left(bundle: Bundle, folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "upright"]
+    assert {path.name for path in bundle.folder.iterdir()} == {
+        "manifest.json",
+        *(spec.file for spec in bundle.manifest.files()),
+    }
+
+
+def test_the_bundle_has_its_own_name_and_one_checkpoint(bundle: Bundle) -> None:
+    manifest: Manifest = bundle.manifest
+    assert manifest.name == "upright"
+    assert manifest.producer.checkpoint == "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("short_side", "long_side", "sizes"),
+    [
+        (360, 1333, [(384, 640), (640, 384), (384, 480), (480, 384)]),
+        (480, 1333, [(480, 864), (864, 480), (480, 640), (640, 480)]),
+        (448, None, [(448, 800), (800, 448), (448, 608), (608, 448)]),
+        (360, 480, [(288, 480), (480, 288), (384, 480), (480, 384)]),
+    ],
+)
+def test_the_sizes_of_youtube_vis(short_side: int, long_side: int | None, sizes: list[tuple[int, int]]) -> None:
+    assert list(sizes_for_shapes(YTVIS_SHAPES, short_side, long_side)) == sizes
+
+
+def test_the_sizes_of_a_file_are_those_of_its_videos_the_most_frequent_first(tmp_path: Path) -> None:
+    """The pictures need not be on the disk."""
+    shapes = [(1280, 720), (720, 1280), (360, 640), (719, 1280), (480, 853)]
+    videos = [
+        {"id": i + 1, "height": height, "width": width, "length": 1, "file_names": [f"{i}/0.jpg"]}
+        for i, (height, width) in enumerate(shapes)
+    ]
+    file = tmp_path / "valid.json"
+    file.write_text(json.dumps({"videos": videos, "categories": [{"id": 1, "name": "cat"}], "annotations": None}))
+
+    assert sizes_for_shapes(video_shapes(file), 360, None) == {(384, 640): 3, (640, 384): 1, (384, 672): 1}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "classes", "expected"),
+    [
+        ("minvis", R50, YTVIS2019, (360, 1333)),
+        ("minvis", SWIN_L, YTVIS2019, (480, 1333)),
+        ("minvis", replace(SWIN_L, backbone=TRAINED), (), (480, 1333)),
+        ("minvis", SWIN_L, YTVIS2021, (360, 1333)),
+        ("ctvis", ctvis(R50), YTVIS2019, (480, 1333)),
+        ("ctvis", ctvis(SWIN_L), YTVIS2021, (480, 1333)),
+        ("genvis", genvis(R50), YTVIS2021, (360, 1333)),
+        ("genvis", genvis(SWIN_L), YTVIS2021, (448, 1333)),
+        ("inspro", INSPRO, YTVIS2019, (360, 640)),
+        ("minvis", published("swin_t", 40), YTVIS2019, (360, 1333)),
+    ],
+)
+def test_the_published_resize(family: str, settings: Any, classes: tuple[str, ...], expected: tuple[int, int]) -> None:
+    resize = published_resize(family, settings, classes)
+
+    assert (resize.short_side, resize.long_side) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "64x96", "--size", "64x96"], "size 64x96 was given more than once; give each size once"),
+        (["--size", "64x96", "--size", "60x96"], "size 60x96 (height x width) cannot be used; both must be divisible"),
+        (["--size", "64x96", "--size", "96x64", "--source-size", "72x128"], "give one size, or leave the source size"),
+        (["--size", "64x96", "--sizes", "ytvis"], "--size and --sizes ytvis were both given; give the one or the"),
+        ([], "no size was given; add --size HxW, as 384x640, or --sizes ytvis"),
+        (["--size", "64x96", "--size", "96x64", "--short-side", "80"], "a short side of 80 fits in none of the sizes"),
+        (["--size", "64x96", "--long-side", "80"], "a long side of 80 without a short side"),
+        (["--size", "64x96", "--short-side", "64", "--long-side", "60"], "is below the short side of 64"),
+        (["--sizes", "absent.json"], "sizes absent.json: there is no such file; expected an annotation file, or ytvis"),
+        (["--sizes", "ytvis", "--family", "other"], "family 'other' cannot be exported"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_line(arguments: Sequence[str], message: str, tmp_path: Path) -> None:
+    checkpoint = saved(PUBLISHED_KIND, tmp_path / "model.safetensors")
+    outcome = run(checkpoint, "--out", tmp_path / "bundle", *arguments)
+
+    assert outcome.exit_code == UsageError.exit_code
+    assert message in outcome.stderr
+    assert outcome.stderr.strip().count("\n") == 0
+    assert not (tmp_path / "bundle").exists()
