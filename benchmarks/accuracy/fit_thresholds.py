@@ -1,4 +1,4 @@
-"""Bundle and labelled data -> the bundle with thresholds fitted on them: the network runs once, association often.
+"""Bundle and labelled data -> the bundle with thresholds fitted on them: the network runs once, tracking often.
 
 Labelled clips are used as they are. Labelled images become pseudo-videos: objects cut out of one image cross another,
 cover each other and come back. All images are used, so give images that the bundle was not trained on.
@@ -15,13 +15,22 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.accuracy.evaluate import evaluate_session
+from visrt.benchmarks.accuracy.evaluate import VideoEvaluation, as_boxes, evaluate_session
 from visrt.benchmarks.accuracy.identity import IdentityCounts
-from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
-from visrt.benchmarks.accuracy.thresholds import Criterion, Fit, Trial, fit, floors_of, values_of, write_fitted
+from visrt.benchmarks.accuracy.recorded_outputs import recorded
+from visrt.benchmarks.accuracy.thresholds import (
+    Criterion,
+    Fit,
+    Measure,
+    Trial,
+    fit,
+    floors_of,
+    values_of,
+    write_fitted,
+)
 from visrt.benchmarks.datasets.returning_videos import crowded, moving_clips
 from visrt.export.workplace import Existing, check_target, workplace
-from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
@@ -116,17 +125,22 @@ def _require_objects(data: Path, annotated: AnnotatedSet) -> None:
 
 def _measure(
     settings: ThresholdFit, bundle: Bundle, annotated: AnnotatedSet, recording: Path, progress: Progress
-) -> Callable[[Mapping[str, float]], IdentityCounts]:
-    """The function that gives the counts for floors; the network runs here, once, over all videos."""
-    engines = open_engines(bundle)
-    record_outputs(
-        bundle.manifest, engines["frame"], annotated, recording, on_video=lambda name: progress(f"recorded {name}")
-    )
-    engines["frame"].close()
-    engines["frame"] = ReplayEngine(recording, bundle.manifest)
+) -> Measure:
+    """The function that gives the counts for floors. The first call runs the network over all videos; later ones run it
+    only where tracking lets it see something else."""
+    engines, states = recorded(bundle.manifest, open_engines(bundle), recording), initial_states(bundle)
+    if "masks" not in engines:
+        annotated = as_boxes(annotated)
+    seen: set[str] = set()
 
-    def measure(floors: Mapping[str, float]) -> IdentityCounts:
-        return evaluate_session(Session(bundle.manifest, engines, association=floors), annotated, settings.fps).counts
+    def on_video(video: VideoEvaluation) -> None:
+        if video.name not in seen:
+            seen.add(video.name)
+            progress(f"recorded {video.name}")
+
+    def measure(floors: Mapping[str, Any]) -> IdentityCounts:
+        session = Session(bundle.manifest, engines, association=floors, states=states)
+        return evaluate_session(session, annotated, settings.fps, on_video).counts
 
     return measure
 

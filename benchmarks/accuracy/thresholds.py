@@ -1,12 +1,13 @@
-"""Score and similarity floors for a deployment: those that maximise a criterion on labelled videos.
+"""Thresholds for a deployment: floors of scores and similarities, and the time after which an object is lost.
 
-Which floors there are depends on the family. They are changed one at a time, until no single change helps.
+Which there are depends on the family. Those that maximise a criterion on labelled videos are found by changing one at a
+time, until no single change helps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,23 @@ from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.bundles.writer import copied_files, file_spec, write_bundle
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.methods.ctvis import CtVisSettings
+from visrt.runtime.methods.genvis import GenVisSettings
+from visrt.runtime.methods.inspro import InsProSettings
 from visrt.runtime.methods.minvis import MinVisSettings
 from visrt.runtime.methods.registry import METHODS, method_of
 
-__all__ = ["FLOORS", "THRESHOLDS", "Criterion", "Fit", "Trial", "fit", "floors_of", "values_of", "write_fitted"]
+__all__ = [
+    "FLOORS",
+    "THRESHOLDS",
+    "Criterion",
+    "Fit",
+    "Measure",
+    "Trial",
+    "fit",
+    "floors_of",
+    "values_of",
+    "write_fitted",
+]
 
 THRESHOLDS = "thresholds.json"
 ROUNDS_MAX = 4
@@ -28,8 +42,16 @@ ROUNDS_MAX = 4
 SCORES = tuple(round(0.05 * step, 2) for step in range(1, 20))
 LOW_SCORES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SIMILARITIES = tuple(round(0.1 * step, 1) for step in range(10))
+LOST_S = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, None)
+NEVER_S = 7 * 24 * 3600.0
+"""Seconds that None stands for, where values are compared: an object that is never lost."""
 
-FLOORS: dict[type, dict[str, tuple[float, ...]]] = {
+Floor = float | None
+Floors = Mapping[str, Floor]
+Values = Mapping[str, Sequence[Floor]]
+Measure = Callable[[Mapping[str, Any]], IdentityCounts]
+
+FLOORS: dict[type, Values] = {
     MinVisSettings: {"birth_score": SCORES, "keep_score": SCORES, "revive_similarity": SIMILARITIES},
     CtVisSettings: {
         "birth_score": LOW_SCORES,
@@ -37,14 +59,13 @@ FLOORS: dict[type, dict[str, tuple[float, ...]]] = {
         "show_score": (0.0, *LOW_SCORES),
         "similarity_floor": SIMILARITIES,
     },
+    GenVisSettings: {"birth_score": SCORES, "keep_score": SCORES, "lost_s": LOST_S},
+    InsProSettings: {"birth_score": LOW_SCORES, "keep_score": LOW_SCORES, "lost_s": LOST_S},
 }
 """By a family's association settings, those that are fitted and the values that are tried."""
 
 COUNTED = ("gt", "tp", "duplicates", "fp", "id_switches", "lost_ids")
 """The counts that thresholds.json lists for each trial."""
-
-Floors = dict[str, float]
-Measure = Callable[[Mapping[str, float]], IdentityCounts]
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,7 @@ class Fit:
     trials: tuple[Trial, ...]
 
 
-def values_of(bundle: Bundle) -> dict[str, tuple[float, ...]]:
+def values_of(bundle: Bundle) -> Values:
     """The settings of `bundle` that are fitted, with the values to try; UsageError for a family that has none."""
     settings = type(method_of(bundle.manifest).settings)
     if settings not in FLOORS:
@@ -105,13 +126,13 @@ def values_of(bundle: Bundle) -> dict[str, tuple[float, ...]]:
 def floors_of(bundle: Bundle) -> Floors:
     """The floors in force in `bundle`, by setting. Raises UsageError for a family that has none to fit."""
     names, settings = values_of(bundle), method_of(bundle.manifest).settings
-    return {name: float(getattr(settings, name)) for name in names}
+    return {name: getattr(settings, name) for name in names}
 
 
 def fit(
     measure: Measure,
     start: Floors,
-    values: Mapping[str, tuple[float, ...]],
+    values: Values,
     criterion: Criterion,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> Fit:
@@ -119,7 +140,7 @@ def fit(
 
     Of equally good values the one nearest to the present one is taken. Raises DataError if no object is labelled.
     """
-    tried: dict[tuple[float, ...], Trial] = {}
+    tried: dict[tuple[Floor, ...], Trial] = {}
 
     def tried_with(floors: Floors) -> Trial:
         key = tuple(floors.values())
@@ -141,19 +162,25 @@ def fit(
     return Fit(criterion, before, best, tuple(tried.values()))
 
 
-def _around(floors: Floors, name: str, values: tuple[float, ...]) -> Iterator[Floors]:
+def _around(floors: Floors, name: str, values: Sequence[Floor]) -> Iterator[Floors]:
     """`floors`, then the same with other values of `name`, nearest first, as of equals the first is taken."""
     yield floors
-    for value in sorted(values, key=lambda value: abs(value - floors[name])):
+    present = _number(floors[name])
+    for value in sorted(values, key=lambda value: abs(_number(value) - present)):
         yield _in_order({**floors, name: value}, name)
+
+
+def _number(value: Floor) -> float:
+    return NEVER_S if value is None else value
 
 
 def _in_order(floors: Floors, name: str) -> Floors:
     """A new track is kept, so keep_score <= birth_score: of the two the one that is not `name` is adjusted."""
+    keep, birth = (_number(floors[score]) for score in ("keep_score", "birth_score"))
     if name == "birth_score":
-        return {**floors, "keep_score": min(floors["keep_score"], floors["birth_score"])}
+        return {**floors, "keep_score": min(keep, birth)}
     if name == "keep_score":
-        return {**floors, "birth_score": max(floors["keep_score"], floors["birth_score"])}
+        return {**floors, "birth_score": max(keep, birth)}
     return floors
 
 

@@ -2,7 +2,7 @@
 
 python -m visrt.benchmarks.accuracy.tune --bundle B --data DIR --classes MAP.json --grid '{"nms_iou": [0.5, 0.6, 0.7]}'
 
-With --record FOLDER the network's outputs are kept there, so that later runs need no network at all. The criterion is
+With --record FOLDER the network's outputs are kept there, so that it does not run again in later runs. The criterion is
 the one that `visrt calibrate --thresholds` maximises.
 """
 
@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine, ReplayEngine, record_outputs
+from visrt.benchmarks.accuracy.recorded_outputs import recorded
 from visrt.benchmarks.accuracy.thresholds import Criterion
-from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.session import Session
 from visrt.training.data.annotations import AnnotatedSet, load_class_map, require_annotations
@@ -45,18 +45,11 @@ def tune(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Evaluation]]]:
     """Each combination of `grid` with its evaluation on each of `sets`.
 
-    The network's outputs are remembered, or read from the folder `recording` where one is given.
+    The network's outputs are kept in the folder `recording`, or in memory where none is given.
     """
-    engines = open_engines(bundle)
-    if recording is None:
-        engines["frame"] = CachedEngine(engines["frame"])
-    else:
-        for annotated in sets.values():
-            record_outputs(bundle.manifest, engines["frame"], annotated, recording)
-        engines["frame"].close()
-        engines["frame"] = ReplayEngine(recording, bundle.manifest)
+    engines, states = recorded(bundle.manifest, open_engines(bundle), recording), initial_states(bundle)
     for changes in combinations(grid):
-        session = Session(bundle.manifest, engines, association=changes)
+        session = Session(bundle.manifest, engines, association=changes, states=states)
         yield changes, {name: evaluate_session(session, annotated, fps) for name, annotated in sets.items()}
 
 

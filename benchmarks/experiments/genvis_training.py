@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
+from visrt.benchmarks.accuracy.recorded_outputs import recorded
 from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.datasets.returning_videos import crowded, returning_clips
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
@@ -138,9 +138,8 @@ def _measure(weights: Path, folder: Path, annotated: AnnotatedSet, settings: Tra
         Export(weights, bundle, clips.height_px, clips.width_px, family=family, association=association, overwrite=True)
     )
     opened = open_bundle(bundle)
-    engines = open_engines(opened, options=EngineOptions(threads=1))
+    engines = recorded(opened.manifest, open_engines(opened, options=EngineOptions(threads=1)))
     states = initial_states(opened)
-    engines["frame"] = CachedEngine(engines["frame"])
     for rule, changes in missing.items():
         session = Session(opened.manifest, engines, association=changes, states=states)
         told = _told(evaluate_session(session, annotated, FPS))

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session, pictures_of
 from visrt.benchmarks.accuracy.identity import IdentityCounts
-from visrt.benchmarks.accuracy.recorded_outputs import ReplayEngine, record_outputs
+from visrt.benchmarks.accuracy.recorded_outputs import recorded
 from visrt.benchmarks.accuracy.report import rates
 from visrt.benchmarks.accuracy.result_files import (
     COMPARED_PRESETS,
@@ -91,11 +91,10 @@ def preset_table(
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """By set and contender: the evaluation's figures, microseconds a frame, and how it differs from MinVIS's rule."""
-    engines = _recorded(bundle, sets, recording, progress)
+    engines = recorded(bundle.manifest, open_engines(bundle, options=EngineOptions(threads=1)), recording)
     contenders = contenders_of(bundle)
     found = {}
     for title, annotated in sets.items():
-        engines["frame"] = ReplayEngine(recording / title, bundle.manifest)
         evaluations: dict[str, Evaluation] = {}
         times: dict[str, float] = {}
         for name, contender in contenders.items():
@@ -107,17 +106,6 @@ def preset_table(
         for name, us in times.items():
             found[title][name]["us_a_frame"] = us
     return found
-
-
-def _recorded(
-    bundle: Bundle, sets: Mapping[str, AnnotatedSet], recording: Path, progress: Callable[[str], None]
-) -> dict[str, Engine]:
-    """The engines, after the frame engine has seen every video that is not in the recording yet."""
-    engines = open_engines(bundle, options=EngineOptions(threads=1))
-    for title, annotated in sets.items():
-        record_outputs(bundle.manifest, engines["frame"], annotated, recording / title, on_video=progress)
-    engines["frame"].close()
-    return engines
 
 
 def association_us(

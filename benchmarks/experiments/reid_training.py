@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.accuracy.recorded_outputs import CachedEngine
+from visrt.benchmarks.accuracy.recorded_outputs import recorded
 from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
 from visrt.benchmarks.experiments.reidentification import found_again
 from visrt.benchmarks.experiments.training_runs import FIGURES, spread, trained
@@ -169,8 +169,7 @@ def _associated(
     clips = settings.data.clips
     export_bundle(Export(checkpoint=weights, out=bundle, height=clips.height_px, width=clips.width_px, overwrite=True))
     opened = open_bundle(bundle)
-    engines = open_engines(opened, options=EngineOptions(threads=1))
-    engines["frame"] = CachedEngine(engines["frame"])
+    engines = recorded(opened.manifest, open_engines(opened, options=EngineOptions(threads=1)))
     figures: dict[str, float] = {}
     for rule in rules:
         session = Session(opened.manifest, engines, association=rule.changes, preset=rule.preset)

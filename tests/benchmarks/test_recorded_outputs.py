@@ -1,20 +1,25 @@
-"""Claims about recording a network's outputs and associating from them."""
+"""Claims about recording a network's outputs and tracking from them: nothing but mask features is another than live."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import fakes_inspro
 import numpy as np
 import pytest
 from annotated_sets import set_values, write_set
-from fakes import ColourEngine, MasksEngine, fake_manifest
+from fakes import ColourEngine, MasksEngine, fake_manifest, graph_spec, patches
+from fakes_genvis import BASE, ClipEngine, FrameEngine, genvis_manifest
+from fakes_inspro import inspro_manifest
 
 from visrt.benchmarks.accuracy.evaluate import evaluate_session
-from visrt.benchmarks.accuracy.recorded_outputs import RecordingEngine, ReplayEngine, feeds_key, record_outputs
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.benchmarks.accuracy.recorded_outputs import recorded
+from visrt.runtime.arrays import Array, HostTensor, Tensor, Tensors
 from visrt.runtime.bundles.manifest import Manifest
-from visrt.runtime.errors import DataError, EngineError, NumericalError
+from visrt.runtime.engines.engine import Engine
+from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
 from visrt.training.data.annotations import AnnotatedSet
 from visrt.training.data.set_formats import load_annotations
@@ -37,104 +42,220 @@ def annotated(tmp_path: Path) -> AnnotatedSet:
     return load_annotations(folder, ("person", "vehicle", "animal"), {"dog": "person", "car": "vehicle"})
 
 
-def colour_engine(manifest: Manifest) -> ColourEngine:
-    return ColourEngine(manifest.graphs["frame"], np.random.default_rng(0))
+def colour_engines(manifest: Manifest) -> dict[str, Engine]:
+    frame = ColourEngine(manifest.graphs["frame"], np.random.default_rng(0))
+    return {"frame": frame, "masks": MasksEngine(manifest.graphs["masks"])}
 
 
-def test_a_replay_gives_the_evaluation_of_the_network_itself(annotated: AnnotatedSet, tmp_path: Path) -> None:
+def test_a_recording_gives_the_evaluation_of_the_network_itself(annotated: AnnotatedSet, tmp_path: Path) -> None:
     manifest = fake_manifest()
-    masks = MasksEngine(manifest.graphs["masks"])
-    live = evaluate_session(Session(manifest, {"frame": colour_engine(manifest), "masks": masks}), annotated, fps=10)
-    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
-    session = Session(manifest, {"frame": ReplayEngine(tmp_path / "kept", manifest), "masks": masks})
-    replayed = evaluate_session(session, annotated, fps=10)
-    assert live.counts.tp > 0
-    assert replayed.counts == live.counts
-    assert replayed.precision.ap50 == live.precision.ap50
+    live = evaluate_session(Session(manifest, colour_engines(manifest)), annotated, fps=10)
+    engines = colour_engines(manifest)
+    network = engines["frame"]
+    assert isinstance(network, ColourEngine)
+    for _ in ("records", "replays"):
+        session = Session(manifest, recorded(manifest, engines, tmp_path / "kept"))
+        found = evaluate_session(session, annotated, fps=10)
+        assert live.counts.tp > 0
+        assert found.counts == live.counts
+        assert found.precision.ap50 == live.precision.ap50
+        assert network.calls == 2 * FRAMES
+
+
+class Counted:
+    """Counts the calls of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.provider, self.calls = engine, engine.provider, 0
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        self.calls += 1
+        return self.engine(feeds)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class Network:
+    """A family's manifest, initial states, and counted engines."""
+
+    def __init__(self, manifest: Manifest, states: Tensors, engines: Mapping[str, Any]) -> None:
+        self.manifest, self.states = manifest, states
+        self.engines = {name: Counted(engines[name](graph)) for name, graph in manifest.graphs.items()}
+
+    def results(self, engines: Mapping[str, Engine], **thresholds: Any) -> list[list[tuple[int, int, float]]]:
+        """Id, label and score of the objects of each frame."""
+        session = Session(self.manifest, engines, association=thresholds, states=self.states)
+        results = [result for t, frame in enumerate(seen()) for result in session.step(frame, t / 10)]
+        return [[(one.id, one.label, one.score) for one in result.objects] for result in results + session.flush()]
+
+    def calls(self) -> dict[str, int]:
+        return {name: engine.calls for name, engine in self.engines.items() if name != "masks"}
+
+
+def seen() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Twelve frames: red is away for six of them, green comes when red is away."""
+    for t in range(12):
+        red = [] if 3 <= t < 9 else [(0, 8 + 4 * t, 16, 32, 24)]
+        green = [(1, 100 - 4 * t, 72, 40, 40)] if t > 5 else []
+        yield patches((128, 192), *red, *green)
+
+
+def genvis(**association: Any) -> Network:
+    engines = {"frame": FrameEngine, "clip": ClipEngine, "masks": MasksEngine}
+    return Network(genvis_manifest(association=association), {"base": BASE}, engines)
+
+
+def inspro(family: str = "inspro", **association: Any) -> Network:
+    head = fakes_inspro.HeadEngine
+    engines = {"frame": fakes_inspro.FrameEngine, "head": head, "head_lite": head, "masks": fakes_inspro.MasksEngine}
+    return Network(inspro_manifest(association=association, family=family), fakes_inspro.STATES, engines)
+
+
+THRESHOLDS: list[dict[str, Any]] = [
+    {"birth_score": 0.5, "keep_score": 0.4, "lost_s": None},
+    {"birth_score": 1.0, "keep_score": 0.4, "lost_s": None},
+    {"birth_score": 0.5, "keep_score": 0.4, "lost_s": 0.2},
+    {"birth_score": 0.0, "keep_score": 0.0, "lost_s": 0.2},
+]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        genvis,
+        lambda: genvis(clip_frames=3, clip_lengths=(1, 3)),
+        lambda: genvis(linking="matched"),
+        inspro,
+        lambda: inspro("inspro_lite", key_every_frames=3),
+        lambda: inspro("inspro_lite", key_every_frames=3, bank_takes="all"),
+    ],
+    ids=["genvis", "genvis-clips", "genvis-matched", "inspro", "inspro-lite", "inspro-lite-bank"],
+)
+def test_thresholds_do_not_change_what_the_network_sees_so_one_run_serves_all(make: Any, tmp_path: Path) -> None:
+    live, kept = make(), make()
+    engines = recorded(kept.manifest, kept.engines, tmp_path / "kept")
+    expected = [live.results(live.engines, **thresholds) for thresholds in THRESHOLDS]
+    assert kept.results(engines, **THRESHOLDS[0]) == expected[0]
+    calls = kept.calls()
+    assert [kept.results(engines, **thresholds) for thresholds in THRESHOLDS] == expected
+    assert kept.calls() == calls
+    plain, none, more = (len({one[0] for frame in found for one in frame}) for found in expected[:3])
+    assert 0 == none < plain <= more, "the thresholds matter: no birth, and new ids where an object was lost"
+
+
+def test_where_thresholds_change_what_the_network_sees_it_runs_on_that_and_gives_the_same_ids(tmp_path: Path) -> None:
+    """A drop of the scores that are shown makes the next frame a key frame, and what is shown is a matter of them."""
+    settings = {"key_every_frames": 5, "key_score_drop": 0.9}
+    live, kept = inspro("inspro_lite", **settings), inspro("inspro_lite", **settings)
+    engines = recorded(kept.manifest, kept.engines, tmp_path / "kept")
+    runs, results = [], []
+    for thresholds in (*THRESHOLDS, *THRESHOLDS):
+        results.append(kept.results(engines, **thresholds))
+        runs.append(kept.calls()["head"])
+    assert results == [live.results(live.engines, **thresholds) for thresholds in (*THRESHOLDS, *THRESHOLDS)]
+    assert runs[0] < runs[len(THRESHOLDS) - 1], "a threshold asked for other key frames"
+    assert runs[len(THRESHOLDS) - 1] == runs[-1], "and is answered from what was kept later"
+
+
+def test_what_only_heads_take_from_the_device_is_not_kept(tmp_path: Path) -> None:
+    network = inspro()
+    network.results(recorded(network.manifest, network.engines, tmp_path / "kept"))
+    frames = list((tmp_path / "kept").glob("frame-*.npz"))
+    assert len(frames) == 10, "three of the twelve frames are the same grey"
+    for path in frames:
+        with np.load(path) as arrays:
+            assert set(arrays) == {"mask_features", "picture_sizes"}
 
 
 def test_only_mask_features_are_rounded(annotated: AnnotatedSet, tmp_path: Path) -> None:
     manifest = fake_manifest()
-    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "half")
-    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "full", "float32")
-    for half, full in zip(
-        sorted((tmp_path / "half").glob("*.npz")), sorted((tmp_path / "full").glob("*.npz")), strict=True
-    ):
-        with np.load(half) as rounded, np.load(full) as exact:
-            assert rounded["mask_features"].dtype == np.float16
-            assert exact["mask_features"].dtype == np.float32
-            for role in ("class_logits", "embeddings", "mask_embeddings"):
-                assert rounded[role].dtype == np.float32
-                assert np.array_equal(rounded[role], exact[role])
+    session = Session(manifest, recorded(manifest, colour_engines(manifest), tmp_path / "kept"))
+    evaluate_session(session, annotated, fps=10)
+    for path in (tmp_path / "kept").glob("*.npz"):
+        with np.load(path) as arrays:
+            assert {role: str(arrays[role].dtype) for role in arrays} == {
+                "class_logits": "float32",
+                "embeddings": "float32",
+                "mask_embeddings": "float32",
+                "mask_features": "float16",
+            }
 
 
-def test_what_is_recorded_is_not_asked_again(annotated: AnnotatedSet, tmp_path: Path) -> None:
-    engine = colour_engine(manifest := fake_manifest())
-    record_outputs(
-        manifest, engine, AnnotatedSet(annotated.videos[:1], annotated.classes, annotated.label_of), tmp_path / "kept"
-    )
-    assert engine.calls == FRAMES
-    record_outputs(manifest, engine, annotated, tmp_path / "kept")
-    assert engine.calls == 2 * FRAMES
+class Says:
+    """Gives the images, as float32, as every output."""
+
+    provider = "fake"
+
+    def __init__(self, *roles: str, times: float = 1.0) -> None:
+        self.roles, self.times, self.calls = roles, times, 0
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        self.calls += 1
+        images = feeds["images"]
+        assert isinstance(images, np.ndarray)
+        return {role: HostTensor(images.astype(np.float32) * np.float32(self.times)) for role in self.roles}
+
+    def close(self) -> None: ...
 
 
-def test_a_frame_that_was_not_recorded_is_an_error(annotated: AnnotatedSet, tmp_path: Path) -> None:
-    manifest = fake_manifest()
-    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
-    masks = MasksEngine(manifest.graphs["masks"])
-    with (
-        Session(manifest, {"frame": ReplayEngine(tmp_path / "kept", manifest), "masks": masks}) as session,
-        pytest.raises(EngineError, match="does not hold this frame"),
-    ):
-        session.step(np.zeros((48, 64, 3), np.uint8))
+def small(sha256: str = "0" * 64) -> Manifest:
+    """A frame graph that gives mask features [2] and a score [2]."""
+    two = ("float32", ("batch", 2))
+    frame = graph_spec({"images": ("uint8", ("batch", 2))}, {"mask_features": two, "score": two})
+    frame = frame.model_copy(update={"file": frame.file.model_copy(update={"sha256": sha256})})
+    masks = graph_spec({"mask_features": ("float32", (2,))}, {"mask_logits": ("float32", (2,))})
+    return fake_manifest().model_copy(update={"graphs": {"frame": frame, "masks": masks}})
 
 
-def test_a_recording_of_another_network_is_refused(annotated: AnnotatedSet, tmp_path: Path) -> None:
-    manifest = fake_manifest()
-    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
-    frame = manifest.graphs["frame"]
-    file = frame.file.model_copy(update={"sha256": "1" * 64})
-    graphs = {**manifest.graphs, "frame": frame.model_copy(update={"file": file})}
-    other = manifest.model_copy(update={"graphs": graphs})
-    with pytest.raises(DataError, match=r"frame_sha256 is '0+', expected '1+'; record into another folder"):
-        ReplayEngine(tmp_path / "kept", other)
-    with pytest.raises(DataError, match="record into another folder"):
-        record_outputs(other, colour_engine(other), annotated, tmp_path / "kept")
-    with pytest.raises(DataError, match="precision is 'float16', expected 'float32'"):
-        record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept", "float32")
+IMAGES = np.array([[3, 200]], np.uint8)
 
 
-def test_a_folder_that_is_no_recording_or_a_damaged_one_is_told(annotated: AnnotatedSet, tmp_path: Path) -> None:
-    manifest = fake_manifest()
-    with pytest.raises(DataError, match="record the videos first"):
-        ReplayEngine(tmp_path, manifest)
-    record_outputs(manifest, colour_engine(manifest), annotated, tmp_path / "kept")
-    damaged = min((tmp_path / "kept").glob("*.npz"))
-    damaged.write_bytes(damaged.read_bytes()[:-40])
-    with pytest.raises(DataError, match=f"{damaged.name}: not a video of a recording"):
-        ReplayEngine(tmp_path / "kept", manifest)
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_the_first_call_gives_what_later_ones_give(on_disk: bool, tmp_path: Path) -> None:
+    engine = Says("mask_features", "score", times=1 / 3)
+    frame = recorded(small(), {"frame": engine}, tmp_path if on_disk else None)["frame"]
+    first, again = frame({"images": IMAGES}), frame({"images": IMAGES.copy()})
+    assert engine.calls == 1
+    for role in ("mask_features", "score"):
+        assert first[role].numpy().dtype == np.float32
+        assert np.array_equal(first[role].numpy(), again[role].numpy())
+    assert np.array_equal(first["score"].numpy(), IMAGES.astype(np.float32) * np.float32(1 / 3))
 
 
-def test_features_beyond_half_precision_are_refused_and_not_made_infinite() -> None:
-    class Loud:
-        provider = "fake"
-
-        def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
-            return {"mask_features": HostTensor(np.full((1, 2), 1e6, np.float32))}
-
-        def close(self) -> None: ...
-
-    with pytest.raises(NumericalError, match="beyond float16; record as float32"):
-        RecordingEngine(Loud(), "float16")({"images": np.zeros(3, np.uint8)})
+def test_features_beyond_half_precision_are_not_rounded(tmp_path: Path) -> None:
+    frame = recorded(small(), {"frame": Says("mask_features", "score", times=1e4)}, tmp_path)["frame"]
+    for _ in ("records", "replays"):
+        assert frame({"images": IMAGES})["mask_features"].numpy().tolist() == [[3e4, 2e6]]
 
 
-def test_the_key_of_a_frame_knows_values_shapes_and_names() -> None:
-    images = np.arange(6, dtype=np.uint8)
-    feeds = [
-        {"images": images},
-        {"images": images[::-1]},
-        {"images": images.reshape(2, 3)},
-        {"pictures": images},
+def test_a_folder_may_hold_several_networks_and_each_gives_its_own(tmp_path: Path) -> None:
+    one = recorded(small("1" * 64), {"frame": Says("mask_features", "score")}, tmp_path)["frame"]
+    other = recorded(small("2" * 64), {"frame": Says("mask_features", "score", times=2)}, tmp_path)["frame"]
+    for _ in ("records", "replays"):
+        assert one({"images": IMAGES})["score"].numpy().tolist() == [[3, 200]]
+        assert other({"images": IMAGES})["score"].numpy().tolist() == [[6, 400]]
+
+
+def test_a_call_is_known_by_values_shapes_types_and_names(tmp_path: Path) -> None:
+    engine = Says("mask_features", "score")
+    frame = recorded(small(), {"frame": engine}, tmp_path)["frame"]
+    same = np.arange(6, dtype=np.uint8)
+    images = [same, same[::-1], same.reshape(2, 3), same.view(np.int8)]
+    calls: list[dict[str, Array | Tensor]] = [{"images": one} for one in images]
+    again: list[dict[str, Array | Tensor]] = [
+        {"images": same, "also": same},
+        {"images": same, "also": HostTensor(same)},
     ]
-    assert len({feeds_key(one).tobytes() for one in feeds}) == 4
-    assert np.array_equal(feeds_key(feeds[0]), feeds_key({"images": HostTensor(images)}))
+    for feeds in [*calls, *again, *calls]:
+        frame(feeds)
+    assert engine.calls == 5
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    frame = recorded(small(), {"frame": Says("mask_features", "score")}, tmp_path)["frame"]
+    frame({"images": IMAGES})
+    [path] = tmp_path.glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=f"{path.name}: not a call of a recording .*; delete it"):
+        frame({"images": IMAGES})

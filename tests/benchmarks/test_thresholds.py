@@ -18,6 +18,7 @@ from visrt.calibration.bundle import write_calibrated
 from visrt.runtime.bundles.bundle import MANIFEST, open_bundle
 from visrt.runtime.errors import BundleError, DataError, UsageError
 from visrt.runtime.methods.minvis import MinVisSettings
+from visrt.runtime.methods.registry import METHODS
 
 VALUES = {"birth_score": (0.1, 0.3, 0.5, 0.7, 0.9), "keep_score": (0.1, 0.3, 0.5), "revive_similarity": (0.0, 0.5)}
 START = {"birth_score": 0.9, "keep_score": 0.5, "revive_similarity": 0.5}
@@ -76,13 +77,43 @@ def test_the_price_decides() -> None:
         low = floors["birth_score"] < 0.5
         return IdentityCounts(gt=100, tp=90 if low else 80, id_switches=4 if low else 0)
 
-    assert fit(measure, START, VALUES, Criterion()).best.floors["birth_score"] < 0.5
+    assert fit(measure, START, VALUES, Criterion()).best.floors["birth_score"] == 0.3
     assert fit(measure, START, VALUES, Criterion(changed_id=5)).best.floors["birth_score"] == 0.9
 
 
 def test_without_an_object_in_sight_nothing_is_fitted() -> None:
     with pytest.raises(DataError, match="no labelled object is in sight"):
         fit(lambda _: IdentityCounts(), START, VALUES, Criterion())
+
+
+LOST = {"birth_score": (0.5,), "keep_score": (0.4,), "lost_s": (0.5, 2.0, 10.0, None)}
+
+
+@pytest.mark.parametrize(
+    ("best", "present", "chosen"),
+    [(2.0, None, 2.0), (None, 0.5, None), (0.5, 10.0, 0.5), ("any", None, None), ("any", 3.0, 3.0)],
+)
+def test_the_time_after_which_an_object_is_lost_is_found_and_never_is_one_of_its_values(
+    best: Any, present: float | None, chosen: float | None
+) -> None:
+    def measure(floors: Mapping[str, Any]) -> IdentityCounts:
+        return IdentityCounts(gt=100, tp=90, id_switches=0 if best in ("any", floors["lost_s"]) else 5)
+
+    found = fit(measure, {"birth_score": 0.5, "keep_score": 0.4, "lost_s": present}, LOST, Criterion())
+    assert found.best.floors == {"birth_score": 0.5, "keep_score": 0.4, "lost_s": chosen}
+
+
+def test_of_equally_good_times_the_one_nearest_to_the_present_is_taken_and_never_is_the_longest() -> None:
+    def measure(floors: Mapping[str, Any]) -> IdentityCounts:
+        return IdentityCounts(gt=100, tp=90, id_switches=5 if floors["lost_s"] is None else 0)
+
+    start = {"birth_score": 0.5, "keep_score": 0.4, "lost_s": None}
+    assert fit(measure, start, LOST, Criterion()).best.floors["lost_s"] == 10.0
+
+
+def test_every_family_has_thresholds_to_fit_birth_and_keep_among_them() -> None:
+    for name, family in METHODS.items():
+        assert {"birth_score", "keep_score"} <= FLOORS[type(family({}).settings)].keys(), name
 
 
 def test_every_floor_is_a_setting_of_its_family() -> None:
@@ -150,7 +181,7 @@ def test_an_int8_bundle_keeps_the_figures(tmp_path: Path) -> None:
 def test_a_family_without_floors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(write_bundle(tmp_path / "bundle"))
     monkeypatch.delitem(FLOORS, MinVisSettings)
-    with pytest.raises(UsageError, match="cannot be fitted; expected a bundle of ctvis"):
+    with pytest.raises(UsageError, match="cannot be fitted; expected a bundle of ctvis, genvis, inspro"):
         floors_of(bundle)
 
 

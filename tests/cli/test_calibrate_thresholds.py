@@ -8,17 +8,23 @@ from typing import Any
 
 import pytest
 from bundles import write_bundle
+from genvis_bundles import exported_genvis
+from inspro_bundles import exported_inspro
 from tiny_sets import coco_values, video_values, write_coco, write_video
 from typer.testing import CliRunner, Result
 
+from visrt.benchmarks.accuracy.evaluate import evaluate_session
 from visrt.benchmarks.accuracy.fit_thresholds import ThresholdFit, fit_thresholds
-from visrt.benchmarks.accuracy.thresholds import Criterion
+from visrt.benchmarks.accuracy.thresholds import FLOORS, Criterion
 from visrt.cli import app
 from visrt.commands.calibrate import prices_from
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import UsageError
+from visrt.runtime.methods.genvis import GenVisSettings
+from visrt.runtime.methods.inspro import InsProSettings
 from visrt.runtime.session import Session
 from visrt.runtime.sources.image_folder import read_image
+from visrt.training.data.set_formats import load_annotations
 
 MAP: dict[str, str | None] = {"car": "person", "dog": None, "chair": None}
 TOO_HIGH = {"birth_score": 1.0, "keep_score": 1.0}
@@ -80,6 +86,38 @@ def test_of_labelled_images_pseudo_videos_are_made(bundle: Path, class_map: Path
     assert told["data"]["videos"] == 2
 
 
+@pytest.mark.parametrize("family", ["genvis", "inspro_lite"])
+def test_counts_of_every_trial_are_those_of_a_run_of_the_network_with_its_thresholds(
+    family: str,
+    class_map: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """State goes from frame to frame through these networks. Their weights are random: what they see is spurious."""
+    exported = exported_genvis(tmp_path_factory) if family == "genvis" else exported_inspro(tmp_path_factory, family)
+    for settings in (GenVisSettings, InsProSettings):
+        values = {"birth_score": (0.0, 0.3, 0.5), "keep_score": (0.0, 0.3), "lost_s": (0.1, None)}
+        monkeypatch.setitem(FLOORS, settings, values)
+    write_video(tmp_path / "clip", labelled(frames=7))
+    out = tmp_path / "out"
+    given = ("--bundle", exported.folder, "--source", tmp_path / "clip", "--classes", class_map, "--out", out)
+    ended = run(*given, "--fps", 5, "--price", "spurious=0.01")
+    assert ended.exit_code == 0, ended.output
+    assert "never" in ended.output, "an object is never lost before"
+    told = json.loads((out / "thresholds.json").read_text())
+    assert told["before"]["floors"] == {"birth_score": 0.0, "keep_score": 0.0, "lost_s": None}
+    assert told["before"]["counts"]["spurious"] > told["chosen"]["counts"]["spurious"]
+    annotated = load_annotations(tmp_path / "clip", open_bundle(out).manifest.classes, MAP)
+    for trial in [told["before"], *told["tried"][1::3]]:
+        with Session.open(exported.folder, association=trial["floors"]) as session:
+            counts = evaluate_session(session, annotated, 5).counts.as_json()
+        assert {name: counts[name] for name in trial["counts"]} == trial["counts"]
+    with Session.open(out) as session:
+        counts = evaluate_session(session, annotated, 5).counts.as_json()
+    assert {name: counts[name] for name in told["chosen"]["counts"]} == told["chosen"]["counts"]
+
+
 def test_prices_are_read_from_the_command() -> None:
     assert prices_from(["changed_id=5", "spurious=0"], Criterion()) == Criterion(1.0, 0.0, 5.0)
     with pytest.raises(UsageError, match="expected one of duplicate, spurious, changed_id"):
@@ -92,6 +130,22 @@ class TestBadInput:
     def test_a_clip_without_a_labelled_object(self, bundle: Path, class_map: Path, tmp_path: Path) -> None:
         values = {**labelled(), "annotations": []}
         assert "no labelled object" in error(values, bundle, tmp_path, "--classes", class_map)
+
+    def test_a_set_whose_annotations_are_kept_back(self, bundle: Path, class_map: Path, tmp_path: Path) -> None:
+        values = labelled()
+        del values["annotations"]
+        message = "lists 1 videos without annotations, as the files for evaluation servers do; fitting thresholds needs"
+        assert message in error(values, bundle, tmp_path, "--classes", class_map)
+
+    def test_a_class_map_that_leaves_out_everything(self, bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "none.json").write_text(json.dumps(dict.fromkeys(MAP)))
+        message = "the class map leaves out every category; name a class for at least one of: car, chair, dog"
+        assert message in error(labelled(), bundle, tmp_path, "--classes", tmp_path / "none.json")
+
+    def test_a_class_map_to_other_classes(self, bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "other.json").write_text(json.dumps({"car": "lorry"}))
+        message = "lorry are none of the classes person, vehicle, animal; give a class map"
+        assert message in error(labelled(), bundle, tmp_path, "--classes", tmp_path / "other.json")
 
     def test_an_object_that_is_never_in_sight(self, bundle: Path, class_map: Path, tmp_path: Path) -> None:
         values = labelled()

@@ -136,7 +136,8 @@ def thresholds_table(fitted: Fit) -> Table:
     table.title = f"on {fitted.best.counts.gt} sights of labelled objects"
     for title, trial in (("before", fitted.before), ("chosen", fitted.best)):
         counts = [str(getattr(trial.counts, name)) for name in counted]
-        table.add_row(title, *(f"{value:g}" for value in trial.floors.values()), f"{trial.value:.4f}", *counts)
+        values = ("never" if value is None else f"{value:g}" for value in trial.floors.values())
+        table.add_row(title, *values, f"{trial.value:.4f}", *counts)
     return table
 
 
