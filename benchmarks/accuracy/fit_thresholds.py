@@ -15,7 +15,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from visrt.benchmarks.accuracy.evaluate import VideoEvaluation, as_boxes, evaluate_session
+from visrt.benchmarks.accuracy.bundle_run import FPS
+from visrt.benchmarks.accuracy.evaluate import as_boxes, evaluate_reports, streamed_report
 from visrt.benchmarks.accuracy.identity import IdentityCounts
 from visrt.benchmarks.accuracy.recorded_outputs import recorded
 from visrt.benchmarks.accuracy.thresholds import (
@@ -51,8 +52,8 @@ class ThresholdFit:
     """Which bundle to fit, where to write it, on which data and by which criterion.
 
     data: the folder of a set as `visrt data check` takes it; of COCO photos, pseudo-videos are made. class_map: json
-    of its categories to the bundle's classes. fps: of the videos. videos, frames: of the pseudo-videos, where there are
-    only images.
+    of its categories to the bundle's classes. fps: of the videos; None: those of the set, 24 where it does not say.
+    videos, frames: of the pseudo-videos, where there are only images.
     """
 
     bundle: Path
@@ -60,7 +61,7 @@ class ThresholdFit:
     data: Path
     class_map: Path | None = None
     criterion: Criterion = field(default_factory=Criterion)
-    fps: float = 24.0
+    fps: float | None = None
     videos: int = 24
     frames: int = 16
     existing: Existing = Existing.KEEP
@@ -131,18 +132,23 @@ def _measure(
     engines, states = recorded(bundle.manifest, open_engines(bundle), recording), initial_states(bundle)
     if "masks" not in engines:
         annotated = as_boxes(annotated)
-    seen: set[str] = set()
-
-    def on_video(video: VideoEvaluation) -> None:
-        if video.name not in seen:
-            seen.add(video.name)
-            progress(f"recorded {video.name}")
+    known: set[int] = set()
 
     def measure(floors: Mapping[str, Any]) -> IdentityCounts:
         session = Session(bundle.manifest, engines, association=floors, states=states)
-        return evaluate_session(session, annotated, settings.fps, on_video).counts
+        reported = {}
+        for video in annotated.videos:
+            reported[video.id] = streamed_report(session, video, _fps(settings, annotated))
+            if video.id not in known:
+                known.add(video.id)
+                progress(f"recorded {video.name}")
+        return evaluate_reports(annotated, reported).counts
 
     return measure
+
+
+def _fps(settings: ThresholdFit, annotated: AnnotatedSet) -> float:
+    return settings.fps or annotated.fps or FPS
 
 
 def _data_values(settings: ThresholdFit, annotated: AnnotatedSet, made: bool) -> dict[str, Any]:
@@ -152,6 +158,6 @@ def _data_values(settings: ThresholdFit, annotated: AnnotatedSet, made: bool) ->
         "folder": settings.data.resolve().name,
         "videos": len(annotated.videos),
         "frames": sum(len(video.pictures) for video in annotated.videos),
-        "fps": settings.fps,
+        "fps": _fps(settings, annotated),
         **pseudo_videos,
     }

@@ -83,7 +83,7 @@ def test_of_labelled_images_pseudo_videos_are_made(bundle: Path, class_map: Path
     assert open_bundle(out).manifest.association["birth_score"] < 1
     told = json.loads((out / "thresholds.json").read_text())
     assert told["data"]["pseudo_videos"] == {"frames": 5, "seed": 5}
-    assert told["data"]["videos"] == 2
+    assert (told["data"]["videos"], told["data"]["fps"]) == (2, 24.0)
 
 
 @pytest.mark.parametrize("family", ["genvis", "inspro_lite"])

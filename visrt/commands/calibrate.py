@@ -62,7 +62,7 @@ def calibrate(
         ),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(min=0.001, help="--thresholds: frames a second of the videos. [24]")
+        float | None, typer.Option(min=0.001, help="--thresholds: frames a second of the videos. [the set's, or 24]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at OUT.")] = False,
 ) -> None:
@@ -107,9 +107,8 @@ def _fit_thresholds(
 
     if len(source) != 1:
         raise UsageError(f"{len(source)} sources were given; --thresholds are fitted on one folder of labelled data")
-    settings = ThresholdFit(bundle, out, Path(source[0]), classes, prices_from(prices, Criterion()), existing=existing)
-    if fps is not None:
-        settings = replace(settings, fps=fps)
+    criterion = prices_from(prices, Criterion())
+    settings = ThresholdFit(bundle, out, Path(source[0]), classes, criterion, fps, existing=existing)
     tried: list[float] = []
     with Console(stderr=True).status("opening") as status:
 
