@@ -35,8 +35,8 @@ Outputs = dict[str, Tensor]
 def recorded(manifest: Manifest, engines: Mapping[str, Engine], folder: Path | None = None) -> dict[str, Engine]:
     """The engines of a bundle, which keep what they give: in `folder`, which may serve several bundles, or in memory.
 
-    They own `engines` and are called from one thread. What stays on the device for other graphs than the masks is not
-    kept, as those are not called either: InsPro's feature pyramid is 20 times as large as all else.
+    They own `engines` and are called from one thread. What stays on the device for other graphs than the masks, as
+    InsPro's feature pyramid, is larger than all else and not kept: fed what they know, those graphs do not run either.
     """
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
