@@ -36,7 +36,7 @@ def recorded(manifest: Manifest, engines: Mapping[str, Engine], folder: Path | N
     """The engines of a bundle, which keep what they give: in `folder`, which may serve several bundles, or in memory.
 
     They own `engines` and are called from one thread. What stays on the device for other graphs than the masks, as
-    InsPro's feature pyramid, is larger than all else and not kept: fed what they know, those graphs do not run either.
+    InsPro's feature pyramid, is larger than all else and not kept: it is computed again where a call of them is new.
     """
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
