@@ -75,7 +75,10 @@ def test_a_labelled_clip_lowers_floors_that_let_nothing_in(bundle: Path, class_m
 
 
 def test_of_labelled_images_pseudo_videos_are_made(bundle: Path, class_map: Path, tmp_path: Path) -> None:
-    write_coco(tmp_path / "images_set", coco_values(3))
+    file = write_coco(tmp_path / "images_set", coco_values(3))
+    (tmp_path / "images_set" / "annotations").mkdir()  # as COCO is downloaded
+    file.rename(file.parent / "annotations" / "instances_val2017.json")
+    (file.parent / "images").rename(file.parent / "val2017")
     out = tmp_path / "out"
     wanted = ThresholdFit(bundle, out, tmp_path / "images_set", class_map, videos=2, frames=5)
     fitted = fit_thresholds(wanted)
@@ -167,6 +170,10 @@ class TestBadInput:
     def test_images_without_objects(self, bundle: Path, class_map: Path, tmp_path: Path) -> None:
         write_coco(tmp_path / "clip", {**coco_values(2), "annotations": []})
         assert "no labelled object" in told(bundle, tmp_path, "--classes", class_map)
+
+    def test_a_set_without_annotations(self, bundle: Path, class_map: Path, tmp_path: Path) -> None:
+        values = {**labelled(), "annotations": None}
+        assert "fitting thresholds needs annotations" in error(values, bundle, tmp_path, "--classes", class_map)
 
     def test_no_folder(self, bundle: Path, tmp_path: Path) -> None:
         assert "clip: there is no such folder; give the one that holds the set" in told(bundle, tmp_path)

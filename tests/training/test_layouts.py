@@ -163,6 +163,34 @@ def test_the_folder_of_a_splits_pictures_and_the_file_alone_mean_the_split(name:
         assert read_split(expected.folder, "train").videos[0].tracks
 
 
+def test_the_file_of_a_split_may_lie_in_its_folder(tmp_path: Path) -> None:
+    """As 2021 is downloaded."""
+    for split in ("train", "valid"):
+        places = make_split(tmp_path, "ytvis21", split, split == "train", FRAMES)
+        (places.folder / places.annotations).rename(places.folder / split / "instances.json")
+    root = tmp_path / "ytvis_2021"
+    assert [read_split(root, split).annotated for split in ("train", "valid")] == [True, False]
+    for given in (root / "valid", root / "valid" / "JPEGImages", root / "valid" / "instances.json"):
+        annotated = read_split(given)
+        assert (annotated.official, annotated.annotated) == ("ytvis21", False)
+
+
+def test_a_recipe_finds_pictures_that_lie_a_folder_deeper(tmp_path: Path) -> None:
+    places = make_split(tmp_path, "ovis", "train", frames=FRAMES)
+    pictures = (places.folder / places.images).rename(tmp_path / "videos")
+    (places.folder / "train").mkdir()
+    pictures.rename(places.folder / "train" / "JPEGImages")
+    assert OFFICIAL_SETS["ovis"].find(tmp_path, "train").images == "train/JPEGImages"
+    assert len(read_split(places.folder).videos) == 2
+
+
+def test_sets_of_one_folder_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    make_split(tmp_path, "imagenet_vid", "train", frames=FRAMES)
+    places = make_split(tmp_path, "imagenet_det", "train")
+    assert read_split(places.folder).official == "imagenet_vid"
+    assert read_split(places.folder / places.annotations).official == "imagenet_det"
+
+
 def test_a_folder_above_several_public_sets_names_them(tmp_path: Path) -> None:
     for name in ("ytvis19", "coco"):
         make_split(tmp_path, name, "valid", frames=FRAMES)
