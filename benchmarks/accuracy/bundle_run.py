@@ -1,4 +1,4 @@
-"""A bundle over the videos of a set, several at a time: each worker is a thread with a session of its own.
+"""A bundle over the videos of a set, several at a time: each worker has a session of its own.
 
 A video whose pictures are bad is reported and the others go on; any other error ends the run.
 """
@@ -204,14 +204,27 @@ class _StoppedError(Exception):
 
 @dataclass
 class _Workers:
-    """Threads that make reports. An engine is opened, used and closed by one thread, as GPUs require."""
+    """Make reports, each with a session of its own: a thread opens, uses and closes its engine, as GPUs require.
+
+    stop: set when the run ends early; workers end at their next picture.
+    """
 
     open_session: Callable[[], Session]
     make: MakeReport
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, videos: Sequence[AnnotatedVideo], jobs: int) -> Outcomes:
-        """Outcomes as they come. Whatever ends the run early stops the workers at their next picture."""
+        """Outcomes as they come, from the caller's thread where there is one job, so that Ctrl-C meets the engine."""
+        # Set once for all: sessions that set and restore it at the same time would restore each other's.
+        with ThreadpoolController().limit(limits=1, user_api="blas"):
+            if jobs > 1:
+                yield from self._side_by_side(videos, jobs)
+            elif videos:
+                with self.open_session() as session:
+                    for video in videos:
+                        yield video, self._report(session, video)
+
+    def _side_by_side(self, videos: Sequence[AnnotatedVideo], jobs: int) -> Outcomes:
         waiting: queue.SimpleQueue[AnnotatedVideo] = queue.SimpleQueue()
         for video in videos:
             waiting.put(video)
@@ -220,20 +233,18 @@ class _Workers:
             threading.Thread(target=self._work, args=(waiting, done), name=f"visrt-eval-{i}", daemon=True)
             for i in range(jobs)
         ]
-        # Set once for all: sessions that set and restore it at the same time would restore each other's.
-        with ThreadpoolController().limit(limits=1, user_api="blas"):
-            try:
-                for thread in threads:
-                    thread.start()
-                for _ in videos:
-                    outcome = done.get()
-                    if isinstance(outcome, BaseException):
-                        raise outcome
-                    yield outcome
-            finally:
-                self.stop.set()
-                for thread in threads:
-                    thread.join()
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in videos:
+                outcome = done.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join()
 
     def _work(
         self, waiting: queue.SimpleQueue[AnnotatedVideo], done: queue.SimpleQueue[Outcome | BaseException]

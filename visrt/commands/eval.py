@@ -14,6 +14,7 @@ from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
     from visrt.benchmarks.accuracy.scores import BundleRun, Measured
+    from visrt.runtime.sinks.output import Existing
     from visrt.training.data.annotations import ClassChoice
     from visrt.training.data.picture_folder import MissingPictures
     from visrt.training.data.set_formats import SetPlaces
@@ -119,24 +120,14 @@ def evaluate(
             "--write-results and --jobs go with --bundle"
         )
     if overwrite and write_results is None:
-        raise UsageError("--overwrite goes with --write-results")
-    choice = class_choice(classes)
-    if bundle is not None:
-        run = BundleRun(
-            engine,
-            threads,
-            association_in(association, preset).changes,
-            preset,
-            fps,
-            ("causal", "official") if rule is Rule.both else (rule.value,),
-            top_k,
-            jobs,
-            write_results,
-            "replace" if overwrite else "refuse",
-        )
+        raise UsageError("--overwrite replaces the results of an earlier run; give it with --write-results")
+    rules = ("causal", "official") if rule is Rule.both else (rule.value,)
+    changes = association_in(association, preset).changes
+    existing: Existing = "replace" if overwrite else "refuse"
+    run = BundleRun(engine, threads, changes, preset, fps, rules, top_k, jobs, write_results, existing)
     if report is not None:
         new_folder(report, "--report")
-    places = SetPlaces(data, annotations, images, split=split)
+    choice, places = class_choice(classes), SetPlaces(data, annotations, images, split=split)
     missing = MissingPictures.leave_out if skip_missing else MissingPictures.refuse
     if bundle is not None:
         measured = _of_bundle(bundle, places, choice, run, missing)
@@ -152,6 +143,7 @@ def evaluate(
         "results": results,
         "classes": classes,
         "association": association,
+        "write_results": write_results,
     }
     settings = {name: None if path is None else str(path) for name, path in given.items()}
     _write(measured, {**settings, **measured.settings, "coverage": coverage.value}, json, report)
