@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,22 @@ from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner, Result
 
 from visrt.benchmarks.accuracy.ap import frame_ap50
-from visrt.benchmarks.accuracy.evaluate import as_boxes, evaluate_official, evaluate_session, filled
+from visrt.benchmarks.accuracy.evaluate import (
+    Reported,
+    as_boxes,
+    evaluate_official,
+    evaluate_reports,
+    evaluate_session,
+    filled,
+    official_report,
+    streamed_report,
+)
+from visrt.benchmarks.accuracy.run_folder import Form, open_run
 from visrt.benchmarks.video_level.tracks import FrameBoxes
 from visrt.cli import app
 from visrt.runtime.masks import decode, rectangle
 from visrt.training.data.annotations import Track
+from visrt.training.data.segmentations import box_px
 from visrt.training.data.set_formats import load_annotations
 
 CLASSES = ("dog", "car", "cat")
@@ -196,6 +209,27 @@ def test_a_bundle_of_boxes_is_measured_as_a_stream_and_by_its_official_rule(tmp_
     assert boxes is not None
     assert [len(of_frame.labels) for of_frame in boxes] == [15] * 3, "all slots with all classes, up to 100"
     np.testing.assert_allclose(boxes[0].boxes[0], [9.6, 12.8, 57.6, 38.4], rtol=1e-4)
+
+
+@pytest.mark.parametrize("report", [partial(streamed_report, fps=24.0), official_report], ids=["causal", "official"])
+def test_a_bundle_of_boxes_is_kept_exactly_and_written_as_boxes(
+    report: Callable[..., Reported], tmp_path: Path
+) -> None:
+    annotated = as_boxes(load_annotations(standing_set(tmp_path)))
+    [video] = annotated.videos
+    made = report(inspro_session(outputs="boxes"), video)
+    run = open_run(tmp_path / "out", {"rule": "one of both"})
+    run.keep(video, made)
+    kept = run.load(video)
+    assert list(kept.tracks) == list(made.tracks)
+    assert [list(objects) for objects in kept.frames] == [list(objects) for objects in made.frames]
+    assert evaluate_reports(annotated, {1: kept}).frame_ap50 == evaluate_reports(annotated, {1: made}).frame_ap50
+    run.finish([video], Form({0: 1}, boxes=True))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    persons = [track for track in made.tracks if track.label == 0]
+    assert [one["bboxes"] for one in results] == [[mask and list(box_px(mask)) for mask in t.masks] for t in persons]
+    measured = of_results(tmp_path / "again", json.loads((tmp_path / "instances.json").read_text()), results)
+    assert measured.exit_code == 0, measured.stderr
 
 
 def test_masks_are_measured_as_masks_where_both_have_them(tmp_path: Path) -> None:
