@@ -38,6 +38,8 @@ KINDS = {
     ("genvis", "assignment"): "gt_masks",
     ("inspro", "video"): "in/frames_rgb_uint8",
     ("inspro", "operators"): "roi/boxes",
+    ("videomt", "video"): "queries_next",
+    ("eomt", "images"): "inst_scores",
 }
 """By family and kind of set, an array that only such a set of the family holds."""
 

@@ -18,13 +18,17 @@ from torch import Tensor
 
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from visrt.models.checkpoints.eomt import EOMT
 from visrt.models.checkpoints.genvis import GENVIS
 from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.checkpoints.mask2former import MASK2FORMER
+from visrt.models.checkpoints.videomt import VIDEOMT
 from visrt.models.condinst import dynamic_masks
+from visrt.models.eomt import Eomt
 from visrt.models.genvis import GenVis, read_memory
 from visrt.models.inspro import InsPro, Pairs
 from visrt.models.mask2former import Mask2Former
+from visrt.models.videomt import VideoMt
 from visrt.runtime.parity.check import ParityReport
 
 INPUT_NOISE = 1e-7
@@ -87,6 +91,17 @@ def mask2former(golden: Golden) -> Mask2Former:
     """The network of a MinVIS or CTVIS set."""
     classes = golden["pred_logits"].shape[-1] - 1
     return load_checkpoint(golden.weights_file, MASK2FORMER, expected_classes=classes).network()
+
+
+@cache
+def videomt(golden: Golden) -> VideoMt:
+    unread = {"heads": golden.config["heads"], "norm_queries": golden.config["norm_queries"]}
+    return load_checkpoint(golden.weights_file, VIDEOMT, settings=unread).network()
+
+
+@cache
+def eomt(golden: Golden) -> Eomt:
+    return load_checkpoint(golden.weights_file, EOMT, settings={"heads": golden.config["heads"]}).network()
 
 
 def genvis_file(golden: Golden, folder: Path) -> Path:

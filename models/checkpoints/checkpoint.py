@@ -68,8 +68,9 @@ class NetworkKind(Generic[N, S]):
 
     expected: its name in errors. settings_from_weights: the architecture, from weights and the file's name for errors.
     mark: a key that only networks of this kind have; without one, files of known other families are refused. ignored:
-    starts of keys that belong to training. not_in_weights: settings that the weights do not show. read_folder: for
-    checkpoints that are folders.
+    starts of keys that the network does not have, looked at for the architecture only. not_in_weights: settings that
+    the weights do not show. published: from weights and the file's name for errors, the weights by the network's own
+    keys, where it is published with others. read_folder: for checkpoints that are folders.
     """
 
     expected: str
@@ -79,6 +80,7 @@ class NetworkKind(Generic[N, S]):
     mark: str | None = None
     ignored: tuple[str, ...] = ()
     not_in_weights: tuple[str, ...] = ()
+    published: Callable[[Weights, str], Weights] | None = None
     read_folder: Callable[[Path], FolderContents] | None = None
 
 
@@ -122,6 +124,8 @@ def load_checkpoint(
     """
     path = Path(path)
     if kind.read_folder is not None and path.is_dir():
+        if settings:
+            raise UsageError(f"{path}: its configuration tells the settings; leave out {', '.join(settings)}")
         checkpoint = Checkpoint(kind, path, *kind.read_folder(path), notes={})
     else:
         checkpoint = _from_file(path, kind, settings or {})
@@ -135,10 +139,10 @@ def load_checkpoint(
 
 
 def _from_file(path: Path, kind: NetworkKind[N, S], given: Mapping[str, Any]) -> Checkpoint[N, S]:
-    weights, metadata = read_weights(path)
-    weights = {key: value for key, value in weights.items() if not key.startswith(kind.ignored)}
+    found, metadata = read_weights(path)
+    weights = found if kind.published is None else kind.published(found, str(path))
     if kind.mark is None or kind.mark not in weights:
-        other = other_family(weights)
+        other = other_family(found)
         if other or kind.mark:
             raise CheckpointError(
                 f"{path}: {f'this is {other}' if other else f'holds no {kind.mark}'}; expected {kind.expected}"
@@ -155,7 +159,8 @@ def _from_file(path: Path, kind: NetworkKind[N, S], given: Mapping[str, Any]) ->
     elif given:
         raise UsageError(f"{path}: holds its own settings; leave out {', '.join(given)}")
     classes = tuple(_json(metadata["classes"], "classes", path)) if "classes" in metadata else None
-    return Checkpoint(kind, path, weights, settings, classes, metadata)
+    kept = {key: value for key, value in weights.items() if not key.startswith(kind.ignored)}
+    return Checkpoint(kind, path, kept, settings, classes, metadata)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

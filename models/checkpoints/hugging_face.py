@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -17,11 +17,10 @@ from visrt.models.checkpoints.checkpoint import FolderContents
 from visrt.models.checkpoints.hugging_face_config import check_agreement, check_options, class_names
 from visrt.models.checkpoints.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.checkpoints.tensor_files import read_tensor_file
-from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import CheckpointError
 from visrt.runtime.json_file import read_json_object
 
-__all__ = ["folder_files", "read_hugging_face"]
+__all__ = ["CONFIG", "folder_config", "folder_files", "folder_weights", "normalised", "read_hugging_face"]
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -33,15 +32,17 @@ IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """transformers' defaults for this model, in 0..1 units: ImageNet's."""
 BILINEAR = 2
 
+S = TypeVar("S")
+
 LISTED = 10
 """Unknown keys named in an error; the rest is counted."""
 
 
 def read_hugging_face(folder: Path) -> FolderContents:
     """The model in `folder`. Raises CheckpointError for whatever is not the published network."""
-    config = _json(folder / CONFIG)
+    config = folder_config(folder)
     check_options(config, folder / CONFIG)
-    stored = _stored_weights(folder)
+    stored = folder_weights(folder)
     if unknown := unknown_keys(stored):
         more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
         raise CheckpointError(
@@ -51,7 +52,7 @@ def read_hugging_face(folder: Path) -> FolderContents:
     settings = settings_from_weights(weights, str(folder))
     check_agreement(config, settings, folder / CONFIG)
     names = class_names(config, settings.classes, folder / CONFIG)
-    return FolderContents(weights, _normalised(settings, folder / PREPROCESSOR), names)
+    return FolderContents(weights, normalised(settings, folder), names)
 
 
 def folder_files(folder: Path) -> list[Path]:
@@ -68,7 +69,12 @@ def _weights_path(folder: Path) -> Path:
     return found
 
 
-def _stored_weights(folder: Path) -> dict[str, Tensor]:
+def folder_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the model in `folder`."""
+    return _json(folder / CONFIG)
+
+
+def folder_weights(folder: Path) -> dict[str, Tensor]:
     """The weights by transformers' keys, from one file or from the shards of an index."""
     path = _weights_path(folder)
     if not path.name.endswith(INDEX_END):
@@ -107,12 +113,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     return named
 
 
-def _normalised(settings: NetworkSettings, path: Path) -> NetworkSettings:
-    """`settings` with the mean and deviation of the preprocessor; without one the published ImageNet values stay.
+def normalised(settings: S, folder: Path) -> S:
+    """`settings` with pixel_mean and pixel_std of the preprocessor; without one the published ImageNet values stay.
 
     transformers multiplies pixels by a factor, then subtracts the mean and divides by the deviation. In 0..255 units
     both are larger by the factor's inverse.
     """
+    path = folder / PREPROCESSOR
     if not path.is_file():
         return settings
     values = _json(path)
@@ -127,9 +134,10 @@ def _normalised(settings: NetworkSettings, path: Path) -> NetworkSettings:
     (scale,) = _numbers([factor], 1, "rescale_factor", path, above=0.0)
     red, green, blue = _numbers(mean, 3, "image_mean", path)
     deviations = _numbers(std, 3, "image_std", path, above=0.0)
-    settings = replace(settings, pixel_mean=(red / scale, green / scale, blue / scale))
+    mean = (red / scale, green / scale, blue / scale)
     red, green, blue = deviations
-    return replace(settings, pixel_std=(red / scale, green / scale, blue / scale))
+    normalisation = {"pixel_mean": mean, "pixel_std": (red / scale, green / scale, blue / scale)}
+    return replace(settings, **normalisation)  # type: ignore[type-var]
 
 
 def _numbers(values: Any, count: int, name: str, path: Path, above: float = -math.inf) -> list[float]:

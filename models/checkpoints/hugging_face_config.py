@@ -1,4 +1,4 @@
-"""Checks a Hugging Face Mask2Former's configuration against visrt's network and against the weights.
+"""Checks a Hugging Face model's configuration, mostly a Mask2Former's, against visrt's network and against the weights.
 
 transformers builds networks that the published one is not: other activations, strides, inputs. Their weights might
 load all the same, and would then give wrong numbers, so every option that changes the computation is checked here.
@@ -15,7 +15,7 @@ from visrt.models.resnet import EXPANSION, ResNetSettings
 from visrt.models.swin import SwinSettings
 from visrt.runtime.errors import CheckpointError
 
-__all__ = ["check_agreement", "check_options", "class_names"]
+__all__ = ["check_agreement", "check_model", "check_options", "check_sizes", "check_values", "class_names"]
 
 MODEL_TYPE = "mask2former"
 ARCHITECTURE = "Mask2FormerForUniversalSegmentation"
@@ -49,12 +49,7 @@ BACKBONE_OPTIONS: dict[str, dict[str, Any]] = {
 
 def check_options(config: Mapping[str, Any], path: Path) -> None:
     """Refuse another architecture, and a Mask2Former that is not computed as the published one; `path` is config's."""
-    kind, heads = config.get("model_type"), config.get("architectures") or [ARCHITECTURE]
-    if kind != MODEL_TYPE or ARCHITECTURE not in heads:
-        raise CheckpointError(
-            f"{path}: describes {', '.join(map(str, heads)) if kind == MODEL_TYPE else f'a model of type {kind!r}'}; "
-            f"expected a {ARCHITECTURE}, of type {MODEL_TYPE!r}"
-        )
+    check_model(config, {MODEL_TYPE: ARCHITECTURE}, path)
     backbone = config.get("backbone_config")
     if not isinstance(backbone, dict):
         raise CheckpointError(
@@ -65,13 +60,24 @@ def check_options(config: Mapping[str, Any], path: Path) -> None:
     if name not in BACKBONE_OPTIONS:
         known = " or ".join(BACKBONE_OPTIONS)
         raise CheckpointError(f"{path}: the backbone is of type {name!r}; expected transformers' own {known}")
-    _check_values(config, OPTIONS, "", path)
-    _check_values(backbone, BACKBONE_OPTIONS[name], "backbone_config.", path)
+    check_values(config, OPTIONS, "", path)
+    check_values(backbone, BACKBONE_OPTIONS[name], "backbone_config.", path)
     if config.get("enforce_input_projection") and config.get("feature_size", 256) == config.get("hidden_dim", 256):
         raise CheckpointError(f"{path}: enforce_input_projection is True; visrt computes False only")
 
 
-def _check_values(config: Mapping[str, Any], computed: Mapping[str, Any], prefix: str, path: Path) -> None:
+def check_model(config: Mapping[str, Any], architectures: Mapping[str, str], path: Path) -> None:
+    """Refuse a configuration of another model type than those of `architectures`, or of another architecture."""
+    kind = str(config.get("model_type"))
+    heads = config.get("architectures") or list(architectures.values())
+    if kind not in architectures or architectures[kind] not in heads:
+        described = ", ".join(map(str, heads)) if kind in architectures else f"a model of type {kind!r}"
+        expected = " or ".join(f"a {head}, of type {name!r}" for name, head in architectures.items())
+        raise CheckpointError(f"{path}: describes {described}; expected {expected}")
+
+
+def check_values(config: Mapping[str, Any], computed: Mapping[str, Any], prefix: str, path: Path) -> None:
+    """Refuse options that have another value than the one that is `computed`."""
     for option, value in computed.items():
         given = config.get(option)
         if given is not None and given != value:
@@ -80,11 +86,12 @@ def _check_values(config: Mapping[str, Any], computed: Mapping[str, Any], prefix
 
 def check_agreement(config: Mapping[str, Any], settings: NetworkSettings, path: Path) -> None:
     """Refuse weights of other sizes than the configuration names: one of the two files is another model's."""
-    _check_sizes(config, network_sizes(settings), "", path)
-    _check_sizes(config["backbone_config"], backbone_sizes(settings), "backbone_config.", path)
+    check_sizes(config, network_sizes(settings), "", path)
+    check_sizes(config["backbone_config"], backbone_sizes(settings), "backbone_config.", path)
 
 
-def _check_sizes(config: Mapping[str, Any], sizes: Mapping[str, Any], prefix: str, path: Path) -> None:
+def check_sizes(config: Mapping[str, Any], sizes: Mapping[str, Any], prefix: str, path: Path) -> None:
+    """Refuse a configuration that names other `sizes` than the weights have."""
     for option, size in sizes.items():
         given = config.get(option)
         if given is not None and given != size:
@@ -130,11 +137,14 @@ def backbone_sizes(settings: NetworkSettings) -> dict[str, Any]:
 
 
 def class_names(config: Mapping[str, Any], classes: int, path: Path) -> tuple[str, ...] | None:
-    """The names under id2label in the order of the class logits; None where the configuration names none."""
+    """The names under id2label in the order of the class logits; None where the configuration names none.
+
+    transformers writes LABEL_0, LABEL_1, ... where it was given none.
+    """
     names = config.get("id2label")
-    if names is None:
-        return None
     expected = [str(index) for index in range(classes)]
+    if names is None or names == {index: f"LABEL_{index}" for index in expected}:
+        return None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{path}: id2label is no json object of names; expected a name for each class number")
     if set(names) != set(expected):

@@ -1,16 +1,19 @@
-"""The published networks by name: the sizes of the official MinVIS and Mask2Former configurations."""
+"""The published networks by name: the sizes of the official configurations."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from visrt.models.dataset_classes import DATASET_CLASSES
+from visrt.models.eomt import EomtSettings
 from visrt.models.genvis import GenVisNetworkSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.models.swin import SwinSettings
+from visrt.models.videomt import VideoMtSettings
 
-__all__ = ["DATASET_CLASSES", "PUBLISHED", "ctvis", "genvis", "published"]
+__all__ = ["DATASET_CLASSES", "PUBLISHED", "PUBLISHED_VITS", "ctvis", "eomt", "genvis", "published", "videomt"]
 
 PUBLISHED: dict[str, NetworkSettings] = {
     "r50": NetworkSettings(classes=40, backbone=ResNetSettings()),
@@ -43,3 +46,24 @@ def ctvis(settings: NetworkSettings) -> NetworkSettings:
 def genvis(settings: NetworkSettings) -> GenVisNetworkSettings:
     """GenVIS's network on the frame part `settings`: 100 slots however many frame queries there are."""
     return GenVisNetworkSettings(frame=settings)
+
+
+_LARGE: dict[str, Any] = {"dim": 1024, "blocks": 24, "heads": 16, "feedforward_dim": 4096, "query_blocks": 4}
+
+PUBLISHED_VITS: dict[str, dict[str, Any]] = {
+    "vit_s": {},
+    "vit_b": {"dim": 768, "heads": 12, "feedforward_dim": 3072},
+    "vit_l": _LARGE,
+    "vit_l_dinov3": {**_LARGE, "positions": "rotary", "table_side": 0, "norm_eps": 1e-5},
+}
+"""The transformers of EoMT and VidEoMT: settings in which they differ from ViT-S with DINOv2's positions."""
+
+
+def eomt(name: str, classes: int) -> EomtSettings:
+    """The published EoMT on the transformer `name`."""
+    return EomtSettings(classes=classes, **PUBLISHED_VITS[name])
+
+
+def videomt(name: str, classes: int) -> VideoMtSettings:
+    """The published VidEoMT on the transformer `name`."""
+    return VideoMtSettings(classes=classes, **PUBLISHED_VITS[name])

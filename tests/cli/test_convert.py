@@ -16,12 +16,17 @@ from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
 from visrt.cli import app
-from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.checkpoint import NetworkKind, load_checkpoint
+from visrt.models.checkpoints.eomt import EOMT
+from visrt.models.checkpoints.eomt_keys import ENCODER
 from visrt.models.checkpoints.genvis import GENVIS
 from visrt.models.checkpoints.mask2former import MASK2FORMER
+from visrt.models.checkpoints.videomt import VIDEOMT
+from visrt.models.eomt import Eomt, EomtSettings
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
+from visrt.models.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.bundles.bundle import open_bundle
 
 TINY: dict[str, Any] = {
@@ -102,21 +107,106 @@ def test_ctvis_keeps_its_instance_embeddings(tmp_path: Path) -> None:
     assert "--family ctvis --size" in done.stdout
 
 
-def test_genvis_is_converted_by_its_kind_and_the_way_there_is_told(tmp_path: Path) -> None:
+def test_genvis_is_known_by_its_weights_and_is_no_network_of_single_frames(tmp_path: Path) -> None:
     torch.manual_seed(0)
     frame = NetworkSettings(classes=3, **TINY)
     network = GenVis(GenVisNetworkSettings(frame, instances=5, heads=4, encoder_layers=1, decoder_layers=1)).eval()
     torch.save({"model": network.state_dict()}, tmp_path / "genvis.pth")
     arguments = ("convert", tmp_path / "genvis.pth", "--classes", ",".join(NAMES), "--out", tmp_path / "g.safetensors")
-    refused = run(*arguments)
+    refused = run(*arguments, "--kind", "per-frame")
     assert refused.exit_code == 5
     assert "convert it with --kind genvis" in refused.stderr
-    done = run(*arguments, "--kind", "genvis")
+    done = run(*arguments)
     assert done.exit_code == 0, done.stderr
     found = load_checkpoint(tmp_path / "g.safetensors", GENVIS)
     assert (found.classes, found.settings.instances) == (NAMES, 5)
     assert all(torch.equal(found.weights[key], value) for key, value in network.state_dict().items())
     assert "--family genvis --size" in done.stdout
+
+
+VIT: dict[str, Any] = {
+    "classes": 3, "queries": 6, "dim": 64, "blocks": 2, "heads": 1, "feedforward_dim": 64, "query_blocks": 1,
+    "table_side": 3,
+}  # fmt: skip
+DINOV3: dict[str, Any] = {"positions": "rotary", "table_side": 0, "norm_eps": 1e-5}
+
+
+def published_vit(path: Path, network: VideoMt | Eomt) -> Path:
+    """A checkpoint with the names of transformers."""
+    torch.save({"model": {**network.state_dict(), "attn_mask_probs": torch.zeros(1)}}, path)
+    return path
+
+
+def differences(path: Path, network: Eomt) -> Path:
+    """A checkpoint with the prefixes of the official EoMT."""
+    weights = {**network.state_dict(), "attn_mask_probs": torch.zeros(1)}
+    prefixes = {key: "network.encoder.backbone." if key.startswith(ENCODER) else "network." for key in weights}
+    torch.save({prefixes[key] + key: value for key, value in weights.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("family", ["videomt", "eomt"])
+def test_videomt_and_eomt_are_known_by_their_weights(family: str, tmp_path: Path) -> None:
+    network = VideoMt(VideoMtSettings(**VIT)) if family == "videomt" else Eomt(EomtSettings(**VIT))
+    path, out = published_vit(tmp_path / "vit.pth", network), tmp_path / "vit.safetensors"
+    done = run("convert", path, "--classes", ",".join(NAMES), "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert "transformer of 2 blocks and 64 channels, table positions" in done.stdout
+    assert "6 queries, 3 classes (person, vehicle, animal)" in done.stdout
+    kind: NetworkKind[Any, Any] = VIDEOMT if family == "videomt" else EOMT
+    found = load_checkpoint(out, kind)
+    assert (found.classes, found.settings) == (NAMES, network.settings)
+    assert all(torch.equal(found.weights[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_setting_that_no_weight_shows_is_given_by_name(tmp_path: Path) -> None:
+    path = published_vit(tmp_path / "vit.pth", VideoMt(VideoMtSettings(**{**VIT, **DINOV3})))
+    arguments = ("convert", path, "--classes", ",".join(NAMES), "--out", tmp_path / "vit.safetensors")
+    assert run(*arguments, "--set", "norm_queries=true", "--set", "heads=2").exit_code == 0
+    settings = load_checkpoint(tmp_path / "vit.safetensors", VIDEOMT).settings
+    assert (settings.norm_queries, settings.heads) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("norm_queries", "--set norm_queries: expected NAME=VALUE"),
+        ("norm_queries=yes", "--set norm_queries: not json"),
+        ("norm_queries=7", "setting 'norm_queries' is 7"),
+        ("queries=7", "queries: the weights tell it; given can be heads, norm_eps, norm_queries"),
+    ],
+)
+def test_a_setting_that_cannot_be_given_is_one_line(given: str, told: str, tmp_path: Path) -> None:
+    path = published_vit(tmp_path / "vit.pth", VideoMt(VideoMtSettings(**VIT)))
+    out = tmp_path / "vit.safetensors"
+    done = run("convert", path, "--classes", ",".join(NAMES), "--out", out, "--overwrite", "--set", given)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert told in done.stderr
+
+
+def test_differences_to_dinov3_need_the_base_that_they_are_added_to(tmp_path: Path) -> None:
+    network = Eomt(EomtSettings(**{**VIT, **DINOV3}))
+    path = differences(tmp_path / "pytorch_model.bin", network)
+    arguments = ("convert", path, "--classes", ",".join(NAMES), "--out", tmp_path / "eomt.safetensors")
+    refused = run(*arguments)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (5, 1)
+    assert "published as differences to DINOv3's weights" in refused.stderr
+    base = {key: torch.ones_like(value) for key, value in network.state_dict().items() if key.startswith(ENCODER)}
+    torch.save(base, tmp_path / "dinov3.pth")
+    done = run(*arguments, "--base", tmp_path / "dinov3.pth")
+    assert done.exit_code == 0, done.stderr
+    found = load_checkpoint(tmp_path / "eomt.safetensors", EOMT)
+    assert all(torch.equal(found.weights[key], network.state_dict()[key] + 1) for key in base)
+    assert torch.equal(found.weights["query.weight"], network.query.weight)
+    assert found.notes["base_sha256"] == hashlib.sha256((tmp_path / "dinov3.pth").read_bytes()).hexdigest()
+    needless = run("convert", official_minvis(tmp_path), "--out", tmp_path / "m.safetensors", "--base", tmp_path)
+    assert needless.exit_code == 2
+    assert "holds whole weights; leave out the base" in needless.stderr
+
+
+def official_minvis(folder: Path) -> Path:
+    torch.save({"model": state(3)}, folder / "minvis.pth")
+    return folder / "minvis.pth"
 
 
 def test_names_come_from_a_list_or_from_annotations(official: Path, tmp_path: Path) -> None:
