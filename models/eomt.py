@@ -93,10 +93,10 @@ class QueryVit(nn.Module):
     def __init__(self, settings: EomtSettings) -> None:
         super().__init__()
         dim, heads, self.encoder_blocks = settings.dim, settings.heads, settings.blocks - settings.query_blocks
-        if not heads or dim % heads or self.encoder_blocks < 0:
-            raise ValueError(
-                f"{dim} channels in {heads} heads, {settings.blocks} blocks, {settings.query_blocks} with queries"
-            )
+        if not heads or dim % heads:
+            raise ValueError(f"{dim} channels in {heads or 'an unknown number of'} heads; set heads to one that fits")
+        if self.encoder_blocks < 0:
+            raise ValueError(f"{settings.query_blocks} blocks with queries of {settings.blocks}")
         self.embeddings = Embeddings(settings)
         self.layers = nn.ModuleList(VitBlock(settings) for _ in range(settings.blocks))
         self.layernorm = nn.LayerNorm(dim, settings.norm_eps)

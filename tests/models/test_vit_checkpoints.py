@@ -266,9 +266,9 @@ VIT = "backbone.encoder.backbone."
         (change(VIT, "blocks.0.mlp.fc2.weight", None), "layers.0.mlp.fc2.weight; expected an EoMT or VidEoMT network"),
         (change("backbone.", "class_head.bias", torch.zeros(9)), "class_predictor.bias 9, expected 4$"),
         (change("backbone.", "attn_mask_probs", None), "missing: attn_mask_probs; expected an EoMT or VidEoMT"),
-        (change("backbone.", "attn_mask_probs", torch.zeros(9)), "64 channels in 1 heads, 3 blocks, 9 with queries"),
+        (change("backbone.", "attn_mask_probs", torch.zeros(9)), "9 blocks with queries of 3"),
         (change("backbone.", "reid_head.weight", torch.zeros(9)), "1 unexpected: reid_head.weight$"),
-        (change(VIT, "cls_token", torch.zeros(1, 1, 48)), "48 channels in 0 heads"),
+        (change(VIT, "cls_token", torch.zeros(1, 1, 48)), "48 channels in an unknown number of heads; set heads"),
         (change("backbone.", "query_updater.weight", None), "this is a VidEoMT checkpoint; expected a VidEoMT network"),
     ],
 )
