@@ -1,33 +1,48 @@
-"""Agreement of a changed frame graph with the bundle's own, on held-out frames."""
+"""Agreement of changed graphs with the bundle's own, on held-out frames."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Array
+from visrt.runtime.bundles.bundle import Bundle, initial_states
 from visrt.runtime.bundles.manifest import GraphSpec
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.ort import CpuEngine
-from visrt.runtime.methods.outputs import FullOutputs
+from visrt.runtime.methods.int8 import Int8Plan
+from visrt.runtime.methods.outputs import Outputs
+from visrt.runtime.methods.registry import method_of
 from visrt.runtime.parity.agreement import OBJECT_SCORE, Agreement, FrameAnswer, agreement, answers_of
 from visrt.runtime.parity.frames import Frames
+from visrt.runtime.parity.verify import closing
 
-__all__ = ["AgreementEvaluator", "Degradation", "ModelOutputs", "agreement_of_clips", "model_outputs"]
+__all__ = [
+    "AgreementEvaluator",
+    "Degradation",
+    "ModelOutputs",
+    "Stream",
+    "agreement_of_clips",
+    "model_outputs",
+    "stream_of",
+]
 
 Answers = list[FrameAnswer]
+
+Stream = Callable[[Mapping[str, Engine], Frames], Iterator[Outputs]]
+"""All outputs of engines, by graph, for each of successive frames of a stream."""
 
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """Outputs on clips of successive frames. mask_features: of the first frame of each clip, [clips, D, h, w]."""
+    """Outputs on clips of successive frames. compared: for each clip by role, those of its first frames whose error
+    counts in the ranking, [frames, ...]."""
 
     clips: tuple[Answers, ...]
-    mask_features: NDArray[np.float32]
+    compared: tuple[Mapping[str, Array], ...]
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,7 @@ class Degradation:
     """The effect of a change on the outputs; 0 is none.
 
     masks: 1 - mean IoU of the objects' masks. classes: share of queries with another best class. features: error of
-    the mask features, root of the sum of squares, relative to the features.
+    the outputs that are compared, root of the sum of squares, relative to the output; the mean of several.
     """
 
     masks: float
@@ -50,65 +65,83 @@ class Degradation:
 
 @dataclass(frozen=True)
 class AgreementEvaluator:
-    """Runs changed frame graphs with the bundle's other graphs, and compares the outputs with `expected` on `clips`.
+    """Runs changed graphs in place of the bundle's own, and compares the outputs with `expected` on `clips`.
 
-    ask: gives all outputs of the bundle's engines; a family of clips sees each frame as a clip of its own.
+    graphs, engines: of the bundle by name, unchanged.
     """
 
-    graph: GraphSpec
-    others: Mapping[str, Engine]
-    ask: FullOutputs
+    graphs: Mapping[str, GraphSpec]
+    engines: Mapping[str, Engine]
+    stream: Stream
+    plan: Int8Plan
     clips: tuple[Frames, ...]
     expected: ModelOutputs
 
-    def agreement(self, model: onnx.ModelProto) -> Agreement:
-        """The agreement of `model` over all frames."""
-        return agreement_of_clips(self.expected.clips, self._outputs(model).clips)
+    def agreement(self, models: Mapping[str, onnx.ModelProto]) -> Agreement:
+        """The agreement of `models`, by graph, over all frames."""
+        return agreement_of_clips(self.expected.clips, self._outputs(models).clips)
 
-    def degradation(self, model: onnx.ModelProto) -> Degradation:
-        """The effect of `model` on the first frame of each clip."""
-        expected, given = self.expected, self._outputs(model)
-        whole = agreement(_all(expected.clips), _all(given.clips))
-        error = np.linalg.norm(given.mask_features - expected.mask_features)
-        features = float(error / max(float(np.linalg.norm(expected.mask_features)), 1e-12))
-        return Degradation(1 - whole.iou_mean, 1 - whole.top_class, features if np.isfinite(features) else float("inf"))
+    def degradation(self, models: Mapping[str, onnx.ModelProto]) -> Degradation:
+        """The effect of `models`, by graph, on the frames on which layers are ranked."""
+        given = self._outputs(models)
+        whole = agreement(_all(self.expected.clips), _all(given.clips))
+        errors = [_relative_error(role, self.expected, given) for role in self.plan.compared]
+        return Degradation(1 - whole.iou_mean, 1 - whole.top_class, sum(errors) / len(errors))
 
-    def _outputs(self, model: onnx.ModelProto) -> ModelOutputs:
-        return model_outputs(self.graph, model.SerializeToString(), self.others, self.ask, self.clips)
+    def _outputs(self, models: Mapping[str, onnx.ModelProto]) -> ModelOutputs:
+        changed: dict[str, Engine] = {
+            name: CpuEngine(self.graphs[name], model.SerializeToString()) for name, model in models.items()
+        }
+        with closing(changed):
+            return model_outputs({**self.engines, **changed}, self.stream, self.plan, self.clips)
 
     def of_first_frames(self, count: int) -> AgreementEvaluator:
-        """A cheaper evaluator: on the first frame of each of the first `count` clips."""
-        clips = tuple(clip.take([0]) for clip in self.clips[:count])
-        expected = tuple(answers[:1] for answers in self.expected.clips[:count])
-        return replace(self, clips=clips, expected=ModelOutputs(expected, self.expected.mask_features[:count]))
+        """A cheaper evaluator: on the first frames of each of the first `count` clips, those that `plan` ranks on."""
+        frames = self.plan.ranked_frames
+        clips = tuple(clip.take(range(min(frames, len(clip)))) for clip in self.clips[:count])
+        expected = tuple(answers[:frames] for answers in self.expected.clips[:count])
+        return replace(self, clips=clips, expected=ModelOutputs(expected, self.expected.compared[:count]))
+
+
+def stream_of(bundle: Bundle) -> Stream:
+    """The function that gives all outputs for a stream, by the bundle's tracking method."""
+    method, initial = method_of(bundle.manifest), initial_states(bundle)
+
+    def run(engines: Mapping[str, Engine], frames: Frames) -> Iterator[Outputs]:
+        return method.stream_outputs(engines, bundle.manifest, initial, frames.images, frames.valid_sizes)
+
+    return run
 
 
 def model_outputs(
-    graph: GraphSpec, model: bytes, others: Mapping[str, Engine], ask: FullOutputs, clips: Sequence[Frames]
+    engines: Mapping[str, Engine], stream: Stream, plan: Int8Plan, clips: Sequence[Frames]
 ) -> ModelOutputs:
-    """Outputs of the frame graph `model` and the `others` on `clips`, frame by frame, on the CPU."""
-    frame = CpuEngine(graph, model)
-    engines = {**others, "frame": frame}
-    outputs: list[Answers] = []
-    features: list[Array] = []
-    try:
-        for clip in clips:
-            answers: Answers = []
-            for t in range(len(clip)):
-                tensors = ask.run(engines, clip.images[t : t + 1], clip.valid_sizes[t : t + 1])
-                answers += answers_of(tensors)
-                if t == 0:
-                    features.append(tensors["mask_features"][0].astype(np.float32))
-            outputs.append(answers)
-    finally:
-        frame.close()
-    return ModelOutputs(tuple(outputs), np.stack(features))
+    """Outputs of `engines` on `clips`, each a stream of its own, frame by frame."""
+    answers: list[Answers] = []
+    compared: list[Mapping[str, Array]] = []
+    for clip in clips:
+        of_clip: Answers = []
+        ranked: list[Outputs] = []
+        for outputs in stream(engines, clip):
+            of_clip += answers_of(outputs)
+            if len(ranked) < plan.ranked_frames:
+                ranked.append({role: outputs[role].astype(np.float32) for role in plan.compared})
+        answers.append(of_clip)
+        compared.append({role: np.concatenate([one[role] for one in ranked]) for role in ranked[0]})
+    return ModelOutputs(tuple(answers), tuple(compared))
 
 
 def agreement_of_clips(expected: Sequence[Answers], given: Sequence[Answers]) -> Agreement:
     """The agreement over all frames of all clips; objects continue within a clip, never from one into the next."""
     whole = agreement(_all(expected), _all(given))
     return replace(whole, assignment=_assignment(expected, given))
+
+
+def _relative_error(role: str, expected: ModelOutputs, given: ModelOutputs) -> float:
+    """Of `given` in one role; infinite where it is NaN or infinite."""
+    one, other = (np.concatenate([clip[role] for clip in outputs.compared]) for outputs in (expected, given))
+    error = float(np.linalg.norm(other - one) / max(float(np.linalg.norm(one)), 1e-12))
+    return error if np.isfinite(error) else float("inf")
 
 
 def _assignment(expected: Sequence[Answers], given: Sequence[Answers]) -> float:

@@ -18,6 +18,7 @@ from visrt.runtime.arrays import Floats
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.image import RESIZERS, letterbox_into
+from visrt.runtime.methods.int8 import FRAME_ALONE, Int8Plan
 from visrt.runtime.parity.frames import Frames
 from visrt.runtime.sources.video import Camera, SourceSpec, find_sources, open_source
 
@@ -71,10 +72,10 @@ class FrameChoice:
 
 @dataclass(frozen=True)
 class CalibrationFrames:
-    """Network inputs. clips: two successive frames for each judging frame, or one of a source that has no more."""
+    """Network inputs: for each chosen frame a clip of successive frames, shorter where its source has no more."""
 
-    ranges: Frames
-    clips: tuple[Frames, ...]
+    ranges: tuple[Frames, ...]
+    judging: tuple[Frames, ...]
 
 
 def choose_frames(sources: Sequence[str], count: int, progress: Callable[[str], None] = lambda _: None) -> FrameChoice:
@@ -105,22 +106,24 @@ def choose_frames(sources: Sequence[str], count: int, progress: Callable[[str], 
     return FrameChoice(specs, ranges, judging, len(looks), len(looks) - len(pictures), tuple(notes))
 
 
-def read_frames(choice: FrameChoice, spec: InputSpec) -> CalibrationFrames:
-    """The pixels of the chosen frames, fitted into the network's input as the runtime fits a frame.
+def read_frames(choice: FrameChoice, spec: InputSpec, plan: Int8Plan = FRAME_ALONE) -> CalibrationFrames:
+    """The pixels of the chosen frames and of those that follow, fitted into the network's input as the runtime fits a
+    frame. Clips are as long as `plan` says.
 
     Raises DataError where no judging frame has a neighbour, as then nothing can be said of the assignment.
     """
-    needed = {*choice.ranges, *(at for frame in choice.judging for at in _neighbours(frame))}
+    needed = {at for frame in choice.ranges for at in _near(frame, plan.range_frames)}
+    needed |= {at for frame in choice.judging for at in _near(frame, plan.judged_frames)}
     inputs: dict[tuple[int, int], Frames] = {}
     for source in sorted({at[0] for at in needed}):
         inputs |= _inputs(choice.sources[source], source, needed, spec)
-    clips = tuple(_joined([inputs[at] for at in _clip(frame, inputs)]) for frame in choice.judging)
-    if all(len(clip) == 1 for clip in clips):
+    judging = _clips(choice.judging, plan.judged_frames, inputs)
+    if all(len(clip) == 1 for clip in judging):
         raise DataError(
             "every source holds a single image, so it cannot be judged whether objects keep their identity; give a "
             "video or a folder of its frames"
         )
-    return CalibrationFrames(_joined([inputs[at] for at in choice.ranges]), clips)
+    return CalibrationFrames(_clips(choice.ranges, plan.range_frames, inputs), judging)
 
 
 def farthest_first(vectors: Floats, count: int) -> list[int]:
@@ -213,15 +216,18 @@ def _joined(frames: Sequence[Frames]) -> Frames:
     return Frames(np.concatenate([one.images for one in frames]), np.concatenate([one.valid_sizes for one in frames]))
 
 
-def _neighbours(frame: tuple[int, int]) -> list[tuple[int, int]]:
+def _near(frame: tuple[int, int], count: int) -> list[tuple[int, int]]:
+    """Frames of which a clip of `count` may consist."""
     source, index = frame
-    return [(source, at) for at in range(max(0, index - 1), index + 2)]
+    return [(source, at) for at in range(max(0, index - count + 1), index + count)]
 
 
-def _clip(frame: tuple[int, int], inputs: Mapping[tuple[int, int], Frames]) -> list[tuple[int, int]]:
-    """The frame and its successor; the last of a source comes after its predecessor instead."""
-    found = [at for at in _neighbours(frame) if at in inputs]
-    return found[-2:]
+def _clips(
+    frames: Sequence[tuple[int, int]], count: int, inputs: Mapping[tuple[int, int], Frames]
+) -> tuple[Frames, ...]:
+    """For each of `frames` a clip of `count`: it and its successors. At the end of a source the clip begins earlier."""
+    found = ([at for at in _near(frame, count) if at in inputs] for frame in frames)
+    return tuple(_joined([inputs[at] for at in near[-count:]]) for near in found)
 
 
 def _listed(sources: Sequence[str]) -> str:

@@ -19,9 +19,11 @@ __all__ = ["Layer", "layers_of", "precision_by_node"]
 class Layer:
     """The nodes, by name, that multiply their first input with one weight.
 
-    axis: of the weight's output channels. work: multiply-accumulates over all range frames.
+    graph: of the bundle, by name. axis: of the weight's output channels. work: multiply-accumulates over all range
+    frames.
     """
 
+    graph: str
     name: str
     op: str
     nodes: tuple[str, ...]
@@ -31,14 +33,17 @@ class Layer:
     work: int
 
 
-def layers_of(model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> tuple[Layer, ...]:
-    """The layers of `model` in order. Left out is what never saw anything but 0, or saw NaN, on the range frames."""
+def layers_of(graph: str, model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> tuple[Layer, ...]:
+    """The layers of `model`, which is `graph` of the bundle, in order.
+
+    Left out is what never saw anything but 0, or saw NaN, on the range frames.
+    """
     view = GraphView(model)
     nodes: dict[tuple[str, int], list[onnx.NodeProto]] = defaultdict(list)
     for node in model.graph.node:
         if _has_weight(node, view) and _is_live(node.input[0], ranges):
             nodes[node.input[1], _channel_axis(node)].append(node)
-    return tuple(_layer(weight, axis, users, view, ranges) for (weight, axis), users in nodes.items())
+    return tuple(_layer(graph, weight, axis, users, view, ranges) for (weight, axis), users in nodes.items())
 
 
 def precision_by_node(model: onnx.ModelProto, quantised: frozenset[str]) -> dict[str, str]:
@@ -61,7 +66,12 @@ def _is_live(tensor: str, ranges: Mapping[str, TensorRange]) -> bool:
 
 
 def _layer(
-    weight: str, axis: int, nodes: list[onnx.NodeProto], view: GraphView, ranges: Mapping[str, TensorRange]
+    graph: str,
+    weight: str,
+    axis: int,
+    nodes: list[onnx.NodeProto],
+    view: GraphView,
+    ranges: Mapping[str, TensorRange],
 ) -> Layer:
     names = tuple(node.name for node in nodes)
     inputs = tuple(dict.fromkeys(node.input[0] for node in nodes))
@@ -69,7 +79,7 @@ def _layer(
     assert values is not None
     numbers = sum(ranges[node.output[0]].magnitudes.count for node in nodes)
     work = numbers * values.size // values.shape[axis]
-    return Layer(names[0], nodes[0].op_type, names, inputs, weight, axis, work)
+    return Layer(graph, names[0], nodes[0].op_type, names, inputs, weight, axis, work)
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

@@ -5,22 +5,21 @@ The graph is run as it is, its tensors made outputs a group at a time, so that m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from visrt.calibration.histogram import Magnitudes, magnitudes_of
 from visrt.calibration.tensors import GraphView
-from visrt.runtime.arrays import Array
+from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import EngineError, ParityError, one_line
-from visrt.runtime.parity.frames import Frames
 
-__all__ = ["FP16_MAX", "Hazard", "TensorRange", "hazards", "ranges_of", "refuse_overflow"]
+__all__ = ["FP16_MAX", "Hazard", "Replay", "TensorRange", "hazards", "ranges_of", "refuse_overflow"]
 
 FP16_MAX = 65504.0
 FP16_MARGIN = 4
@@ -34,14 +33,18 @@ NAMED = 5
 GROUP_BYTES = 2**29
 """Of tensors that are outputs at the same time, about."""
 
+Replay = Callable[[Engine], None]
+"""Runs the range frames through the network with this engine in the place of one graph."""
+
 
 @dataclass(frozen=True)
 class TensorRange:
-    """One tensor over all range frames: who makes it, and its magnitudes.
+    """One tensor of one graph over all range frames: which node makes it, and its magnitudes.
 
     on_purpose: what lies beyond FP16's range here comes from a constant beyond it, as masked attention adds.
     """
 
+    graph: str
     tensor: str
     node: str
     op: str
@@ -63,13 +66,19 @@ class Hazard:
     def describe(self) -> str:
         spoilt = self.found.magnitudes.not_finite
         size = f"{spoilt} values not finite" if spoilt else f"largest {self.found.magnitudes.largest:.3g}"
-        return f"{self.found.tensor} of {self.found.op} {self.found.node} ({self.what}, {size})"
+        found = self.found
+        return f"{found.tensor} of {found.op} {found.node} in the {found.graph} graph ({self.what}, {size})"
 
 
 def ranges_of(
-    graph: GraphSpec, model: onnx.ModelProto, frames: Frames, progress: Callable[[int, int], None] = lambda *_: None
+    graph: str,
+    spec: GraphSpec,
+    model: onnx.ModelProto,
+    replay: Replay,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, TensorRange]:
-    """The range of every float tensor of the frame graph `model` that varies, over `frames`, by tensor name.
+    """The range of every float tensor of `graph`, which is `model`, that varies, by tensor name; none where `replay`
+    never calls it.
 
     A tensor that is a view of another has the range of the other, under its own name too.
     """
@@ -78,11 +87,13 @@ def ranges_of(
     magnitudes: dict[str, Magnitudes] = {}
     for done, names in enumerate(groups):
         progress(done, len(groups))
-        magnitudes |= _magnitudes(graph, model, names, frames)
+        watched = _Watched(spec, model, names)
+        replay(watched)
+        magnitudes |= watched.magnitudes
     progress(len(groups), len(groups))
     on_purpose = _on_purpose(view, magnitudes)
     made = {
-        name: TensorRange(name, node.name, node.op_type, magnitudes[name], name in on_purpose)
+        name: TensorRange(graph, name, node.name, node.op_type, magnitudes[name], name in on_purpose)
         for name, node in view.float_results()
         if name in magnitudes
     }
@@ -171,29 +182,32 @@ def _sizes(model: onnx.ModelProto) -> dict[str, int]:
     return sizes
 
 
-def _magnitudes(
-    graph: GraphSpec, model: onnx.ModelProto, names: Sequence[str], frames: Frames
-) -> dict[str, Magnitudes]:
-    found: dict[str, Magnitudes] = {}
-    for arrays in _runs(graph, model, names, frames):
-        for name, array in arrays.items():
-            if array.dtype.kind == "f":
-                here = magnitudes_of(array)
-                found[name] = found[name].plus(here) if name in found else here
-    return found
+class _Watched:
+    """The graph `model` as an engine that takes note of the magnitudes of its tensors `names`."""
+
+    provider = "CPUExecutionProvider"
+
+    def __init__(self, spec: GraphSpec, model: onnx.ModelProto, names: Sequence[str]) -> None:
+        self.magnitudes: dict[str, Magnitudes] = {}
+        self._spec, self._watched = spec, frozenset(names)
+        self._names = list(dict.fromkeys([*names, *(output.name for output in spec.outputs.values())]))
+        self._session = _session(_with_outputs(model, names))
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        arrays = {self._spec.inputs[role].name: _array(feed) for role, feed in feeds.items()}
+        made: dict[str, Array] = dict(zip(self._names, self._session.run(self._names, arrays), strict=True))
+        for name, array in made.items():
+            if name in self._watched and array.dtype.kind == "f":
+                here, before = magnitudes_of(array), self.magnitudes.get(name)
+                self.magnitudes[name] = here if before is None else before.plus(here)
+        return {role: HostTensor(made[output.name]) for role, output in self._spec.outputs.items()}
+
+    def close(self) -> None:
+        del self._session
 
 
-def _runs(graph: GraphSpec, model: onnx.ModelProto, names: Sequence[str], frames: Frames) -> Iterator[dict[str, Array]]:
-    """The tensors `names` for each of `frames`."""
-    session = _session(_with_outputs(model, names))
-    inputs = {role: spec.name for role, spec in graph.inputs.items()}
-    for t in range(len(frames)):
-        feeds = {
-            inputs["images"]: frames.images[t : t + 1],
-            inputs["valid_sizes"]: frames.valid_sizes[t : t + 1],
-        }
-        arrays: list[NDArray[Any]] = session.run(list(names), feeds)
-        yield dict(zip(names, arrays, strict=True))
+def _array(feed: Array | Tensor) -> Array:
+    return feed if isinstance(feed, np.ndarray) else feed.numpy()
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import onnx
 
 from visrt.calibration.evaluator import AgreementEvaluator, Degradation
 from visrt.calibration.layers import Layer
-from visrt.calibration.quantise import quantised
+from visrt.calibration.measured import MeasuredGraphs, all_layers, in_int8
 from visrt.runtime.errors import ParityError
 from visrt.runtime.parity.agreement import Agreement, Floors
 
@@ -44,26 +42,22 @@ class Choice:
 
 
 def rank_layers(
-    evaluator: AgreementEvaluator,
-    model: onnx.ModelProto,
-    layers: Sequence[Layer],
-    limits: Mapping[str, float],
-    progress: Progress = lambda *_: None,
+    evaluator: AgreementEvaluator, graphs: MeasuredGraphs, progress: Progress = lambda *_: None
 ) -> tuple[RankedLayer, ...]:
-    """`layers` with what each alone degrades, the least harmful first; equal ones in the order of the graph."""
+    """The layers of `graphs` with what each alone degrades, the least harmful first; equal ones in their order."""
+    layers = all_layers(graphs)
     entries = []
     for done, layer in enumerate(layers):
         progress(done, len(layers))
-        entries.append(RankedLayer(layer, evaluator.degradation(quantised(model, [layer], limits))))
+        entries.append(RankedLayer(layer, evaluator.degradation(in_int8(graphs, [layer]))))
     progress(len(layers), len(layers))
     return tuple(sorted(entries, key=lambda entry: entry.degradation.total))
 
 
 def select_layers(
     evaluator: AgreementEvaluator,
-    model: onnx.ModelProto,
+    graphs: MeasuredGraphs,
     ranking: Sequence[RankedLayer],
-    limits: Mapping[str, float],
     floors: Floors,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> Choice:
@@ -76,7 +70,7 @@ def select_layers(
     trials: dict[int, Trial] = {}
 
     def holds(count: int) -> bool:
-        agreement = evaluator.agreement(quantised(model, layers[:count], limits))
+        agreement = evaluator.agreement(in_int8(graphs, layers[:count]))
         trials[count] = Trial(count, agreement, tuple(floors.missed(agreement)))
         on_trial(trials[count])
         return not trials[count].missed

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from visrt.calibration.frames import FrameChoice
 from visrt.calibration.layers import Layer
+from visrt.calibration.measured import MeasuredGraphs
 from visrt.calibration.ranges import HIGH_PERCENTILE, Hazard, TensorRange
 from visrt.calibration.ranking import RankedLayer, Trial
 from visrt.runtime.parity.agreement import Agreement, Floors
@@ -19,30 +20,27 @@ __all__ = ["CalibrationReport", "plot", "write_report"]
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """bundle, frame_sha256: what was calibrated. quantised: names of the layers in INT8. agreement: of the bundle as
-    written with the unquantised one, on the judging frames."""
+    """bundle, sha256: what was calibrated, the latter of each graph. compared: roles whose error counted in the
+    ranking. quantised: the layers in INT8. agreement: of the bundle as written with the unquantised one, on the judging
+    frames."""
 
     bundle: str
-    frame_sha256: str
     choice: FrameChoice
     floors: Floors
+    compared: tuple[str, ...]
     hazards: tuple[Hazard, ...]
-    ranges: Mapping[str, TensorRange]
-    limits: Mapping[str, float]
+    sha256: Mapping[str, str]
+    graphs: MeasuredGraphs
     ranking: tuple[RankedLayer, ...]
     trials: tuple[Trial, ...]
-    quantised: frozenset[str]
+    quantised: frozenset[Layer]
     agreement: Agreement
     seconds: float
-
-    def is_int8(self, layer: Layer) -> bool:
-        return layer.name in self.quantised
 
     @property
     def int8_work(self) -> float:
         """Share of these layers' multiply-accumulates that is done in INT8."""
-        work = {entry.layer.name: entry.layer.work for entry in self.ranking}
-        return sum(work[name] for name in self.quantised) / max(1, sum(work.values()))
+        return sum(layer.work for layer in self.quantised) / max(1, sum(entry.layer.work for entry in self.ranking))
 
 
 def write_report(folder: Path, report: CalibrationReport) -> None:
@@ -57,7 +55,7 @@ def _values(report: CalibrationReport) -> dict[str, Any]:
     choice = report.choice
     return {
         "bundle": report.bundle,
-        "frame_sha256": report.frame_sha256,
+        "sha256": report.sha256,
         "seconds": round(report.seconds, 1),
         "int8_share_of_macs": report.int8_work,
         "frames": {
@@ -71,7 +69,7 @@ def _values(report: CalibrationReport) -> dict[str, Any]:
         "floors": asdict(report.floors),
         "agreement": asdict(report.agreement),
         "outside_fp16": [
-            {"what": h.what, "tensor": h.found.tensor, "node": h.found.node, "op": h.found.op}
+            {"what": h.what, "graph": h.found.graph, "tensor": h.found.tensor, "node": h.found.node, "op": h.found.op}
             | {"largest": h.found.magnitudes.largest, "not_finite": h.found.magnitudes.not_finite}
             for h in report.hazards
         ],
@@ -79,18 +77,22 @@ def _values(report: CalibrationReport) -> dict[str, Any]:
         "trials": [
             {"layers": trial.layers, **asdict(trial.agreement), "missed": trial.missed} for trial in report.trials
         ],
-        "ranges": {name: _range(name, found, report.limits) for name, found in report.ranges.items()},
+        "ranges": {
+            graph: {name: _range(name, found, measured.limits) for name, found in measured.ranges.items()}
+            for graph, measured in report.graphs.items()
+        },
     }
 
 
 def _layer(report: CalibrationReport, entry: RankedLayer) -> dict[str, Any]:
     layer = entry.layer
     return {
+        "graph": layer.graph,
         "layer": layer.name,
         "op": layer.op,
         "nodes": layer.nodes,
         "weight": layer.weight,
-        "int8": report.is_int8(layer),
+        "int8": layer in report.quantised,
         "share_of_macs": layer.work / max(1, sum(entry.layer.work for entry in report.ranking)),
         "harm": {"total": entry.degradation.total, **asdict(entry.degradation)},
     }
@@ -122,10 +124,10 @@ def _lines(report: CalibrationReport) -> list[str]:
         f"| assignment | {a.assignment:.4f} | {floors.assignment} |",
         "",
         "Harm of a layer that alone is in INT8: the mean of 1 - mask IoU, the share of changed top classes, and the "
-        "relative error of the mask features.",
+        f"relative error of the {_listed(report.compared)}.",
         "",
-        "| layer | weight | INT8 | harm | masks | classes | features |",
-        "|---|---|---|---|---|---|---|",
+        "| graph | layer | weight | INT8 | harm | masks | classes | features |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(report, entry) for entry in reversed(report.ranking)]
     if report.hazards:
@@ -136,7 +138,13 @@ def _lines(report: CalibrationReport) -> list[str]:
 def _row(report: CalibrationReport, entry: RankedLayer) -> str:
     layer, loss = entry.layer, entry.degradation
     figures = " | ".join(f"{value:.5f}" for value in (loss.total, loss.masks, loss.classes, loss.features))
-    return f"| {layer.op} {layer.name} | {layer.weight} | {'yes' if report.is_int8(layer) else 'no'} | {figures} |"
+    int8 = "yes" if layer in report.quantised else "no"
+    return f"| {layer.graph} | {layer.op} {layer.name} | {layer.weight} | {int8} | {figures} |"
+
+
+def _listed(roles: Sequence[str]) -> str:
+    *others, last = (role.replace("_", " ") for role in roles)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def plot(report: CalibrationReport, image: Path) -> None:
@@ -154,7 +162,7 @@ def plot(report: CalibrationReport, image: Path) -> None:
 
 def _plot_harm(axes: Any, report: CalibrationReport) -> None:
     totals = [entry.degradation.total for entry in report.ranking]
-    colours = ["tab:blue" if report.is_int8(entry.layer) else "tab:red" for entry in report.ranking]
+    colours = ["tab:blue" if entry.layer in report.quantised else "tab:red" for entry in report.ranking]
     axes.bar(range(1, len(totals) + 1), totals, width=1.0, color=colours)
     axes.set(title="harm of each layer alone in INT8 (red: kept)", xlabel="layer, least harmful first", ylabel="harm")
     if max(totals) > 0:

@@ -28,7 +28,7 @@ from visrt.runtime.arrays import Array, Floats, Tensors, softmax
 from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
 from visrt.runtime.bundles.manifest import InputSpec, Manifest
 from visrt.runtime.engines.engine import Engine
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks, refuse_nonfinite, tracks_with_masks
+from visrt.runtime.methods.method import FrameOutputs, FrameTracks, TrackingMethod, refuse_nonfinite, tracks_with_masks
 from visrt.runtime.methods.method import Graphs as MethodGraphs
 from visrt.runtime.methods.outputs import Outputs, outputs_of
 from visrt.runtime.methods.slot_tracks import SlotTracks, mark_seen, new_slot_tracks, shown_objects
@@ -195,7 +195,7 @@ class SlotSettings:
 
 
 @dataclass(frozen=True)
-class Fused:
+class Fused(TrackingMethod[SlotTracks]):
     """Slot i is one object for the whole video; all the state between frames is the network's and the ids."""
 
     settings: SlotSettings = SlotSettings()

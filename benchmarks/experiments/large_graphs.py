@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,10 +46,10 @@ class FullSize:
         return BuildRequest(name, spec, data, profile, targets, self.nodes.get(name))
 
     def _stated(self, name: str) -> str:
-        """What the manifest would say: the masks graph of an int8 bundle has no weights and stays as it was."""
-        if self.precision != "int8" or name == "frame":
-            return self.precision
-        return "fp16"
+        """What the manifest would say: graphs of an int8 bundle without such nodes stay as they were."""
+        if self.precision == "int8" and "int8" not in self.nodes[name].values():
+            return "fp16"
+        return self.precision
 
 
 def network_graphs(settings: NetworkSettings, precision: str, height: int, width: int) -> FullSize:
@@ -68,20 +68,24 @@ def network_graphs(settings: NetworkSettings, precision: str, height: int, width
     return FullSize(precision, models, nodes)
 
 
-def in_int8(graphs: FullSize) -> FullSize:
-    """FP16 `graphs` with every layer of the frame graph that has a constant weight in INT8, the worst that can be."""
-    model = with_node_names(graphs.models["frame"])
+def in_int8(graphs: FullSize, names: Sequence[str] = ("frame",)) -> FullSize:
+    """FP16 `graphs` with every layer that has a constant weight in INT8 in those of `names`, the worst that can be."""
+    models, nodes = dict(graphs.models), dict(graphs.nodes)
+    for name in names:
+        models[name], nodes[name] = _in_int8(name, graphs.models[name])
+    return FullSize("int8", models, nodes)
+
+
+def _in_int8(name: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The graph with all its layers in INT8, and the precision of each node that multiplies."""
+    model = with_node_names(model)
     seen = magnitudes_of(np.full(1, LIMIT, np.float32))
     ranges = {
-        name: TensorRange(name, node.name, node.op_type, seen, False)
+        tensor: TensorRange(name, tensor, node.name, node.op_type, seen, False)
         for node in model.graph.node
-        for name in node.output
+        for tensor in node.output
     }
-    layers = layers_of(model, ranges)
-    whole = quantised(model, layers, {name: LIMIT for layer in layers for name in layer.inputs})
+    layers = layers_of(name, model, ranges)
+    whole = quantised(model, layers, {tensor: LIMIT for layer in layers for tensor in layer.inputs})
     onnx.checker.check_model(whole, full_check=True)
-    nodes = {
-        **graphs.nodes,
-        "frame": precision_by_node(model, frozenset(node for layer in layers for node in layer.nodes)),
-    }
-    return FullSize("int8", {**graphs.models, "frame": whole}, nodes)
+    return whole, precision_by_node(model, frozenset(node for layer in layers for node in layer.nodes))

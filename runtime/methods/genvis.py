@@ -32,7 +32,7 @@ from visrt.runtime.methods.genvis_memory import (
     update_memory,
 )
 from visrt.runtime.methods.genvis_outputs import genvis_outputs
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Graphs, RunGraph, tracks_with_masks
+from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Graphs, RunGraph, TrackingMethod, tracks_with_masks
 from visrt.runtime.methods.outputs import Outputs
 from visrt.runtime.methods.slot_tracks import (
     SlotTracks,
@@ -158,8 +158,11 @@ def first_step(base: Floats) -> ClipStep:
 
 
 @dataclass(frozen=True)
-class GenVis:
-    """GenVIS: three graphs, one state, one update per clip."""
+class GenVis(TrackingMethod[GenVisState]):
+    """GenVIS: three graphs, one state, one update per clip.
+
+    INT8 leaves the clip graph alone: it is small, and what it passes on to the next clip must not be rounded.
+    """
 
     settings: GenVisSettings = GenVisSettings()
 

@@ -8,7 +8,7 @@ where it is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -21,7 +21,7 @@ from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import NumericalError
-from visrt.runtime.methods.inspro_outputs import inspro_outputs
+from visrt.runtime.methods.inspro_outputs import inspro_outputs, outputs_of_frame, running
 from visrt.runtime.methods.inspro_pairs import (
     Pairs,
     feeds_of,
@@ -32,7 +32,16 @@ from visrt.runtime.methods.inspro_pairs import (
     update_bank,
     update_pairs,
 )
-from visrt.runtime.methods.method import BoxTrack, FrameOutputs, FrameTracks, Graphs, RunGraph, tracks_with_masks
+from visrt.runtime.methods.int8 import Int8Plan
+from visrt.runtime.methods.method import (
+    BoxTrack,
+    FrameOutputs,
+    FrameTracks,
+    Graphs,
+    RunGraph,
+    TrackingMethod,
+    tracks_with_masks,
+)
 from visrt.runtime.methods.outputs import Outputs
 from visrt.runtime.methods.slot_tracks import (
     SlotTracks,
@@ -100,6 +109,14 @@ HEAD = GraphNeed(
     outputs={**SEEN, "next_queries": TensorNeed("N C", ("float32",))},
 )
 LITE_HEAD = GraphNeed(inputs=LOOKING, outputs=SEEN)
+INT8 = Int8Plan(
+    ("frame", "head", "head_lite"),
+    range_frames=3,
+    judged_frames=4,
+    ranked_frames=4,
+    compared=("embeddings", "class_logits", "boxes"),
+)
+"""In the third frame the bank is not empty, of the lite variant too, and the fourth shows what was read from it."""
 MASKS = GraphNeed(
     inputs={
         "mask_embeddings": TensorNeed("M P", ("float32",)),
@@ -171,14 +188,15 @@ class InsProState:
 
 
 @dataclass(frozen=True)
-class InsPro:
+class InsPro(TrackingMethod[InsProState]):
     """InsPro: three graphs, or four for the lite variant, one state, one update per frame.
 
     A network of boxes alone has no `masks` graph, and its tracks have boxes.
     """
 
     settings: InsProSettings = InsProSettings()
-    clip_frames: ClassVar[int] = 1
+    clip_frames = 1
+    int8: ClassVar[Int8Plan] = INT8
 
     def required_graphs(self) -> Mapping[str, GraphNeed]:
         graphs = {"frame": FRAME, "head": HEAD, "masks": MASKS}
@@ -232,6 +250,19 @@ class InsPro:
         size = (manifest.input.height, manifest.input.width)
         return inspro_outputs(engines, images, valid_sizes, first_step(initial).pairs, size)
 
+    def stream_outputs(
+        self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
+    ) -> Iterator[Outputs]:
+        """Of the lite variant every second frame is a key frame, so that a few frames show both heads and the bank."""
+        settings = replace(self.settings, key_every_frames=min(self.settings.key_every_frames, 2))
+        step, size = first_step(initial), (manifest.input.height, manifest.input.width)
+        for t in range(len(images)):
+            made = engines["frame"]({"images": images[t : t + 1], "valid_sizes": valid_sizes[t : t + 1]})
+            frame = {"picture_sizes": made["picture_sizes"].numpy()[0]}
+            answer = _answer(frame, running(engines, made["pyramid"].row(0)), step, settings)
+            step = answer.step
+            yield outputs_of_frame(_with_nan(answer), engines, made, size)
+
     def graph_of(self, role: str) -> str:
         kind, _, which = role.partition("@")
         return {"mask_logits": "masks", "mask_features": "frame"}.get(kind, "head_lite" if which == "lite" else "head")
@@ -265,13 +296,18 @@ def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProS
 
     Raises NumericalError if the network gave NaN or infinity for all slots.
     """
-    outputs = _looked(frame, run, step)
-    invalid = invalid_slots(outputs)
-    if invalid.all():
+    answer = _answer(frame, run, step, settings)
+    if answer.invalid.all():
         raise NumericalError(
             "the network gave NaN or infinity in every slot of its head; check the bundle with its reference frames, "
             "and an FP16 engine against FP32"
         )
+    return answer
+
+
+def _answer(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProSettings) -> FrameAnswer:
+    outputs = _looked(frame, run, step)
+    invalid = invalid_slots(outputs)
     outputs = {role: np.where(invalid[:, None], np.float32(0), values) for role, values in outputs.items()}
     pairs = update_pairs(step.pairs, outputs)
     if step.is_key or settings.bank_takes == "all":
@@ -279,6 +315,11 @@ def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProS
     reset = invalid | too_small(pairs, settings.box_side_min)
     until_key = (settings.key_every_frames if step.is_key else step.until_key) - 1
     return FrameAnswer(outputs, replace(step, pairs=reset_slots(pairs, reset), until_key=until_key), invalid, reset)
+
+
+def _with_nan(answer: FrameAnswer) -> Tensors:
+    """The outputs of an answer, NaN in place of zeros for the slots that are invalid."""
+    return {role: np.where(answer.invalid[:, None], np.nan, rows) for role, rows in answer.outputs.items()}
 
 
 def _looked(frame: Tensors, run: RunGraph, step: FrameStep) -> Tensors:

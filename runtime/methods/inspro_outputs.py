@@ -16,7 +16,7 @@ from visrt.runtime.mask_resize import STRIDE
 from visrt.runtime.methods.inspro_pairs import Pairs, feeds_of, update_bank, update_pairs
 from visrt.runtime.methods.outputs import Outputs, checked_batch, mask_logits_of
 
-__all__ = ["Look", "box_logits", "inspro_outputs", "roles_of_frame"]
+__all__ = ["Look", "box_logits", "inspro_outputs", "outputs_of_frame", "roles_of_frame", "running"]
 
 AGAIN, LITE = "@2", "@lite"
 
@@ -45,10 +45,35 @@ def inspro_outputs(
         for i in range(len(images))
     ]
     outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+    return _with_shapes(outputs, engines, made, size)
+
+
+def outputs_of_frame(
+    seen: Tensors, engines: Mapping[str, Engine], made: Mapping[str, Tensor], size: tuple[int, int]
+) -> Outputs:
+    """What a head has `seen` in one frame of a stream, by the roles that parity knows, [1, ...], and the masks or boxes
+    of all slots; `made`: the frame graph's outputs for it."""
+    return _with_shapes({role: values[None] for role, values in _named(seen, "").items()}, engines, made, size)
+
+
+def _with_shapes(
+    outputs: Outputs, engines: Mapping[str, Engine], made: Mapping[str, Tensor], size: tuple[int, int]
+) -> Outputs:
+    """`outputs` [B, ...] of the heads with the masks of all slots, or without a masks graph with their boxes."""
     if "masks" not in engines:
         return {**outputs, "box_logits": box_logits(outputs["boxes"], size)}
     masks = mask_logits_of(engines["masks"], outputs["mask_embeddings"], made["mask_features"])
     return {**outputs, "mask_features": made["mask_features"].numpy(), "mask_logits": masks}
+
+
+def running(engines: Mapping[str, Engine], pyramid: Tensor) -> Look:
+    """Calls a head by name for one frame with its `pyramid`."""
+
+    def run(graph: str, feeds: Tensors) -> Tensors:
+        given = engines[graph]({**feeds, "pyramid": pyramid})
+        return {role: tensor.numpy() for role, tensor in given.items()}
+
+    return run
 
 
 def box_logits(boxes: Array, size: tuple[int, int]) -> Floats:
@@ -62,12 +87,8 @@ def box_logits(boxes: Array, size: tuple[int, int]) -> Floats:
 
 
 def _looking(engines: Mapping[str, Engine], pyramid: Tensor, size: tuple[int, int]) -> Look:
-    def look(graph: str, feeds: Tensors) -> Tensors:
-        picture: Floats = np.array(size, dtype=np.float32)
-        given = engines[graph]({**feeds, "pyramid": pyramid, "picture_size": picture})
-        return {role: tensor.numpy() for role, tensor in given.items()}
-
-    return look
+    run, picture = running(engines, pyramid), np.array(size, dtype=np.float32)
+    return lambda graph, feeds: run(graph, {**feeds, "picture_size": picture})
 
 
 def _named(outputs: Tensors, which: str) -> Outputs:

@@ -8,10 +8,10 @@ are which objects, and gives the objects of each frame. Its state is a value: `u
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import NumericalError
 from visrt.runtime.image import Letterbox
 from visrt.runtime.mask_resize import MaskResize
+from visrt.runtime.methods.int8 import FRAME_ALONE, Int8Plan
 from visrt.runtime.methods.outputs import PER_FRAME, Outputs, outputs_of
 from visrt.runtime.methods.queries import Queries
 
@@ -140,7 +141,12 @@ S = TypeVar("S")
 
 
 class TrackingMethod(Protocol[S]):
-    """The work of one family of models between engine calls. Its state is a value, renewed by each clip."""
+    """The work of one family of models between engine calls. Its state is a value, renewed by each clip.
+
+    int8: what calibration may quantise.
+    """
+
+    int8: ClassVar[Int8Plan] = FRAME_ALONE
 
     @property
     def settings(self) -> Any:
@@ -184,6 +190,14 @@ class TrackingMethod(Protocol[S]):
         w]. Parity compares these with what torch computed.
         """
         ...
+
+    def stream_outputs(
+        self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
+    ) -> Iterator[Outputs]:
+        """`full_outputs`, [1, ...], for each of `images` [T, H, W, 3], successive frames of a stream. INT8 is judged by
+        these. A method whose state the network sees lets it go on from frame to frame."""
+        for t in range(len(images)):
+            yield self.full_outputs(engines, manifest, initial, images[t : t + 1], valid_sizes[t : t + 1])
 
     def graph_of(self, role: str) -> str:
         """The graph that gives a role of `full_outputs`, for messages."""

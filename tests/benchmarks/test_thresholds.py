@@ -174,7 +174,7 @@ def test_an_int8_bundle_keeps_the_figures(tmp_path: Path) -> None:
     bundle = open_bundle(fitted_bundle(tmp_path, {}))
     out = tmp_path / "int8"
     out.mkdir()
-    write_calibrated(out, bundle, onnx.load_from_string(bundle.graph("frame")), {})
+    write_calibrated(out, bundle, {"frame": onnx.load_from_string(bundle.graph("frame"))}, {})
     assert open_bundle(out).manifest.thresholds == bundle.manifest.thresholds
 
 

@@ -15,13 +15,15 @@ from fakes_inspro import inspro_manifest
 from numpy.typing import NDArray
 from written_clips import write_clip
 
-from visrt.calibration.bundle import require_calibratable
+from visrt.calibration.bundle import int8_graphs
 from visrt.calibration.calibrate import INT8_FLOORS, Calibration, calibrate_bundle
 from visrt.calibration.layers import layers_of
 from visrt.commands.calibrate import floors_from
 from visrt.export.workplace import Existing
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.errors import OutputError, ParityError, UsageError
+from visrt.runtime.methods.int8 import Int8Plan
+from visrt.runtime.methods.minvis import MinVis
 from visrt.runtime.parity.agreement import Floors
 from visrt.runtime.session import Session
 
@@ -91,7 +93,7 @@ def test_the_report_tells_every_layer_its_harm_and_the_plot_is_a_picture(bundle:
     report = calibrate_bundle(wanted(bundle, clip))
     folder = bundle.parent / "int8" / "calibration"
     values = json.loads((folder / "report.json").read_text())
-    assert {entry["layer"] for entry in values["layers"] if entry["int8"]} == report.quantised
+    assert {entry["layer"] for entry in values["layers"] if entry["int8"]} == {layer.name for layer in report.quantised}
     assert [entry["harm"]["total"] for entry in values["layers"]] == sorted(
         entry["harm"]["total"] for entry in values["layers"]
     )
@@ -106,7 +108,7 @@ class TestRefusals:
     ) -> None:
         """The convolution alone, as another layer of this network multiplies by zeros and does no harm at all."""
         convolutions = lambda *given: tuple(found for found in layers_of(*given) if found.op == "Conv")  # noqa: E731
-        monkeypatch.setattr("visrt.calibration.calibrate.layers_of", convolutions)
+        monkeypatch.setattr("visrt.calibration.measured.layers_of", convolutions)
         floors = Floors(iou_mean=1.0, iou_min=1.0, top_class=1.0, assignment=1.0)
         calibrated = wanted(bundle, clip, floors=floors)
         heard: list[Any] = []
@@ -121,10 +123,28 @@ class TestRefusals:
         with pytest.raises(UsageError, match="int8 already"):
             calibrate_bundle(Calibration(bundle.parent / "int8", bundle.parent / "again", (clip,)))
 
-    def test_a_family_whose_queries_have_no_class_no_object_is_not_calibrated(self, tmp_path: Path) -> None:
-        require_calibratable(Bundle(tmp_path, genvis_manifest()))
-        with pytest.raises(UsageError, match='needs 4, one for each class and one for "no object"; keep it in fp16'):
-            require_calibratable(Bundle(tmp_path, inspro_manifest()))
+    def test_the_family_says_which_of_its_graphs_may_be_quantised(self, tmp_path: Path) -> None:
+        for manifest, graphs in (
+            (genvis_manifest(), ("frame",)),
+            (inspro_manifest(), ("frame", "head")),
+            (inspro_manifest(outputs="boxes"), ("frame", "head")),
+            (inspro_manifest(family="inspro_lite"), ("frame", "head", "head_lite")),
+        ):
+            assert int8_graphs(Bundle(tmp_path, manifest)) == graphs
+
+    def test_a_family_that_names_no_graph_of_the_bundle_is_not_calibrated(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(MinVis, "int8", Int8Plan(("elsewhere",)))
+        with pytest.raises(UsageError, match="family 'minvis' has no graph for INT8 among frame, masks; keep it in fp"):
+            int8_graphs(open_bundle(bundle))
+
+    def test_a_graph_through_which_the_network_carries_state_is_not_calibrated(self, tmp_path: Path) -> None:
+        manifest = inspro_manifest()
+        carried = manifest.states["queries"].model_copy(update={"device": "engine"})
+        states = {**manifest.states, "queries": carried}
+        with pytest.raises(UsageError, match="head graph carries the state queries from call to call"):
+            int8_graphs(Bundle(tmp_path, manifest.model_copy(update={"states": states})))
 
     def test_a_bundle_is_replaced_only_on_request(self, bundle: Path, clip: str) -> None:
         with pytest.raises(OutputError, match="--overwrite"):

@@ -13,6 +13,7 @@ from written_clips import write_clip
 from visrt.calibration.frames import FrameChoice, choose_frames, farthest_first, read_frames
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import DataError, UsageError
+from visrt.runtime.methods.int8 import Int8Plan
 
 INPUT = InputSpec(height=64, width=96)
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -75,15 +76,25 @@ class TestPixels:
         source = images(tmp_path / "scenes", [scene(0), scene(1), scene(2)])
         choice = FrameChoice(choose_frames([source], 2).sources, ((0, 0),), ((0, 1), (0, 2)), 3, 0, ())
         frames = read_frames(choice, INPUT)
-        shown = [[int(image[2, 2].argmax()) for image in clip.images] for clip in frames.clips]
+        shown = [[int(image[2, 2].argmax()) for image in clip.images] for clip in frames.judging]
         assert shown == [[1, 2], [1, 2]]
 
     def test_frames_lie_in_the_input_as_the_runtime_puts_them(self, tmp_path: Path) -> None:
         write_clip(tmp_path / "clip.mp4", frames=4)
         frames = read_frames(choose_frames([str(tmp_path / "clip.mp4")], 2), INPUT)
-        assert frames.ranges.images.shape == (1, 64, 96, 3)
-        assert frames.ranges.valid_sizes.tolist() == [[64, 85]]
-        assert not frames.ranges.images[:, :, 85:].any()
+        [clip] = frames.ranges
+        assert clip.images.shape == (1, 64, 96, 3)
+        assert clip.valid_sizes.tolist() == [[64, 85]]
+        assert not clip.images[:, :, 85:].any()
+
+    def test_clips_are_as_long_as_the_plan_says_and_end_with_their_source(self, tmp_path: Path) -> None:
+        source = images(tmp_path / "scenes", [scene(at % 3) for at in range(5)])
+        choice = FrameChoice(choose_frames([source], 2).sources, ((0, 0), (0, 4)), ((0, 1), (0, 3)), 5, 0, ())
+        frames = read_frames(choice, INPUT, Int8Plan(("frame",), range_frames=2, judged_frames=3))
+        shown = [
+            [[int(image[2, 2].argmax()) for image in clip.images] for clip in part] for part in vars(frames).values()
+        ]
+        assert shown == [[[0, 1], [0, 1]], [[1, 2, 0], [2, 0, 1]]]
 
 
 class TestNothingToCalibrateOn:

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-from tiny_networks import HEIGHT, WIDTH, network, some_frames, spec
+from tiny_networks import HEIGHT, WIDTH, each_frame, network, some_frames, spec
 
 from visrt.calibration.layers import Layer, layers_of, precision_by_node
 from visrt.calibration.quantise import quantised, weight_to_int8
@@ -21,8 +21,8 @@ DTYPES = ("float32", "float16")
 
 
 def measured(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], dict[str, float]]:
-    ranges = ranges_of(spec(), model, some_frames())
-    layers = layers_of(model, ranges)
+    ranges = ranges_of("frame", spec(), model, each_frame(some_frames()))
+    layers = layers_of("frame", model, ranges)
     return layers, {name: ranges[name].magnitudes.int8_limit() for layer in layers for name in layer.inputs}
 
 
@@ -50,9 +50,9 @@ class TestLayers:
 
     def test_a_layer_that_saw_only_zeros_is_left_out(self) -> None:
         model = network()
-        ranges = ranges_of(spec(), model, some_frames())
+        ranges = ranges_of("frame", spec(), model, each_frame(some_frames()))
         dead = {name: found for name, found in ranges.items() if name != "shared"}
-        assert [layer.name for layer in layers_of(model, dead)] == ["node_stem", "node_first"]
+        assert [layer.name for layer in layers_of("frame", model, dead)] == ["node_stem", "node_first"]
 
     @pytest.mark.parametrize(("dtype", "own"), [("float32", "fp32"), ("float16", "fp16")])
     def test_every_computing_node_says_its_precision(self, dtype: str, own: str) -> None:

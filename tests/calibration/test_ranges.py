@@ -7,30 +7,33 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from tiny_networks import HEIGHT, WIDTH, model, network, node, some_frames, spec
+from tiny_networks import HEIGHT, WIDTH, each_frame, model, network, node, some_frames, spec
 
 from visrt.calibration.ranges import hazards, ranges_of, refuse_overflow
 from visrt.runtime.errors import ParityError
 
+SCALED = spec().model_copy(update={"outputs": {}})
+"""Of `scaled` graphs, whose outputs nobody reads by role."""
+
 
 def test_a_range_is_the_largest_magnitude_over_all_frames() -> None:
-    ranges = ranges_of(spec(), network(), some_frames())
+    ranges = ranges_of("frame", spec(), network(), each_frame(some_frames()))
     outputs = run(network(), some_frames().images)
     assert ranges["branch"].magnitudes.largest == pytest.approx(float(np.abs(outputs["side"]).max()), rel=1e-5)
     assert ranges["branch"].magnitudes.finite == outputs["side"].size
 
 
 def test_a_view_has_the_range_of_what_it_views_and_names_its_maker() -> None:
-    ranges = ranges_of(spec(), network(), some_frames())
+    ranges = ranges_of("frame", spec(), network(), each_frame(some_frames()))
     assert ranges["tokens"] == ranges["deep"]
     assert ranges["tokens"].node == "node_deep"
 
 
 def test_groups_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ranges_of(spec(), network(), some_frames())
+    whole = ranges_of("frame", spec(), network(), each_frame(some_frames()))
     monkeypatch.setattr("visrt.calibration.ranges.GROUP_BYTES", 1)
     steps: list[int] = []
-    parts = ranges_of(spec(), network(), some_frames(), lambda done, of: steps.append(of))
+    parts = ranges_of("frame", spec(), network(), each_frame(some_frames()), lambda done, of: steps.append(of))
     assert steps[0] > 5
     assert {name: found.magnitudes.finite for name, found in parts.items()} == {
         name: found.magnitudes.finite for name, found in whole.items()
@@ -39,29 +42,30 @@ def test_groups_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_tensors_beyond_fp16_are_named_with_their_node() -> None:
-    found = hazards(ranges_of(spec(), network(gain=1e5), some_frames()))
+    found = hazards(ranges_of("frame", spec(), network(gain=1e5), each_frame(some_frames())))
     told = [hazard.describe() for hazard in found if hazard.what == "overflow"]
-    assert any("stem of Conv node_stem" in line for line in told)
-    assert not hazards(ranges_of(spec(), network(), some_frames()))
+    assert any("stem of Conv node_stem in the frame graph" in line for line in told)
+    assert not hazards(ranges_of("frame", spec(), network(), each_frame(some_frames())))
 
 
 def test_a_tensor_near_the_limit_and_one_too_small_are_told_apart() -> None:
     graph = scaled({"near": 100.0, "tiny": 1e-8})
-    found = {hazard.found.tensor: hazard.what for hazard in hazards(ranges_of(spec(), graph, some_frames()))}
+    ranges = ranges_of("frame", SCALED, graph, each_frame(some_frames()))
+    found = {hazard.found.tensor: hazard.what for hazard in hazards(ranges)}
     assert found == {"near": "near overflow", "tiny": "underflow"}
 
 
 @pytest.mark.parametrize("mask", [-np.inf, -3.4e38, -65504.0])
 def test_infinities_of_a_mask_are_on_purpose(mask: float) -> None:
     graph = scaled({"masked": mask})
-    ranges = ranges_of(spec(), graph, some_frames())
+    ranges = ranges_of("frame", SCALED, graph, each_frame(some_frames()))
     assert ranges["masked"].on_purpose
     assert not hazards(ranges)
     refuse_overflow(ranges, "the graph")
 
 
 def test_an_fp16_graph_that_overflows_is_refused_by_name() -> None:
-    ranges = ranges_of(spec(), network("float16", gain=1e5), some_frames())
+    ranges = ranges_of("frame", spec(), network("float16", gain=1e5), each_frame(some_frames()))
     with pytest.raises(ParityError, match=r"stem of Conv node_stem .*--precision fp16"):
         refuse_overflow(ranges, "the bundle")
 

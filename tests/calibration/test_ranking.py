@@ -8,23 +8,23 @@ from typing import Any
 
 import onnx
 import pytest
-from tiny_networks import network, some_frames, spec
+from tiny_networks import each_frame, network, some_frames, spec
 
 import visrt.calibration.ranking as ranking_module
 from visrt.calibration.evaluator import Degradation
 from visrt.calibration.layers import Layer, layers_of
+from visrt.calibration.measured import MeasuredGraph
 from visrt.calibration.ranges import ranges_of
 from visrt.calibration.ranking import RankedLayer, Trial, rank_layers, select_layers
 from visrt.runtime.errors import ParityError
 from visrt.runtime.parity.agreement import Agreement, Floors
 
 FLOORS = Floors(iou_mean=0.9, top_class=0.0, assignment=0.0)
-MODEL = onnx.ModelProto()
 
 
 @dataclass
 class ScriptedEvaluator:
-    """The IoU of each number of layers, and what was asked; each "model" is the layers it was made of."""
+    """The IoU of each number of layers, and those that were tried; the "models" are the layers they were made of."""
 
     iou: Sequence[float]
     harms: dict[str, float] = field(default_factory=dict)
@@ -40,11 +40,15 @@ class ScriptedEvaluator:
 
 @pytest.fixture(autouse=True)
 def layers_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking_module, "quantised", lambda _model, layers, _limits: list(layers))
+    monkeypatch.setattr(ranking_module, "in_int8", lambda _graphs, layers: list(layers))
 
 
 def layer(name: str) -> Layer:
-    return Layer(name, "Conv", (name,), ("x",), "w", 0, 1)
+    return Layer("frame", name, "Conv", (name,), ("x",), "w", 0, 1)
+
+
+def measured(*names: str) -> MeasuredGraph:
+    return MeasuredGraph(onnx.ModelProto(), {}, tuple(layer(name) for name in names), {})
 
 
 def ranking(count: int) -> list[RankedLayer]:
@@ -54,7 +58,7 @@ def ranking(count: int) -> list[RankedLayer]:
 def choose(iou: Sequence[float], heard: list[Trial] | None = None) -> tuple[Any, ScriptedEvaluator]:
     evaluator = ScriptedEvaluator(iou)
     on_trial = (heard if heard is not None else []).append
-    return select_layers(evaluator, MODEL, ranking(len(iou)), {}, FLOORS, on_trial), evaluator  # type: ignore[arg-type]
+    return select_layers(evaluator, {}, ranking(len(iou)), FLOORS, on_trial), evaluator  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", range(1, 9))
@@ -86,12 +90,14 @@ def test_a_floor_that_no_layer_holds_is_an_error_with_all_that_was_tried() -> No
 
 def test_the_least_harmful_layer_is_first_and_ties_keep_the_order_of_the_graph() -> None:
     evaluator = ScriptedEvaluator([], {"a": 0.3, "b": 0.1, "c": 0.3})
-    found = rank_layers(evaluator, MODEL, [layer("a"), layer("b"), layer("c")], {})  # type: ignore[arg-type]
+    graphs = {"frame": measured("a", "b"), "head": measured("c")}
+    found = rank_layers(evaluator, graphs)  # type: ignore[arg-type]
     assert [entry.layer.name for entry in found] == ["b", "a", "c"]
 
 
 def test_layers_of_a_real_graph_are_ranked_each() -> None:
-    ranges = ranges_of(spec(), network(), some_frames())
-    layers = layers_of(network(), ranges)
+    ranges = ranges_of("frame", spec(), network(), each_frame(some_frames()))
+    layers = layers_of("frame", network(), ranges)
     evaluator = ScriptedEvaluator([], {layer.name: at for at, layer in enumerate(layers)})
-    assert len(rank_layers(evaluator, network(), layers, {})) == 4  # type: ignore[arg-type]
+    graphs = {"frame": MeasuredGraph(network(), ranges, layers, {})}
+    assert len(rank_layers(evaluator, graphs)) == 4  # type: ignore[arg-type]

@@ -9,7 +9,9 @@ import onnx
 from fakes import graph_spec
 from onnx import TensorProto, helper, numpy_helper
 
+from visrt.calibration.ranges import Replay
 from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.parity.frames import Frames
 
 HEIGHT, WIDTH = 16, 24
@@ -86,6 +88,16 @@ def spec() -> GraphSpec:
         "sizes": ("float32", ("batch", 2)),
     }
     return graph_spec(inputs, outputs)
+
+
+def each_frame(frames: Frames) -> Replay:
+    """Calls the network once for each of `frames`."""
+
+    def replay(engine: Engine) -> None:
+        for t in range(len(frames)):
+            engine({"images": frames.images[t : t + 1], "valid_sizes": frames.valid_sizes[t : t + 1]})
+
+    return replay
 
 
 def some_frames(count: int = 3) -> Frames:

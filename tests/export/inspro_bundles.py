@@ -49,11 +49,11 @@ def saved_inspro(path: Path, settings: InsProSettings = SETTINGS) -> Path:
     return path
 
 
-def wanted_inspro(folder: Path, family: str, precision: str = "fp32") -> Export:
+def wanted_inspro(folder: Path, family: str, precision: str = "fp32", settings: InsProSettings = SETTINGS) -> Export:
     """An export to `folder`, not yet done. Every slot is an object, as the network was never trained."""
     association = {"birth_score": 0.0, "keep_score": 0.0}
     return Export(
-        saved_inspro(folder / "model.safetensors"),
+        saved_inspro(folder / "model.safetensors", settings),
         folder / "bundle",
         HEIGHT,
         WIDTH,

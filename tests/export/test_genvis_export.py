@@ -118,7 +118,7 @@ def test_genvis_int8_quantises_the_frame_graph_and_leaves_the_clip_graph_as_it_i
     report: ExportReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two layers alone, as the ranking runs the network once a layer."""
-    monkeypatch.setattr("visrt.calibration.calibrate.layers_of", lambda *given: layers_of(*given)[:2])
+    monkeypatch.setattr("visrt.calibration.measured.layers_of", lambda *given: layers_of(*given)[:2])
     pictures = synthetic_frames(8, HEIGHT, WIDTH, seed=3).images
     write_clip(tmp_path / "clip.mp4", frames=8, picture=lambda t: pictures[t])
     floors = Floors(iou_mean=0.5, top_class=0.5, assignment=0.0)

@@ -225,7 +225,7 @@ def _hazard_lines(found: Sequence[Hazard]) -> list[str]:
 
 
 def _summary(report: CalibrationReport, out: Path) -> list[str]:
-    nodes = sum(len(entry.layer.nodes) for entry in report.ranking if report.is_int8(entry.layer))
+    nodes = sum(len(layer.nodes) for layer in report.quantised)
     notes = [f"source cut short: {note}" for note in report.choice.notes]
     return [
         *notes,
