@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from math import prod
 
 import numpy as np
 
 from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
 from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.backends import OpenEngines, SizedEngines
 from visrt.runtime.engines.engine import AsyncEngine, Engine
 from visrt.runtime.errors import UsageError
-from visrt.runtime.image import RESIZERS, Frame, Letterbox, letterbox_into
+from visrt.runtime.image import RESIZERS, Frame, Letterbox, best_size, letterbox_into
 from visrt.runtime.methods.method import FrameOutputs, refuse_nonfinite
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["Batch", "Carried", "ClipGraphs", "Network"]
+__all__ = ["Batch", "Carried", "ClipGraphs", "Network", "Networks"]
+
+SOURCES = 64
+"""Frame sizes whose network is remembered; one more costs a look at the sizes of the bundle."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Successive frames of one stream, ready for the frame graph.
+    """Successive frames of one stream, ready for the frame graph of `network`.
 
     images: uint8 RGB [B, H, W, 3]. fits: how each lies in the network input. times_s: when each is shown, in seconds,
     or None where the caller did not say.
@@ -31,21 +37,22 @@ class Batch:
     images: Array
     fits: tuple[Letterbox, ...]
     times_s: tuple[float | None, ...]
+    network: Network
 
     def __len__(self) -> int:
         return len(self.fits)
 
     def __getitem__(self, part: slice) -> Batch:
-        return Batch(self.images[part], self.fits[part], self.times_s[part])
+        return Batch(self.images[part], self.fits[part], self.times_s[part], self.network)
 
     @staticmethod
     def joined(parts: Sequence[Batch]) -> Batch:
-        """One after the other; at least one part. A part alone is not copied."""
+        """One after the other; at least one part, all for one network. A part alone is not copied."""
         full = [part for part in parts if len(part)] or parts[:1]
         if len(full) == 1:
             return full[0]
         fits, times = ((part.fits for part in full), (part.times_s for part in full))
-        return Batch(np.concatenate([part.images for part in full]), sum(fits, ()), sum(times, ()))
+        return Batch(np.concatenate([part.images for part in full]), sum(fits, ()), sum(times, ()), full[0].network)
 
 
 @dataclass
@@ -61,36 +68,54 @@ class Carried:
 
 
 class Network:
-    """Runs the graphs of one bundle and measures them with `watch`.
+    """Runs the graphs of one bundle at one size of its input and measures them with `watch`.
 
-    states: the bundle's initial state tensors by name. worker_threads: threads that run a frame engine which would make
-    its caller wait; 0 runs it in the caller's thread.
+    engines: by graph, or what opens them when the first frame is to be seen. input: in pixels. states: the bundle's
+    initial state tensors by name. worker_threads: threads that run a frame engine which would make its caller wait; 0
+    runs it in the caller's thread.
     """
 
     def __init__(
         self,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, Engine] | OpenEngines,
         manifest: Manifest,
         watch: Stopwatch,
         resize: str | None = None,
         states: Tensors | None = None,
         worker_threads: int = 0,
     ) -> None:
-        self._engines, self._manifest, self._spec, self._watch = engines, manifest, manifest.input, watch
-        self._async = isinstance(engines.get("frame"), AsyncEngine)
-        if self._async and worker_threads > 1:
-            raise UsageError(f"in_flight is {worker_threads + 1}; this engine takes 2 at the most")
-        threaded = worker_threads and not self._async
-        self._workers = ThreadPoolExecutor(worker_threads, "visrt-frame-engine") if threaded else None
-        if resize is not None and self._spec.source is not None:
+        self._manifest, self.input, self._watch = manifest, manifest.input, watch
+        if resize is not None and self.input.source is not None:
             raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
-        self._resize: Callable[[Frame, tuple[int, int]], Frame] = RESIZERS[resize or self._spec.resize]
+        self._resize: Callable[[Frame, tuple[int, int]], Frame] = RESIZERS[resize or self.input.resize]
         self.states: Tensors = {
             name: np.zeros(spec.shape, spec.dtype) for name, spec in manifest.states.items()
         } | dict(states or {})
-        self._image_size = self._spec.image_size
+        self._image_size = self.input.image_size
         self._on_device = {name: manifest.device_roles(name) for name in manifest.graphs}
         self._carried = {name: manifest.carried(name) for name in manifest.graphs}
+        self._worker_threads = worker_threads
+        self._engines: Mapping[str, Engine] = {}
+        self._workers: ThreadPoolExecutor | None = None
+        self._open_engines: OpenEngines | None = None
+        if isinstance(engines, Mapping):
+            self._take(engines)
+        else:
+            self._open_engines = engines
+
+    def open(self) -> None:
+        """Opens the engines that were left for the first frame."""
+        if self._open_engines is not None:
+            self._take(self._open_engines())
+            self._open_engines = None
+
+    def _take(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
+        self._async = isinstance(engines.get("frame"), AsyncEngine)
+        if self._async and self._worker_threads > 1:
+            raise UsageError(f"in_flight is {self._worker_threads + 1}; this engine takes 2 at the most")
+        if self._worker_threads and not self._async:
+            self._workers = ThreadPoolExecutor(self._worker_threads, "visrt-frame-engine")
 
     @property
     def stateful_frames(self) -> bool:
@@ -109,15 +134,17 @@ class Network:
     def prepare(self, frames: Sequence[Frame], times_s: Sequence[float | None]) -> Batch:
         """`frames` [H, W, 3], uint8 RGB of any size, resized and padded for the frame graph. From any thread."""
         images = np.empty((len(frames), *self._image_size, 3), dtype=np.uint8)
-        fits = [letterbox_into(out, frame, self._spec, self._resize) for frame, out in zip(frames, images, strict=True)]
-        return Batch(images, tuple(fits), tuple(times_s))
+        fits = [letterbox_into(out, frame, self.input, self._resize) for frame, out in zip(frames, images, strict=True)]
+        return Batch(images, tuple(fits), tuple(times_s), self)
 
     def submit(self, parts: Sequence[tuple[Batch, Carried]]) -> Callable[[], list[FrameOutputs]]:
         """Hands the frames of one or several streams to the frame engine, which may go on while the host works.
 
         One call for all; where the frame graph takes state, a call per frame, as each needs the outputs of the last.
-        The function that comes back waits for the engine and gives the outputs for each frame.
+        The function that comes back waits for the engine and gives the outputs for each frame. Opens the engines if
+        they are not open.
         """
+        self.open()
         batch = Batch.joined([one for one, _ in parts])
         with self._watch.stage("copy_in" if self._async else "frame_engine"):
             if self.stateful_frames:
@@ -177,7 +204,7 @@ class Network:
             return logits
 
     def restart(self, carried: Carried) -> None:
-        """Carried state as before the first frame; that of the frame graph was reset when the frame was submitted."""
+        """Carried state as before the first frame; that of the frame graph was set when the frame was submitted."""
         for graph in self._carried.keys() - {"frame"}:
             self._reset(graph, carried)
 
@@ -203,8 +230,9 @@ class Network:
         return lambda: outputs
 
     def _stateful_call(self, frame: Batch, carried: Carried) -> Callable[[], Mapping[str, Tensor]]:
-        """A call of one frame, behind that of the stream's last frame. After a change of aspect the state is reset."""
-        fresh = carried.fit is not None and not carried.fit.like(frame.fits[0])
+        """A call of one frame, behind that of the stream's last frame. The first and one of another aspect start from
+        the initial state."""
+        fresh = carried.fit is None or not carried.fit.like(frame.fits[0])
         carried.fit, before = frame.fits[0], carried.last
 
         def call() -> Mapping[str, Tensor]:
@@ -248,6 +276,44 @@ class Network:
         stay = self._on_device[graph]
         host = {role: _floats(tensor.numpy()) for role, tensor in outputs.items() if role not in stay}
         return host, {role: tensor for role, tensor in outputs.items() if role in stay}
+
+
+class Networks:
+    """The network of a bundle at each size of its input. A frame goes to the one in which it is seen best.
+
+    of: that network, for frames of a size (height, width).
+    """
+
+    def __init__(
+        self, sizes: Sequence[SizedEngines], watch: Stopwatch, resize: str | None = None, worker_threads: int = 0
+    ) -> None:
+        """Of each size; the other parameters as of a `Network`."""
+        networks = [
+            Network(engines, manifest, watch, resize, states, worker_threads) for manifest, engines, states in sizes
+        ]
+        specs = [network.input for network in networks]
+        self.main, self._all = networks[0], tuple(networks)
+        self.of: Callable[[tuple[int, int]], Network] = lru_cache(SOURCES)(
+            lambda source: networks[best_size(source, specs)]
+        )
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def prepare(self, frames: Sequence[Frame], times_s: Sequence[float | None]) -> list[Batch]:
+        """Successive `frames` [H, W, 3], uint8 RGB of any size, each for its network: a batch for each run of frames
+        that go to the same. From any thread."""
+        batches: list[Batch] = []
+        done = 0
+        for network, same in groupby(frames, key=lambda frame: self.of(frame.shape[:2])):
+            run = list(same)
+            batches.append(network.prepare(run, times_s[done : done + len(run)]))
+            done += len(run)
+        return batches
+
+    def close(self) -> None:
+        for network in self._all:
+            network.close()
 
 
 class ClipGraphs:

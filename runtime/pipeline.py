@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,18 +22,24 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.arrays import Tensors
-from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.bundles.manifest import Manifest
-from visrt.runtime.engines.backends import backend_named, open_engines, threads_of_each
+from visrt.runtime.engines.backends import (
+    OpenEngines,
+    SizedEngines,
+    backend_named,
+    engines_by_size,
+    threads_of_each,
+)
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions, usable_cores
 from visrt.runtime.errors import UsageError, VisrtError
 from visrt.runtime.methods.registry import method_of
-from visrt.runtime.network import Batch, Network
+from visrt.runtime.network import Networks
 from visrt.runtime.sinks.outcome import SourceOutcome
 from visrt.runtime.threads import POLL_S, ignore
 from visrt.runtime.times import Stopwatch
-from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker
+from visrt.runtime.tracker import Part, PendingCalls, SessionSettings, StreamTracker
 from visrt.runtime.worker import Job, SourceWorker
 
 __all__ = ["Job", "Pipeline", "PipelineSettings"]
@@ -76,11 +82,12 @@ class Pipeline:
     def __init__(
         self,
         manifest: Manifest,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, Engine] | OpenEngines,
         settings: PipelineSettings = DEFAULTS,
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
         states: Tensors | None = None,
+        other_sizes: Sequence[SizedEngines] = (),
     ) -> None:
         """As of a Session. `engines` are owned from now on and take `batch` (None: 8) clips in one call."""
         self.manifest = manifest
@@ -89,7 +96,8 @@ class Pipeline:
         self.watch = Stopwatch()
         session = settings.session
         worker_threads = self.calls if session.in_flight > 1 else 0
-        self.network = Network(engines, manifest, self.watch, session.resize, states, worker_threads)
+        sizes = [SizedEngines(manifest, engines, states), *other_sizes]
+        self.networks = Networks(sizes, self.watch, session.resize, worker_threads)
         self._blas = ThreadpoolController()
 
     @classmethod
@@ -105,11 +113,13 @@ class Pipeline:
     ) -> Pipeline:
         """A pipeline on the bundle (or its folder); see `Session.open`. `threads` are of all calls together."""
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        states, method = initial_states(opened), method_of(opened.manifest, association, preset)
+        method = method_of(opened.manifest, association, preset)
         batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * method.clip_frames
-        engines = open_engines(opened, engine, EngineOptions(threads_of_each(threads, calls), batch=together))
-        return cls(opened.manifest, engines, replace(settings, batch=batch, calls=calls), association, preset, states)
+        settings = replace(settings, batch=batch, calls=calls)
+        options = EngineOptions(threads_of_each(threads, calls), batch=together)
+        main, *others = engines_by_size(opened, engine, options)
+        return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
     def track(
         self,
@@ -126,7 +136,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Frees the engines."""
-        self.network.close()
+        self.networks.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -138,8 +148,8 @@ class Pipeline:
 
     def worker(self, job: Job, on_ready: Callable[[], None]) -> SourceWorker:
         """The worker for the source of `job`; `on_ready` is called when there may be something to do for it."""
-        tracker = StreamTracker(self.method, self.network, self.settings.session, self.watch)
-        return SourceWorker(job, tracker, self.network, on_ready)
+        tracker = StreamTracker(self.method, self.networks, self.settings.session, self.watch)
+        return SourceWorker(job, tracker, self.networks, on_ready)
 
 
 class _Run:
@@ -147,7 +157,7 @@ class _Run:
 
     def __init__(self, pipeline: Pipeline, jobs: Iterator[Job], done: Done, stopped: Callable[[], bool]) -> None:
         self._pipeline, self._jobs, self._done, self._stopped = pipeline, jobs, done, stopped
-        self._calls = PendingCalls(pipeline.network)
+        self._calls = PendingCalls()
         self._keep_in_flight = pipeline.calls * (pipeline.settings.session.in_flight - 1)
         self._workers: deque[SourceWorker] = deque()
         self._closers = ThreadPoolExecutor(pipeline.settings.streams, "visrt-closer")
@@ -166,7 +176,10 @@ class _Run:
             self._abandon()
 
     def _turn(self) -> None:
-        """One call of the frame engine: submitted, waited for, the tracks of its streams updated; waits if idle."""
+        """One call of a frame engine: submitted, waited for, the tracks of its streams updated; waits if idle.
+
+        Streams whose frames go to networks of two sizes take two.
+        """
         if self._stopped():
             for worker in self._workers:
                 worker.stop()
@@ -193,18 +206,17 @@ class _Run:
         Those that gave a frame go to the end of the line.
         """
         moved = 0
-        parts: list[tuple[StreamTracker, Batch]] = []
+        parts: list[Part] = []
         for worker in list(self._workers):
             if moved == self._pipeline.batch:
                 break
-            taken, batch = worker.next_batch()
+            taken, clips = worker.next_clips()
             if taken:
                 moved += 1
                 self._workers.remove(worker)
                 self._workers.append(worker)
-            if batch is not None:
-                worker.calls += 1
-                parts.append((worker.tracker, batch))
+            worker.calls += len(clips)
+            parts += [(worker.tracker, clip) for clip in clips]
         if parts:
             self._calls.submit(parts)
         return moved > 0

@@ -1,8 +1,8 @@
 """One video stream: frames in, in order; objects with steady ids out.
 
-The way of a frame is `Session.step_batch`: resized for the network, submitted to the frame engine, waited for, matched
-with the tracks so far (`StreamTracker.update`), its masks resized to the frame. `Pipeline` does the same for many
-streams.
+The way of a frame is `Session.step_batch`: resized for the network of the size in which it is seen best, submitted to
+the frame engine, waited for, matched with the tracks so far (`StreamTracker.update`), its masks resized to the frame.
+`Pipeline` does the same for many streams.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from visrt.runtime.arrays import Tensors
-from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.bundles.manifest import Manifest
-from visrt.runtime.engines.backends import open_engines, threads_of_each
+from visrt.runtime.engines.backends import OpenEngines, SizedEngines, engines_by_size, threads_of_each
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import Frame, check_frames
 from visrt.runtime.methods.registry import method_of
-from visrt.runtime.network import Batch, Network
+from visrt.runtime.network import Batch, Network, Networks
 from visrt.runtime.results import FrameResult, SessionEvents
 from visrt.runtime.times import StageTimes, Stopwatch
 from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker, check_times
@@ -47,25 +47,27 @@ class Session:
     def __init__(
         self,
         manifest: Manifest,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, Engine] | OpenEngines,
         settings: SessionSettings = DEFAULTS,
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
         states: Tensors | None = None,
+        other_sizes: Sequence[SizedEngines] = (),
     ) -> None:
-        """`engines` by graph name, owned from now on.
+        """`engines` by graph name, owned from now on, or what opens them on first use.
 
         `preset`, a name in `visrt.runtime.methods.presets`, takes the place of the manifest's family and all its
         settings; `association` then replaces single ones. `states`: the initial state tensors of the bundle, where it
-        has any.
+        has any. `other_sizes`: the same network for frames of other aspects.
         """
         self.manifest = manifest
         self.settings = settings
         self.watch = Stopwatch()
         self.method = method_of(manifest, association, preset)
-        self.network = Network(engines, manifest, self.watch, settings.resize, states, settings.in_flight - 1)
-        self._tracker = StreamTracker(self.method, self.network, settings, self.watch)
-        self._calls = PendingCalls(self.network)
+        sizes = [SizedEngines(manifest, engines, states), *other_sizes]
+        self.networks = Networks(sizes, self.watch, settings.resize, settings.in_flight - 1)
+        self._tracker = StreamTracker(self.method, self.networks, settings, self.watch)
+        self._calls = PendingCalls()
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
         self._blas = ThreadpoolController()
         self._closed = False
@@ -85,14 +87,16 @@ class Session:
     ) -> Session:
         """A session on the bundle (or its folder), its graphs run by `engine`, a name of backends.BACKENDS.
 
+        Of a bundle of several sizes, the engines of a size are opened, and built, for the first frame that needs them.
+
         `threads` of the network on the CPU; None takes all cores. `batch`: the most frames one call of `step_batch`
         will bring; TensorRT engines are built for it. Raises BundleError, EngineError, UsageError or SettingsError.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        states, method = initial_states(opened), method_of(opened.manifest, association, preset)
+        method = method_of(opened.manifest, association, preset)
         each = threads_of_each(threads, calls=settings.in_flight - 1)
-        engines = open_engines(opened, engine, EngineOptions(each, batch=batch + method.clip_frames - 1))
-        return cls(opened.manifest, engines, settings, association, preset, states)
+        main, *others = engines_by_size(opened, engine, EngineOptions(each, batch=batch + method.clip_frames - 1))
+        return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
         """Results that are ready after `frame` [H, W, 3], uint8 RGB, shown at `time_s` seconds of the stream."""
@@ -109,15 +113,18 @@ class Session:
             return []
         with self._blas.limit(limits=1, user_api="blas"):
             with self.watch.stage("preprocess"):
-                batch = self.network.prepare(frames, times)
-            self._submit(self._tracker.next_clips(batch))
-            return self._finish(keep_in_flight=self.settings.in_flight - 1)
+                batches = self.networks.prepare(frames, times)
+            for batch in batches:
+                batch.network.open()
+            results: list[FrameResult] = []
+            for batch in batches:
+                results += self._run(self._tracker.next_clips(batch), keep_in_flight=self.settings.in_flight - 1)
+            return results
 
     def flush(self) -> list[FrameResult]:
         """Results that waited for the next frame, at the end of the stream; its last clip may be a short one."""
         with self._blas.limit(limits=1, user_api="blas"):
-            self._submit(self._tracker.last_clip())
-            return self._finish(keep_in_flight=0)
+            return self._run(self._tracker.last_clip(), keep_in_flight=0)
 
     def reset(self) -> None:
         """Starts a new stream: frames, ids, events and times begin again."""
@@ -131,7 +138,7 @@ class Session:
         """Frees the engines; the session cannot be used any more."""
         if not self._closed:
             self._closed = True
-            self.network.close()
+            self.networks.close()
 
     def __enter__(self) -> Session:
         return self
@@ -142,6 +149,11 @@ class Session:
         self.close()
 
     @property
+    def network(self) -> Network:
+        """The network at the bundle's main size."""
+        return self.networks.main
+
+    @property
     def events(self) -> SessionEvents:
         """Counts of what happened to the stream so far."""
         return self._tracker.events
@@ -150,12 +162,10 @@ class Session:
     def _state(self) -> Any:
         return self._tracker.state
 
-    def _submit(self, batch: Batch | None) -> None:
-        if batch is not None:
-            self._calls.submit([(self._tracker, batch)])
-
-    def _finish(self, keep_in_flight: int) -> list[FrameResult]:
-        """Results of the submitted frames, in order, until `keep_in_flight` calls of the engine are left."""
+    def _run(self, clips: Sequence[Batch], keep_in_flight: int) -> list[FrameResult]:
+        """Submits `clips`; results of all that was submitted, in order, until `keep_in_flight` calls are left."""
+        for clip in clips:
+            self._calls.submit([(self._tracker, clip)])
         results: list[FrameResult] = []
         for [(tracker, outputs)] in self._calls.finish(keep_in_flight):
             results += tracker.update(outputs)

@@ -4,7 +4,7 @@ out."""
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,7 +17,7 @@ from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.masks import Rle
 from visrt.runtime.methods.method import BoxTrack, FrameOutputs, FrameTracks, Track, TrackingMethod
-from visrt.runtime.network import Batch, ClipGraphs, Network
+from visrt.runtime.network import Batch, Carried, ClipGraphs, Network, Networks
 from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch
 
@@ -54,38 +54,47 @@ class SessionSettings:
 
 
 class StreamTracker:
-    """Tracks the objects of one stream: `next_clips` gives what the network is to see, `update` takes its outputs."""
+    """Tracks the objects of one stream: `next_clips` gives what the network is to see, `update` takes its outputs.
+
+    inputs: sizes (height, width) of the network input that its frames had, in order of their first use.
+    """
 
     def __init__(
-        self, method: TrackingMethod[Any], network: Network, settings: SessionSettings, watch: Stopwatch
+        self, method: TrackingMethod[Any], networks: Networks, settings: SessionSettings, watch: Stopwatch
     ) -> None:
-        self._method, self._network, self._settings, self._watch = method, network, settings, watch
+        self._method, self._networks, self._settings, self._watch = method, networks, settings, watch
         self.clip_frames = method.clip_frames
         self.reset()
 
     def reset(self) -> None:
         """Begins a new stream: frames, ids, events and times begin again."""
-        self.state = self._method.start(self._network.states)
-        self.carried = self._network.carried()
+        self.state: Any = None
+        self.carried = Carried({})
         self.events = SessionEvents()
+        self.inputs: tuple[tuple[int, int], ...] = ()
+        self._network = self._networks.main
         self._waiting: Batch | None = None
         self._resize: MaskResize | None = None
         self._bad_in_a_row = 0
         self._time_s = 0.0
 
-    def next_clips(self, batch: Batch) -> Batch | None:
-        """The frames of the clips that are full with the next frames of the stream; the others wait for more."""
+    def next_clips(self, batch: Batch) -> list[Batch]:
+        """The frames of the clips that are full with the next frames of the stream; the others wait for more.
+
+        Frames that wait for another network than that of `batch` are a short clip of their own.
+        """
         if self.clip_frames == 1:
-            return batch
-        waiting = batch if self._waiting is None else Batch.joined([self._waiting, batch])
+            return [batch]
+        before = self.last_clip() if self._waiting and self._waiting.network is not batch.network else []
+        waiting = Batch.joined([self._waiting, batch]) if self._waiting else batch
         ready = sum(length for length, full in _clips(waiting.fits, self.clip_frames) if full)
         self._waiting = waiting[ready:]
-        return waiting[:ready] if ready else None
+        return [*before, waiting[:ready]] if ready else before
 
-    def last_clip(self) -> Batch | None:
+    def last_clip(self) -> list[Batch]:
         """The frames that still wait at the end of the stream, if any."""
         waiting, self._waiting = self._waiting, None
-        return waiting if waiting is not None and len(waiting) else None
+        return [waiting] if waiting else []
 
     def update(self, outputs: Sequence[FrameOutputs]) -> list[FrameResult]:
         """Results of the next frames of the stream, from the network's `outputs`.
@@ -150,7 +159,12 @@ class StreamTracker:
         last = self._resize
         if last is None or last.fit != frame.fit:
             self._resize = mask_resize(frame.fit)
-        if last is not None and last.fit.source != frame.fit.source:
+            self._network = self._networks.of(frame.fit.source)
+            self.inputs = tuple(dict.fromkeys([*self.inputs, frame.fit.network]))
+        if last is None:
+            self.state = self._method.start(self._network.states)
+            self._network.restart(self.carried)
+        elif last.fit.source != frame.fit.source:
             self.events = replace(self.events, size_changes=self.events.size_changes + 1)
             if not last.fit.like(frame.fit):
                 self._restart(last.fit, frame.fit)
@@ -158,7 +172,7 @@ class StreamTracker:
 
     def _restart(self, before: Letterbox, now: Letterbox) -> None:
         self.events = replace(self.events, restarts=self.events.restarts + 1)
-        self.state = self._method.restart(self.state)
+        self.state = self._method.restart(self.state, self._network.states)
         self._network.restart(self.carried)
         old, new = (f"{height}x{width}" for height, width in (before.source, now.source))
         LOGGER.warning(
@@ -170,30 +184,37 @@ class StreamTracker:
         )
 
 
+Part = tuple[StreamTracker, Batch]
+"""Frames of one stream in a call."""
+
+
 class PendingCalls:
-    """Calls of the frame engine that were submitted and not yet finished, in order.
+    """Calls of frame engines that were submitted and not yet finished, in order.
 
     A call for several streams that fails is repeated stream by stream: a GPU that is short of memory may still have
     enough for one. retried_calls: how many were.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self) -> None:
         self.retried_calls = 0
-        self._network = network
-        self._calls: deque[tuple[Wait | None, Sequence[tuple[StreamTracker, Batch]]]] = deque()
+        self._calls: deque[tuple[Wait | None, Sequence[Part]]] = deque()
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def submit(self, parts: Sequence[tuple[StreamTracker, Batch]]) -> None:
-        """Hands frames of one or several streams to the frame engine in one call."""
-        wait: Wait | None = None
-        try:
-            wait = self._network.submit([(batch, tracker.carried) for tracker, batch in parts])
-        except EngineError:
-            if len(parts) == 1 or self._network.stateful_frames:
-                raise
-        self._calls.append((wait, parts))
+    def submit(self, parts: Sequence[Part]) -> None:
+        """Hands frames of streams, each of which comes once, to their frame engines, in one call for each network."""
+        calls: defaultdict[Network, list[Part]] = defaultdict(list)
+        for part in parts:
+            calls[part[1].network].append(part)
+        for network, together in calls.items():
+            wait: Wait | None = None
+            try:
+                wait = network.submit([(batch, tracker.carried) for tracker, batch in together])
+            except EngineError:
+                if len(together) == 1 or network.stateful_frames:
+                    raise
+            self._calls.append((wait, together))
 
     def finish(self, keep_in_flight: int) -> Iterator[list[tuple[StreamTracker, list[FrameOutputs]]]]:
         """The outputs of each call by stream, in order, until `keep_in_flight` calls are left."""
@@ -204,11 +225,11 @@ class PendingCalls:
                     raise EngineError("the engine refused the call")
                 outputs = iter(wait())
             except EngineError:
-                if len(parts) == 1 or self._network.stateful_frames:
+                if len(parts) == 1 or parts[0][1].network.stateful_frames:
                     raise
                 self.retried_calls += 1
                 for tracker, batch in parts:
-                    yield [(tracker, self._network.submit([(batch, tracker.carried)])())]
+                    yield [(tracker, batch.network.submit([(batch, tracker.carried)])())]
             else:
                 yield [(tracker, [next(outputs) for _ in range(len(batch))]) for tracker, batch in parts]
 

@@ -10,7 +10,7 @@ from time import perf_counter
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.image import check_frames
 from visrt.runtime.methods.method import FrameOutputs
-from visrt.runtime.network import Batch, Network
+from visrt.runtime.network import Batch, Networks
 from visrt.runtime.results import FrameResult
 from visrt.runtime.sinks.outcome import RunAccount, SourceOutcome, outcome_of
 from visrt.runtime.sinks.output import Sink
@@ -39,7 +39,7 @@ class SourceWorker:
     calls: of the frame engine in flight, with frames of this source.
     """
 
-    def __init__(self, job: Job, tracker: StreamTracker, network: Network, on_ready: Callable[[], None]) -> None:
+    def __init__(self, job: Job, tracker: StreamTracker, networks: Networks, on_ready: Callable[[], None]) -> None:
         """`on_ready` is called, from other threads, when there may be something to do for this source."""
         self.job, self.tracker = job, tracker
         self.over, self.calls, self.processed = False, 0, 0
@@ -51,7 +51,8 @@ class SourceWorker:
 
         def prepare(frame: VideoFrame) -> Batch:
             check_frames([frame.image])
-            return network.prepare([frame.image], [frame.time_s])
+            [batch] = networks.prepare([frame.image], [frame.time_s])
+            return batch
 
         self._reader = FrameReader(job.source, prepare, on_ready)
         self._writer = ResultWriter(job.sinks, on_ready, extra_capacity=2 * tracker.clip_frames)
@@ -61,19 +62,19 @@ class SourceWorker:
         """Whether as many frames were taken as the job allows."""
         return self.job.limit is not None and self.processed >= self.job.limit
 
-    def next_batch(self) -> tuple[bool, Batch | None]:
-        """Whether a frame or the end of the source was taken, and what is now ready for the network, if anything.
+    def next_clips(self) -> tuple[bool, list[Batch]]:
+        """Whether a frame or the end of the source was taken, and the clip that is now ready for the network, if any.
 
         Nothing is taken while the sinks are behind: a file waits, a camera drops frames, other sources go on.
         """
         if self.over or self._writer.behind:
-            return False, None
+            return False, []
         taken = None
         if not self.full and not self._stopped:
             with self._own_errors():
-                taken = self._reader.take()
+                taken = self._take()
                 if taken is None and not self._reader.ended:
-                    return False, None
+                    return False, []
         if taken is None:
             self.over = True
             return True, self.tracker.last_clip()
@@ -81,6 +82,14 @@ class SourceWorker:
         self._images[self.processed] = frame.image
         self.processed += 1
         return True, self.tracker.next_clips(batch)
+
+    def _take(self) -> tuple[VideoFrame, Batch] | None:
+        """The next frame, if there is one; the engines for it are opened here, so that it is this source that ends
+        where they cannot be."""
+        taken = self._reader.take()
+        if taken is not None:
+            taken[1].network.open()
+        return taken
 
     def deliver(self, outputs: Sequence[FrameOutputs]) -> None:
         """Updates the tracks with the network's outputs and hands the results to the sinks; drops them after an
@@ -123,7 +132,8 @@ class SourceWorker:
             "preprocess": self._reader.prepare_s,
             "write": self._writer.write_s,
         }
-        account = RunAccount(self.processed, self._reader.dropped, self.full, self.tracker.events, seconds, wall_s)
+        dropped, events, inputs = self._reader.dropped, self.tracker.events, self.tracker.inputs
+        account = RunAccount(self.processed, dropped, self.full, events, seconds, wall_s, inputs)
         return outcome_of(self.job.source, account, self._errors, self._stopped)
 
     @contextmanager

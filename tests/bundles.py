@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fakes import fake_manifest
 from onnx import TensorProto, helper, numpy_helper
 
 from visrt.runtime.bundles.bundle import MANIFEST
-from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, TensorSpec
+from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, Manifest, SizeSpec, TensorSpec
 
 SIZE = (64, 96)
 QUERIES = 4
@@ -23,21 +23,40 @@ CLASSES = ("person", "vehicle", "animal")
 _TYPES = {"uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 
 
-def write_bundle(folder: Path, association: Mapping[str, Any] | None = None, size: tuple[int, int] = SIZE) -> Path:
-    """A sound bundle in the new `folder`; `size` is height and width of its input."""
+def write_bundle(
+    folder: Path,
+    association: Mapping[str, Any] | None = None,
+    size: tuple[int, int] = SIZE,
+    other_sizes: Sequence[tuple[int, int]] = (),
+) -> Path:
+    """A sound bundle in the new `folder`; `size` is height and width of its input, `other_sizes` are further ones."""
     folder.mkdir(parents=True)
-    manifest = fake_manifest(size, QUERIES, CLASSES, CHANNELS, CHANNELS, association)
+    reference = write(folder / "reference.npz", b"frames and torch's outputs would be here")
+    manifest, *others = (
+        fake_manifest(one, QUERIES, CLASSES, CHANNELS, CHANNELS, association) for one in (size, *other_sizes)
+    )
+    sizes = [
+        SizeSpec(
+            input=one.input,
+            graphs=_graphs(folder, one, f"-{one.input.height}x{one.input.width}"),
+            reference=reference,
+        )
+        for one in others
+    ]
+    update = {"graphs": _graphs(folder, manifest), "reference": reference, "other_sizes": tuple(sizes)}
+    (folder / MANIFEST).write_text(manifest.model_copy(update=update).model_dump_json(by_alias=True))
+    return folder
+
+
+def _graphs(folder: Path, manifest: Manifest, suffix: str = "") -> dict[str, GraphSpec]:
+    """The graphs of one size, written to files whose names end in `suffix`."""
     models = {"frame": frame_model(manifest.graphs["frame"]), "masks": masks_model(manifest.graphs["masks"])}
-    graphs = {
+    return {
         name: manifest.graphs[name].model_copy(
-            update={"file": write(folder / f"{name}.onnx", model.SerializeToString())}
+            update={"file": write(folder / f"{name}{suffix}.onnx", model.SerializeToString())}
         )
         for name, model in models.items()
     }
-    reference = write(folder / "reference.npz", b"frames and torch's outputs would be here")
-    whole = manifest.model_copy(update={"graphs": graphs, "reference": reference})
-    (folder / MANIFEST).write_text(whole.model_dump_json(by_alias=True))
-    return folder
 
 
 def write(path: Path, data: bytes) -> FileSpec:

@@ -210,8 +210,8 @@ class Fused(TrackingMethod[SlotTracks]):
     def start(self, initial: Tensors) -> SlotTracks:
         return new_slot_tracks(len(initial["queries"]), next_id=0)
 
-    def restart(self, state: SlotTracks) -> SlotTracks:
-        return new_slot_tracks(len(state.ids), state.next_id)
+    def restart(self, state: SlotTracks, initial: Tensors) -> SlotTracks:
+        return new_slot_tracks(len(initial["queries"]), state.next_id)
 
     def outputs(self, frame: FrameOutputs, graphs: MethodGraphs) -> Tensors:
         return frame.tensors

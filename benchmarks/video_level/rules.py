@@ -56,11 +56,15 @@ def official_rule(family: TrackingMethod[Any]) -> OfficialRule:
 
 
 def official_result(session: Session, read_frames: ReadFrames, top_k: int | None = None) -> VideoResult:
-    """The official result of the session's family. `read_frames()` reads the video from its start and is called twice.
+    """The official result of the session's family. `read_frames()` reads the video from its start and is called twice,
+    with a bundle of several sizes once more for the size of the frames.
 
     Uses only the engines of `session`; its stream stays as it is. `top_k`: pairs of track and label, by default the
     published number.
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; expected 1 or more")
-    return official_rule(session.method).make(session.network, session.method, read_frames, top_k)
+    network = session.network
+    if len(session.networks) > 1 and (first := next(iter(read_frames()), None)) is not None:
+        network = session.networks.of(first.shape[:2])
+    return official_rule(session.method).make(network, session.method, read_frames, top_k)

@@ -5,21 +5,43 @@ Backends are imported when they are opened, so that help texts can name them wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from visrt.runtime.arrays import Tensors
+from visrt.runtime.bundles.bundle import Bundle, initial_states
+from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.diagnostics import onnxruntime_absence, tensorrt_absence
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions, usable_cores
-from visrt.runtime.errors import UsageError
+from visrt.runtime.errors import UsageError, VisrtError
 
 if TYPE_CHECKING:
-    from visrt.runtime.bundles.bundle import Bundle
-    from visrt.runtime.engines.engine import Engine
     from visrt.runtime.engines.trt.library import Flavour
 
-__all__ = ["BACKENDS", "Backend", "backend_named", "open_engines", "threads_of_each"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "OpenEngines",
+    "SizedEngines",
+    "backend_named",
+    "engines_by_size",
+    "open_engines",
+    "threads_of_each",
+]
+
+OpenEngines = Callable[[], Mapping[str, Engine]]
+"""Opens the engines of a bundle, by graph."""
+
+
+class SizedEngines(NamedTuple):
+    """A bundle at one size of its input: its manifest, its engines by graph or what opens them, its initial states."""
+
+    manifest: Manifest
+    engines: Mapping[str, Engine] | OpenEngines
+    states: Tensors | None = None
 
 
 @dataclass(frozen=True)
@@ -79,3 +101,24 @@ def backend_named(name: str) -> Backend:
 def open_engines(bundle: Bundle, backend: str = "cpu", options: EngineOptions | None = None) -> dict[str, Engine]:
     """An engine for each graph of `bundle`, all on one backend, because their tensors go from one to the next."""
     return backend_named(backend).open(bundle, options or EngineOptions())
+
+
+def engines_by_size(bundle: Bundle, backend: str, options: EngineOptions) -> list[SizedEngines]:
+    """The sizes of `bundle`, the main one first. The engines of an only size are opened now, those of several on first
+    use: many streams need one size alone."""
+    known = backend_named(backend)
+    if not bundle.manifest.other_sizes:
+        states = initial_states(bundle)
+        return [SizedEngines(bundle.manifest, known.open(bundle, options), states)]
+    return [
+        SizedEngines(size.manifest, partial(_opened_late, size, known, options), initial_states(size))
+        for size in bundle.sizes
+    ]
+
+
+def _opened_late(size: Bundle, backend: Backend, options: EngineOptions) -> dict[str, Engine]:
+    try:
+        return backend.open(size, options)
+    except VisrtError as error:
+        height, width = size.manifest.input.height, size.manifest.input.width
+        raise type(error)(f"network input of {height}x{width} (height x width): {error}") from error

@@ -132,7 +132,7 @@ class CtVis(PerFrameMethod[CtVisState]):
     def start(self, initial: Tensors = MappingProxyType({})) -> CtVisState:
         return CtVisState()
 
-    def restart(self, state: CtVisState) -> CtVisState:
+    def restart(self, state: CtVisState, initial: Tensors = MappingProxyType({})) -> CtVisState:
         return CtVisState(next_id=state.next_id)
 
     def associate(

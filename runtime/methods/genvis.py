@@ -180,8 +180,9 @@ class GenVis(TrackingMethod[GenVisState]):
         base = initial[BASE]
         return GenVisState(first_step(base), new_slot_tracks(len(base), next_id=0))
 
-    def restart(self, state: GenVisState) -> GenVisState:
-        return GenVisState(first_step(state.step.first), new_slot_tracks(len(state.tracks.ids), state.tracks.next_id))
+    def restart(self, state: GenVisState, initial: Tensors) -> GenVisState:
+        base = initial[BASE]
+        return GenVisState(first_step(base), new_slot_tracks(len(base), state.tracks.next_id))
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: Graphs, state: GenVisState

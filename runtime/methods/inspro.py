@@ -213,10 +213,9 @@ class InsPro(TrackingMethod[InsProState]):
         step = first_step(initial)
         return InsProState(step, new_slot_tracks(len(step.pairs.queries), next_id=0))
 
-    def restart(self, state: InsProState) -> InsProState:
-        pairs, slots = state.step.pairs, len(state.step.pairs.queries)
-        step = FrameStep(reset_slots(pairs, np.ones(slots, dtype=bool)))
-        return InsProState(step, new_slot_tracks(slots, state.tracks.next_id))
+    def restart(self, state: InsProState, initial: Tensors) -> InsProState:
+        step = first_step(initial)
+        return InsProState(step, new_slot_tracks(len(step.pairs.queries), state.tracks.next_id))
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: Graphs, state: InsProState

@@ -170,8 +170,8 @@ class TrackingMethod(Protocol[S]):
         """The state before the first frame, from the `initial` state tensors of the bundle."""
         ...
 
-    def restart(self, state: S) -> S:
-        """A state without objects whose ids go on after those of `state`."""
+    def restart(self, state: S, initial: Tensors) -> S:
+        """A state without objects, from the `initial` state tensors, whose ids go on after those of `state`."""
         ...
 
     def update(self, frames: Sequence[FrameOutputs], graphs: Graphs, state: S) -> tuple[list[FrameTracks], S]:
@@ -216,6 +216,10 @@ class PerFrameMethod(TrackingMethod[S]):
     @abstractmethod
     def start(self, initial: Tensors = MappingProxyType({})) -> S:
         """The state before the first frame."""
+
+    @abstractmethod
+    def restart(self, state: S, initial: Tensors = MappingProxyType({})) -> S:
+        """A state without objects whose ids go on after those of `state`."""
 
     def required_states(self) -> Mapping[str, TensorNeed]:
         return {}

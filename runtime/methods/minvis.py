@@ -128,7 +128,7 @@ class MinVis(PerFrameMethod[MinVisState]):
     def start(self, initial: Tensors = MappingProxyType({})) -> MinVisState:
         return MinVisState()
 
-    def restart(self, state: MinVisState) -> MinVisState:
+    def restart(self, state: MinVisState, initial: Tensors = MappingProxyType({})) -> MinVisState:
         return MinVisState(next_id=state.next_id)
 
     def associate(

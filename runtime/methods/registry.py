@@ -61,8 +61,8 @@ METHODS: dict[str, Callable[[Settings], TrackingMethod[Any]]] = {
 def method_of(manifest: Manifest, changes: Settings | None = None, preset: str | None = None) -> TrackingMethod[Any]:
     """The tracking method of a bundle with its settings, or that of `preset`; `changes` replace single settings.
 
-    Raises BundleError for an unknown family or graphs that do not fit it, SettingsError for an unknown setting,
-    UsageError for a preset that is unknown or not for such a bundle.
+    Raises BundleError for an unknown family or graphs, at any size, that do not fit it, SettingsError for an unknown
+    setting, UsageError for a preset that is unknown or not for such a bundle.
     """
     if manifest.family not in METHODS:
         known = ", ".join(METHODS)
@@ -72,12 +72,17 @@ def method_of(manifest: Manifest, changes: Settings | None = None, preset: str |
     else:
         _refuse_other_graphs(manifest, preset)
         method = method_from_preset(preset, changes)
+    for size in manifest.sizes:
+        _check_size(size, method)
+    return method
+
+
+def _check_size(manifest: Manifest, method: TrackingMethod[Any]) -> None:
     height, width = manifest.input.height, manifest.input.width
     rows, columns = manifest.input.image_size
-    sizes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "u": height // 8, "v": width // 8}
-    sizes |= {"K": len(manifest.classes), "L": len(manifest.classes) + 1}
-    check_graphs(manifest, method.required_graphs(), sizes, method.required_states())
-    return method
+    axes = {"I": rows, "J": columns, "h": height // 4, "w": width // 4, "u": height // 8, "v": width // 8}
+    axes |= {"K": len(manifest.classes), "L": len(manifest.classes) + 1}
+    check_graphs(manifest, method.required_graphs(), axes, method.required_states())
 
 
 def method_from_preset(name: str, changes: Settings | None = None) -> PerFrameMethod[Any]:

@@ -21,6 +21,7 @@ End = Literal["complete", "partial", "failed", "interrupted"]
 @dataclass(frozen=True)
 class SourceOutcome:
     """The account of one source. captured = processed + dropped + corrupt + skipped; ms are means a processed frame.
+    inputs: sizes (height, width) of the network input in which frames were seen, in order of their first use.
 
     Decoding and writing run at the same time as the network, so the stages may add up to more than 1000 / fps.
     """
@@ -37,6 +38,7 @@ class SourceOutcome:
     wall_s: float = 0.0
     events: SessionEvents = field(default_factory=SessionEvents)
     ms: Mapping[str, float] = field(default_factory=dict)
+    inputs: tuple[tuple[int, int], ...] = ()
 
     @property
     def captured(self) -> int:
@@ -51,7 +53,7 @@ class SourceOutcome:
 @dataclass(frozen=True)
 class RunAccount:
     """The counts and times of a run over one source. full: the limit of frames was reached; seconds: by stage, over all
-    frames."""
+    frames; inputs: as of the outcome."""
 
     processed: int
     dropped: int
@@ -59,6 +61,7 @@ class RunAccount:
     events: SessionEvents
     seconds: Mapping[str, float]
     wall_s: float
+    inputs: tuple[tuple[int, int], ...] = ()
 
 
 def outcome_of(source: Source, run: RunAccount, errors: Sequence[VisrtError], interrupted: bool) -> SourceOutcome:
@@ -78,6 +81,7 @@ def outcome_of(source: Source, run: RunAccount, errors: Sequence[VisrtError], in
         wall_s=run.wall_s,
         events=run.events,
         ms={stage: 1e3 * seconds / max(run.processed, 1) for stage, seconds in run.seconds.items()},
+        inputs=run.inputs,
     )
 
 

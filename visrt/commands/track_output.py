@@ -56,7 +56,7 @@ def finished(
     objects = 0
     try:
         objects = write_youtube_vis(folder / JOURNAL, folder / RESULTS)
-        made_by = _made_by(manifest, method, options)
+        made_by = _made_by(outcome, manifest, method, options)
         summary = summary_of(outcome, objects, manifest.classes, made_by, machine_of_run())
         write_summary(folder / SUMMARY, summary)
     except VisrtError as error:
@@ -68,14 +68,20 @@ def finished(
     return outcome.exit_code
 
 
-def _made_by(manifest: Manifest, method: TrackingMethod[Any], options: TrackOptions) -> dict[str, Any]:
+def _made_by(
+    outcome: SourceOutcome, manifest: Manifest, method: TrackingMethod[Any], options: TrackOptions
+) -> dict[str, Any]:
+    """input: height and width of the network input that the frames had, other_inputs: those they had after a change of
+    aspect."""
+    inputs = [list(size) for size in outcome.inputs] or [[manifest.input.height, manifest.input.width]]
     return {
         "bundle": manifest.name,
         "family": manifest.family,
         "engine": options.engine,
         "threads": options.threads,
         "streams": options.streams,
-        "input": [manifest.input.height, manifest.input.width],
+        "input": inputs[0],
+        **({"other_inputs": inputs[1:]} if inputs[1:] else {}),
         "overlay": options.overlay.preset if options.overlay else None,
         **options.association.in_force(method),
     }

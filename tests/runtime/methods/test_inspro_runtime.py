@@ -245,7 +245,7 @@ def test_inspro_nothing_but_nan_is_an_error_and_leaves_the_state() -> None:
 def test_inspro_after_a_restart_ids_go_on_and_pairs_begin_anew() -> None:
     heads, family = Heads(steady(2)), InsPro(InsProSettings(key_every_frames=5))
     answers = run(family, heads, 3)
-    again = run(family, heads, 1, family.restart(answers[-1].state))
+    again = run(family, heads, 1, family.restart(answers[-1].state, INITIAL))
     assert shown(again) == [[2, 3]]
     assert heads.calls[-1] == "head"
     np.testing.assert_array_equal(heads.fed[-1]["queries"], INITIAL[QUERIES])
