@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,47 @@ def test_a_folder_of_images_and_a_single_image_are_sources(bundle: Path, tmp_pat
     assert [line["time_s"] for line in read_journal(tmp_path / "folder" / "results.jsonl")] == [0, 0.5, 1, 1.5]
     assert track(bundle, tmp_path / "single", tmp_path / "frames" / "2.png").exit_code == 0
     assert summary(tmp_path / "single")["frames"]["processed"] == 1
+
+
+def test_a_portrait_and_a_landscape_clip_are_each_seen_at_their_size_of_the_bundle(tmp_path: Path) -> None:
+    sizes = write_bundle(tmp_path / "sizes", other_sizes=[(96, 64)])
+    lying, standing = (partial(red_square, size=size) for size in ((96, 144), (144, 96)))
+    clips = [
+        write_clip(tmp_path / "landscape.mp4", 6, lying),
+        write_clip(tmp_path / "portrait.mp4", 6, standing),
+        write_clip(tmp_path / "upright.mp4", 6, lying, rotation=90),
+    ]
+    for streams in ("1", "3"):
+        out = tmp_path / streams
+        ended = track(sizes, out, *clips, "--streams", streams)
+        assert ended.exit_code == 0, ended.stderr
+        for name, size, seen in (
+            ("landscape", [96, 144], [64, 96]),
+            ("portrait", [144, 96], [96, 64]),
+            ("upright", [144, 96], [96, 64]),
+        ):
+            assert summary(out / name)["made_by"]["input"] == seen
+            assert "other_inputs" not in summary(out / name)["made_by"]
+            lines = list(read_journal(out / name / "results.jsonl"))
+            assert [line["size"] for line in lines] == [size] * 6
+            assert all(decode(line["objects"][0]["rle"]).shape == tuple(size) for line in lines)
+            [shown, *_] = read_video(out / name / "overlay.mp4")
+            assert [*shown.image.shape[:2]] == size
+
+
+def test_the_summary_lists_the_sizes_that_a_source_was_seen_at(tmp_path: Path) -> None:
+    sizes = write_bundle(tmp_path / "sizes", other_sizes=[(96, 64)])
+    (tmp_path / "turned").mkdir()
+    for index in range(6):
+        picture = red_square(index) if index in (0, 1, 5) else np.rot90(red_square(index))
+        PillowImage.fromarray(picture).save(tmp_path / "turned" / f"{index}.png")
+    ended = track(sizes, tmp_path / "out", tmp_path / "turned", "--no-overlay")
+    assert ended.exit_code == 0, ended.stderr
+    found = summary(tmp_path / "out")
+    assert (found["made_by"]["input"], found["made_by"]["other_inputs"]) == ([64, 96], [[96, 64]])
+    assert found["events"]["restarts"] == 2
+    lines = read_journal(tmp_path / "out" / "results.jsonl")
+    assert [[one["id"] for one in line["objects"]] for line in lines] == [[0], [0], [1], [1], [1], [2]]
 
 
 def test_one_bad_source_does_not_stop_the_others_and_the_gravest_code_is_given(

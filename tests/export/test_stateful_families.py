@@ -21,8 +21,9 @@ from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.engines.backends import SizedEngines, open_engines
 from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import BundleError
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
 from visrt.runtime.methods.registry import method_of
@@ -156,6 +157,33 @@ def test_another_aspect_starts_from_the_initial_state(bundle: Bundle) -> None:
             expected = run(session, tall)
         assert [[o.score for o in r.objects] for r in changed] == [[o.score for o in r.objects] for r in expected]
         assert min(one.id for one in changed[0].objects) > 0
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_a_camera_that_is_turned_goes_on_at_the_other_size_of_the_bundle(
+    bundle: Bundle, checkpoint: Path, tmp_path: Path, in_flight: int
+) -> None:
+    """As each size alone; the second starts from the learned queries, and its ids go on."""
+    export = Export(checkpoint, tmp_path / "tall", *SIZE[::-1], family=bundle.manifest.family)
+    upright = open_bundle(export_bundle(export).folder)
+    tall = [noise(t, (120, 80)) for t in range(4)]
+    parts = []
+    for one, frames in ((bundle, FRAMES[:3]), (upright, tall), (bundle, FRAMES[3:])):
+        with Session.open(one, threads=1) as session:
+            parts.append(run(session, frames))
+    wide_engines, tall_engines = (open_engines(one, options=EngineOptions(threads=1)) for one in (bundle, upright))
+    other = SizedEngines(upright.manifest, tall_engines, initial_states(upright))
+    settings = SessionSettings(in_flight=in_flight)
+    states = initial_states(bundle)
+    with Session(bundle.manifest, wide_engines, settings, states=states, other_sizes=[other]) as session:
+        turned = run(session, FRAMES[:3] + tall + FRAMES[3:])
+
+    assert session.events == SessionEvents(frames=10, size_changes=2, restarts=2)
+    next_id = 0
+    for part in parts:
+        expected = [[replace(one, id=one.id + next_id) for one in result.objects] for result in part]
+        assert [[*result.objects] for result in turned[: len(part)]] == expected
+        next_id, turned = 1 + max(one.id for objects in expected for one in objects), turned[len(part) :]
 
 
 @dataclass
