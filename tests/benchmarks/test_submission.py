@@ -21,6 +21,7 @@ import pytest
 from annotated_sets import SIZE
 from bundles import write_bundle
 from fakes import fake_manifest
+from official_layouts import make_split
 from pycocotools import mask as coco_mask
 from red_videos import CLASS_MAP, red_videos
 from trackeval_files import GROUND_TRUTH, RESULTS, annotated_masks, figures_of_files
@@ -392,6 +393,25 @@ def test_a_set_without_annotations_is_written_and_not_measured(bundle: Path, tmp
     refused = visrt([one for one in arguments if one not in ("--write-results", str(tmp_path / "out"))])
     assert refused.exit_code == 2
     assert "lists 2 videos without annotations" in refused.stderr
+
+
+def test_a_split_as_it_is_downloaded_is_run_whole_at_the_frame_rate_of_the_set(bundle: Path, tmp_path: Path) -> None:
+    places = make_split(tmp_path, "ovis", "valid", annotated=False, frames=3)
+    (tmp_path / "map.json").write_text('{"Person": "person"}')
+    out, figures = tmp_path / "out", tmp_path / "o.json"
+    where = ["--data", str(places.folder), "--split", "valid", "--classes", str(tmp_path / "map.json")]
+    rule = ["--rule", "official", "--write-results", str(out), "--json", str(figures)]
+    ended = visrt(["eval", "--bundle", str(bundle), *where, *rule])
+    assert ended.exit_code == 0, ended.stderr
+    videos = json.loads((places.folder / places.annotations).read_text())["videos"]
+    sizes = {video["id"]: [video["height"], video["width"]] for video in videos}
+    assert len({tuple(size) for size in sizes.values()}) == 2, "one of them is upright"
+    found = results_in(out)
+    assert {one["video_id"] for one in found} == sizes.keys()
+    assert {one["category_id"] for one in found} == {1}, "Person"
+    for one in found:
+        assert all(mask["size"] == sizes[one["video_id"]] for mask in one["segmentations"] if mask)
+    assert json.loads(figures.read_text())["settings"]["fps_of_videos"] == 6
 
 
 def test_two_categories_of_one_class_are_refused_by_name(bundle: Path, tmp_path: Path) -> None:
