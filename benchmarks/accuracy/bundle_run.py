@@ -93,10 +93,8 @@ class BundleRun:
 
 @dataclass(frozen=True)
 class Progress:
-    """After a video: how many of all are `done`, those of an earlier run included, and the frames of this run.
-
-    fault: why the last video gave no result.
-    """
+    """At the start and after every video: how many of all are `done`, those of an earlier run included, and the frames
+    of this run. fault: why the last video gave no result."""
 
     rule: str
     done: int
@@ -135,6 +133,7 @@ class OpenedRun:
         """
         jobs = min(self.options.videos_at_a_time, len(videos))
         of, frames, frames_done = kept + len(videos), sum(len(video.pictures) for video in videos), 0
+        on_progress(Progress(rule, kept, of, 0, frames))
         outcomes = _Workers(partial(self._session, jobs), self._make(rule)).run(videos, jobs)
         with closing(outcomes):
             for done, (video, report) in enumerate(outcomes, start=kept + 1):

@@ -67,18 +67,15 @@ def open_run(folder: Path, identity: Mapping[str, Any], existing: Existing = "re
     Raises OutputError if it holds results, or a run of another identity, unless `existing` is "replace".
     """
     identity = json.loads(json.dumps(identity))
-    held = _held(folder)
-    if held is not None and held != identity and existing == "refuse":
-        raise OutputError(
-            f"{folder}: holds an unfinished run of other settings: {_difference(held, identity)}; finish it with the "
-            "same, choose another folder, or --overwrite to begin again"
-        )
-    if held is None and existing == "refuse":
-        _refuse_taken(folder)
     try:
+        held = _held(folder)
+        if held is None:
+            _refuse_videos(folder)
+        if existing == "refuse":
+            _refuse_taken(folder, held, identity)
         if held != identity:
-            _remove(folder, (RESULTS, ARCHIVE, RUN))
-            _remove_videos(folder)
+            _remove_run(folder)
+            _remove(folder, (RESULTS, ARCHIVE))
         (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from None
@@ -116,8 +113,7 @@ class RunFolder:
         write_atomically(results, self._lines(videos, form))
         _write_archive(self.folder / ARCHIVE, results)
         try:
-            _remove(self.folder, (RUN,))
-            _remove_videos(self.folder)
+            _remove_run(self.folder)
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 
@@ -184,7 +180,10 @@ def _held(folder: Path) -> dict[str, Any] | None:
         return None
     held = read_json_object(path, IDENTITY, OutputError)
     if "rule" not in held:
-        raise OutputError(f"{path}: holds no {IDENTITY}; choose another folder for --write-results")
+        raise OutputError(f"{path}: does not hold {IDENTITY}; choose another folder for --write-results")
+    if (folder / RESULTS).exists() and (folder / ARCHIVE).exists():  # it ended while it removed what was kept
+        _remove_run(folder)
+        return None
     return held
 
 
@@ -197,14 +196,23 @@ def _difference(held: Mapping[str, Any], given: Mapping[str, Any], inside: str =
     return f"{inside}{key} was {short(before)} and is {short(now)}"
 
 
-def _refuse_taken(folder: Path) -> None:
-    """Raises OutputError for finished results, and for a folder of videos that no run wrote."""
+def _refuse_taken(folder: Path, held: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> None:
+    """Raises OutputError for finished results, and for an unfinished run of another identity."""
+    if held is not None and held != identity:
+        raise OutputError(
+            f"{folder}: holds an unfinished run of other settings: {_difference(held, identity)}; finish it with the "
+            "same, choose another folder, or --overwrite to begin again"
+        )
     there = [name for name in (RESULTS, ARCHIVE) if os.path.lexists(folder / name)]
-    if there:
+    if held is None and there:
         raise OutputError(
             f"{folder}: already holds {', '.join(there)}; choose another folder for --write-results, or --overwrite to "
             "replace them"
         )
+
+
+def _refuse_videos(folder: Path) -> None:
+    """Raises OutputError if the place for kept videos is taken, which no run did."""
     videos = folder / VIDEOS
     if os.path.lexists(videos) and (not videos.is_dir() or any(videos.iterdir())):
         raise OutputError(f"{videos}: is there already, and of no run; choose another folder for --write-results")
@@ -215,10 +223,11 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _remove_videos(folder: Path) -> None:
-    """Removes kept videos, with what an interrupted write left; a folder that holds other files stays."""
+def _remove_run(folder: Path) -> None:
+    """Removes kept videos, with what an interrupted write left, and last what says that they are of a run."""
     videos = folder / VIDEOS
     for path in [*videos.glob("*.json"), *videos.glob(".*.json.*.part")]:
         path.unlink()
     if videos.is_dir() and not any(videos.iterdir()):
         videos.rmdir()
+    _remove(folder, (RUN,))

@@ -220,7 +220,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_bytes_of_one_that_was_not(
     done: list[Progress] = []
     run = BundleRun(threads=1, jobs=2, rules=OFFICIAL, write_results=out)
     evaluate(bundle, data, CLASS_MAP, run, done.append)
-    assert (done[0].done, len(done)) == (len(kept) + 1, 60 - len(kept)), "those that were kept did not run again"
+    assert [one.done for one in done] == list(range(len(kept), 61)), "those that were kept did not run again"
     run_of(bundle, data, tmp_path / "whole")
     assert bytes_in(out) == bytes_in(tmp_path / "whole")
 
@@ -329,16 +329,38 @@ def test_finished_results_are_replaced_only_with_overwrite(bundle: Path, tmp_pat
     assert zipfile.is_zipfile(out / "results.zip")
 
 
-def test_files_that_no_run_wrote_are_left_alone(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("existing", ["refuse", "replace"])
+def test_files_that_no_run_wrote_are_left_alone(existing: str, bundle: Path, tmp_path: Path) -> None:
     data, out = red_videos(tmp_path / "data", 1, 3), tmp_path / "out"
     (out / "videos").mkdir(parents=True)
     (out / "videos" / "1.json").write_text("mine")
     with pytest.raises(OutputError, match=r"videos: is there already, and of no run"):
-        run_of(bundle, data, out)
+        run_of(bundle, data, out, existing=existing)
     (out / "run.json").write_text('{"mine": 1}')
-    with pytest.raises(OutputError, match=r"run\.json: holds no what the results"):
-        run_of(bundle, data, out, existing="replace")
+    with pytest.raises(OutputError, match=r"run\.json: does not hold what the results"):
+        run_of(bundle, data, out, existing=existing)
     assert (out / "videos" / "1.json").read_text() == "mine"
+
+
+def test_a_run_that_ended_while_it_tidied_up_is_a_finished_one(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = red_videos(tmp_path / "data", 3, 3), tmp_path / "out"
+    unlink, removed = Path.unlink, iter(range(100))
+
+    def fails_once(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "videos" and not path.name.startswith(".") and next(removed) == 1:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails_once)
+        with pytest.raises(KeyboardInterrupt):
+            run_of(bundle, data, out)
+    assert len(list((out / "videos").iterdir())) == 2
+    with pytest.raises(OutputError, match=r"already holds results\.json, results\.zip"):
+        run_of(bundle, data, out)
+    assert sorted(path.name for path in out.iterdir()) == list(FILES)
 
 
 def test_a_bad_video_is_named_and_the_others_are_kept(bundle: Path, tmp_path: Path) -> None:
@@ -358,7 +380,7 @@ def test_a_bad_video_is_named_and_the_others_are_kept(bundle: Path, tmp_path: Pa
     grown.write_bytes(whole[1])
     done: list[Progress] = []
     evaluate(bundle, data, CLASS_MAP, BundleRun(threads=1, rules=OFFICIAL, write_results=out), done.append)
-    assert [one.done for one in done] == [3, 4]
+    assert [one.done for one in done] == [2, 3, 4]
     run_of(bundle, data, tmp_path / "whole")
     assert bytes_in(out) == bytes_in(tmp_path / "whole")
 
@@ -459,9 +481,14 @@ def test_the_number_of_tracks_and_the_frame_rate_are_those_of_the_set(bundle: Pa
 
 def test_lines_of_progress_come_now_and_then_and_name_what_failed() -> None:
     lines: list[str] = []
-    now = iter([0.0, 0.0, 10.0, 10.0, 40.0, 40.0, 40.0, 50.0, 50.0])
-    report = ProgressLines(lines.append, lambda: next(now))
-    report(Progress("official", 1, 4, 20, 80))
-    report(Progress("official", 2, 4, 40, 80))
-    report(Progress("official", 3, 4, 60, 80, fault="video3: torn"))
-    assert lines == ["official: 2 of 4 videos, 1.0 frames a second, 40 s left", "video3: torn"]
+    now = [0.0]
+    report = ProgressLines(lines.append, lambda: now[0])
+    report(Progress("official", 2, 6, 0, 80))
+    for seconds, done, fault in ((10.0, 3, ""), (40.0, 4, ""), (50.0, 5, "video5: torn"), (60.0, 6, "")):
+        now[0] = seconds
+        report(Progress("official", done, 6, 20 * (done - 2), 80, fault))
+    assert lines == [
+        "official: 2 of 6 videos are done",
+        "official: 4 of 6 videos, 1.0 frames a second, 40 s left",
+        "video5: torn",
+    ]

@@ -42,25 +42,24 @@ def progress() -> Iterator[OnProgress]:
 
 
 class Pace:
-    """How fast the frames of a rule go since its first video began."""
+    """How fast the frames of a rule go."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.rule = ""
-        self.began = self.last = clock()
+        self.clock, self.began = clock, clock()
 
     def words(self, now: Done) -> str:
         """Videos done, frames a second, time left."""
-        if now.rule != self.rule:
-            self.rule, self.began = now.rule, self.last
-        self.last = self.clock()
-        rate = now.frames_done / max(self.last - self.began, 1e-3)
+        videos = f"{now.done} of {now.of} videos"
+        if not now.frames_done:
+            self.began = self.clock()
+            return videos
+        rate = now.frames_done / max(self.clock() - self.began, 1e-3)
         left = f", {duration((now.frames - now.frames_done) / rate)} left" if now.done < now.of else ""
-        return f"{now.done} of {now.of} videos, {rate:.1f} frames a second{left}"
+        return f"{videos}, {rate:.1f} frames a second{left}"
 
 
 class ProgressLines:
-    """Calls `on_line` for each video that failed, and about every 30 s."""
+    """Calls `on_line` where an earlier run is gone on with, for each video that failed, and about every 30 s."""
 
     def __init__(self, on_line: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.on_line, self.clock = on_line, clock
@@ -70,6 +69,8 @@ class ProgressLines:
         words = self.pace.words(now)
         if now.fault:
             self.on_line(now.fault)
-        if self.clock() - self.last >= LINE_EVERY_S:
+        if now.done and not now.frames_done:
+            self.on_line(f"{now.rule}: {words} are done")
+        elif self.clock() - self.last >= LINE_EVERY_S:
             self.on_line(f"{now.rule}: {words}")
             self.last = self.clock()
