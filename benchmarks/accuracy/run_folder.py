@@ -12,6 +12,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = ["ARCHIVE", "RESULTS", "RUN", "VIDEOS", "Form", "RunFolder", "open_run
 ARCHIVE = "results.zip"
 RUN = "run.json"
 VIDEOS = "videos"
+LOCK = ".visrt-eval.lock"
 
 IDENTITY = "what the results of a run of visrt eval depend on"
 EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -61,12 +63,18 @@ def _box(mask: Rle | None) -> list[int] | None:
     return None if mask is None else list(box_px(mask))
 
 
-def open_run(folder: Path, identity: Mapping[str, Any], existing: Existing = "refuse") -> RunFolder:
-    """The folder of a new run, or of the unfinished one with the same `identity`.
+@contextmanager
+def open_run(folder: Path, identity: Mapping[str, Any], existing: Existing = "refuse") -> Iterator[RunFolder]:
+    """The folder of a new run, or of the unfinished one with the same `identity`; no other process works in it.
 
     Raises OutputError if it holds results, or a run of another identity, unless `existing` is "replace".
     """
-    identity = json.loads(json.dumps(identity))
+    with _alone(folder):
+        _begin(folder, json.loads(json.dumps(identity)), existing)
+        yield RunFolder(folder)
+
+
+def _begin(folder: Path, identity: Mapping[str, Any], existing: Existing) -> None:
     try:
         held = _held(folder)
         if held is None:
@@ -76,12 +84,36 @@ def open_run(folder: Path, identity: Mapping[str, Any], existing: Existing = "re
         if held != identity:
             _remove_run(folder)
             _remove(folder, (RESULTS, ARCHIVE))
-        (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
+        (folder / VIDEOS).mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from None
     if held != identity:
         write_atomically(folder / RUN, [json.dumps(identity, indent=1).encode() + b"\n"])
-    return RunFolder(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Without another process in `folder`, whose videos would mix with ours. A process that is killed lets go."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            f"{folder}: another visrt eval is at work in it; wait for its end, or choose another folder for "
+            "--write-results"
+        ) from None
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    except NotImplementedError:
+        pass  # a disk that knows no locks: nobody can be kept out
+    try:
+        yield
+    finally:
+        lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

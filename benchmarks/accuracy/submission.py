@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from typing import Any
 
 from visrt.benchmarks.accuracy.bundle_run import OnProgress, OpenedRun
 from visrt.benchmarks.accuracy.evaluate import Reported
-from visrt.benchmarks.accuracy.run_folder import Form, open_run
+from visrt.benchmarks.accuracy.run_folder import Form, RunFolder, open_run
 from visrt.runtime.bundles.bundle import MANIFEST
 from visrt.runtime.errors import DataError, VisrtError
 from visrt.training.data.annotations import AnnotatedSet
@@ -31,21 +31,28 @@ def write_results(
     them failed; the others are kept, and the next run tries these again.
     """
     form = Form(category_ids(read, annotated), boxes="masks" not in run.bundle.manifest.graphs)
-    kept = open_run(folder, _identity(run, read, form), run.options.existing)
-    [rule], videos = run.options.rules, annotated.videos
-    waiting = [video for video in videos if not kept.holds(video)]
-    faults: dict[str, VisrtError] = {}
-    with closing(run.reports(rule, waiting, on_progress, len(videos) - len(waiting))) as outcomes:
+    videos = annotated.videos
+    with open_run(folder, _identity(run, read, form), run.options.existing) as kept:
+        faults = _run_the_others(kept, run, annotated, on_progress)
+        if faults:
+            raise _failed(folder, faults, len(videos))
+        reported = {video.id: kept.load(video) for video in videos} if annotated.annotated else {}
+        kept.finish(videos, form)
+    return reported
+
+
+def _run_the_others(kept: RunFolder, run: OpenedRun, annotated: AnnotatedSet, on_progress: OnProgress) -> list[str]:
+    """Runs and keeps the videos that are not kept yet; of those that failed the name and what is wrong."""
+    [rule] = run.options.rules
+    waiting = [video for video in annotated.videos if not kept.holds(video)]
+    faults = []
+    with closing(run.reports(rule, waiting, on_progress, len(annotated.videos) - len(waiting))) as outcomes:
         for video, report in outcomes:
             if isinstance(report, VisrtError):
-                faults[video.name] = report
+                faults.append(f"{video.name}: {report}")
             else:
                 kept.keep(video, report if annotated.annotated else replace(report, boxes=None))
-    if faults:
-        raise _failed(folder, faults, len(videos))
-    reported = {video.id: kept.load(video) for video in videos} if annotated.annotated else {}
-    kept.finish(videos, form)
-    return reported
+    return faults
 
 
 def category_ids(read: ReadSet, annotated: AnnotatedSet) -> dict[int, int]:
@@ -94,10 +101,10 @@ def _digest(read: ReadSet) -> str:
     return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
-def _failed(folder: Path, faults: Mapping[str, VisrtError], of: int) -> DataError:
-    named = "; ".join(f"{name}: {error}" for name, error in list(faults.items())[:3])
+def _failed(folder: Path, faults: Sequence[str], of: int) -> DataError:
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     return DataError(
-        f"{folder}: no results are written, as {len(faults)} of {of} videos failed: {named}{more}. The others are "
-        "kept: repair the pictures, or remove those of the whole video and give --skip-missing, and run the same again"
+        f"{folder}: no results are written, as {len(faults)} of {of} videos failed: {'; '.join(faults[:3])}{more}. The "
+        "others are kept: repair the pictures, or remove those of the whole video and give --skip-missing, and run the "
+        "same again"
     )

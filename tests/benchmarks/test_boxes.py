@@ -218,13 +218,13 @@ def test_a_bundle_of_boxes_is_kept_exactly_and_written_as_boxes(
     annotated = as_boxes(load_annotations(standing_set(tmp_path)))
     [video] = annotated.videos
     made = report(inspro_session(outputs="boxes"), video)
-    run = open_run(tmp_path / "out", {"rule": "one of both"})
-    run.keep(video, made)
-    kept = run.load(video)
+    with open_run(tmp_path / "out", {"rule": "one of both"}) as run:
+        run.keep(video, made)
+        kept = run.load(video)
+        run.finish([video], Form({0: 1}, boxes=True))
     assert list(kept.tracks) == list(made.tracks)
     assert [list(objects) for objects in kept.frames] == [list(objects) for objects in made.frames]
     assert evaluate_reports(annotated, {1: kept}).frame_ap50 == evaluate_reports(annotated, {1: made}).frame_ap50
-    run.finish([video], Form({0: 1}, boxes=True))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     persons = [track for track in made.tracks if track.label == 0]
     assert [one["bboxes"] for one in results] == [[mask and list(box_px(mask)) for mask in t.masks] for t in persons]

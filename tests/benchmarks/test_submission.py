@@ -29,6 +29,7 @@ from typer.testing import CliRunner, Result
 
 from visrt.benchmarks.accuracy.bundle_run import BundleRun, Progress
 from visrt.benchmarks.accuracy.report import evaluation_report
+from visrt.benchmarks.accuracy.run_folder import open_run
 from visrt.benchmarks.accuracy.scores import Measured, evaluate
 from visrt.cli import app
 from visrt.commands.eval_progress import ProgressLines
@@ -361,6 +362,13 @@ def test_a_run_that_ended_while_it_tidied_up_is_a_finished_one(
     with pytest.raises(OutputError, match=r"already holds results\.json, results\.zip"):
         run_of(bundle, data, out)
     assert sorted(path.name for path in out.iterdir()) == list(FILES)
+
+
+def test_two_runs_do_not_work_in_one_folder(bundle: Path, tmp_path: Path) -> None:
+    data, out = red_videos(tmp_path / "data", 1, 3), tmp_path / "out"
+    with open_run(out, {"rule": "official"}), pytest.raises(OutputError, match="another visrt eval is at work in it"):
+        run_of(bundle, data, out, existing="replace")
+    run_of(bundle, data, out, existing="replace")
 
 
 def test_a_bad_video_is_named_and_the_others_are_kept(bundle: Path, tmp_path: Path) -> None:
