@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from visrt.benchmarks.accuracy.bundle_run import FPS
 from visrt.benchmarks.accuracy.evaluate import as_boxes, evaluate_reports, streamed_report
 from visrt.benchmarks.accuracy.identity import IdentityCounts
-from visrt.benchmarks.accuracy.recorded_outputs import recorded
+from visrt.benchmarks.accuracy.recorded_outputs import recorded_sizes
 from visrt.benchmarks.accuracy.thresholds import (
     Criterion,
     Fit,
@@ -31,8 +31,9 @@ from visrt.benchmarks.accuracy.thresholds import (
 )
 from visrt.benchmarks.datasets.returning_videos import crowded, moving_clips
 from visrt.export.workplace import Existing, check_target, workplace
-from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.backends import engines_by_size
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
 from visrt.training.data.annotations import AnnotatedSet, load_class_map, require_annotations, with_classes
@@ -129,13 +130,13 @@ def _measure(
 ) -> Measure:
     """The function that gives the counts for floors. The first call runs the network over all videos; later ones run it
     only where tracking lets it see something else."""
-    engines, states = recorded(bundle.manifest, open_engines(bundle), recording), initial_states(bundle)
-    if "masks" not in engines:
+    main, *others = recorded_sizes(engines_by_size(bundle, "cpu", EngineOptions()), recording)
+    if "masks" not in bundle.manifest.graphs:
         annotated = as_boxes(annotated)
     known: set[int] = set()
 
     def measure(floors: Mapping[str, Any]) -> IdentityCounts:
-        session = Session(bundle.manifest, engines, association=floors, states=states)
+        session = Session(bundle.manifest, main.engines, association=floors, states=main.states, other_sizes=others)
         reported = {}
         for video in annotated.videos:
             reported[video.id] = streamed_report(session, video, _fps(settings, annotated))

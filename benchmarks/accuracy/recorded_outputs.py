@@ -10,7 +10,7 @@ last bit. A frame takes about 1 MB at 192x320 with 128 channels.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -21,10 +21,11 @@ import numpy as np
 
 from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest
+from visrt.runtime.engines.backends import OpenEngines, SizedEngines
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import DataError
 
-__all__ = ["RecordedEngine", "recorded"]
+__all__ = ["RecordedEngine", "recorded", "recorded_sizes"]
 
 MASKS = "masks"
 
@@ -49,6 +50,19 @@ def recorded(manifest: Manifest, engines: Mapping[str, Engine], folder: Path | N
         rounded = kept & on_device - carried
         found[name] = RecordedEngine(engines[name], name, spec, kept, rounded, folder)
     return found
+
+
+def recorded_sizes(sizes: Sequence[SizedEngines], folder: Path | None = None) -> list[SizedEngines]:
+    """The same for a bundle of several sizes. Engines that are opened late are opened once for all sessions."""
+    return [one._replace(engines=_recorded_late(one.manifest, one.engines, folder)) for one in sizes]
+
+
+def _recorded_late(
+    manifest: Manifest, engines: Mapping[str, Engine] | OpenEngines, folder: Path | None
+) -> Mapping[str, Engine] | OpenEngines:
+    if isinstance(engines, Mapping):
+        return recorded(manifest, engines, folder)
+    return cache(lambda: recorded(manifest, engines(), folder))
 
 
 class RecordedEngine:

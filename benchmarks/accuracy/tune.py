@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
-from visrt.benchmarks.accuracy.recorded_outputs import recorded
+from visrt.benchmarks.accuracy.recorded_outputs import recorded_sizes
 from visrt.benchmarks.accuracy.thresholds import Criterion
-from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
-from visrt.runtime.engines.backends import open_engines
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.backends import engines_by_size
+from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.session import Session
 from visrt.training.data.annotations import AnnotatedSet, load_class_map, require_annotations
 from visrt.training.data.set_formats import load_annotations
@@ -47,9 +48,9 @@ def tune(
 
     The network's outputs are kept in the folder `recording`, or in memory where none is given.
     """
-    engines, states = recorded(bundle.manifest, open_engines(bundle), recording), initial_states(bundle)
+    main, *others = recorded_sizes(engines_by_size(bundle, "cpu", EngineOptions()), recording)
     for changes in combinations(grid):
-        session = Session(bundle.manifest, engines, association=changes, states=states)
+        session = Session(bundle.manifest, main.engines, association=changes, states=main.states, other_sizes=others)
         yield changes, {name: evaluate_session(session, annotated, fps) for name, annotated in sets.items()}
 
 

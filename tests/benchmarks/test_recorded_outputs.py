@@ -15,9 +15,10 @@ from fakes_genvis import BASE, ClipEngine, FrameEngine, genvis_manifest
 from fakes_inspro import inspro_manifest
 
 from visrt.benchmarks.accuracy.evaluate import evaluate_session
-from visrt.benchmarks.accuracy.recorded_outputs import recorded
+from visrt.benchmarks.accuracy.recorded_outputs import recorded, recorded_sizes
 from visrt.runtime.arrays import Array, HostTensor, Tensor, Tensors
 from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.backends import SizedEngines
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
@@ -250,6 +251,25 @@ def test_a_call_is_known_by_values_shapes_types_and_names(tmp_path: Path) -> Non
     for feeds in [*calls, *again, *calls]:
         frame(feeds)
     assert engine.calls == 5
+
+
+def test_engines_of_a_size_that_are_opened_late_are_opened_once_for_all_sessions(tmp_path: Path) -> None:
+    opened: list[Says] = []
+
+    def late() -> dict[str, Engine]:
+        opened.append(Says("mask_features", "score"))
+        return {"frame": opened[-1]}
+
+    now, later = recorded_sizes(
+        [SizedEngines(small("1" * 64), {"frame": Says("mask_features", "score")}), SizedEngines(small("2" * 64), late)],
+        tmp_path,
+    )
+    assert isinstance(now.engines, Mapping)
+    assert not opened
+    for _ in ("a session", "another"):
+        assert callable(later.engines)
+        later.engines()["frame"]({"images": IMAGES})
+    assert [engine.calls for engine in opened] == [1]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -13,12 +13,16 @@ from inspro_bundles import exported_inspro
 from tiny_sets import coco_values, video_values, write_coco, write_video
 from typer.testing import CliRunner, Result
 
+from visrt.benchmarks.accuracy import recorded_outputs
 from visrt.benchmarks.accuracy.evaluate import evaluate_session
 from visrt.benchmarks.accuracy.fit_thresholds import ThresholdFit, fit_thresholds
+from visrt.benchmarks.accuracy.recorded_outputs import recorded
 from visrt.benchmarks.accuracy.thresholds import FLOORS, Criterion
 from visrt.cli import app
 from visrt.commands.calibrate import prices_from
 from visrt.runtime.bundles.bundle import open_bundle
+from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import UsageError
 from visrt.runtime.methods.genvis import GenVisSettings
 from visrt.runtime.methods.inspro import InsProSettings
@@ -117,6 +121,32 @@ def test_counts_of_every_trial_are_those_of_a_run_of_the_network_with_its_thresh
             counts = evaluate_session(session, annotated, 5).counts.as_json()
         assert {name: counts[name] for name in trial["counts"]} == trial["counts"]
     with Session.open(out) as session:
+        counts = evaluate_session(session, annotated, 5).counts.as_json()
+    assert {name: counts[name] for name in told["chosen"]["counts"]} == told["chosen"]["counts"]
+
+
+def test_of_a_bundle_of_several_sizes_a_video_is_seen_at_its_own_as_the_fitted_bundle_sees_it(
+    class_map: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def noted(manifest: Manifest, *given: Any) -> dict[str, Engine]:
+        opened.append(manifest.input.height)
+        return recorded(manifest, *given)
+
+    monkeypatch.setattr(recorded_outputs, "recorded", noted)
+    bundle = write_bundle(tmp_path / "bundle", TOO_HIGH, other_sizes=[(96, 64), (192, 320)])
+    write_video(tmp_path / "clip", labelled(frames=5))
+    out = tmp_path / "out"
+    ended = run("--bundle", bundle, "--source", tmp_path / "clip", "--classes", class_map, "--out", out, "--fps", 5)
+    assert ended.exit_code == 0, ended.output
+    told = json.loads((out / "thresholds.json").read_text())
+    assert told["chosen"]["counts"]["found"] == 4
+    assert opened == [192], "the largest of its aspect, and no other"
+    fitted = open_bundle(out)
+    assert [size.manifest.input.height for size in fitted.sizes] == [64, 96, 192]
+    annotated = load_annotations(tmp_path / "clip", fitted.manifest.classes, MAP)
+    with Session.open(fitted) as session:
         counts = evaluate_session(session, annotated, 5).counts.as_json()
     assert {name: counts[name] for name in told["chosen"]["counts"]} == told["chosen"]["counts"]
 
