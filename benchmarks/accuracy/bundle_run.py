@@ -43,11 +43,10 @@ class BundleRun:
     """The options for running a bundle over the videos.
 
     association: settings in place of the bundle's or the `preset`'s. fps: frames a second of the videos, for ages;
-    None: those at which the set is annotated, 24 where it does not say.
-    rules: "causal" is what a stream gives; "official" the family's published video-level result, which sees the future.
-    top_k: pairs of track and label in an official result; None: the number published for the family and the set. jobs:
-    videos at a time, which share `threads`; None: one, so that frames a second are measured, but for `write_results`
-    several where the engine gains by it.
+    None: those at which the set is annotated, 24 where it does not say. rules: "causal" is what a stream gives;
+    "official" the family's published video-level result, which sees the future. top_k: pairs of track and label in an
+    official result; None: the number published for the family and the set. jobs: videos at a time, which share
+    `threads`; None: one, so that frames a second are measured, but with `write_results` on a CPU up to four.
     write_results: the folder for results.json and results.zip. existing: whether results there are replaced.
     """
 

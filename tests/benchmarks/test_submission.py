@@ -37,6 +37,7 @@ from visrt.runtime.errors import DataError, OutputError, UsageError
 from visrt.runtime.methods.genvis import GenVis
 from visrt.runtime.methods.registry import method_of
 from visrt.training.data.annotations import AnnotatedSet
+from visrt.training.data.set_formats import SetPlaces
 
 OFFICIAL = ("official",)
 FILES = ("results.json", "results.zip")
@@ -425,12 +426,13 @@ def test_a_set_without_annotations_is_written_and_not_measured(bundle: Path, tmp
     assert "lists 2 videos without annotations" in refused.stderr
 
 
-def test_a_split_as_it_is_downloaded_is_run_whole_at_the_frame_rate_of_the_set(bundle: Path, tmp_path: Path) -> None:
+def test_a_split_as_it_is_downloaded_is_run_whole_at_the_frame_rate_of_the_set(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "two sizes", other_sizes=((96, 64),))
     places = make_split(tmp_path, "ovis", "valid", annotated=False, frames=3)
     (tmp_path / "map.json").write_text('{"Person": "person"}')
     out, figures = tmp_path / "out", tmp_path / "o.json"
     where = ["--data", str(places.folder), "--split", "valid", "--classes", str(tmp_path / "map.json")]
-    rule = ["--rule", "official", "--write-results", str(out), "--json", str(figures)]
+    rule = ["--rule", "official", "--write-results", str(out), "--json", str(figures), "--threads", "1"]
     ended = visrt(["eval", "--bundle", str(bundle), *where, *rule])
     assert ended.exit_code == 0, ended.stderr
     videos = json.loads((places.folder / places.annotations).read_text())["videos"]
@@ -442,6 +444,9 @@ def test_a_split_as_it_is_downloaded_is_run_whole_at_the_frame_rate_of_the_set(b
     for one in found:
         assert all(mask["size"] == sizes[one["video_id"]] for mask in one["segmentations"] if mask)
     assert json.loads(figures.read_text())["settings"]["fps_of_videos"] == 6
+    run = BundleRun(rules=OFFICIAL, threads=2, jobs=2, write_results=tmp_path / "again")
+    evaluate(bundle, SetPlaces(places.folder, split="valid"), {"Person": "person"}, run)
+    assert bytes_in(tmp_path / "again") == bytes_in(out)
 
 
 def test_two_categories_of_one_class_are_refused_by_name(bundle: Path, tmp_path: Path) -> None:
