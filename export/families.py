@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visrt.export.eomt import read_eomt
 from visrt.export.family import Exportable
 from visrt.export.genvis import read_genvis
 from visrt.export.inspro import read_inspro, read_inspro_lite
@@ -24,6 +25,7 @@ FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable[An
     "genvis": read_genvis,
     "inspro": read_inspro,
     "inspro_lite": read_inspro_lite,
+    "eomt": read_eomt,
 }
 """Each takes the checkpoint, the images that the frame graph will be given, and all association settings."""
 
@@ -59,8 +61,10 @@ RESIZES: dict[str, dict[str, PublishedResize]] = {
     "genvis": {USUAL: PublishedResize(360), SWIN_L: PublishedResize(448)},
     "inspro": {USUAL: PublishedResize(360, 640)},
     "inspro_lite": {USUAL: PublishedResize(360, 640)},
+    "eomt": {USUAL: PublishedResize(640, 640)},
 }
-"""MIN_SIZE_TEST and MAX_SIZE_TEST of the released configurations; of InsPro as its paper writes (section 4.2)."""
+"""MIN_SIZE_TEST and MAX_SIZE_TEST of the released configurations; of InsPro as its paper writes (section 4.2); of EoMT
+a long side of 640, in a square."""
 
 OF_SETS: dict[tuple[str, tuple[str, ...]], PublishedResize] = {
     ("minvis", DATASET_CLASSES["ytvis2021"]): PublishedResize(360),
@@ -75,6 +79,6 @@ def published_resize(family: str, settings: Any, classes: tuple[str, ...]) -> Pu
     """
     if found := OF_SETS.get((family, classes)):
         return found
-    frame = getattr(settings, "frame", settings)
-    known = SWIN_L if frame.backbone.channels == PUBLISHED[SWIN_L].backbone.channels else USUAL
+    backbone = getattr(getattr(settings, "frame", settings), "backbone", None)
+    known = SWIN_L if backbone and backbone.channels == PUBLISHED[SWIN_L].backbone.channels else USUAL
     return RESIZES[family].get(known, RESIZES[family][USUAL])

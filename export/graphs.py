@@ -18,7 +18,7 @@ from visrt.runtime.arrays import Array
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.image import fit_in
 
-__all__ = ["FrameGraph", "MasksGraph"]
+__all__ = ["FrameGraph", "MasksGraph", "inside"]
 
 
 G = TypeVar("G", bound="FrameGraph")
@@ -98,10 +98,10 @@ class FrameGraph(nn.Module):
         if self.resize is not None:
             levels = self.resize(levels)
         pixels = (levels - self.pixel_mean) / self.pixel_std
-        return pixels * _inside(valid_sizes, pixels.shape[2], pixels.shape[3]).unsqueeze(1).to(torch.float32)
+        return pixels * inside(valid_sizes, pixels.shape[2], pixels.shape[3]).unsqueeze(1).to(torch.float32)
 
 
-def _inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
+def inside(valid_sizes: Tensor, height: int, width: int) -> Tensor:
     """Bool [B, H, W], true in the top-left area of each image's valid size."""
     rows = torch.arange(height, dtype=torch.int32, device=valid_sizes.device)
     columns = torch.arange(width, dtype=torch.int32, device=valid_sizes.device)

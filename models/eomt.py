@@ -149,7 +149,7 @@ class Eomt(QueryVit):
 
     def decoder(self, tokens: Tensor, grid: Grid) -> FrameOutputs:
         """The half with the queries, from the encoder's tokens."""
-        return self.predict(self.mixed(tokens, self.first_queries(len(tokens)), grid), grid)
+        return self.predict(self.mixed(tokens, self.first_queries(tokens.shape[0]), grid), grid)
 
     def forward(self, images: Tensor) -> FrameOutputs:
         grid = self.grid(*images.shape[2:])
@@ -161,7 +161,7 @@ class Eomt(QueryVit):
         With its block's one of the `probabilities`, a query sees of the patches only those in the mask predicted just
         before; it sees the other tokens always.
         """
-        x = torch.cat((self.first_queries(len(tokens)), tokens), dim=1)
+        x = torch.cat((self.first_queries(tokens.shape[0]), tokens), dim=1)
         rotation = grid.rotation_after(x.shape[1] - grid.height * grid.width)
         predictions = [self.predict(x, grid)]
         for block, probability in zip(self.layers[self.encoder_blocks :], probabilities, strict=True):

@@ -110,6 +110,7 @@ class Embeddings(nn.Module):
         self.register_tokens = nn.Parameter(TOKEN_STD * torch.randn(1, settings.registers, settings.dim))
         self.patch_embeddings = PatchEmbeddings(settings.dim, settings.patch)
         self.position_embeddings: nn.Embedding | None = None
+        self.table_grid = (settings.table_side, settings.table_side)
         if settings.positions == "table":
             self.position_embeddings = nn.Embedding(settings.table_side**2, settings.dim)
             nn.init.normal_(self.position_embeddings.weight, std=TOKEN_STD)
@@ -120,15 +121,22 @@ class Embeddings(nn.Module):
         if self.position_embeddings is None:
             head_dim, device = self.settings.dim // self.settings.heads, self.cls_token.device
             return Grid(rows, columns, None, _rotation(rows, columns, head_dim, device))
-        return Grid(rows, columns, self._table(self.position_embeddings.weight, rows, columns), None)
+        return Grid(rows, columns, self._table(self.position_embeddings.weight, (rows, columns)), None)
 
-    def _table(self, weight: Tensor, rows: int, columns: int) -> Tensor:
+    @torch.no_grad()
+    def fix_size(self, height: int, width: int) -> None:
+        """Resample the table once and for all, for images of `height` x `width` pixels alone, as a graph wants it."""
+        table = self.grid(height, width).table
+        if table is not None:
+            self.table_grid = (height // self.settings.patch, width // self.settings.patch)
+            self.position_embeddings = nn.Embedding.from_pretrained(table[0].clone())
+
+    def _table(self, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         """The table [1, N, D]; for other grids than its own it is resampled in float32, bicubic with antialiasing."""
-        side = self.settings.table_side
-        if (rows, columns) == (side, side):
+        if grid == self.table_grid:
             return weight[None]
-        square = weight.float().T.reshape(1, -1, side, side)
-        resampled = F.interpolate(square, (rows, columns), mode="bicubic", antialias=True, align_corners=False)
+        square = weight.float().T.reshape(1, -1, *self.table_grid)
+        resampled = F.interpolate(square, grid, mode="bicubic", antialias=True, align_corners=False)
         return resampled.flatten(2).transpose(1, 2).to(weight.dtype)
 
     def forward(self, images: Tensor, grid: Grid) -> Tensor:
@@ -136,7 +144,7 @@ class Embeddings(nn.Module):
         if grid.table is not None:
             patches = patches + grid.table
         special = (self.cls_token, self.register_tokens)
-        return torch.cat((*(tokens.expand(len(images), -1, -1) for tokens in special), patches), dim=1)
+        return torch.cat((*(tokens.expand(images.shape[0], -1, -1) for tokens in special), patches), dim=1)
 
 
 class SelfAttention(nn.Module):

@@ -59,7 +59,7 @@ NETWORKS = "a MinVIS, CTVIS or GenVIS network in its published key layout"
 OTHER_FAMILIES = (
     (r"model\.pixel_level_module\.", "a file of a Hugging Face Mask2Former (give the folder, with its config.json)"),
     (r"(backbone\.)?query_updater\.", "a VidEoMT checkpoint"),
-    (r"(network\.|backbone\.)?upscale(_block\.block)?\.0\.", "an EoMT checkpoint"),
+    (r"(network\.|backbone\.)?upscale(_block\.block)?\.0\.", "an EoMT checkpoint (export it with --family eomt)"),
     (r"(tracker|refiner)\.", "a DVIS checkpoint"),
     (
         r"genvis_|vita_module\.pre_",

@@ -54,6 +54,7 @@ METHODS: dict[str, Callable[[Settings], TrackingMethod[Any]]] = {
     "genvis": _genvis,
     "inspro": _inspro,
     "inspro_lite": _inspro_lite,
+    "eomt": _minvis,
 }
 """By the name of a bundle's family. Each takes association settings and refuses unknown ones with SettingsError."""
 
@@ -101,9 +102,9 @@ def _preset(name: str) -> Preset:
 
 def _refuse_other_graphs(manifest: Manifest, preset: str) -> None:
     """Presets are for bundles whose graphs look at one frame at a time."""
-    families = {preset.family for preset in PRESETS.values()}
-    if manifest.family not in families:
+    per_frame = [name for name, make in METHODS.items() if isinstance(make({}), PerFrameMethod)]
+    if manifest.family not in per_frame:
         raise UsageError(
             f"preset {preset!r} was given for bundle {manifest.name!r} of family {manifest.family!r}; presets are for "
-            f"bundles of {', '.join(sorted(families))}"
+            f"bundles of {', '.join(sorted(per_frame))}"
         )

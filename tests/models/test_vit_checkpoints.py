@@ -290,9 +290,9 @@ def test_a_class_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     ("name", "read_as", "told"),
     [
         ("videomt", MASK2FORMER, "this is a VidEoMT checkpoint; expected a MinVIS"),
-        ("eomt", MASK2FORMER, "this is an EoMT checkpoint; expected a MinVIS"),
+        ("eomt", MASK2FORMER, r"this is an EoMT checkpoint \(export it with --family eomt\); expected a MinVIS"),
         ("videomt", EOMT, "this is a VidEoMT network, whose queries travel; expected EoMT"),
-        ("eomt", VIDEOMT, "this is an EoMT checkpoint; expected a VidEoMT network"),
+        ("eomt", VIDEOMT, r"this is an EoMT checkpoint .*; expected a VidEoMT network"),
     ],
 )
 def test_a_file_of_the_other_family_is_told(

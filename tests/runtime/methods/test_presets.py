@@ -10,6 +10,7 @@ from fakes import colour_session, fake_manifest, patches
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import SettingsError, UsageError
 from visrt.runtime.methods.ctvis import CtVis, CtVisSettings
+from visrt.runtime.methods.genvis import GenVis
 from visrt.runtime.methods.minvis import MinVis, MinVisSettings
 from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.registry import METHODS, method_from_preset, method_of
@@ -56,6 +57,6 @@ def test_a_preset_that_is_unknown_or_for_another_kind_of_bundle_is_refused(monke
         method_from_preset("ctviz")
     with pytest.raises(SettingsError, match="unknown setting 'birth_skore'; known here: keep_score"):
         method_from_preset("ctvis", {"birth_skore": 1})
-    monkeypatch.setitem(METHODS, "clips", lambda association: CtVis())
-    with pytest.raises(UsageError, match="of family 'clips'; presets are for bundles of ctvis, minvis"):
+    monkeypatch.setitem(METHODS, "clips", lambda association: GenVis())
+    with pytest.raises(UsageError, match="of family 'clips'; presets are for bundles of ctvis, eomt, minvis"):
         method_of(fake_manifest().model_copy(update={"family": "clips"}), preset="ctvis")
