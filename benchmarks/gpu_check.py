@@ -12,7 +12,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -74,12 +74,12 @@ class EngineCheck:
 def check(
     bundles: Sequence[Bundle], clip: Path, settings: CheckSettings, say: Callable[[str], None] = print
 ) -> list[EngineCheck]:
-    """Every bundle on every engine of a GPU, and on the CPU where there is none. `say` hears what is found."""
+    """Every bundle at every size on every engine of a GPU, on the CPU where there is none. `say` hears the findings."""
     absences = {engine: BACKENDS[engine].absence() for engine in ON_GPU}
     if all(absences.values()):
         absences["cpu"] = BACKENDS["cpu"].absence()
     checks = []
-    for bundle in bundles:
+    for bundle in (size for whole in bundles for size in _named_sizes(whole)):
         for engine, absence in absences.items():
             if absence:
                 checks.append(EngineCheck(bundle.manifest.name, engine, "absent", absence))
@@ -88,6 +88,14 @@ def check(
             for line in report_lines(checks[-1]):
                 say(line)
     return checks
+
+
+def _named_sizes(bundle: Bundle) -> list[Bundle]:
+    """The bundle, or one for each of its sizes with the size in its name."""
+    if not bundle.manifest.other_sizes:
+        return [bundle]
+    named = [(size, f"{size.manifest.name} {size.manifest.input.text}") for size in bundle.sizes]
+    return [replace(size, manifest=size.manifest.model_copy(update={"name": name})) for size, name in named]
 
 
 def exit_code(checks: Sequence[EngineCheck]) -> int:

@@ -71,7 +71,7 @@ class _Files:
         """Adds one file if it is the same at every size, else one a size: `stem`-384x640`suffix`."""
         if len(set(of_sizes)) == 1:
             return [self._one(stem + suffix, of_sizes[0])] * len(of_sizes)
-        names = [f"{stem}-{spec.height}x{spec.width}{suffix}" for spec in self.inputs]
+        names = [f"{stem}-{spec.text}{suffix}" for spec in self.inputs]
         return [self._one(name, data) for name, data in zip(names, of_sizes, strict=True)]
 
     def _one(self, name: str, data: bytes) -> FileSpec:
@@ -209,7 +209,7 @@ def _joined_nodes(files: _Files, bundles: Sequence[Bundle]) -> Sequence[FileSpec
 
 def _refuse_different(bundles: Sequence[Bundle]) -> None:
     """Raises UsageError unless `bundles` are of one size each, all differ in it, and in nothing else that counts."""
-    sizes = [f"{bundle.manifest.input.height}x{bundle.manifest.input.width}" for bundle in bundles]
+    sizes = [bundle.manifest.input.text for bundle in bundles]
     if len(bundles) < 2 or len(set(sizes)) != len(sizes) or any(bundle.manifest.other_sizes for bundle in bundles):
         raise UsageError(f"bundles of {', '.join(sizes) or 'no size'} to join; expected two or more, each of one size")
     main, *others = [_of_all_sizes(bundle.manifest) for bundle in bundles]

@@ -232,7 +232,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def settings_of(given: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     return {
         "bundle": bundle.manifest.name,
-        "frame_sha256": bundle.manifest.graphs["frame"].file.sha256,
+        "frame_sha256": bundle.manifest.graphs["frame"].sha256,
         "association": bundle.manifest.association,
         "fps": given.fps,
         "contenders": {name: asdict(contender) for name, contender in contenders_of(bundle).items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +19,7 @@ from visrt.benchmarks.speed.sweeps import CLIP_LENGTHS, KEY_EVERY, Sweep, SweepF
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.engines.backends import backend_named
 from visrt.runtime.errors import UsageError, install_hint
+from visrt.runtime.image import best_size
 from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.sources.video import open_source
 
@@ -89,7 +91,7 @@ class BenchReport:
 
 def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda line: None) -> BenchReport:
     """Measure what `settings` name; what cannot be measured here is listed in the report with its reason."""
-    open_source(settings.clip).close()
+    bundles = _at_the_best_size(bundles, settings.clip)
     report = BenchReport(settings, bundles)
     for sweep, values in settings.sweeps:
         for bundle in bundles:
@@ -112,6 +114,16 @@ def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda 
         say(f"the work around the engines, {len(cases)} scenes")
         report.host = host_overhead(cases, settings.rounds)
     return report
+
+
+def _at_the_best_size(bundles: Sequence[Bundle], clip: Path) -> list[Bundle]:
+    """Of each bundle the size in which the frames of `clip` are seen best. Raises SourceError if it cannot be read."""
+    with closing(open_source(clip)) as source:
+        if not any(bundle.manifest.other_sizes for bundle in bundles):
+            return list(bundles)
+        height, width = next(iter(source)).image.shape[:2]
+    sizes = [bundle.sizes for bundle in bundles]
+    return [each[best_size((height, width), [size.manifest.input for size in each])] for each in sizes]
 
 
 def _candidates(pairs: Sequence[tuple[Bundle, str]], settings: BenchSettings) -> list[Candidate]:
@@ -201,7 +213,7 @@ def settings_of(bundles: Sequence[Bundle], settings: BenchSettings) -> dict[str,
     measured = [
         {
             "name": bundle.manifest.name,
-            "frame_sha256": bundle.manifest.graphs["frame"].file.sha256,
+            "frame_sha256": bundle.manifest.graphs["frame"].sha256,
             "association": bundle.manifest.association,
         }
         for bundle in bundles

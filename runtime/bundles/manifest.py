@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,13 @@ class GraphSpec(Strict):
     macs: int | None = Field(default=None, ge=0)
     parameters: int | None = Field(default=None, ge=0)
 
+    @property
+    def sha256(self) -> str:
+        """Of the file; where weights are shared, a hash that changes with the file and with the weights."""
+        if self.weights is None:
+            return self.file.sha256
+        return hashlib.sha256(f"{self.file.sha256} {self.weights.sha256}".encode()).hexdigest()
+
 
 class InputSpec(Strict):
     """The network input in pixels: every frame is resized to fit inside height x width, padded right and bottom.
@@ -114,6 +122,11 @@ class InputSpec(Strict):
     long_side: int | None = Field(default=None, gt=0)
     resize: Resize = "pillow_bilinear"
     colour_order: Literal["RGB"] = "RGB"
+
+    @property
+    def text(self) -> str:
+        """Height and width, as 384x640."""
+        return f"{self.height}x{self.width}"
 
     @property
     def image_size(self) -> tuple[int, int]:

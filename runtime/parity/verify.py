@@ -33,6 +33,7 @@ __all__ = [
     "VerifySettings",
     "closing",
     "reference_from_bundle",
+    "require_all",
     "require_available",
     "stored_reference",
     "verification_values",
@@ -102,11 +103,15 @@ class Verification:
 
     def require(self, what: str) -> None:
         """Raises ParityError that tells the faults of every engine unless all passed."""
-        faults = [
-            f"{what} on {engine.engine}: {'; '.join(_faults(engine))}" for engine in self.engines if not engine.passed
-        ]
-        if faults:
-            raise ParityError(f"{'; '.join(faults)}; do not deploy it")
+        require_all({what: self})
+
+
+def require_all(verifications: Mapping[str, Verification]) -> None:
+    """Raises ParityError that names all faults, by what was verified and engine, unless all passed."""
+    engines = [(what, engine) for what, one in verifications.items() for engine in one.engines if not engine.passed]
+    faults = [f"{what} on {engine.engine}: {'; '.join(_faults(engine))}" for what, engine in engines]
+    if faults:
+        raise ParityError(f"{'; '.join(faults)}; do not deploy it")
 
 
 def _faults(engine: EngineParity) -> list[str]:
@@ -114,7 +119,7 @@ def _faults(engine: EngineParity) -> list[str]:
 
 
 def verify(folder: str | Path, backend: str = "cpu", threads: int | None = None) -> ParityReport:
-    """The judgement on the bundle in `folder`, run by `backend`, against its stored reference.
+    """The judgement on the bundle in `folder` at its main size, run by `backend`, against its stored reference.
 
     Raises BundleError for a bundle that is damaged, EngineError for a backend that is absent or refuses a graph.
     """

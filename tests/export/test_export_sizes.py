@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.models.swin import SwinSettings
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.bundles.manifest import Manifest
-from visrt.runtime.errors import UsageError
+from visrt.runtime.bundles.writer import file_spec, write_bundle
+from visrt.runtime.errors import ParityError, UsageError
 from visrt.runtime.parity.verify import VerifySettings, stored_reference, verify_engines
 
 R50, SWIN_L = published("r50", 40), published("swin_l", 40)
@@ -31,7 +33,7 @@ YTVIS2019, YTVIS2021 = DATASET_CLASSES["ytvis2019"], DATASET_CLASSES["ytvis2021"
 
 
 def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(folder: Path) -> Bundle:
     checkpoint = saved(LIGHT, folder / "model.safetensors")
     sizes = ("--size", "64x96", "--size", "96x64", "--short-side", 64)
-    outcome = run(checkpoint, "--out", folder / "upright", *sizes)
+    outcome = run("export", checkpoint, "--out", folder / "upright", *sizes)
     assert outcome.exit_code == 0, outcome.output
     assert "64x96, fp32" in outcome.stdout
     assert "96x64, fp32" in outcome.stdout
@@ -65,6 +67,70 @@ def test_the_second_size_adds_little(bundle: Bundle) -> None:
     assert frame.weights is not None
     assert bundle.manifest.other_sizes[0].graphs["frame"].weights == frame.weights
     assert frame.file.bytes < 0.2 * frame.weights.bytes
+
+
+def test_verify_judges_each_size(bundle: Bundle, tmp_path: Path) -> None:
+    outcome = run("verify", bundle.folder, "--engine", "cpu", "--json", tmp_path / "verdict.json")
+
+    assert outcome.exit_code == 0, outcome.output
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert {size: values["passed"] for size, values in verdict["sizes"].items()} == {"64x96": True, "96x64": True}
+
+
+def test_verify_names_the_size_that_fails(bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.folder, tmp_path / "spoilt")
+    [other] = bundle.manifest.other_sizes
+    reference = stored_reference(bundle.sizes[1])
+    wrong = {role: values + 1 for role, values in reference.expected.items()}
+    data = replace(reference, expected=wrong).to_bytes()
+    spoilt = bundle.manifest.model_copy(
+        update={"other_sizes": (other.model_copy(update={"reference": file_spec(other.reference.file, data)}),)}
+    )
+    write_bundle(folder, spoilt, {other.reference.file: data})
+
+    outcome = run("verify", folder, "--engine", "cpu")
+
+    assert outcome.exit_code == ParityError.exit_code
+    assert f"{folder} at 96x64 on cpu" in outcome.stderr
+    assert "64x96 on cpu" not in outcome.stderr
+
+
+def test_verify_against_takes_the_same_size_of_the_other_bundle(bundle: Bundle) -> None:
+    outcome = run("verify", bundle.folder, "--engine", "cpu", "--against", bundle.folder)
+
+    assert outcome.exit_code == 0, outcome.output
+
+
+def test_inspect_has_a_row_for_each_size(bundle: Bundle) -> None:
+    shown = run("inspect", bundle.folder, "--probe")
+
+    assert shown.exit_code == 0, shown.output
+    for size in ("64x96", "96x64"):
+        [row] = [line for line in shown.stdout.splitlines() if size in line and "64 " in line and "│" in line]
+        assert f"{(bundle.manifest.graphs['frame'].macs or 0) / 1e6:,.1f}" in row
+    assert "shared by all" in shown.stdout
+
+
+def test_rtx_builds_the_graphs_of_each_size_without_a_warning(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed; pip install -r tests/requirements-rtx.txt"
+    )
+    monkeypatch.setenv("VISRT_CACHE", str(tmp_path / "cache"))
+    arguments = ("build", "--bundle", bundle.folder, "--engine", "tensorrt-rtx", "--target", "8.9")
+    built = run(*arguments, "--out-log", tmp_path / "log.json")
+
+    assert built.exit_code == 0, built.output
+    engines = json.loads((tmp_path / "log.json").read_text())["engines"]
+    assert [(one["graph"], one["size"], one["source"]) for one in engines] == [
+        ("frame", "64x96", "built"),
+        ("masks", "64x96", "built"),
+        ("frame", "96x64", "built"),
+        ("masks", "96x64", "built"),
+    ]
+    assert not [warning for one in engines for warning in one["warnings"]]
+    assert run("inspect", bundle.folder).stdout.count("engine of tensorrt-rtx") == 4
 
 
 def test_nothing_of_the_single_sizes_is_left(bundle: Bundle, folder: Path) -> None:
@@ -145,7 +211,7 @@ def test_the_published_resize(family: str, settings: Any, classes: tuple[str, ..
 )
 def test_sizes_that_cannot_be_are_one_line(arguments: Sequence[str], message: str, tmp_path: Path) -> None:
     checkpoint = saved(PUBLISHED_KIND, tmp_path / "model.safetensors")
-    outcome = run(checkpoint, "--out", tmp_path / "bundle", *arguments)
+    outcome = run("export", checkpoint, "--out", tmp_path / "bundle", *arguments)
 
     assert outcome.exit_code == UsageError.exit_code
     assert message in outcome.stderr

@@ -34,7 +34,7 @@ def build(
     device: Annotated[int, typer.Option(min=0, help="Index of the GPU.")] = 0,
     out_log: Annotated[Path | None, typer.Option(help="Json file for what was built, or why not.")] = None,
 ) -> None:
-    """Build an engine for each graph of a bundle and keep it in the engine cache; leave with 5 if one cannot be."""
+    """Build an engine for each graph and size of a bundle and keep it in the cache; leave with 5 if one cannot be."""
     from visrt.console import report_console, say
     from visrt.runtime.bundles.bundle import open_bundle
     from visrt.runtime.engines.trt.bundle_build import BuildPlan, build_bundle
@@ -110,10 +110,10 @@ def _table(reports: Sequence[EngineReport], title: str) -> Table:
     """One row an engine."""
     from rich.table import Table
 
-    table = Table("graph", "profile", "MB", "seconds", "", "computes in", title=title, title_justify="left")
+    table = Table("graph", "size", "profile", "MB", "seconds", "", "computes in", title=title, title_justify="left")
     for report in reports:
         profile = ", ".join(f"{symbol} {'/'.join(map(str, sizes))}" for symbol, sizes in report.profile.items())
         layers = (f"{count} {kind}" for kind, count in report.precision.items() if not kind.startswith("tensor "))
         numbers = (f"{report.bytes / 1e6:.1f}", f"{report.seconds:.1f}")
-        table.add_row(report.graph, profile, *numbers, report.source, ", ".join(layers))
+        table.add_row(report.graph, report.size, profile, *numbers, report.source, ", ".join(layers))
     return table

@@ -215,7 +215,7 @@ def _summary(report: SizesReport) -> list[str]:
     of_sizes = [(one.manifest.input, line) for one in report.reports for line in _remarks(one)]
     several = len(report.reports) > 1
     return [
-        *(f"{spec.height}x{spec.width}: {line}" if several else line for spec, line in of_sizes),
+        *(f"{spec.text}: {line}" if several else line for spec, line in of_sizes),
         f"{report.folder}: {megabytes:.1f} MB, {len(report.manifest.classes)} classes"
         + (f", {len(report.reports)} sizes" if several else ""),
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from visrt.runtime.bundles.bundle import Bundle
-    from visrt.runtime.bundles.manifest import GraphSpec, Manifest, TensorSpec
+    from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, TensorSpec
     from visrt.runtime.engines.trt.engine_cache import EngineCache, KeptEngine
 
 __all__ = ["inspect"]
@@ -50,17 +51,22 @@ def inspect(
     opened = open_bundle(bundle)
     if probe:
         _probe(opened)
-    precisions = node_precisions(opened)
     cache = EngineCache()
     console = report_console()
     console.print(_overview(opened.manifest))
-    for name, graph in opened.manifest.graphs.items():
-        console.print(_tensors(name, graph))
-        console.print(_cost(graph, precisions.get(name)), markup=False)
-        _list_engines(console, cache, graph, flavours)
-    console.print(_moved(opened.manifest, masks))
-    if nodes:
-        _list_nodes(console, precisions)
+    if opened.manifest.other_sizes:
+        console.print(_sizes(opened.manifest))
+    for size in opened.sizes:
+        precisions = node_precisions(size)
+        if opened.manifest.other_sizes:
+            console.rule(size.manifest.input.text)
+        for name, graph in size.manifest.graphs.items():
+            console.print(_tensors(name, graph))
+            console.print(_cost(graph, precisions.get(name)), markup=False)
+            _list_engines(console, cache, hashlib.sha256(size.graph(name)).hexdigest(), flavours)
+        console.print(_moved(size.manifest, masks))
+        if nodes:
+            _list_nodes(console, precisions)
     files = list(opened.manifest.files())
     megabytes = sum(spec.bytes for spec in files) / 1e6
     console.print(f"{len(files)} files, {megabytes:.1f} MB: sizes and sha256 are those of the manifest")
@@ -70,7 +76,8 @@ def _probe(bundle: Bundle) -> None:
     from visrt.console import say
     from visrt.runtime.engines.probe import probe
 
-    probe(bundle)
+    for size in bundle.sizes:
+        probe(size)
     say(f"{', '.join(bundle.manifest.graphs)}: loaded and run once in a separate process")
 
 
@@ -98,6 +105,32 @@ def _overview(manifest: Manifest) -> Table:
     return table
 
 
+def _sizes(manifest: Manifest) -> Table:
+    """A row a size: the bytes of its own files, and what a frame costs; then the bytes that sizes share."""
+    from rich.table import Table
+
+    files = [set(size.files()) for size in manifest.sizes]
+    shared = set.intersection(*files)
+    graphs = [f"{name}, M MACs" for name in manifest.graphs]
+    table = Table("size", "short side", "own MB", *graphs, title="sizes", title_justify="left")
+    for size, of_size in zip(manifest.sizes, files, strict=True):
+        macs = [NOT_RECORDED if graph.macs is None else f"{graph.macs / 1e6:,.1f}" for graph in size.graphs.values()]
+        table.add_row(size.input.text, _short_side(size.input), _megabytes(of_size - shared), *macs)
+    table.add_section()
+    table.add_row("shared by all", "", _megabytes(shared))
+    return table
+
+
+def _short_side(spec: InputSpec) -> str:
+    if spec.short_side is None:
+        return "the largest that fits"
+    return f"{spec.short_side}" if spec.long_side is None else f"{spec.short_side}, long at most {spec.long_side}"
+
+
+def _megabytes(files: Iterable[FileSpec]) -> str:
+    return f"{sum(spec.bytes for spec in files) / 1e6:.1f}"
+
+
 def _tensors(name: str, graph: GraphSpec) -> Table:
     from rich.table import Table
 
@@ -122,8 +155,8 @@ def _cost(graph: GraphSpec, nodes: Mapping[str, str] | None) -> str:
     return f"  multiply-accumulates {macs}, parameters {parameters}, nodes {by_precision or graph.precision}"
 
 
-def _list_engines(console: Console, cache: EngineCache, graph: GraphSpec, flavours: Sequence[str]) -> None:
-    kept = [found for found in cache.kept(graph.file.sha256) if found.key["flavour"] in flavours]
+def _list_engines(console: Console, cache: EngineCache, onnx_sha256: str, flavours: Sequence[str]) -> None:
+    kept = [found for found in cache.kept(onnx_sha256) if found.key["flavour"] in flavours]
     for found in kept:
         console.print(_engine(found), markup=False)
     if not kept:

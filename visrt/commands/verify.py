@@ -13,6 +13,7 @@ from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
     from visrt.runtime.bundles.bundle import Bundle
+    from visrt.runtime.bundles.manifest import Manifest
     from visrt.runtime.parity.frames import Frames
     from visrt.runtime.parity.reference import Reference
     from visrt.runtime.parity.verify import Verification, VerifySettings
@@ -51,7 +52,7 @@ def verify(
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the verdict and all figures here too.")] = None,
 ) -> None:
-    """Compare what a bundle computes on each engine of this machine with what PyTorch computed.
+    """Compare what a bundle computes on each engine of this machine, at each size, with what PyTorch computed.
 
     Leaves with 5 if an engine fails. Engines that this machine cannot run are skipped with a remark, or an error if
     --engine names them.
@@ -59,20 +60,33 @@ def verify(
     from visrt.commands.verify_table import lines_of, tables_of
     from visrt.console import report_console
     from visrt.runtime.bundles.bundle import open_bundle
-    from visrt.runtime.parity.verify import VerifySettings
+    from visrt.runtime.parity.verify import VerifySettings, require_all
 
     settings = VerifySettings(tuple(engine or ()), _batches(batch), _floors(floor or ()))
     expected = Expected(checkpoint, against, source, frames)
     opened = open_bundle(bundle)
-    expectation, verification = _verified(opened, expected, settings)
     console = report_console()
-    for table in tables_of(verification, f"{bundle} and {expectation}"):
-        console.print(table)
-    for line in lines_of(verification):
-        console.print(line)
+    verified: list[Verified] = []
+    for size in opened.sizes:
+        name = f"{bundle} at {size.manifest.input.text}" if opened.manifest.other_sizes else str(bundle)
+        one = Verified(name, *_verified(size, expected, settings))
+        verified.append(one)
+        for table in tables_of(one.verification, f"{name} and {one.expectation}"):
+            console.print(table)
+        for line in lines_of(one.verification):
+            console.print(line)
     if json is not None:
-        _write(json, verification, {"reference": expectation, "batches": list(settings.batches)})
-    verification.require(str(bundle))
+        _write(json, opened.manifest, verified, settings)
+    require_all({one.name: one.verification for one in verified})
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A bundle at one size, by its name in messages; expectation: the name of the reference."""
+
+    name: str
+    expectation: str
+    verification: Verification
 
 
 @dataclass(frozen=True)
@@ -142,7 +156,15 @@ def _of_bundle(against: Path, bundle: Bundle, clip: Frames) -> Reference:
     from visrt.runtime.bundles.bundle import open_bundle
     from visrt.runtime.parity.verify import reference_from_bundle
 
-    return reference_from_bundle(open_bundle(against), bundle.manifest, clip.images, clip.valid_sizes)
+    return reference_from_bundle(
+        _of_the_same_size(open_bundle(against), bundle), bundle.manifest, clip.images, clip.valid_sizes
+    )
+
+
+def _of_the_same_size(against: Bundle, bundle: Bundle) -> Bundle:
+    """Of several sizes of `against` that of `bundle`; where none is, the main one, whose size is refused later."""
+    same = (size for size in against.sizes if size.manifest.input == bundle.manifest.input)
+    return next(same, against.sizes[0])
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -167,12 +189,18 @@ def _floors(given: Sequence[str]) -> dict[str, float]:
     return floors
 
 
-def _write(path: Path, verification: Verification, settings: dict[str, Any]) -> None:
+def _write(path: Path, manifest: Manifest, verified: Sequence[Verified], settings: VerifySettings) -> None:
+    """The values of the verification; of a bundle of several sizes those of each, by size."""
     import json
 
     from visrt.runtime.machine import machine_and_packages
     from visrt.runtime.parity.verify import verification_values
     from visrt.runtime.sinks.output import write_atomically
 
-    values = {**verification_values(verification), **settings, "machine": machine_and_packages()}
+    of_sizes = {
+        size.input.text: {**verification_values(one.verification), "reference": one.expectation}
+        for size, one in zip(manifest.sizes, verified, strict=True)
+    }
+    values: dict[str, Any] = {"sizes": of_sizes} if len(of_sizes) > 1 else next(iter(of_sizes.values()))
+    values = {**values, "batches": list(settings.batches), "machine": machine_and_packages()}
     write_atomically(path, [json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"])

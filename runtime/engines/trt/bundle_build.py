@@ -33,9 +33,11 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """One engine. source: "built", or "kept" if it was in the cache. precision, warnings: as in BuiltEngine."""
+    """One engine. size: of the network input, as 384x640. source: "built", or "kept" if it was in the cache. precision,
+    warnings: as in BuiltEngine."""
 
     graph: str
+    size: str
     source: str
     seconds: float
     bytes: int
@@ -52,15 +54,21 @@ def build_bundle(
     cache: EngineCache,
     progress_of: Callable[[str], Progress],
 ) -> Iterator[EngineReport]:
-    """An engine for each graph of `bundle`, reported as it is there. `progress_of` gives a graph's listener by name."""
+    """An engine for each graph of `bundle` at each size, reported as it is there.
+
+    `progress_of` gives a graph's listener by name and size.
+    """
     with _gpu(library, plan) as (gpu, driver):
-        for name in bundle.manifest.graphs:
-            request = build_request(bundle, name, profile_of(bundle.manifest, name, plan.batch), plan.targets)
-            yield _reported(library, request, engine_key(library, request, gpu, driver), cache, progress_of(name))
+        for size in bundle.sizes:
+            text = size.manifest.input.text
+            for name in size.manifest.graphs:
+                request = build_request(size, name, profile_of(size.manifest, name, plan.batch), plan.targets)
+                key = engine_key(library, request, gpu, driver)
+                yield _reported(library, request, text, key, cache, progress_of(f"{name} {text}"))
 
 
 def _reported(
-    library: TensorRt, request: BuildRequest, key: EngineKey, cache: EngineCache, progress: Progress
+    library: TensorRt, request: BuildRequest, size: str, key: EngineKey, cache: EngineCache, progress: Progress
 ) -> EngineReport:
     built: list[BuiltEngine] = []
 
@@ -73,7 +81,8 @@ def _reported(
     seconds = time.perf_counter() - start
     precision, warnings = _precision_and_warnings(built, key, cache)
     source = "built" if built else "kept"
-    return EngineReport(request.name, source, seconds, len(data), key.gpu, dict(request.profile), precision, warnings)
+    profile = dict(request.profile)
+    return EngineReport(request.name, size, source, seconds, len(data), key.gpu, profile, precision, warnings)
 
 
 def _precision_and_warnings(
