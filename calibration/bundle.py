@@ -71,7 +71,7 @@ def write_calibrated(
             "producer": old.producer.model_copy(update={"versions": versions, "created": creation_time()}),
         }
     )
-    replaced = [*(graph.file for graph in graphs.values()), old.nodes]
+    replaced = [*(spec for graph in graphs.values() for spec in (graph.file, graph.weights)), old.nodes]
     write_bundle(folder, manifest, copied_files(bundle, replaced=replaced) | changed)
     return manifest
 

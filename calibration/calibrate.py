@@ -25,7 +25,7 @@ from visrt.export.workplace import Existing, check_target, workplace
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.ort import CpuEngine
-from visrt.runtime.errors import DataError, ParityError
+from visrt.runtime.errors import DataError, ParityError, UsageError
 from visrt.runtime.methods.registry import method_of
 from visrt.runtime.parity.agreement import Agreement, Floors
 from visrt.runtime.parity.check import GATES
@@ -48,11 +48,11 @@ Progress = Callable[[str, int, int], None]
 class Calibration:
     """The settings of a calibration: bundle, target, frames and quality floors.
 
-    sources: videos and folders of images. frames: how many are chosen, half for ranges and half for judging. floors:
-    agreement with the unquantised bundle on the judging frames.
+    bundle: a folder, or a bundle that is open. sources: videos and folders of images. frames: how many are chosen, half
+    for ranges and half for judging. floors: agreement with the unquantised bundle on the judging frames.
     """
 
-    bundle: Path
+    bundle: Path | Bundle
     out: Path
     sources: tuple[str, ...]
     frames: int = 32
@@ -66,7 +66,7 @@ def calibrate_bundle(
     on_hazards: Callable[[list[Hazard]], None] = lambda _: None,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> CalibrationReport:
-    """Writes the INT8 bundle and returns the report that lies in its folder `calibration`.
+    """Writes the INT8 bundle of a bundle of one size, and returns the report that lies in its folder `calibration`.
 
     What can be checked is checked before the long work. Raises ParityError if the floors cannot be met. `progress` gets
     a stage, the steps done and the steps in all; `on_hazards` the tensors beyond FP16's range; `on_trial` the agreement
@@ -74,7 +74,11 @@ def calibrate_bundle(
     """
     started = time.monotonic()
     check_target(calibration.out, calibration.existing)
-    bundle = open_bundle(calibration.bundle)
+    bundle = open_bundle(calibration.bundle) if isinstance(calibration.bundle, Path) else calibration.bundle
+    if bundle.manifest.other_sizes:
+        raise UsageError(
+            f"{bundle.folder}: holds {len(bundle.sizes)} sizes; give one of its sizes, or `calibrate_sizes`"
+        )
     names, plan = int8_graphs(bundle), method_of(bundle.manifest).int8
     choice = choose_frames(calibration.sources, calibration.frames, lambda name: progress(f"looking at {name}", 0, 0))
     frames = read_frames(choice, bundle.manifest.input, plan)
@@ -84,7 +88,7 @@ def calibrate_bundle(
         found = [hazard for graph in graphs.values() for hazard in hazards(graph.ranges)]
         on_hazards(found)
         for graph in graphs.values():
-            refuse_overflow(graph.ranges, str(calibration.bundle))
+            refuse_overflow(graph.ranges, str(bundle.folder))
         _require_layers(bundle, graphs)
         expected = model_outputs(engines, stream, plan, frames.judging)
         evaluator = AgreementEvaluator(bundle.manifest.graphs, engines, stream, plan, frames.judging, expected)
@@ -98,7 +102,7 @@ def calibrate_bundle(
             floors=calibration.floors,
             compared=plan.compared,
             hazards=tuple(found),
-            sha256={name: bundle.manifest.graphs[name].file.sha256 for name in names},
+            sha256={name: bundle.manifest.graphs[name].sha256 for name in names},
             graphs=graphs,
             ranking=ranking,
             trials=selected.trials,

@@ -162,7 +162,7 @@ class OpenedRun:
             "top_k": run.top_k,
             "fps_of_videos": run.fps,
             "bundle_name": manifest.name,
-            "frame_sha256": manifest.graphs["frame"].file.sha256,
+            "frame_sha256": manifest.graphs["frame"].sha256,
             "preset": run.preset,
             "association_settings": asdict(self.method.settings),
         }

@@ -21,6 +21,8 @@ from inspro_bundles import exported_inspro
 from typer.testing import CliRunner, Result
 from written_clips import write_clip
 
+from visrt.benchmarks.speed.bench import BenchSettings
+from visrt.benchmarks.speed.bench import bench as run_bench
 from visrt.benchmarks.speed.candidates import BundleCandidate, Opening, Run
 from visrt.benchmarks.speed.interleaved import figures_of, interleave
 from visrt.benchmarks.speed.lengths import slope
@@ -72,6 +74,18 @@ def test_every_part_that_was_asked_for_is_in_the_lines_with_machine_settings_and
     assert run["machine"]["onnxruntime"]
     assert run["settings"]["threads"] == 1
     assert any("warm-up" in line for line in run["method"])
+
+
+@pytest.mark.parametrize(("picture", "size"), [((72, 96), "64x96"), ((96, 72), "96x64")])
+def test_of_several_sizes_the_one_that_is_best_for_the_clip_is_measured(
+    tmp_path: Path, picture: tuple[int, int], size: str
+) -> None:
+    bundle = open_bundle(write_bundle(tmp_path / "upright", other_sizes=[(96, 64)]))
+    write_clip(tmp_path / "clip.mp4", 3, picture=lambda _: np.zeros((*picture, 3), np.uint8))
+
+    report = run_bench([bundle], BenchSettings(tmp_path / "clip.mp4", frames=2, rounds=1, threads=1))
+
+    assert [measured.manifest.input.text for measured in report.bundles] == [size]
 
 
 def test_the_stages_of_a_frame_are_all_of_its_time(lines: list[dict[str, Any]]) -> None:

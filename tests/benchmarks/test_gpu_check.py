@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bundles import write_bundle
 from data_sets import ROOT
 
 from visrt.benchmarks import gpu_check
@@ -62,6 +63,13 @@ def test_a_failing_engine_is_told_and_does_not_hide_the_others(monkeypatch: pyte
         f"visrt-default-int8 on {engine}: failed, {engine} is on fire" for engine in gpu_check.ON_GPU
     ]
     assert exit_code(found) == 5
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_each_size_of_a_bundle_is_checked(tmp_path: Path) -> None:
+    bundle = open_bundle(write_bundle(tmp_path / "red", other_sizes=[(96, 64)]))
+    found = [one for one in check([bundle], CLIP, QUICK, say=lambda _: None) if one.engine == "cpu"]
+    assert [one.bundle for one in found] == ["fake 64x96", "fake 96x64"]
 
 
 @pytest.mark.parametrize(

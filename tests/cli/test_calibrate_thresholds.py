@@ -78,6 +78,17 @@ def test_a_labelled_clip_lowers_floors_that_let_nothing_in(bundle: Path, class_m
     assert ids_seen(out, pictures) == [[0]] * 4 + [[]]
 
 
+def test_fitted_thresholds_are_those_of_every_size(class_map: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "upright", TOO_HIGH, other_sizes=[(96, 64)])
+    write_video(tmp_path / "clip", labelled(frames=5))
+    out = tmp_path / "out"
+    ended = run("--bundle", bundle, "--source", tmp_path / "clip", "--classes", class_map, "--out", out, "--fps", 5)
+    assert ended.exit_code == 0, ended.output
+    sizes = open_bundle(out).manifest.sizes
+    assert [size.input.text for size in sizes] == ["64x96", "96x64"]
+    assert all(size.association["birth_score"] < 1 and size.thresholds is not None for size in sizes)
+
+
 def test_of_labelled_images_pseudo_videos_are_made(bundle: Path, class_map: Path, tmp_path: Path) -> None:
     file = write_coco(tmp_path / "images_set", coco_values(3))
     (tmp_path / "images_set" / "annotations").mkdir()  # as COCO is downloaded

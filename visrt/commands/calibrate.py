@@ -146,7 +146,8 @@ def _quantise(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from visrt.calibration.calibrate import INT8_FLOORS, Calibration, calibrate_bundle
+    from visrt.calibration.calibrate import INT8_FLOORS, Calibration
+    from visrt.calibration.sizes import calibrate_sizes
     from visrt.console import report_console
 
     floors = floors_from(floor, INT8_FLOORS)
@@ -154,7 +155,7 @@ def _quantise(
     if frames is not None:
         calibration = replace(calibration, frames=frames)
     console = report_console()
-    trials: list[Trial] = []
+    trials: dict[str, list[Trial]] = {"": []}
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("opening")
@@ -163,7 +164,7 @@ def _quantise(
             progress.update(task, description=stage, completed=done, total=of or None)
 
         def on_trial(trial: Trial) -> None:
-            trials.append(trial)
+            trials[next(reversed(trials))].append(trial)
             progress.update(task, description=f"tried {trial.layers} layers in INT8", completed=0, total=None)
 
         def on_hazards(found: list[Hazard]) -> None:
@@ -171,12 +172,17 @@ def _quantise(
                 console.print(line)
 
         try:
-            report = calibrate_bundle(calibration, on_progress, on_hazards, on_trial)
+            reports = calibrate_sizes(
+                calibration, on_progress, on_hazards, on_trial, lambda size: trials.setdefault(size, [])
+            )
         finally:
-            if trials:
-                console.print(trials_table(trials, floors))
-    for line in _summary(report, out):
-        console.print(line)
+            for size, of_size in trials.items():
+                if of_size:
+                    console.print(trials_table(of_size, floors, size))
+    for size, report in reports.items():
+        for line in _summary(report):
+            console.print(f"{size}: {line}" if len(reports) > 1 else line)
+    console.print(f"{out}: report and plot in {out / 'calibration'}")
 
 
 def floors_from(texts: Sequence[str], defaults: Floors) -> Floors:
@@ -201,11 +207,11 @@ def _numbers(texts: Sequence[str], what: str, names: Mapping[str, str], expected
     return given
 
 
-def trials_table(trials: Sequence[Trial], floors: Floors) -> Table:
-    """One row for each number of layers that was tried."""
+def trials_table(trials: Sequence[Trial], floors: Floors, size: str = "") -> Table:
+    """One row for each number of layers that was tried, at `size` of several."""
     from rich.table import Table
 
-    title = "agreement with the unquantised bundle"
+    title = "agreement with the unquantised bundle" + (f" at {size}" if size else "")
     table = Table("layers in INT8", "IoU mean", "IoU least", "top class", "assignment", "", title=title)
     for trial in sorted(trials, key=lambda trial: trial.layers):
         a = trial.agreement
@@ -224,7 +230,7 @@ def _hazard_lines(found: Sequence[Hazard]) -> list[str]:
     return lines + ([f"and {len(found) - HAZARDS_SHOWN} more"] if len(found) > HAZARDS_SHOWN else [])
 
 
-def _summary(report: CalibrationReport, out: Path) -> list[str]:
+def _summary(report: CalibrationReport) -> list[str]:
     nodes = sum(len(layer.nodes) for layer in report.quantised)
     notes = [f"source cut short: {note}" for note in report.choice.notes]
     return [
@@ -233,5 +239,4 @@ def _summary(report: CalibrationReport, out: Path) -> list[str]:
         f"{report.int8_work:.0%} of their multiply-accumulates; "
         f"{report.choice.read} frames looked at, {len(report.choice.ranges)} for ranges, "
         f"{report.agreement.frames} for judging; {report.seconds:.0f} s",
-        f"{out}: report and plot in {out / 'calibration'}",
     ]
