@@ -163,6 +163,9 @@ def _quantise(
         def on_progress(stage: str, done: int, of: int) -> None:
             progress.update(task, description=stage, completed=done, total=of or None)
 
+        def on_size(size: str) -> None:
+            trials[size] = []
+
         def on_trial(trial: Trial) -> None:
             trials[next(reversed(trials))].append(trial)
             progress.update(task, description=f"tried {trial.layers} layers in INT8", completed=0, total=None)
@@ -172,9 +175,7 @@ def _quantise(
                 console.print(line)
 
         try:
-            reports = calibrate_sizes(
-                calibration, on_progress, on_hazards, on_trial, lambda size: trials.setdefault(size, [])
-            )
+            reports = calibrate_sizes(calibration, on_progress, on_hazards, on_trial, on_size)
         finally:
             for size, of_size in trials.items():
                 if of_size:
