@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bundles import write_bundle
 from fake_gpu import Gpu
@@ -27,7 +28,7 @@ from visrt.runtime.engines.trt.library import Flavour
 from visrt.runtime.engines.trt.trt import open_tensorrt
 from visrt.runtime.errors import BundleError, EngineError
 from visrt.runtime.results import FrameResult
-from visrt.runtime.session import Session
+from visrt.runtime.session import Session, SessionSettings
 
 VERSIONS = [(flavour, version) for flavour, versions in FLAVOURS.items() for version in versions]
 FRAMES = [patches((128, 192), (0, 20 + 10 * t, 30, 60, 50)) for t in range(8)]
@@ -80,6 +81,29 @@ def test_a_session_follows_objects_as_on_the_cpu(
     assert [[o.id for o in result.objects] for result in found] == [[0]] * len(FRAMES)
     assert gpu.counts["graph_launch"] > (4 if batch == 1 else 0)
     assert gpu.counts["pageable"] == 0
+    assert nothing_is_left(gpu)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_a_camera_that_turns_to_and_fro_is_followed_at_both_sizes_of_a_bundle_as_on_the_cpu(
+    gpu: Gpu, tmp_path: Path, batch: int, in_flight: int
+) -> None:
+    """An engine has room for two calls: frames that change from one to the next wait for it in turn."""
+    sizes = open_bundle(write_bundle(tmp_path / "sizes", other_sizes=[(96, 64)]))
+    upright = [np.ascontiguousarray(np.rot90(frame)) for frame in FRAMES]
+    frames = [frame for pair in zip(FRAMES, upright, strict=True) for frame in pair] + FRAMES[:2]
+    found = {}
+    for engine in ("cpu", "tensorrt"):
+        settings = SessionSettings(in_flight=in_flight)
+        with Session.open(sizes, engine, threads=1, batch=batch, settings=settings) as session:
+            steps = [frames[start : start + batch] for start in range(0, len(frames), batch)]
+            found[engine] = [result for step in steps for result in session.step_batch(step)] + session.flush()
+            assert session.events.restarts == 16
+
+    assert found["tensorrt"] == found["cpu"]
+    assert [[one.id for one in result.objects] for result in found["cpu"]] == [[t] for t in [*range(17), 16]]
+    assert gpu.counts["builds"] == 4
     assert nothing_is_left(gpu)
 
 
