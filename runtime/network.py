@@ -281,7 +281,7 @@ class Network:
 class Networks:
     """The network of a bundle at each size of its input. A frame goes to the one in which it is seen best.
 
-    of: that network, for frames of a size (height, width).
+    of: that network, for frames of a size (height, width). main: the network at the bundle's main size.
     """
 
     def __init__(
