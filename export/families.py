@@ -17,7 +17,15 @@ from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import UsageError
 
-__all__ = ["DEFAULT_FAMILY", "FAMILIES", "PublishedResize", "published_resize", "read_for", "require_known"]
+__all__ = [
+    "DEFAULT_FAMILY",
+    "FAMILIES",
+    "PublishedResize",
+    "published_resize",
+    "read_for",
+    "require_known",
+    "resize_of",
+]
 
 FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable[Any]]] = {
     "minvis": read_per_frame,
@@ -77,8 +85,11 @@ def published_resize(family: str, settings: Any, classes: tuple[str, ...]) -> Pu
 
     Backbones that nobody published take that of ResNet-50.
     """
-    if found := OF_SETS.get((family, classes)):
-        return found
     backbone = getattr(getattr(settings, "frame", settings), "backbone", None)
-    known = SWIN_L if backbone and backbone.channels == PUBLISHED[SWIN_L].backbone.channels else USUAL
-    return RESIZES[family].get(known, RESIZES[family][USUAL])
+    large = backbone is not None and backbone.channels == PUBLISHED[SWIN_L].backbone.channels
+    return resize_of(family, SWIN_L if large else USUAL, classes)
+
+
+def resize_of(family: str, backbone: str, classes: tuple[str, ...]) -> PublishedResize:
+    """The published resize of `family` for `classes` with the `backbone` "swin_l" or another."""
+    return OF_SETS.get((family, classes)) or RESIZES[family].get(backbone, RESIZES[family][USUAL])

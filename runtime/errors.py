@@ -67,7 +67,7 @@ class CheckpointError(VisrtError):
 
 
 class ParityError(VisrtError):
-    """An exported graph or engine that does not compute what PyTorch computed."""
+    """An exported graph or engine that does not compute what PyTorch computed, or an AP that is not the published."""
 
     exit_code = 5
 

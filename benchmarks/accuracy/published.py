@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from visrt.models.checkpoints.published import DATASET_CLASSES
+from visrt.export.families import PublishedResize, resize_of
+from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.errors import ParityError, UsageError
 from visrt.training.data.official_sets import OFFICIAL_SETS
 
@@ -56,8 +57,7 @@ class Figure:
     """One published AP.
 
     name: also of the recipe that trains it. table: of the paper, empty where only the release gives the figure. set: in
-    OFFICIAL_SETS, its valid split. short_side, long_side: a frame's short side is scaled to `short_side` pixels, its
-    long side to `long_side` at most. top_k: tracks a video. clip_frames: of a family of clips. paper: its scores.
+    OFFICIAL_SETS, its valid split. top_k: tracks a video. clip_frames: of a family of clips. paper: its scores.
     checkpoint: None where no weights were released.
     """
 
@@ -66,8 +66,7 @@ class Figure:
     table: str
     set: str
     family: str
-    short_side: int
-    long_side: int
+    backbone: str
     top_k: int
     clip_frames: int | None
     paper: Scores | None
@@ -88,6 +87,11 @@ class Figure:
         least = trained or self.checkpoint is None
         by = f"at most {self.tolerance(trained)} below" if least else f"within {self.tolerance(trained)} of"
         return f"AP {by} {self.expected(trained).ap:.1f}"
+
+    @property
+    def resize(self) -> PublishedResize:
+        """The size at which the network sees frames."""
+        return resize_of(self.family, self.backbone, DATASET_CLASSES[self.classes])
 
     @property
     def page(self) -> str:
@@ -122,16 +126,12 @@ SERVERS = {
 """Evaluation servers of the valid splits, whose annotations are not public; numbers as in CTVIS's upload tool."""
 
 TITLES = {"r50": "ResNet-50", "swinl": "Swin-L"}
-LONG_SIDE = 1333
+BACKBONES = {"r50": "r50", "swinl": "swin_l"}
+"""Names of `models.checkpoints.published.PUBLISHED`."""
 
 # MinVIS: tables 1 to 3, and the model zoo
 
 MINVIS_TABLES = {"ytvis19": "MinVIS, table 1", "ytvis21": "MinVIS, table 2", "ovis": "MinVIS, table 3"}
-MINVIS_SHORT_SIDES = {
-    ("swinl", "ytvis19"): 480,
-    ("swinl", "ovis"): 480,
-}
-"""Others at 360."""
 MINVIS_TOP_K = 10
 MINVIS_PAPER = {
     ("r50", "ytvis19"): Scores(47.4),
@@ -175,8 +175,7 @@ def _minvis_figure(name: str, model: str, backbone: str, of: str, paper: Scores 
         table=MINVIS_TABLES[of],
         set=of,
         family="minvis",
-        short_side=MINVIS_SHORT_SIDES.get((backbone, of), 360),
-        long_side=LONG_SIDE,
+        backbone=BACKBONES[backbone],
         top_k=MINVIS_TOP_K,
         clip_frames=None,
         paper=paper,
@@ -186,7 +185,6 @@ def _minvis_figure(name: str, model: str, backbone: str, of: str, paper: Scores 
 
 # CTVIS: table 1, and the README, which alone has YouTube-VIS 2022
 
-CTVIS_SHORT_SIDE = 480
 CTVIS_PAPER = {
     ("r50", "ytvis19"): Scores(55.1, 78.2, 59.1, 51.9, 63.2),
     ("r50", "ytvis21"): Scores(50.1),
@@ -219,8 +217,7 @@ def _ctvis() -> Iterator[Figure]:
             table="CTVIS, table 1" if paper else "",
             set=of,
             family="ctvis",
-            short_side=CTVIS_SHORT_SIDE,
-            long_side=LONG_SIDE,
+            backbone=BACKBONES[backbone],
             top_k=len(DATASET_CLASSES[OFFICIAL_SETS[of].classes]),
             clip_frames=None,
             paper=paper,
@@ -230,7 +227,6 @@ def _ctvis() -> Iterator[Figure]:
 
 # GenVIS: tables 1 and 3; the README repeats them for the released files
 
-GENVIS_SHORT_SIDES = {"r50": 360, "swinl": 448}
 GENVIS_TABLES = {"ytvis19": "GenVIS, table 1", "ytvis21": "GenVIS, table 1", "ovis": "GenVIS, table 3"}
 GENVIS_TOP_K = {"ytvis19": 10, "ytvis21": 10, "ovis": 20}
 GENVIS_MODES = {"online": ("online", 1), "semi": ("semi-online", 3)}
@@ -260,8 +256,7 @@ def _genvis() -> Iterator[Figure]:
             table=GENVIS_TABLES[of],
             set=of,
             family="genvis",
-            short_side=GENVIS_SHORT_SIDES[backbone],
-            long_side=LONG_SIDE,
+            backbone=BACKBONES[backbone],
             top_k=GENVIS_TOP_K[of],
             clip_frames=clip_frames,
             paper=scores,
@@ -271,7 +266,6 @@ def _genvis() -> Iterator[Figure]:
 
 # InsPro: tables 1, 3 and 4; no weights were released
 
-INSPRO_SHORT_SIDE, INSPRO_LONG_SIDE = 360, 640
 INSPRO_TOP_K = 10
 """Ours: the paper does not state it."""
 INSPRO_PAPER = {
@@ -292,8 +286,7 @@ def _inspro() -> Iterator[Figure]:
             table=table,
             set=of,
             family=family,
-            short_side=INSPRO_SHORT_SIDE,
-            long_side=INSPRO_LONG_SIDE,
+            backbone=BACKBONES["r50"],
             top_k=INSPRO_TOP_K,
             clip_frames=None,
             paper=Scores(ap),

@@ -36,7 +36,7 @@ SETTINGS = InsProSettings(
 _DONE: dict[tuple[str, str], ExportReport] = {}
 
 
-def saved_inspro(path: Path, settings: InsProSettings = SETTINGS) -> Path:
+def saved_inspro(path: Path, settings: InsProSettings = SETTINGS, classes: tuple[str, ...] = CLASSES) -> Path:
     """A checkpoint whose boxes differ from the start and move little, as those of a trained network do."""
     torch.manual_seed(0)
     network = InsPro(settings).eval()
@@ -45,7 +45,7 @@ def saved_inspro(path: Path, settings: InsProSettings = SETTINGS) -> Path:
         network.init_proposal_boxes.weight.copy_(torch.cat(parts, dim=-1))
         for stage in (module for module in network.modules() if isinstance(module, InteractionStage)):
             stage.bboxes_delta.weight.mul_(0.1)
-    save_checkpoint(network, path, CLASSES)
+    save_checkpoint(network, path, classes)
     return path
 
 

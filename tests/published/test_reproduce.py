@@ -20,10 +20,13 @@ from visrt.benchmarks.accuracy.published import (
     figure_named,
     verdict,
 )
+from visrt.benchmarks.video_level.rules import official_rule
+from visrt.benchmarks.video_level.tracks import TOP_K
 from visrt.cli import app
 from visrt.export.families import FAMILIES
-from visrt.models.checkpoints.published import DATASET_CLASSES
+from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.errors import ParityError, UsageError
+from visrt.runtime.methods.registry import METHODS
 from visrt.training.data.official_sets import OFFICIAL_SETS
 from visrt.training.published_recipes import RECIPES, usual_settings
 
@@ -94,8 +97,8 @@ def test_a_figure_is_measured_as_published(name: str) -> None:
         values for pattern, values in TESTED.items() if re.match(pattern.replace("*", ".*"), name)
     ]
 
-    assert figure.short_side == sides[SETS.index(figure.set)]
-    assert figure.long_side == long_side
+    assert figure.resize.short_side == sides[SETS.index(figure.set)]
+    assert figure.resize.long_side == long_side
     assert figure.top_k == (top_k_ovis if figure.set == "ovis" else top_k)
 
 
@@ -109,6 +112,15 @@ def test_a_figure_has_a_recipe_that_trains_it(name: str) -> None:
     assert figure.family in FAMILIES
     trained_clips = settings.genvis.clip_frames if getattr(settings, "genvis", None) else None
     assert figure.clip_frames == trained_clips
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_as_many_tracks_count_as_visrt_eval_takes_for_the_set(name: str) -> None:
+    figure = FIGURES[name]
+    method = METHODS[figure.family]({})
+    usual = len(DATASET_CLASSES[figure.classes]) if figure.family == "ctvis" else TOP_K
+
+    assert figure.top_k == official_rule(method).top_k.get(figure.set, usual)
 
 
 def test_the_spread_of_minviss_own_trainings_lies_within_the_tolerance_of_a_training() -> None:
@@ -134,7 +146,7 @@ def test_every_figure_is_listed_with_its_table_set_model_ap_and_short_side() -> 
         assert figure.table in line
         assert figure.model in line
         assert OFFICIAL_SETS[figure.set].title in line
-        assert f" {figure.short_side} " in line
+        assert f" {figure.resize.short_side} " in line
         published = (figure.paper, figure.checkpoint.scores if figure.checkpoint else None)
         assert all(f" {scores.ap:.1f} " in line for scores in published if scores)
 
