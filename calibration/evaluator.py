@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from visrt.runtime.arrays import Array
+from visrt.runtime.arrays import Array, Tensor
 from visrt.runtime.bundles.bundle import Bundle, initial_states
 from visrt.runtime.bundles.manifest import GraphSpec
 from visrt.runtime.engines.engine import Engine
@@ -96,11 +96,34 @@ class AgreementEvaluator:
             return model_outputs({**self.engines, **changed}, self.stream, self.plan, self.clips)
 
     def of_first_frames(self, count: int) -> AgreementEvaluator:
-        """A cheaper evaluator: on the first frames of each of the first `count` clips, those that `plan` ranks on."""
+        """A cheaper evaluator: on the first frames of each of the first `count` clips, those that `plan` ranks on.
+
+        The frame graph sees each frame once for all changes of later graphs.
+        """
         frames = self.plan.ranked_frames
         clips = tuple(clip.take(range(min(frames, len(clip)))) for clip in self.clips[:count])
-        expected = tuple(answers[:frames] for answers in self.expected.clips[:count])
-        return replace(self, clips=clips, expected=ModelOutputs(expected, self.expected.compared[:count]))
+        answers = tuple(answers[:frames] for answers in self.expected.clips[:count])
+        expected = ModelOutputs(answers, self.expected.compared[:count])
+        engines = {**self.engines, "frame": _Remembered(self.engines["frame"])}
+        return replace(self, engines=engines, clips=clips, expected=expected)
+
+
+class _Remembered:
+    """The engine of the frame graph, which is called once for each frame; what it gave is kept."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.provider = engine.provider
+        self._engine = engine
+        self._made: dict[tuple[bytes, bytes], dict[str, Tensor]] = {}
+
+    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        images, valid_sizes = (_host(feeds[role]).tobytes() for role in ("images", "valid_sizes"))
+        if (images, valid_sizes) not in self._made:
+            self._made[images, valid_sizes] = self._engine(feeds)
+        return self._made[images, valid_sizes]
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def stream_of(bundle: Bundle) -> Stream:
@@ -135,6 +158,10 @@ def agreement_of_clips(expected: Sequence[Answers], given: Sequence[Answers]) ->
     """The agreement over all frames of all clips; objects continue within a clip, never from one into the next."""
     whole = agreement(_all(expected), _all(given))
     return replace(whole, assignment=_assignment(expected, given))
+
+
+def _host(tensor: Array | Tensor) -> Array:
+    return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
 
 
 def _relative_error(role: str, expected: ModelOutputs, given: ModelOutputs) -> float:

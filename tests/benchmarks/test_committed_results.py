@@ -18,6 +18,7 @@ from visrt.benchmarks.experiments import (
     genvis_export,
     genvis_training,
     inspro_export,
+    inspro_int8,
     inspro_lite,
     inspro_training,
     large_build,
@@ -82,6 +83,9 @@ TODAY: dict[str, Callable[[Values], Values]] = {
     f"{EXPERIMENT_RESULTS}/eager_ratio.json": _of(eager_ratio),
     f"{EXPERIMENT_RESULTS}/genvis_r50_export.json": _of(genvis_export),
     f"{EXPERIMENT_RESULTS}/genvis_training.json": _of(genvis_training),
+    f"{EXPERIMENT_RESULTS}/inspro_int8.json": _of(
+        inspro_int8, "--bundle", UNUSED, "--trained", UNUSED, "--source", UNUSED
+    ),
     f"{EXPERIMENT_RESULTS}/inspro_lite.json": _of(inspro_lite, "--bundle", UNUSED),
     f"{EXPERIMENT_RESULTS}/inspro_r50_export.json": _of(inspro_export, "--bundle", UNUSED),
     f"{EXPERIMENT_RESULTS}/inspro_training.json": _of(inspro_training),

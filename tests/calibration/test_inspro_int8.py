@@ -17,7 +17,7 @@ from written_clips import write_clip
 
 from visrt.benchmarks.experiments.large_graphs import FullSize, in_int8
 from visrt.calibration.calibrate import Calibration, calibrate_bundle
-from visrt.calibration.evaluator import stream_of
+from visrt.calibration.evaluator import AgreementEvaluator, model_outputs, stream_of
 from visrt.calibration.layers import layers_of
 from visrt.calibration.report import CalibrationReport
 from visrt.export.bundle import export_bundle
@@ -29,7 +29,7 @@ from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.engines.trt.build import Profile, build_engine
 from visrt.runtime.engines.trt.library import load_tensorrt
-from visrt.runtime.methods.inspro import first_step, frame_step
+from visrt.runtime.methods.inspro import INT8, first_step, frame_step
 from visrt.runtime.network import ClipGraphs
 from visrt.runtime.parity.agreement import Floors
 from visrt.runtime.parity.frames import Frames
@@ -67,9 +67,12 @@ def calibrated(folder: Path, out: Path, clip: str) -> CalibrationReport:
 
 def streamed(bundle: Bundle, images: Array, changed: dict[str, Engine] | None = None) -> list[dict[str, Array]]:
     """All outputs for a stream of `images`, which fill the input."""
-    frames = Frames(images, np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (len(images), 1)))
     with closing(open_engines(bundle, "cpu", EngineOptions(1))) as engines:
-        return list(stream_of(bundle)({**engines, **(changed or {})}, frames))
+        return list(stream_of(bundle)({**engines, **(changed or {})}, frames_of(images)))
+
+
+def frames_of(images: Array) -> Frames:
+    return Frames(images, np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (len(images), 1)))
 
 
 class Counting:
@@ -149,6 +152,20 @@ class TestCalibration:
             assert "QuantizeLinear" in nodes
         with Session.open(tmp_path / "int8", threads=1) as session:
             assert session.step(pictures[0])[0].objects
+
+    def test_the_frame_graph_is_run_once_for_all_layers_of_the_heads(
+        self, tmp_path_factory: pytest.TempPathFactory, pictures: Array
+    ) -> None:
+        bundle, calls = open_bundle(exported_inspro(tmp_path_factory, "inspro").folder), Counter[str]()
+        clips, stream = (frames_of(pictures[:4]), frames_of(pictures[4:])), stream_of(bundle)
+        head = onnx.load_from_string(bundle.graph("head"))
+        with closing(open_engines(bundle, "cpu", EngineOptions(1))) as engines:
+            engines["frame"] = Counting("frame", engines["frame"], calls)
+            expected = model_outputs(engines, stream, INT8, clips)
+            few = AgreementEvaluator(bundle.manifest.graphs, engines, stream, INT8, clips, expected).of_first_frames(2)
+            calls.clear()
+            assert [few.degradation({"head": head}).total for _ in range(3)] == [0, 0, 0]
+        assert calls["frame"] == 8
 
     def test_a_network_of_boxes_alone_with_a_bank_of_one_frame(
         self, tmp_path: Path, clip: str, pictures: Array
