@@ -12,6 +12,7 @@ from visrt.export.family import Exportable
 from visrt.export.genvis import read_genvis
 from visrt.export.inspro import read_inspro, read_inspro_lite
 from visrt.export.per_frame import read_per_frame
+from visrt.export.videomt import read_videomt
 from visrt.models.checkpoints.published import PUBLISHED
 from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.bundles.manifest import InputSpec
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Callable[[Path, InputSpec, Mapping[str, Any]], Exportable[An
     "inspro": read_inspro,
     "inspro_lite": read_inspro_lite,
     "eomt": read_eomt,
+    "videomt": read_videomt,
 }
 """Each takes the checkpoint, the images that the frame graph will be given, and all association settings."""
 
@@ -61,7 +63,7 @@ class PublishedResize:
     long_side: int = 1333
 
 
-USUAL, SWIN_L = "usual", "swin_l"
+USUAL, SWIN_L, ROTARY = "usual", "swin_l", "rotary"
 
 RESIZES: dict[str, dict[str, PublishedResize]] = {
     "minvis": {USUAL: PublishedResize(360), SWIN_L: PublishedResize(480)},
@@ -70,12 +72,14 @@ RESIZES: dict[str, dict[str, PublishedResize]] = {
     "inspro": {USUAL: PublishedResize(360, 640)},
     "inspro_lite": {USUAL: PublishedResize(360, 640)},
     "eomt": {USUAL: PublishedResize(640, 640)},
+    "videomt": {USUAL: PublishedResize(448), ROTARY: PublishedResize(480)},
 }
 """MIN_SIZE_TEST and MAX_SIZE_TEST of the released configurations; of InsPro as its paper writes (section 4.2); of EoMT
 a long side of 640, in a square."""
 
 OF_SETS: dict[tuple[str, tuple[str, ...]], PublishedResize] = {
     ("minvis", DATASET_CLASSES["ytvis2021"]): PublishedResize(360),
+    ("videomt", DATASET_CLASSES["ovis"]): PublishedResize(544),
 }
 """What a family's configurations for a set have in place of `RESIZES`, whatever the backbone, by the set's classes."""
 
@@ -86,10 +90,12 @@ def published_resize(family: str, settings: Any, classes: tuple[str, ...]) -> Pu
     Backbones that nobody published take that of ResNet-50.
     """
     backbone = getattr(getattr(settings, "frame", settings), "backbone", None)
-    large = backbone is not None and backbone.channels == PUBLISHED[SWIN_L].backbone.channels
-    return resize_of(family, SWIN_L if large else USUAL, classes)
+    known = getattr(settings, "positions", USUAL)
+    if backbone is not None and backbone.channels == PUBLISHED[SWIN_L].backbone.channels:
+        known = SWIN_L
+    return resize_of(family, known, classes)
 
 
 def resize_of(family: str, backbone: str, classes: tuple[str, ...]) -> PublishedResize:
-    """The published resize of `family` for `classes` with the `backbone` "swin_l" or another."""
+    """The published resize of `family` for `classes` with the `backbone` "swin_l", "rotary" (DINOv3) or another."""
     return OF_SETS.get((family, classes)) or RESIZES[family].get(backbone, RESIZES[family][USUAL])

@@ -29,6 +29,7 @@ from visrt.runtime.methods.ctvis import CtVisSettings
 from visrt.runtime.methods.genvis import GenVisSettings
 from visrt.runtime.methods.inspro import InsProSettings
 from visrt.runtime.methods.minvis import MinVisSettings
+from visrt.runtime.methods.videomt import VideoMtSettings
 from visrt.runtime.pipeline import PipelineSettings
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
@@ -81,6 +82,7 @@ TABLES: dict[str, type[Any]] = {
         MinVisSettings,
         PipelineSettings,
         SessionSettings,
+        VideoMtSettings,
         VideoSettings,
     )
 }

@@ -15,12 +15,14 @@ from visrt.benchmarks.video_level.genvis import genvis_result
 from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.benchmarks.video_level.minvis import minvis_result
 from visrt.benchmarks.video_level.tracks import ReadFrames, VideoResult
+from visrt.benchmarks.video_level.videomt import videomt_result
 from visrt.runtime.errors import UsageError
 from visrt.runtime.methods.ctvis import CtVis
 from visrt.runtime.methods.genvis import GenVis
 from visrt.runtime.methods.inspro import InsPro
 from visrt.runtime.methods.method import TrackingMethod
 from visrt.runtime.methods.minvis import MinVis
+from visrt.runtime.methods.videomt import VideoMt
 from visrt.runtime.network import Network
 from visrt.runtime.session import Session
 
@@ -45,6 +47,7 @@ OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
     MinVis: OfficialRule(minvis_result, settings=("similarity",)),
     CtVis: OfficialRule(ctvis_result),
     GenVis: OfficialRule(genvis_result, top_k={"ovis": 20}),
+    VideoMt: OfficialRule(videomt_result, settings=(), top_k={"ovis": 20}),
 }
 
 

@@ -58,7 +58,7 @@ NETWORKS = "a MinVIS, CTVIS or GenVIS network in its published key layout"
 # A pattern of a key that only this family has, and the family's name. The first match counts.
 OTHER_FAMILIES = (
     (r"model\.pixel_level_module\.", "a file of a Hugging Face Mask2Former (give the folder, with its config.json)"),
-    (r"(backbone\.)?query_updater\.", "a VidEoMT checkpoint"),
+    (r"(backbone\.)?query_updater\.", "a VidEoMT checkpoint (export it with --family videomt)"),
     (r"(network\.|backbone\.)?upscale(_block\.block)?\.0\.", "an EoMT checkpoint (export it with --family eomt)"),
     (r"(tracker|refiner)\.", "a DVIS checkpoint"),
     (

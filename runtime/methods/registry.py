@@ -14,6 +14,7 @@ from visrt.runtime.methods.inspro import LITE_KEY_EVERY_FRAMES, InsPro, InsProSe
 from visrt.runtime.methods.method import PerFrameMethod, TrackingMethod
 from visrt.runtime.methods.minvis import MinVis, MinVisSettings
 from visrt.runtime.methods.presets import PRESETS, Preset
+from visrt.runtime.methods.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.settings import load_settings
 
 __all__ = ["METHODS", "method_from_preset", "method_of"]
@@ -48,6 +49,10 @@ def _inspro_lite(association: Settings) -> InsPro:
     return _inspro({"key_every_frames": LITE_KEY_EVERY_FRAMES, **association})
 
 
+def _videomt(association: Settings) -> VideoMt:
+    return VideoMt(load_settings(VideoMtSettings, association, "association"))
+
+
 METHODS: dict[str, Callable[[Settings], TrackingMethod[Any]]] = {
     "minvis": _minvis,
     "ctvis": _ctvis,
@@ -55,6 +60,7 @@ METHODS: dict[str, Callable[[Settings], TrackingMethod[Any]]] = {
     "inspro": _inspro,
     "inspro_lite": _inspro_lite,
     "eomt": _minvis,
+    "videomt": _videomt,
 }
 """By the name of a bundle's family. Each takes association settings and refuses unknown ones with SettingsError."""
 

@@ -1,5 +1,5 @@
-"""Tracks of networks whose slots are objects (GenVIS, InsPro): when a slot is shown, and with which id, label and
-score.
+"""Tracks of networks whose slots are objects (GenVIS, InsPro, VidEoMT): when a slot is shown, and with which id, label
+and score.
 
 The published rules judge whole videos and have no births. Here a slot gets a public id when it first scores high
 enough, and is shown while it scores high enough.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Floats
 
-__all__ = ["SlotTracks", "forget_slots", "mark_seen", "new_slot_tracks", "shown_objects", "without_lost"]
+__all__ = ["NO_OBJECT", "SlotTracks", "forget_slots", "mark_seen", "new_slot_tracks", "shown_objects", "without_lost"]
 
 NO_OBJECT = -1
 

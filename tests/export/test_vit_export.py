@@ -1,8 +1,9 @@
-"""Claims about bundles of EoMT: parity, positions as constants, black padding, the official outputs, TensorRT-RTX."""
+"""Claims about bundles of EoMT and VidEoMT: parity, positions as constants, the official outputs, TensorRT-RTX."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,30 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from golden import Golden, comparing, golden_sets
+from golden import Golden, assert_same_finals, class_names, comparing, fit_officially, golden_sets
+from golden_networks import videomt as golden_network
 from typer.testing import CliRunner
 from written_clips import write_clip
 
+from visrt.benchmarks.video_level.rules import official_result
 from visrt.cli import app
 from visrt.export.bundle import Export, export_bundle
 from visrt.export.eomt import read_eomt
 from visrt.export.families import published_resize
 from visrt.models.checkpoints.checkpoint import save_checkpoint
-from visrt.models.checkpoints.published import eomt
+from visrt.models.checkpoints.published import eomt, videomt
+from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.models.eomt import Eomt, EomtSettings
-from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.models.videomt import VideoMt, VideoMtSettings
+from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.engines.trt.build import Profile, build_engine, build_request
 from visrt.runtime.engines.trt.library import load_tensorrt
 from visrt.runtime.methods.minvis import MinVis
 from visrt.runtime.methods.registry import method_of
+from visrt.runtime.methods.videomt import decoded
+from visrt.runtime.network import ClipGraphs
+from visrt.runtime.session import Session, SessionSettings
 
 HEIGHT, WIDTH = 64, 96
 CLASSES = ("person", "vehicle", "animal")
@@ -34,11 +42,17 @@ SIZES: dict[str, Any] = {
     "classes": 3, "queries": 6, "dim": 64, "blocks": 3, "heads": 1, "feedforward_dim": 96, "query_blocks": 2,
     "table_side": 3,
 }  # fmt: skip
-KINDS: dict[str, tuple[dict[str, Any], str]] = {
-    "table": ({}, "fp32"),
-    "rotary in fp16": ({"positions": "rotary", "table_side": 0, "norm_eps": 1e-5}, "fp16"),
+ROTARY: dict[str, Any] = {"positions": "rotary", "table_side": 0, "norm_eps": 1e-5}
+KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "eomt": ("eomt", {}, "fp32"),
+    "eomt rotary in fp16": ("eomt", ROTARY, "fp16"),
+    "videomt": ("videomt", {}, "fp32"),
+    "videomt rotary in fp16": ("videomt", ROTARY, "fp16"),
 }
-"""Settings and precision of the bundles."""
+"""Family, settings and precision of the bundles."""
+
+PROFILES: dict[str, Profile] = {"frame": {"batch": (1, 2, 4)}, "decoder": {}, "masks": {"masks": (1, 6, 100)}}
+"""Smallest, usual and largest size of a graph's dynamic axis."""
 
 CONSTANT = {"Resize", "Cos", "Sin", "Range", "Pad", "GridSample"}
 """Operators of which positions are made in torch."""
@@ -46,41 +60,60 @@ CONSTANT = {"Resize", "Cos", "Sin", "Range", "Pad", "GridSample"}
 _DONE: dict[str, Bundle] = {}
 
 
-def network(**changed: Any) -> Eomt:
+def network(family: str = "eomt", **changed: Any) -> Any:
     torch.manual_seed(0)
-    built = Eomt(EomtSettings(**{**SIZES, **changed}))
+    sizes = {**SIZES, **changed}
+    built = Eomt(EomtSettings(**sizes)) if family == "eomt" else VideoMt(VideoMtSettings(**sizes))
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     return built.eval()
 
 
-@pytest.fixture(params=list(KINDS))
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle_of(kind: str, folders: pytest.TempPathFactory) -> Bundle:
     """Each is exported once; export itself compares ONNX Runtime with torch."""
-    changed, precision = KINDS[request.param]
-    if request.param not in _DONE:
-        folder = tmp_path_factory.mktemp("eomt")
-        save_checkpoint(network(**changed), folder / "model.safetensors", CLASSES)
+    family, changed, precision = KINDS[kind]
+    if kind not in _DONE:
+        folder = folders.mktemp(family)
+        save_checkpoint(network(family, **changed), folder / "model.safetensors", CLASSES)
         export = Export(
-            folder / "model.safetensors", folder / "bundle", HEIGHT, WIDTH, family="eomt", precision=precision
+            folder / "model.safetensors", folder / "bundle", HEIGHT, WIDTH, family=family, precision=precision
         )
         assert export_bundle(export).parity.passed
-        _DONE[request.param] = open_bundle(folder / "bundle")
-    return _DONE[request.param]
+        _DONE[kind] = open_bundle(folder / "bundle")
+    return _DONE[kind]
+
+
+@pytest.fixture(params=list(KINDS))
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_of(request.param, tmp_path_factory)
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind.startswith("eomt")])
+def per_frame(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_of(request.param, tmp_path_factory)
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind.startswith("videomt")])
+def stateful(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_of(request.param, tmp_path_factory)
 
 
 def test_positions_are_constants_of_the_graph(bundle: Bundle) -> None:
     import onnx
 
-    operators = {node.op_type for node in onnx.load_from_string(bundle.graph("frame")).graph.node}
-    assert "MatMul" in operators
-    assert not operators & CONSTANT
+    for name in bundle.manifest.graphs:
+        operators = {node.op_type for node in onnx.load_from_string(bundle.graph(name)).graph.node}
+        assert "MatMul" in operators
+        assert not operators & CONSTANT
 
 
-def test_queries_are_tracked_by_the_rules_of_per_frame_networks(bundle: Bundle, tmp_path: Path) -> None:
-    assert isinstance(method_of(bundle.manifest), MinVis)
-    assert method_of(bundle.manifest, preset="ctvis").settings.keep_score
+def test_queries_of_eomt_are_tracked_by_the_rules_of_per_frame_networks(per_frame: Bundle) -> None:
+    assert isinstance(method_of(per_frame.manifest), MinVis)
+    assert method_of(per_frame.manifest, preset="ctvis").settings.keep_score
+
+
+def test_a_clip_is_tracked(bundle: Bundle, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 4)
     arguments = ("track", clip, "--bundle", bundle.folder, "--out", tmp_path / "out", "--threads", 1)
     done = CliRunner().invoke(app, [*map(str, arguments)])
@@ -103,6 +136,56 @@ def test_padding_is_black_before_the_normalisation_whatever_the_images_hold_ther
 def test_the_published_resize_is_to_a_long_side_of_640() -> None:
     resize = published_resize("eomt", eomt("vit_l", 80), ())
     assert (resize.short_side, resize.long_side) == (640, 640)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "short_side"),
+    [("vit_s", "ytvis2019", 448), ("vit_l", "ovis", 544), ("vit_l_dinov3", "ytvis2021", 480)],
+)
+def test_the_published_short_sides_of_videomt(name: str, classes: str, short_side: int) -> None:
+    names = DATASET_CLASSES[classes]
+    resize = published_resize("videomt", videomt(name, len(names)), names)
+    assert (resize.short_side, resize.long_side) == (short_side, 1333)
+
+
+def test_the_state_is_carried_in_float32_by_the_engine_and_maps_stay_on_its_device(stateful: Bundle) -> None:
+    manifest = stateful.manifest
+    assert list(manifest.carried("decoder")) == ["queries"]
+    assert (manifest.states["queries"].device, manifest.states["queries"].dtype) == ("engine", "float32")
+    assert manifest.graphs["frame"].outputs["tokens"].place == "device"
+    assert manifest.graphs["decoder"].outputs["mask_features"].place == "device"
+    kind = "float16" if manifest.graphs["decoder"].precision == "fp16" else "float32"
+    assert manifest.graphs["frame"].outputs["tokens"].dtype == kind
+
+
+def test_the_state_before_the_first_frame_is_the_learned_queries(stateful: Bundle) -> None:
+    rotary = stateful.manifest.graphs["decoder"].precision == "fp16"
+    learned = network("videomt", **(ROTARY if rotary else {})).query.weight.detach().numpy()
+    assert np.array_equal(initial_states(stateful)["queries"], learned)
+
+
+FRAMES = [np.random.default_rng(t).integers(0, 256, (80, 120, 3), dtype=np.uint8) for t in range(4)]
+SHOW_ALL = {"birth_score": 0.0, "keep_score": 0.0, "revive_similarity": -1.0}
+
+
+def shown(session: Session, frames: list[np.ndarray[Any, Any]]) -> list[dict[int, tuple[int, float, str]]]:
+    """Label, score and mask of each object by id, frame by frame."""
+    results = [result for frame in frames for result in session.step(frame)] + session.flush()
+    return [{o.id: (o.label, o.score, str(o.rle)) for o in result.objects} for result in results]
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_a_stream_goes_on_from_its_state_and_a_new_one_from_the_first(stateful: Bundle, in_flight: int) -> None:
+    settings = SessionSettings(in_flight=in_flight)
+    with Session.open(stateful, threads=1, settings=settings, association=SHOW_ALL) as session:
+        once = shown(session, FRAMES)
+        session.reset()
+        again = shown(session, FRAMES)
+        session.reset()
+        alone = shown(session, FRAMES[2:3])
+    assert once == again
+    assert any(once)
+    assert alone[0] != once[2], "the third frame of a stream does not look like a first one"
 
 
 @pytest.mark.parametrize("golden", golden_sets("eomt", "images"), indirect=True)
@@ -128,17 +211,66 @@ def test_golden_eomt_exported_graphs_give_the_official_outputs(golden: Golden) -
         compare("", {"mask_features": outputs["mask_features"], "pred_masks": np.stack(logits)})
 
 
-@pytest.mark.parametrize("targets", [("8.0",), ("8.6", "8.9", "12.0"), ("7.5",)], ids=" ".join)
-@pytest.mark.parametrize(("name", "profile"), [("frame", {"batch": (1, 2, 4)}), ("masks", {"masks": (1, 6, 100)})])
-def test_rtx_compiles_the_graphs_without_a_message(
-    bundle: Bundle, name: str, profile: Profile, targets: tuple[str, ...]
+VIDEOMTS = pytest.mark.parametrize("golden", golden_sets("videomt", "video"), indirect=True)
+
+
+@pytest.fixture(scope="module")
+def golden_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Golden], Bundle]:
+    """The bundle exported from the weights of a VidEoMT set, each exported once."""
+
+    def exported(golden: Golden) -> Bundle:
+        name = golden.path.stem
+        if name not in _DONE:
+            folder, official = tmp_path_factory.mktemp(name), golden_network(golden)
+            save_checkpoint(official, folder / "model.safetensors", class_names(official.settings.classes))
+            size, family = golden.input_size, name.split("_")[0]
+            export_bundle(Export(folder / "model.safetensors", folder / "bundle", *size, family=family))
+            _DONE[name] = open_bundle(folder / "bundle")
+        return _DONE[name]
+
+    return exported
+
+
+@VIDEOMTS
+def test_golden_videomt_exported_graphs_give_the_official_outputs_over_the_clip(
+    golden: Golden, golden_bundles: Callable[[Golden], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Checkpoint -> bundle -> ONNX Runtime, from raw frames; the state goes from call to call."""
+    fit_officially(monkeypatch, golden)
+    outputs, masks = [], []
+    with Session.open(golden_bundles(golden), threads=1) as session:
+        carried, net = session.network.carried(), session.network
+        for frame in golden.frames:
+            [encoded] = net.run_frames([frame])
+            outputs.append(decoded(ClipGraphs(net, [encoded], carried)))
+            masks.append(net.run_masks(outputs[-1]["mask_embeddings"], encoded.device))
+    bounds = {"pred_logits": 1e-4, "queries_next": 1e-4, "pred_masks": 1e-3}
+    with comparing(golden, bounds) as compare:
+        compare("", {"pred_logits": np.stack([one["class_logits"] for one in outputs]), "pred_masks": np.stack(masks)})
+        compare("", {"queries_next": np.stack([one["next_queries"] for one in outputs])})
+
+
+@VIDEOMTS
+def test_golden_videomt_from_frames_to_the_official_result(
+    golden: Golden, golden_bundles: Callable[[Golden], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_officially(monkeypatch, golden)
+    with Session.open(golden_bundles(golden), threads=1) as session:
+        result = official_result(session, lambda: iter(golden.frames), golden.config["max_num"])
+    assert_same_finals(result, golden.finals)
+
+
+@pytest.mark.parametrize("targets", [("8.0",), ("8.6", "8.9", "12.0"), ("7.5",)], ids=" ".join)
+@pytest.mark.parametrize("name", ["frame", "decoder", "masks"])
+def test_rtx_compiles_the_graphs_without_a_message(bundle: Bundle, name: str, targets: tuple[str, ...]) -> None:
+    if name not in bundle.manifest.graphs:
+        pytest.skip("the frame graph of EoMT is its decoder too")
     pytest.importorskip(
         "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed; pip install -r tests/requirements-rtx.txt"
     )
     if targets == ("7.5",) and bundle.manifest.graphs[name].precision == "fp32":
         pytest.skip("TensorRT-RTX has no products of FP32 matrices for 7.5")
-    request = build_request(bundle, name, profile, targets)
+    request = build_request(bundle, name, PROFILES[name], targets)
     built = build_engine(load_tensorrt("tensorrt-rtx"), request)
     assert len(built.data) > 5_000
     assert not built.warnings

@@ -61,7 +61,7 @@ def convert(
     """
     from visrt.commands.names import class_names
     from visrt.console import report_console
-    from visrt.export.families import DEFAULT_FAMILY, FAMILIES
+    from visrt.export.families import DEFAULT_FAMILY
     from visrt.models.checkpoints.conversion import convert_checkpoint
     from visrt.runtime.errors import OutputError
 
@@ -73,9 +73,6 @@ def convert(
     converted = convert_checkpoint(checkpoint, out, names, kind, base=base, settings=settings)
     console = report_console()
     console.print(f"{out}: {_told(converted)}")
-    if converted.family not in FAMILIES:
-        console.print(f"it cannot be exported yet; {', '.join(FAMILIES)} can", markup=False)
-        return
     family = "" if converted.family == DEFAULT_FAMILY else f" --family {converted.family}"
     console.print(f"export it with `visrt export {out}{family} --size HxW --out BUNDLE`", markup=False)
 
