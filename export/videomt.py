@@ -115,7 +115,6 @@ class VideoMtExport(Exportable[VideoMtSettings]):
         assert isinstance(half, VideoMt)
         for name in STATE_MODULES:
             half.set_submodule(name, self.network.get_submodule(name))
-        found = [island for island in found if island.module not in STATE_MODULES]
         return {"frame": self.graph.with_network(half, torch.float16), "decoder": self._decoder(half)}, found
 
     def onnx_models(self, graphs: Graphs, precision: torch.dtype) -> dict[str, onnx.ModelProto]:

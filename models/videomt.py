@@ -17,8 +17,9 @@ from visrt.models.vit import Grid
 
 __all__ = ["STATE_MODULES", "VideoMt", "VideoMtOutputs", "VideoMtSettings"]
 
-STATE_MODULES = ("query", "query_updater")
-"""Modules that compute in float32 in every precision: the recurrence has no norm."""
+STATE_MODULES = ("query",)
+"""Modules that stay in float32 in every precision, as the state does: the recurrence has no norm. The updater does not:
+engines for GPUs without FP32 matrix products (TensorRT-RTX on 7.5) must be possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,10 @@ class VideoMt(QueryVit):
         return VideoMtOutputs(self.predict(x, grid), self.next_queries(x[:, : queries.shape[1]]))
 
     def next_queries(self, queries: Tensor) -> Tensor:
-        """The queries of the next frame, of those that left the last block, both [B, Q, D]; in float32."""
+        """The queries of the next frame [B, Q, D], float32, of those that left the last block."""
         passed = self.layernorm(queries) if self.settings.norm_queries else queries
-        updated: Tensor = self.query_updater(passed.float())
-        return updated + self.query.weight.float()
+        updated: Tensor = self.query_updater(passed)
+        return updated.float() + self.query.weight.float()
 
     def forward(self, images: Tensor) -> list[VideoMtOutputs]:
         """The frames of one video [T, 3, H, W], in order, from its start."""

@@ -185,7 +185,6 @@ def test_activations_computed_again_give_the_same_gradients() -> None:
 def test_the_state_is_float32_in_half_precision_too() -> None:
     network = videomt().to(torch.bfloat16)
     network.query.float()
-    network.query_updater.float()
     grid = network.grid(HEIGHT, WIDTH)
     outputs = network.decoder(network.encoder(images(1).bfloat16(), grid), network.first_queries(1), grid)
     assert outputs.frame.class_logits.dtype == torch.bfloat16
