@@ -153,6 +153,16 @@ def test_a_bundle_of_other_weights_is_refused(downloads: Path, minvis: dict[str,
     assert "weights minvis_ytvis19_R50.pth" in ended.output
 
 
+def test_weights_of_another_backbone_are_refused_before_the_work(downloads: Path) -> None:
+    into = ("--data", "datasets", "--out", "out/large")
+
+    ended = run("reproduce", "minvis-swinl-ytvis19", "--weights", FAMILIES["minvis"][0], *into)
+
+    assert ended.exit_code == UsageError.exit_code
+    assert "minvis-swinl-ytvis19 is of MinVIS, Swin-L" in ended.output
+    assert not (downloads / "out" / "large").exists()
+
+
 def test_where_there_are_annotations_ap_is_measured_and_judged(
     downloads: Path, minvis: dict[str, str], tmp_path: Path
 ) -> None:

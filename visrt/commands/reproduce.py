@@ -172,6 +172,7 @@ def _run(figure: Figure, weights: Path, data: Path, out: Path, engine: str, jobs
     if not weights.exists():
         raise UsageError(f"{weights}: is not there; {_weights_line(figure, trained)}")
     if not _is_exported(figure, weights, videos, out):
+        _check_backbone(figure, weights)
         _call(export_arguments(figure, weights, videos, out))
     if not _is_evaluated(figure, videos, out, engine):
         at_once = () if jobs is None else ("--jobs", str(jobs))
@@ -182,6 +183,24 @@ def _run(figure: Figure, weights: Path, data: Path, out: Path, engine: str, jobs
         print(command(_judging(figure, trained)))
     else:
         print(verdict(figure, ap, trained))
+
+
+def _check_backbone(figure: Figure, weights: Path) -> None:
+    """Raises UsageError for weights of another kind of backbone, whose AP hours later would be another."""
+    from dataclasses import asdict
+
+    from visrt.export.families import read_for
+    from visrt.models.checkpoints.published import PUBLISHED
+    from visrt.runtime.bundles.manifest import InputSpec
+    from visrt.runtime.errors import UsageError
+    from visrt.runtime.methods.registry import METHODS
+
+    association = asdict(METHODS[figure.family]({}).settings)
+    size = InputSpec(height=384, width=640)
+    settings: Any = read_for(figure.family, weights, size, association).checkpoint.settings
+    found = getattr(settings, "frame", settings).backbone.kind
+    if found != PUBLISHED[figure.backbone].backbone.kind:
+        raise UsageError(f"{weights}: has a backbone of kind {found}; {figure.name} is of {figure.model}")
 
 
 def _call(arguments: tuple[str, ...]) -> None:
