@@ -145,7 +145,7 @@ def _shared_names(contents: Sequence[_Contents]) -> list[dict[str, str]]:
     taken = frozenset[str]().union(*(one.tensors for one in contents))
     for value in others[0]:
         # As many of one value as every size has.
-        for names in zip(*(by_value.get(value, []) for by_value in others)):  # noqa: B905
+        for names in zip(*(by_value.get(value, []) for by_value in others), strict=False):
             new = f"shared.{names[0]}"
             while new in taken:
                 new = f"shared.{new}"
