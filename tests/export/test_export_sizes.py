@@ -15,6 +15,7 @@ from networks import LIGHT, PUBLISHED_KIND, saved
 from typer.testing import CliRunner
 
 from visrt.cli import app
+from visrt.export.bundle import Export
 from visrt.export.families import published_resize
 from visrt.export.sizes import YTVIS_SHAPES, sizes_for_shapes, video_shapes
 from visrt.models.checkpoints.published import ctvis, genvis, published
@@ -162,15 +163,52 @@ def test_the_sizes_of_youtube_vis(short_side: int, long_side: int | None, sizes:
 
 def test_the_sizes_of_a_file_are_those_of_its_videos_the_most_frequent_first(tmp_path: Path) -> None:
     """The pictures need not be on the disk."""
-    shapes = [(1280, 720), (720, 1280), (360, 640), (719, 1280), (480, 853)]
+    file = annotations(tmp_path / "valid.json", [(1280, 720), (720, 1280), (360, 640), (719, 1280), (480, 853)])
+
+    assert sizes_for_shapes(video_shapes(file), 360, None) == {(384, 640): 3, (640, 384): 1, (384, 672): 1}
+
+
+def annotations(file: Path, shapes: Sequence[tuple[int, int]]) -> Path:
+    """A file of YouTube-VIS for a server, with videos of `shapes` (height, width)."""
     videos = [
         {"id": i + 1, "height": height, "width": width, "length": 1, "file_names": [f"{i}/0.jpg"]}
         for i, (height, width) in enumerate(shapes)
     ]
-    file = tmp_path / "valid.json"
     file.write_text(json.dumps({"videos": videos, "categories": [{"id": 1, "name": "cat"}], "annotations": None}))
+    return file
 
-    assert sizes_for_shapes(video_shapes(file), 360, None) == {(384, 640): 3, (640, 384): 1, (384, 672): 1}
+
+@pytest.mark.parametrize(
+    ("options", "resize", "sizes"),
+    [
+        ([], (480, 1333), [(480, 864), (480, 640)]),
+        (["--short-side", 96], (96, None), [(96, 192), (96, 128)]),
+        (["--short-side", 96, "--long-side", 128], (96, 128), [(96, 128)]),
+    ],
+)
+def test_the_command_exports_the_sizes_of_a_file(
+    options: list[object],
+    resize: tuple[int, int | None],
+    sizes: list[tuple[int, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With CTVIS's resize, unless another one was given."""
+    given: list[Any] = []
+
+    def stop(export: Export, sizes: list[tuple[int, int]], **_: Any) -> None:
+        given.append(((export.short_side, export.long_side), sizes))
+        raise UsageError("stop before the long work")
+
+    monkeypatch.setattr("visrt.export.sizes.export_sizes", stop)
+    file = annotations(tmp_path / "valid.json", [(480, 640), (720, 1280), (360, 640)])
+    checkpoint = saved(LIGHT, tmp_path / "model.safetensors")
+    outcome = run("export", checkpoint, "--family", "ctvis", "--out", tmp_path / "bundle", "--sizes", file, *options)
+
+    assert "stop before" in outcome.stderr
+    assert given == [(resize, sizes)]
+    height, width = sizes[0]
+    assert f"{height}x{width}: {3 if len(sizes) == 1 else 2} videos" in outcome.stdout
 
 
 @pytest.mark.parametrize(
