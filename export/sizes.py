@@ -80,8 +80,8 @@ def export_sizes(
 ) -> SizesReport:
     """Writes the bundle of `export` at each of `sizes`, the first of which is the main one.
 
-    Each size is exported and checked like a bundle of its own. `on_stage` and `on_parity` as in `export_bundle`; of
-    several sizes with the size in front.
+    Each size is exported and checked like a bundle of its own. What one of them must keep in float32, all keep.
+    `on_stage` and `on_parity` as in `export_bundle`; of several sizes with the size in front.
     """
     _check_sizes(export, sizes)
     if len(sizes) == 1:
@@ -93,6 +93,11 @@ def export_sizes(
         tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as at,
     ):
         reports = [_exported(export, size, Path(at), on_stage, on_parity) for size in sizes]
+        kept = max((report.kept for report in reports), key=len)
+        for i, size in enumerate(sizes):
+            if reports[i].kept != kept:  # else weights would differ in precision, and be stored for each size
+                again = replace(export, keep_fp32=kept, overwrite=True)
+                reports[i] = _exported(again, size, Path(at), on_stage, on_parity)
         on_stage("storing shared weights once")
         manifest = join_sizes(folder, [open_bundle(report.folder) for report in reports])
     return SizesReport(export.out, manifest, tuple(reports))

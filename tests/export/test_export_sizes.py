@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from visrt.cli import app
 from visrt.export.bundle import Export
 from visrt.export.families import published_resize
-from visrt.export.sizes import YTVIS_SHAPES, sizes_for_shapes, video_shapes
+from visrt.export.sizes import YTVIS_SHAPES, export_sizes, sizes_for_shapes, video_shapes
 from visrt.models.checkpoints.published import ctvis, genvis, published
 from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.models.swin import SwinSettings
@@ -134,6 +135,24 @@ def test_rtx_builds_the_graphs_of_each_size_without_a_warning(
     assert run("inspect", bundle.folder).stdout.count("engine of tensorrt-rtx") == 4
 
 
+def test_modules_that_one_size_keeps_in_fp32_are_kept_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else their weights would differ from size to size, and be stored for each."""
+    done: list[tuple[int, tuple[str, ...] | None]] = []
+
+    def found_out(export: Export, **_: Any) -> Any:
+        done.append((export.height, export.keep_fp32))
+        found = ("backbone",) if export.height == 96 else ()
+        return SimpleNamespace(folder=export.out, kept=found if export.keep_fp32 is None else export.keep_fp32)
+
+    monkeypatch.setattr("visrt.export.sizes.export_bundle", found_out)
+    monkeypatch.setattr("visrt.export.sizes.open_bundle", lambda folder: folder)
+    monkeypatch.setattr("visrt.export.sizes.join_sizes", lambda *_: None)
+    export = Export(tmp_path / "model.safetensors", tmp_path / "bundle", 0, 0, precision="fp16")
+    export_sizes(export, [(64, 96), (96, 64)])
+
+    assert done == [(64, None), (96, None), (64, ("backbone",))]
+
+
 def test_nothing_of_the_single_sizes_is_left(bundle: Bundle, folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "upright"]
     assert {path.name for path in bundle.folder.iterdir()} == {
@@ -163,12 +182,12 @@ def test_the_sizes_of_youtube_vis(short_side: int, long_side: int | None, sizes:
 
 def test_the_sizes_of_a_file_are_those_of_its_videos_the_most_frequent_first(tmp_path: Path) -> None:
     """The pictures need not be on the disk."""
-    file = annotations(tmp_path / "valid.json", [(1280, 720), (720, 1280), (360, 640), (719, 1280), (480, 853)])
+    file = listed(tmp_path / "valid.json", [(1280, 720), (720, 1280), (360, 640), (719, 1280), (480, 853)])
 
     assert sizes_for_shapes(video_shapes(file), 360, None) == {(384, 640): 3, (640, 384): 1, (384, 672): 1}
 
 
-def annotations(file: Path, shapes: Sequence[tuple[int, int]]) -> Path:
+def listed(file: Path, shapes: Sequence[tuple[int, int]]) -> Path:
     """A file of YouTube-VIS for a server, with videos of `shapes` (height, width)."""
     videos = [
         {"id": i + 1, "height": height, "width": width, "length": 1, "file_names": [f"{i}/0.jpg"]}
@@ -201,7 +220,7 @@ def test_the_command_exports_the_sizes_of_a_file(
         raise UsageError("stop before the long work")
 
     monkeypatch.setattr("visrt.export.sizes.export_sizes", stop)
-    file = annotations(tmp_path / "valid.json", [(480, 640), (720, 1280), (360, 640)])
+    file = listed(tmp_path / "valid.json", [(480, 640), (720, 1280), (360, 640)])
     checkpoint = saved(LIGHT, tmp_path / "model.safetensors")
     outcome = run("export", checkpoint, "--family", "ctvis", "--out", tmp_path / "bundle", "--sizes", file, *options)
 
