@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BUNDLE := bundles/default
 CLIP := clips/demo.mp4
 
-.PHONY: demo test test-full test-recipes check format lint types layers tests bench memory gpu-check clean
+.PHONY: demo test test-full test-sizes test-recipes check format lint types layers tests bench memory gpu-check clean
 
 demo: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --in-flight 3 --out out/demo --overwrite
@@ -21,6 +21,10 @@ test: $(DEV)/ready
 # Full-size networks through the exporter, TensorRT-RTX's builder and two steps of training: half an hour on two cores.
 test-full: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q -m full_size
+
+# A ResNet-50 bundle of four sizes, its share of weights and its engines: half an hour on two cores.
+test-sizes: $(DEV)/ready
+	$(DEV)/$(BIN)/python -m pytest -q -m every_size
 
 # Two steps of every published recipe at full network size: half an hour on two cores.
 test-recipes: $(DEV)/ready

@@ -18,7 +18,7 @@ from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.engines.trt.build import build_engine, build_request
 from visrt.runtime.engines.trt.library import load_tensorrt
 
-pytestmark = pytest.mark.full_size
+pytestmark = pytest.mark.every_size
 
 SIZES = ["384x640", "640x384", "384x480", "480x384"]
 
@@ -46,7 +46,7 @@ def steady_r50() -> Mask2Former:
     return network
 
 
-def test_full_size_four_sizes_are_little_larger_than_one(exported: SizesReport) -> None:
+def test_four_sizes_are_little_larger_than_one(exported: SizesReport) -> None:
     """Parity was judged at each size, or there would be no bundle."""
     assert [size.input.text for size in exported.manifest.sizes] == SIZES
     four, one = (
@@ -56,7 +56,7 @@ def test_full_size_four_sizes_are_little_larger_than_one(exported: SizesReport) 
 
 
 @pytest.mark.parametrize("size", range(len(SIZES)), ids=SIZES)
-def test_full_size_rtx_compiles_the_graphs_of_each_size(exported: SizesReport, size: int) -> None:
+def test_rtx_compiles_the_graphs_of_each_size(exported: SizesReport, size: int) -> None:
     pytest.importorskip(
         "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed; pip install -r tests/requirements-rtx.txt"
     )
