@@ -22,6 +22,7 @@ from visrt.runtime.methods.genvis import GenVisSettings
 from visrt.runtime.methods.inspro import InsProSettings
 from visrt.runtime.methods.minvis import MinVisSettings
 from visrt.runtime.methods.registry import METHODS, method_of
+from visrt.runtime.methods.videomt import VideoMtSettings
 
 __all__ = [
     "FLOORS",
@@ -61,6 +62,12 @@ FLOORS: dict[type, Values] = {
     },
     GenVisSettings: {"birth_score": SCORES, "keep_score": SCORES, "lost_s": LOST_S},
     InsProSettings: {"birth_score": LOW_SCORES, "keep_score": LOW_SCORES, "lost_s": LOST_S},
+    VideoMtSettings: {
+        "birth_score": SCORES,
+        "keep_score": SCORES,
+        "revive_similarity": SIMILARITIES,
+        "lost_s": LOST_S,
+    },
 }
 """By a family's association settings, those that are fitted and the values that are tried."""
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from visrt.runtime.arrays import Tensors
-from visrt.runtime.bundles.bundle import Bundle, initial_states
-from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.diagnostics import onnxruntime_absence, tensorrt_absence
-from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions, usable_cores
 from visrt.runtime.errors import UsageError, VisrtError
 
 if TYPE_CHECKING:
+    from visrt.runtime.arrays import Tensors
+    from visrt.runtime.bundles.bundle import Bundle
+    from visrt.runtime.bundles.manifest import Manifest
+    from visrt.runtime.engines.engine import Engine
     from visrt.runtime.engines.trt.library import Flavour
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "threads_of_each",
 ]
 
-OpenEngines = Callable[[], Mapping[str, Engine]]
+OpenEngines = Callable[[], "Mapping[str, Engine]"]
 """Opens the engines of a bundle, by graph."""
 
 
@@ -106,6 +106,8 @@ def open_engines(bundle: Bundle, backend: str = "cpu", options: EngineOptions | 
 def engines_by_size(bundle: Bundle, backend: str, options: EngineOptions) -> list[SizedEngines]:
     """The sizes of `bundle`, the main one first. The engines of an only size are opened now, those of several on first
     use: many streams need one size alone."""
+    from visrt.runtime.bundles.bundle import initial_states
+
     known = backend_named(backend)
     if not bundle.manifest.other_sizes:
         states = initial_states(bundle)

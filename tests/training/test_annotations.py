@@ -86,7 +86,7 @@ def test_a_class_map_with_a_misspelt_name_is_refused_with_the_name_that_was_mean
 
 def test_of_a_large_vocabulary_a_hundred_categories_are_named(tmp_path: Path) -> None:
     values = coco_values()
-    values["categories"] += [{"id": 100 + i, "name": f"thing {i:03d}"} for i in range(480)]
+    values["categories"] = values["categories"] + [{"id": 100 + i, "name": f"thing {i:03d}"} for i in range(480)]
     path = write_coco(tmp_path, values)
     with pytest.raises(DataError, match=r"leaves out every category; .*: car, chair, dog, thing 000.* and 383 more$"):
         coco(path, tmp_path / "images", {"lorry": "vehicle"})
