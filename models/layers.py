@@ -19,9 +19,11 @@ __all__ = [
     "Block",
     "FeedForward",
     "FrozenBatchNorm2d",
+    "GeluFeedForward",
     "checkpoint_activations",
     "in_float32",
     "sine_position",
+    "split_heads",
 ]
 
 P = ParamSpec("P")
@@ -143,18 +145,32 @@ class Attention(nn.Module):
         """Attended values [B, Q, C]; `query` [B, Q, C], `key` and `value` [B, S, C], `visible` bool [B, Q, S]."""
         wq, wk, wv = self.in_proj_weight.chunk(3)
         bq, bk, bv = self.in_proj_bias.chunk(3)
-        q = self._split(F.linear(query, wq, bq))
-        k = self._split(F.linear(key, wk, bk))
-        v = self._split(F.linear(value, wv, bv))
+        q = split_heads(F.linear(query, wq, bq), self.heads)
+        k = split_heads(F.linear(key, wk, bk), self.heads)
+        v = split_heads(F.linear(value, wv, bv), self.heads)
         mask = None if visible is None else visible.unsqueeze(1)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
 
-    def _split(self, x: Tensor) -> Tensor:
-        """[B, S, C] -> [B, heads, S, C / heads]."""
-        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return heads
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, S, C] -> [B, heads, S, C / heads]."""
+    split: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split
+
+
+class GeluFeedForward(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class FeedForward(Block):

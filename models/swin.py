@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import Block
+from visrt.models.layers import Block, GeluFeedForward
 
 __all__ = ["Swin", "SwinSettings"]
 
@@ -90,17 +90,6 @@ class WindowAttention(nn.Module):
         return bias
 
 
-class FeedForward(nn.Module):
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
 class SwinBlock(Block):
     """Window attention and feed-forward, pre-norm; every second block shifts its windows by half their side."""
 
@@ -112,7 +101,7 @@ class SwinBlock(Block):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, heads, window)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = FeedForward(dim, mlp_ratio * dim)
+        self.mlp = GeluFeedForward(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x` [B, H, W, C]; `mask` is the stage's shift mask, which unshifted blocks do not need."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visrt.models.layers import Block
+from visrt.models.layers import Block, GeluFeedForward, split_heads
 
 __all__ = ["ROTARY_BASE", "Embeddings", "Grid", "Rotation", "VitBlock", "VitSettings"]
 
@@ -160,18 +160,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation | None = None, visible: Tensor | None = None) -> Tensor:
         """`x` [B, S, D]; `visible` bool [B, S, S]: whether a token, by row, sees another."""
-        q, k, v = (self._split(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (split_heads(projection(x), self.heads) for projection in (self.q_proj, self.k_proj, self.v_proj))
         if rotation is not None:
             q, k = _rotated(q, rotation), _rotated(k, rotation)
         mask = None if visible is None else visible[:, None]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
-
-    def _split(self, x: Tensor) -> Tensor:
-        """[B, S, D] -> [B, heads, S, D / heads]."""
-        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return heads
 
 
 def _rotated(x: Tensor, rotation: Rotation) -> Tensor:
@@ -190,19 +185,6 @@ class LayerScale(nn.Module):
         return x * self.lambda1
 
 
-class Mlp(nn.Module):
-    """Linear, exact GELU, linear."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
 class SwiGlu(nn.Module):
     """Linear, gated by the SiLU of another, linear (Shazeer, 2020)."""
 
@@ -217,7 +199,7 @@ class SwiGlu(nn.Module):
         return out
 
 
-FEEDFORWARDS: dict[str, type[Mlp | SwiGlu]] = {"mlp": Mlp, "swiglu": SwiGlu}
+FEEDFORWARDS: dict[str, type[GeluFeedForward | SwiGlu]] = {"mlp": GeluFeedForward, "swiglu": SwiGlu}
 
 
 class VitBlock(Block):

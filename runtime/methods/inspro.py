@@ -49,6 +49,7 @@ from visrt.runtime.methods.slot_tracks import (
     mark_seen,
     new_slot_tracks,
     shown_objects,
+    with_mean_scores,
     without_lost,
 )
 
@@ -274,16 +275,6 @@ def _shown(
     if "mask_embeddings" in outputs:
         return tracks_with_masks(frame, graphs, objects, outputs["mask_embeddings"])
     return FrameTracks(tuple(BoxTrack(*one, box) for one, box in zip(objects, outputs["boxes"], strict=True)))
-
-
-def with_mean_scores(
-    tracks: SlotTracks, visible: NDArray[np.intp], probabilities: Floats, window_frames: int
-) -> SlotTracks:
-    """The tracks with the `visible` slots' scores averaged: plainly over `window_frames`, then exponentially."""
-    mean = np.zeros_like(probabilities) if tracks.scores is None else tracks.scores.copy()
-    weight = np.maximum(1 / tracks.seen_frames[visible], 1 / window_frames).astype(np.float32)[:, None]
-    mean[visible] += weight * (probabilities[visible] - mean[visible])
-    return replace(tracks, scores=mean)
 
 
 def first_step(initial: Tensors) -> FrameStep:

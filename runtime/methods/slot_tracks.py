@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Floats
 
-__all__ = ["NO_OBJECT", "SlotTracks", "forget_slots", "mark_seen", "new_slot_tracks", "shown_objects", "without_lost"]
+__all__ = [
+    "NO_OBJECT",
+    "SlotTracks",
+    "forget_slots",
+    "mark_seen",
+    "new_slot_tracks",
+    "shown_objects",
+    "with_mean_scores",
+    "without_lost",
+]
 
 NO_OBJECT = -1
 
@@ -80,6 +89,14 @@ def mark_seen(
     seen_s[visible] = now_s
     seen_frames[visible] += 1
     return SlotTracks(ids, seen_s, seen_frames, tracks.scores, tracks.next_id + len(newborn)), visible
+
+
+def with_mean_scores(tracks: SlotTracks, visible: Slots, probabilities: Floats, window_frames: int) -> SlotTracks:
+    """The tracks with the `visible` slots' scores averaged: plainly over `window_frames`, then exponentially."""
+    mean = np.zeros_like(probabilities) if tracks.scores is None else tracks.scores.copy()
+    weight = np.maximum(1 / tracks.seen_frames[visible], 1 / window_frames).astype(np.float32)[:, None]
+    mean[visible] += weight * (probabilities[visible] - mean[visible])
+    return replace(tracks, scores=mean)
 
 
 def shown_objects(tracks: SlotTracks, visible: Slots) -> tuple[list[tuple[int, int, float]], Slots]:

@@ -20,7 +20,6 @@ from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.methods.assign import row_cosines
-from visrt.runtime.methods.inspro import with_mean_scores
 from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Graphs, Track, TrackingMethod, refuse_nonfinite
 from visrt.runtime.methods.outputs import Outputs
 from visrt.runtime.methods.slot_tracks import (
@@ -30,6 +29,7 @@ from visrt.runtime.methods.slot_tracks import (
     mark_seen,
     new_slot_tracks,
     shown_objects,
+    with_mean_scores,
     without_lost,
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_weights
 import torch
 from hugging_face_folders import CLASSES, save_folder, transformers_or_skip
 from torch import Tensor
@@ -25,22 +26,10 @@ from visrt.models.checkpoints.videomt import VIDEOMT
 from visrt.models.eomt import Eomt, EomtSettings
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.resnet import ResNetSettings
 from visrt.models.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.bundles.bundle import open_bundle
 
-TINY: dict[str, Any] = {
-    "queries": 6,
-    "conv_dim": 32,
-    "mask_dim": 32,
-    "hidden_dim": 32,
-    "heads": 4,
-    "encoder_layers": 1,
-    "encoder_feedforward_dim": 48,
-    "decoder_layers": 2,
-    "decoder_feedforward_dim": 40,
-    "backbone": ResNetSettings(blocks=(1, 1, 1, 1), width=4, stem_width=6),
-}
+TINY = {**small_weights.TINY, "decoder_layers": 2}
 NAMES = ("person", "vehicle", "animal")
 
 State = dict[str, Tensor]

@@ -1,26 +1,17 @@
 """Claims about the masked-attention decoder and the default network."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from small_networks import FRAME
 
 from visrt.models.decoder import MaskedAttentionDecoder, mask_logits, visible_pixels
-from visrt.models.efficientnet import EfficientNetLite0, EfficientNetLite0Settings
+from visrt.models.efficientnet import EfficientNetLite0
 from visrt.models.layers import Attention, sine_position
-from visrt.models.mask2former import Mask2Former, NetworkSettings
+from visrt.models.mask2former import Mask2Former
 
-TINY = NetworkSettings(
-    classes=3,
-    queries=7,
-    backbone=EfficientNetLite0Settings(),
-    pixel_decoder="fpn",
-    conv_dim=32,
-    mask_dim=32,
-    hidden_dim=32,
-    heads=2,
-    encoder_layers=1,
-    decoder_layers=3,
-    decoder_feedforward_dim=64,
-)
+TINY = replace(FRAME, queries=7, decoder_layers=3, decoder_feedforward_dim=64)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from networks import PUBLISHED_KIND
 from numpy.typing import NDArray
 from official_layouts import make_split
 from PIL import Image
@@ -26,26 +27,13 @@ from visrt.export.sizes import export_sizes, sizes_for_shapes, video_shapes
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.dataset_classes import DATASET_CLASSES
-from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.models.resnet import ResNetSettings
+from visrt.models.mask2former import Mask2Former
 
 SHORT_SIDE = 60
 TOP_K = 10
 FRAMES = 5
 CLASSES = DATASET_CLASSES["ytvis2019"]
-NETWORK = NetworkSettings(
-    backbone=ResNetSettings(blocks=(1, 1, 1, 1), width=8, stem_width=8),
-    classes=len(CLASSES),
-    queries=12,
-    conv_dim=32,
-    mask_dim=32,
-    hidden_dim=32,
-    heads=4,
-    encoder_layers=1,
-    encoder_feedforward_dim=64,
-    decoder_layers=3,
-    decoder_feedforward_dim=64,
-)
+NETWORK = replace(PUBLISHED_KIND, classes=len(CLASSES), queries=12)
 
 
 @dataclass(frozen=True)
