@@ -13,7 +13,7 @@ from visrt.export.genvis import read_genvis
 from visrt.export.inspro import read_inspro, read_inspro_lite
 from visrt.export.per_frame import read_per_frame
 from visrt.export.videomt import read_videomt
-from visrt.models.checkpoints.published import PUBLISHED
+from visrt.models.checkpoints.published import PUBLISHED, PUBLISHED_VITS
 from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.errors import UsageError
@@ -97,5 +97,6 @@ def published_resize(family: str, settings: Any, classes: tuple[str, ...]) -> Pu
 
 
 def resize_of(family: str, backbone: str, classes: tuple[str, ...]) -> PublishedResize:
-    """The published resize of `family` for `classes` with the `backbone` "swin_l", "rotary" (DINOv3) or another."""
-    return OF_SETS.get((family, classes)) or RESIZES[family].get(backbone, RESIZES[family][USUAL])
+    """The published resize of `family` for `classes`; `backbone`: a published one by name, or a key of `RESIZES`."""
+    known = PUBLISHED_VITS.get(backbone, {}).get("positions", backbone)
+    return OF_SETS.get((family, classes)) or RESIZES[family].get(known, RESIZES[family][USUAL])

@@ -1,8 +1,8 @@
 """The published figures: AP of the papers and of the released checkpoints, and how each was measured.
 
-The released files are those of the model zoos in the official repositories. Only MinVIS's names its files; the links of
-CTVIS and GenVIS have no names, so those files carry names given here. MinVIS's paper gives the mean of three trainings,
-its model zoo the figure of the one file.
+The released files are those of the model zoos in the official repositories. MinVIS's and VidEoMT's name their files;
+the links of CTVIS and GenVIS have no names, so those files carry names given here. MinVIS's paper gives the mean of
+three trainings, its model zoo the figure of the one file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Scores:
-    """Percent, of all videos of the valid split. ap: of masks over IoU 0.5 to 0.95. None: not published."""
+    """Percent, of the valid split. ap: of masks over IoU 0.5 to 0.95. None: not published."""
 
     ap: float
     ap50: float | None = None
@@ -58,7 +58,7 @@ class Figure:
 
     name: also of the recipe that trains it. table: of the paper, empty where only the release gives the figure. set: in
     OFFICIAL_SETS, its valid split. top_k: tracks a video. clip_frames: of a family of clips. paper: its scores.
-    checkpoint: None where no weights were released.
+    checkpoint: None where no weights were released. part: of the videos, where AP is not of all: "long".
     """
 
     name: str
@@ -71,6 +71,7 @@ class Figure:
     clip_frames: int | None
     paper: Scores | None
     checkpoint: Checkpoint | None
+    part: str = ""
 
     def expected(self, trained: bool) -> Scores:
         """What the released file should score; what weights of one's own training should, if `trained`."""
@@ -86,7 +87,7 @@ class Figure:
         """The AP to reach, in words."""
         least = trained or self.checkpoint is None
         by = f"at most {self.tolerance(trained)} below" if least else f"within {self.tolerance(trained)} of"
-        return f"AP {by} {self.expected(trained).ap:.1f}"
+        return f"AP{f' of {self.part} videos' if self.part else ''} {by} {self.expected(trained).ap:.1f}"
 
     @property
     def resize(self) -> PublishedResize:
@@ -125,9 +126,11 @@ SERVERS = {
 }
 """Evaluation servers of the valid splits, whose annotations are not public; numbers as in CTVIS's upload tool."""
 
-TITLES = {"r50": "ResNet-50", "swinl": "Swin-L"}
-BACKBONES = {"r50": "r50", "swinl": "swin_l"}
-"""Names of `models.checkpoints.published.PUBLISHED`."""
+TITLES = {"r50": "ResNet-50", "swinl": "Swin-L", "s": "ViT-S", "b": "ViT-B", "l": "ViT-L", "l-dinov3": "ViT-L, DINOv3"}
+BACKBONES = {
+    "r50": "r50", "swinl": "swin_l", "s": "vit_s", "b": "vit_b", "l": "vit_l", "l-dinov3": "vit_l_dinov3"
+}  # fmt: skip
+"""Names in `models.checkpoints.published`."""
 
 # MinVIS: tables 1 to 3, and the model zoo
 
@@ -294,8 +297,47 @@ def _inspro() -> Iterator[Figure]:
         )
 
 
+# VidEoMT: the model zoo. It repeats the paper's figures of DINOv2; those of DINOv3 came with the release
+
+VIDEOMT_TABLES = {"s": "VidEoMT, CVPR 2026", "b": "VidEoMT, CVPR 2026", "l": "VidEoMT, CVPR 2026", "l-dinov3": ""}
+VIDEOMT_PAGES = {backbone: "VidEoMT, model_zoo/dinov2.md" for backbone in ("s", "b", "l")} | {
+    "l-dinov3": "VidEoMT, model_zoo/dinov3.md"
+}
+VIDEOMT_TOP_K = {"ytvis19": 10, "ytvis21": 10, "ytvis22": 10, "ovis": 20}
+VIDEOMT_PARTS = {"ytvis22": "long"}
+VIDEOMT_FILES = {
+    ("s", "ytvis19"): ("yt_2019_vit_small_52.8.pth", Scores(52.8, ar10=62.2)),
+    ("b", "ytvis19"): ("yt_2019_vit_base_58.2.pth", Scores(58.2, ar10=66.5)),
+    ("l", "ytvis19"): ("yt_2019_vit_large_68.6.pth", Scores(68.6, ar10=73.9)),
+    ("l", "ytvis21"): ("yt_2021_vit_large_63.1.pth", Scores(63.1, ar10=68.1)),
+    ("l", "ytvis22"): ("yt_2022_vit_large_42.6.pth", Scores(42.6, ar10=48.1)),
+    ("l", "ovis"): ("ovis_vit_large_52.5.pth", Scores(52.5, ar10=57.5)),
+    ("l-dinov3", "ytvis19"): ("yt_2019_dinov3_68.9.pth", Scores(68.9, ar10=74.8)),
+    ("l-dinov3", "ytvis21"): ("yt_2021_dinov3_63.2.pth", Scores(63.2, ar10=69.2)),
+    ("l-dinov3", "ytvis22"): ("yt_2022_dinov3_42.8.pth", Scores(42.8, ar10=50.3)),
+}
+
+
+def _videomt() -> Iterator[Figure]:
+    for (backbone, of), (file, scores) in VIDEOMT_FILES.items():
+        table = VIDEOMT_TABLES[backbone]
+        yield Figure(
+            name=f"videomt-{backbone}-{of}",
+            model=f"VidEoMT, {TITLES[backbone]}",
+            table=table,
+            set=of,
+            family="videomt",
+            backbone=BACKBONES[backbone],
+            top_k=VIDEOMT_TOP_K[of],
+            clip_frames=None,
+            paper=scores if table else None,
+            checkpoint=Checkpoint(file, VIDEOMT_PAGES[backbone], scores),
+            part=VIDEOMT_PARTS.get(of, ""),
+        )
+
+
 FIGURES: dict[str, Figure] = {
-    figure.name: figure for figures in (_minvis(), _ctvis(), _genvis(), _inspro()) for figure in figures
+    figure.name: figure for figures in (_minvis(), _ctvis(), _genvis(), _inspro(), _videomt()) for figure in figures
 }
 
 

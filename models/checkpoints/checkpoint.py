@@ -69,7 +69,8 @@ class NetworkKind(Generic[N, S]):
     expected: its name in errors. settings_from_weights: the architecture, from weights and the file's name for errors.
     mark: a key that only networks of this kind have; without one, files of known other families are refused. ignored:
     starts of keys that the network does not have, looked at for the architecture only. not_in_weights: settings that
-    the weights do not show. published: from weights and the file's name for errors, the weights by the network's own
+    the weights do not show. unclear: those of them that must be given for such an architecture, each with the reason.
+    published: from weights and the file's name for errors, the weights by the network's own
     keys, where it is published with others. read_folder: for checkpoints that are folders.
     """
 
@@ -80,6 +81,7 @@ class NetworkKind(Generic[N, S]):
     mark: str | None = None
     ignored: tuple[str, ...] = ()
     not_in_weights: tuple[str, ...] = ()
+    unclear: Callable[[S], Mapping[str, str]] | None = None
     published: Callable[[Weights, str], Weights] | None = None
     read_folder: Callable[[Path], FolderContents] | None = None
 
@@ -153,6 +155,9 @@ def _from_file(path: Path, kind: NetworkKind[N, S], given: Mapping[str, Any]) ->
     settings = _stored_settings(kind.settings, metadata, path)
     if settings is None:
         settings = kind.settings_from_weights(weights, str(path))
+        for name, reason in (kind.unclear(settings) if kind.unclear else {}).items():
+            if name not in given:
+                raise UsageError(f"{path}: {reason}")
         if given:
             values = {**asdict(settings), **given}  # type: ignore[call-overload]
             settings = load_settings(kind.settings, values, f"{path}: settings")

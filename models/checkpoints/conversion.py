@@ -14,8 +14,8 @@ from visrt.models.checkpoints.fingerprint import checkpoint_sha256
 from visrt.models.checkpoints.genvis import GENVIS
 from visrt.models.checkpoints.hugging_face import folder_config
 from visrt.models.checkpoints.mask2former import MASK2FORMER
+from visrt.models.checkpoints.published import backbone_in_words
 from visrt.models.checkpoints.videomt import VIDEOMT
-from visrt.models.eomt import EomtSettings
 from visrt.models.genvis import GenVisNetworkSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.runtime.errors import OutputError, UsageError
@@ -27,15 +27,11 @@ SUFFIX = ".safetensors"
 
 def _frame_network(settings: NetworkSettings) -> tuple[str, int, str]:
     embeddings = f", instance embeddings of {settings.reid_dim}" if settings.reid_dim else ""
-    return "ctvis" if settings.reid_dim else "minvis", settings.queries, settings.backbone.kind + embeddings
+    return "ctvis" if settings.reid_dim else "minvis", settings.queries, backbone_in_words(settings) + embeddings
 
 
 def _genvis(settings: GenVisNetworkSettings) -> tuple[str, int, str]:
     return "genvis", *_frame_network(settings.frame)[1:]
-
-
-def _transformer(settings: EomtSettings) -> str:
-    return f"transformer of {settings.blocks} blocks and {settings.dim} channels, {settings.positions} positions"
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,13 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "videomt": Kind(
         VIDEOMT,
-        lambda settings: ("videomt", settings.queries, _transformer(settings)),
+        lambda settings: ("videomt", settings.queries, backbone_in_words(settings)),
         marks=("query_updater.", "backbone.query_updater."),
         model_types=("videomt",),
     ),
     "eomt": Kind(
         EOMT,
-        lambda settings: ("eomt", settings.queries, _transformer(settings)),
+        lambda settings: ("eomt", settings.queries, backbone_in_words(settings)),
         marks=("network.upscale", "upscale_block."),
         model_types=("eomt", "eomt_dinov3"),
     ),

@@ -44,6 +44,8 @@ NEEDED = {
     "class_predictor.weight": 2,
     MASKS: 1,
 }
+PATCHES = (8, 16, 32)
+"""Pixels of a side, from which doubling leads to masks at a quarter of the image."""
 UNUSED = (MASKS, "embeddings.mask_token", "encoder.pixel_")
 NETWORKS = "an EoMT or VidEoMT network"
 
@@ -78,11 +80,21 @@ def vit_values(weights: Weights, where: str) -> dict[str, Any]:
         "query_blocks": len(weights[MASKS]),
         "feedforward_dim": weights[out].shape[1],
         "feedforward": "swiglu" if gated else "mlp",
-        "patch": weights["embeddings.patch_embeddings.projection.weight"].shape[3],
+        "patch": _patch(weights, where),
         "registers": weights["embeddings.register_tokens"].shape[1],
         **_positions(weights, where),
         **_normalisation(weights),
     }
+
+
+def _patch(weights: Weights, where: str) -> int:
+    channels, height, width = weights["embeddings.patch_embeddings.projection.weight"].shape[1:]
+    if channels != 3 or height != width or height not in PATCHES:
+        raise CheckpointError(
+            f"{where}: its patches are {height}x{width} pixels of {channels} channels; expected squares of "
+            f"{', '.join(map(str, PATCHES))} in RGB, from which doubling leads to masks at a quarter of the image"
+        )
+    return height
 
 
 def _positions(weights: Weights, where: str) -> dict[str, Any]:
@@ -189,7 +201,10 @@ def _read_folder(folder: Path) -> FolderContents:
         {"eomt": "EomtForUniversalSegmentation", "eomt_dinov3": "EomtDinov3ForUniversalSegmentation"},
         folder / CONFIG,
     )
-    weights = own_weights(folder_weights(folder))
+    stored = folder_weights(folder)
+    if is_official(stored):
+        raise CheckpointError(f"{folder}: its weights are the official ones, not transformers'; give their file itself")
+    weights = own_weights(stored)
     contents = folder_contents(folder, _settings_from_weights(weights, str(folder)), weights, config)
     if torch.any(weights[MASKS] > 0):
         raise CheckpointError(

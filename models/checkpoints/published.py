@@ -12,8 +12,20 @@ from visrt.models.mask2former import NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.models.swin import SwinSettings
 from visrt.models.videomt import VideoMtSettings
+from visrt.models.vit import VitSettings
 
-__all__ = ["DATASET_CLASSES", "PUBLISHED", "PUBLISHED_VITS", "ctvis", "eomt", "genvis", "published", "videomt"]
+__all__ = [
+    "DATASET_CLASSES",
+    "PUBLISHED",
+    "PUBLISHED_VITS",
+    "backbone_in_words",
+    "ctvis",
+    "eomt",
+    "genvis",
+    "published",
+    "published_backbone",
+    "videomt",
+]
 
 PUBLISHED: dict[str, NetworkSettings] = {
     "r50": NetworkSettings(classes=40, backbone=ResNetSettings()),
@@ -67,3 +79,15 @@ def eomt(name: str, classes: int) -> EomtSettings:
 def videomt(name: str, classes: int) -> VideoMtSettings:
     """The published VidEoMT on the transformer `name`."""
     return VideoMtSettings(classes=classes, **PUBLISHED_VITS[name])
+
+
+def backbone_in_words(settings: Any) -> str:
+    """Of a network with `settings`: the kind of its backbone, or the size and the positions of its transformer."""
+    if isinstance(settings, VitSettings):
+        return f"transformer of {settings.blocks} blocks and {settings.dim} channels, {settings.positions} positions"
+    return str(getattr(settings, "frame", settings).backbone.kind)
+
+
+def published_backbone(name: str) -> str:
+    """`backbone_in_words` of the published backbone or transformer `name`."""
+    return backbone_in_words(eomt(name, 1) if name in PUBLISHED_VITS else PUBLISHED[name])

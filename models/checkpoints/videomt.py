@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from visrt.models.checkpoints.architecture import Weights
@@ -14,9 +15,22 @@ from visrt.models.videomt import VideoMt, VideoMtSettings
 
 __all__ = ["VIDEOMT"]
 
+NORMED_CLASSES = 124
+"""Of VIPSeg and VSPW. Published networks with DINOv3 for them norm their queries, which no weight shows."""
+
 
 def _settings_from_weights(weights: Weights, where: str) -> VideoMtSettings:
     return VideoMtSettings(**vit_values(weights, where))
+
+
+def _unclear(settings: VideoMtSettings) -> Mapping[str, str]:
+    if settings.positions != "rotary" or settings.classes != NORMED_CLASSES:
+        return {}
+    return {
+        "norm_queries": f"VidEoMT with DINOv3 and {NORMED_CLASSES} classes, as of VIPSeg and VSPW, is published with "
+        "queries that are normed, which no weight shows; convert it with --set norm_queries=true, or with "
+        "norm_queries=false if it was trained without"
+    }
 
 
 def _published(weights: Weights, _: str) -> Weights:
@@ -39,5 +53,6 @@ VIDEOMT = NetworkKind(
     mark="query_updater.weight",
     ignored=UNUSED,
     not_in_weights=("heads", "norm_eps", "norm_queries", "pixel_mean", "pixel_std"),
+    unclear=_unclear,
     read_folder=_read_folder,
 )

@@ -7,20 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import golden_networks
 import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from annotated_sets import set_values, write_set
 from golden import Golden, assert_same_finals, class_names, comparing, fit_officially, golden_sets
-from golden_networks import videomt as golden_network
 from typer.testing import CliRunner
 from written_clips import write_clip
 
 from visrt.benchmarks.video_level.rules import official_result
+from visrt.benchmarks.video_level.tracks import TOP_K, best_of_video
 from visrt.cli import app
+from visrt.export import bundle as exporting
 from visrt.export.bundle import Export, export_bundle
 from visrt.export.eomt import read_eomt
 from visrt.export.families import published_resize
+from visrt.export.videomt import read_videomt
 from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.checkpoints.published import eomt, videomt
 from visrt.models.dataset_classes import DATASET_CLASSES
@@ -30,7 +34,10 @@ from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.engines.trt.build import Profile, build_engine, build_request
 from visrt.runtime.engines.trt.library import load_tensorrt
+from visrt.runtime.errors import BundleError, UsageError
+from visrt.runtime.image import letterbox_into, pillow_bilinear
 from visrt.runtime.methods.minvis import MinVis
+from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.registry import method_of
 from visrt.runtime.methods.videomt import decoded
 from visrt.runtime.network import ClipGraphs
@@ -188,9 +195,13 @@ def test_a_stream_goes_on_from_its_state_and_a_new_one_from_the_first(stateful: 
     assert alone[0] != once[2], "the third frame of a stream does not look like a first one"
 
 
-@pytest.mark.parametrize("golden", golden_sets("eomt", "images"), indirect=True)
+EOMTS = pytest.mark.parametrize("golden", golden_sets("eomt", "images"), indirect=True)
+VIDEOMTS = pytest.mark.parametrize("golden", golden_sets("videomt", "video"), indirect=True)
+
+
+@EOMTS
 def test_golden_eomt_exported_graphs_give_the_official_outputs(golden: Golden) -> None:
-    """From the padded images on, in ONNX Runtime, all in one call."""
+    """From raw frames on, in ONNX Runtime, all in one call; the rest of the square is black, as in the set."""
     folder = golden.path.with_name(f"{golden.path.stem}_hf")
     if not folder.is_dir():
         pytest.skip(f"{folder} is missing")
@@ -198,8 +209,14 @@ def test_golden_eomt_exported_graphs_give_the_official_outputs(golden: Golden) -
     export = read_eomt(folder, InputSpec(height=height, width=width), {})
     models = export.onnx_models(export.float32_graphs(), torch.float32)
     frame, masks = (ort.InferenceSession(models[name].SerializeToString()) for name in ("frame", "masks"))
-    images = golden["padded_u8"].transpose(0, 2, 3, 1)
-    sizes = np.array([(height, width)] * len(images), dtype=np.int32)
+    images = np.zeros((len(golden.frames), height, width, 3), dtype=np.uint8)
+    fits = [
+        letterbox_into(out, shown, export.spec, pillow_bilinear)
+        for out, shown in zip(images, golden.frames, strict=True)
+    ]
+    assert np.array_equal(images.transpose(0, 3, 1, 2), golden["padded_u8"])
+    images[:, fits[0].valid[0] :] = 200
+    sizes = np.array([fit.valid for fit in fits], dtype=np.int32)
     names = [output.name for output in frame.get_outputs()]
     outputs = dict(zip(names, frame.run(None, {"images": images, "valid_sizes": sizes}), strict=True))
     logits = [
@@ -211,24 +228,103 @@ def test_golden_eomt_exported_graphs_give_the_official_outputs(golden: Golden) -
         compare("", {"mask_features": outputs["mask_features"], "pred_masks": np.stack(logits)})
 
 
-VIDEOMTS = pytest.mark.parametrize("golden", golden_sets("videomt", "video"), indirect=True)
-
-
 @pytest.fixture(scope="module")
 def golden_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Golden], Bundle]:
-    """The bundle exported from the weights of a VidEoMT set, each exported once."""
+    """The bundle exported from the weights of a set, each exported once; that of EoMT in its square of five patches."""
 
     def exported(golden: Golden) -> Bundle:
         name = golden.path.stem
         if name not in _DONE:
-            folder, official = tmp_path_factory.mktemp(name), golden_network(golden)
+            folder, family = tmp_path_factory.mktemp(name), name.split("_")[0]
+            official: Any = golden_networks.eomt(golden) if family == "eomt" else golden_networks.videomt(golden)
             save_checkpoint(official, folder / "model.safetensors", class_names(official.settings.classes))
-            size, family = golden.input_size, name.split("_")[0]
-            export_bundle(Export(folder / "model.safetensors", folder / "bundle", *size, family=family))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(exporting, "SIZE_DIVISOR", official.settings.patch)
+                export_bundle(
+                    Export(folder / "model.safetensors", folder / "bundle", *golden.input_size, family=family)
+                )
             _DONE[name] = open_bundle(folder / "bundle")
         return _DONE[name]
 
     return exported
+
+
+@EOMTS
+def test_golden_eomt_of_a_video_is_scored_by_the_rule_of_minvis(
+    golden: Golden, golden_bundles: Callable[[Golden], Bundle]
+) -> None:
+    """From raw frames, against the logits of the set in the order of its matches."""
+    first, *later = golden["pred_logits"]
+    slots = [first, *(logits[order] for logits, order in zip(later, golden["minvis_match_perm"], strict=True))]
+    expected = best_of_video(np.mean(slots, axis=0), TOP_K)
+    with Session.open(golden_bundles(golden), threads=1) as session:
+        result = official_result(session, lambda: iter(golden.frames))
+    assert [track.label for track in result.tracks] == [best.label for best in expected]
+    assert [track.score for track in result.tracks] == pytest.approx([best.score for best in expected], abs=1e-4)
+    assert {len(track.masks) for track in result.tracks} == {len(golden.frames)}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@EOMTS
+def test_golden_eomt_every_association_follows_the_objects_of_a_video(
+    golden: Golden, preset: str, golden_bundles: Callable[[Golden], Bundle]
+) -> None:
+    """Random weights are sure of nothing, so thresholds are at zero."""
+    everything = {"birth_score": 0.0, "keep_score": 0.0, "nms_iou": 1.0}
+    if PRESETS[preset].family == "ctvis":
+        everything |= {"show_score": 0.0, "steady_frames": 1}
+    with Session.open(golden_bundles(golden), threads=1, preset=preset, association=everything) as session:
+        frames = shown(session, golden.frames)
+    assert len(frames) == len(golden.frames)
+    followed = set.intersection(*map(set, frames))
+    assert len(followed) > len(frames[0]) / 2 > 0
+
+
+def test_an_association_that_needs_more_than_the_bundle_has_is_refused_in_one_line(
+    per_frame: Bundle, stateful: Bundle
+) -> None:
+    with pytest.raises(UsageError, match=r"of family 'videomt'; presets are for bundles of ctvis, eomt, minvis$") as no:
+        method_of(stateful.manifest, preset="ctvis")
+    assert "\n" not in str(no.value)
+    frame = per_frame.manifest.graphs["frame"]
+    outputs = {role: tensor for role, tensor in frame.outputs.items() if role != "embeddings"}
+    graphs = {**per_frame.manifest.graphs, "frame": frame.model_copy(update={"outputs": outputs})}
+    bare = per_frame.manifest.model_copy(update={"graphs": graphs})
+    for preset in ("minvis", "ctvis"):
+        with pytest.raises(BundleError, match="embeddings") as lacks:
+            method_of(bare, preset=preset)
+        assert "\n" not in str(lacks.value)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("eomt", ()), ("eomt", ("--preset", "ctvis")), ("videomt", ())])
+def test_the_command_scores_a_set_by_the_official_rule(
+    kind: str, options: tuple[str, ...], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = bundle_of(kind, tmp_path_factory).folder
+    write_set(tmp_path / "data", set_values(videos=1, frames=3))
+    (tmp_path / "map.json").write_text('{"dog": "animal", "car": "vehicle"}')
+    where = ("--bundle", folder, "--data", tmp_path / "data", "--classes", tmp_path / "map.json", "--threads", 1)
+    written = ("--rule", "official", "--json", tmp_path / "figures.json", *options)
+    ended = CliRunner().invoke(app, ["eval", *map(str, (*where, *written))])
+    assert ended.exit_code == 0, ended.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["settings"]["rule"] == "official"
+    assert 0 <= figures["precision"]["ap"] <= 1
+
+
+@VIDEOMTS
+def test_golden_videomt_folder_of_transformers_exports_in_another_shape_than_its_square(golden: Golden) -> None:
+    """transformers runs it in the square of its position table only."""
+    folder = golden.path.with_name(f"{golden.path.stem}_hf")
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing")
+    height, width = golden.input_size
+    assert height != width
+    made = read_videomt(folder, InputSpec(height=height, width=width), {})
+    assert made.checkpoint.settings.positions == "table"
+    outputs = made.full_outputs(torch.from_numpy(golden["net_input"][3:4]))
+    with comparing(golden, {"reset_frame3_logits": 1e-4, "reset_frame3_masks": 1e-3}) as compare:
+        compare("reset_frame3_", {"logits": outputs["class_logits"], "masks": outputs["mask_logits"]})
 
 
 @VIDEOMTS

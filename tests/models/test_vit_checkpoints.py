@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from golden import golden_folder
 from hugging_face_folders import randomised, transformers_or_skip
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from visrt.cli import app
 from visrt.models.checkpoints import checkpoint as checkpoints
 from visrt.models.checkpoints.checkpoint import NetworkKind, load_checkpoint, save_checkpoint
 from visrt.models.checkpoints.conversion import convert_checkpoint, kind_of
@@ -215,6 +218,22 @@ def test_settings_that_no_weight_shows_are_given(tmp_path: Path) -> None:
         load_checkpoint(path, VIDEOMT, settings={"queries": 3})
 
 
+def test_whether_queries_are_normed_must_be_said_where_published_networks_differ(tmp_path: Path) -> None:
+    """VIPSeg and VSPW, of 124 classes, with DINOv3."""
+    settings = VideoMtSettings(**{**SIZES, **ROTARY, "classes": 124})
+    path = saved(tmp_path / "vspw_dinov3_94.4_64.0.pth", official(settings))
+    with pytest.raises(UsageError, match="no weight shows; convert it with --set norm_queries=true") as raised:
+        load_checkpoint(path, VIDEOMT)
+    assert "\n" not in str(raised.value)
+    names = tuple(map(str, range(124)))
+    for normed in (True, False):
+        out = tmp_path / f"{normed}.safetensors"
+        convert_checkpoint(path, out, names, settings={"norm_queries": normed})
+        assert load_checkpoint(out, VIDEOMT).settings == VideoMtSettings(**{**asdict(settings), "norm_queries": normed})
+    table = saved(tmp_path / "vspw.pth", official(VideoMtSettings(**{**SIZES, "classes": 124})))
+    assert not load_checkpoint(table, VIDEOMT).settings.norm_queries
+
+
 def test_pixel_means_in_a_file_are_those_of_the_network(tmp_path: Path) -> None:
     state = official(FILES["eomt"])
     stored = {"network.encoder.pixel_mean": torch.full((1, 3, 1, 1), 0.5)}
@@ -264,6 +283,9 @@ VIT = "backbone.encoder.backbone."
         ),
         (change(VIT, "blocks.1.mlp.fc1.bias", torch.zeros(7)), "1 misshapen: layers.1.mlp.fc1.bias 7, expected 96$"),
         (change(VIT, "blocks.0.mlp.fc2.weight", None), "layers.0.mlp.fc2.weight; expected an EoMT or VidEoMT network"),
+        (change(VIT, "patch_embed.proj.weight", torch.zeros(64, 3, 14, 14)), "14x14 .* expected squares of 8, 16, 32"),
+        (change(VIT, "patch_embed.proj.weight", torch.zeros(64, 1, 16, 16)), "16x16 pixels of 1 channels; .* in RGB"),
+        (change("backbone.", "q.weight", torch.zeros(5, 48)), "1 misshapen: query.weight 5x48, expected 5x64$"),
         (change("backbone.", "class_head.bias", torch.zeros(9)), "class_predictor.bias 9, expected 4$"),
         (change("backbone.", "attn_mask_probs", None), "missing: attn_mask_probs; expected an EoMT or VidEoMT"),
         (change("backbone.", "attn_mask_probs", torch.zeros(9)), "9 blocks with queries of 3"),
@@ -334,6 +356,16 @@ def test_differences_to_dinov3_are_refused_without_their_base_and_added_to_it(di
         of_base = base.get(key, torch.zeros(()))
         assert torch.equal(whole[key], value + of_base), key
     assert len([key for key in whole if key in base]) == len(base) - 1, "all but the mask token"
+
+
+def test_differences_are_refused_by_the_command_in_one_line(tmp_path: Path) -> None:
+    path = saved(tmp_path / "pytorch_model.bin", official(DIFFERENCES))
+    size = ("--size", "64x96", "--out", str(tmp_path / "bundle"))
+    ended = CliRunner().invoke(app, ["export", str(path), "--family", "eomt", "--classes", ",".join(CLASSES), *size])
+    assert ended.exit_code == CheckpointError.exit_code
+    [line] = ended.stderr.splitlines()
+    assert "published as differences to DINOv3's weights" in line
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_whole_file_with_dinov3_is_taken_as_it_is_when_its_owner_says_so(tmp_path: Path) -> None:
@@ -431,6 +463,21 @@ def test_a_folder_that_transformers_runs_with_masked_attention_is_refused(folder
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "attn_mask_probs": torch.tensor([0.0, 0.25])}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"attn_mask_probs is \[0.0, 0.25\].* expected zeros"):
+        load_checkpoint(folder, EOMT)
+
+
+def test_the_table_counts_where_a_configuration_names_another_image_size(folder: Path) -> None:
+    """Published folders do: their transformer sees the squares of its table, whatever the configuration says."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "image_size": 1280}))
+    assert load_checkpoint(folder, EOMT).settings.table_side == 4
+
+
+def test_official_weights_in_a_folder_are_not_read_by_its_configuration(folder: Path) -> None:
+    """Those of EoMT with DINOv3 would be differences."""
+    (folder / "model.safetensors").unlink()
+    torch.save(official(DIFFERENCES), folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="are the official ones, not transformers'; give their file itself"):
         load_checkpoint(folder, EOMT)
 
 

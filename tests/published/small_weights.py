@@ -1,4 +1,7 @@
-"""Small networks with random weights, in files as the published ones: their names, layouts and numbers of classes."""
+"""Networks with random weights, in files as the published ones: their names, layouts and numbers of classes.
+
+They are small but for VidEoMT, of which the smallest is taken: its size is looked at.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from typing import Any
 
 import torch
 from inspro_bundles import SETTINGS, saved_inspro
+from torch import Tensor
 
+from visrt.models.checkpoints.published import videomt
 from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.models.genvis import GenVis, GenVisNetworkSettings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
+from visrt.models.videomt import VideoMt
 
 __all__ = ["save_small_weights"]
 
@@ -38,20 +44,25 @@ def save_small_weights(path: Path, family: str, classes: str) -> None:
     if path.suffix == ".safetensors":
         saved_inspro(path, replace(SETTINGS, classes=len(names)), names)
     else:
-        torch.save({"model": NETWORKS[family](len(names)).eval().state_dict(), "iteration": 5999}, path)
+        torch.save({"model": NETWORKS[family](len(names)), "iteration": 5999}, path)
 
 
-def _minvis(classes: int) -> torch.nn.Module:
-    return Mask2Former(NetworkSettings(classes=classes, **TINY))
+def _minvis(classes: int) -> dict[str, Tensor]:
+    return Mask2Former(NetworkSettings(classes=classes, **TINY)).state_dict()
 
 
-def _ctvis(classes: int) -> torch.nn.Module:
-    return Mask2Former(NetworkSettings(classes=classes, reid_dim=32, reid_hidden_dim=32, **TINY))
+def _ctvis(classes: int) -> dict[str, Tensor]:
+    return Mask2Former(NetworkSettings(classes=classes, reid_dim=32, reid_hidden_dim=32, **TINY)).state_dict()
 
 
-def _genvis(classes: int) -> torch.nn.Module:
+def _genvis(classes: int) -> dict[str, Tensor]:
     frame = NetworkSettings(classes=classes, **TINY)
-    return GenVis(GenVisNetworkSettings(frame, instances=5, heads=4, encoder_layers=1, decoder_layers=1))
+    return GenVis(GenVisNetworkSettings(frame, instances=5, heads=4, encoder_layers=1, decoder_layers=1)).state_dict()
 
 
-NETWORKS = {"minvis": _minvis, "ctvis": _ctvis, "genvis": _genvis}
+def _videomt(classes: int) -> dict[str, Tensor]:
+    settings = videomt("vit_s", classes)
+    return {**VideoMt(settings).state_dict(), "attn_mask_probs": torch.zeros(settings.query_blocks)}
+
+
+NETWORKS = {"minvis": _minvis, "ctvis": _ctvis, "genvis": _genvis, "videomt": _videomt}

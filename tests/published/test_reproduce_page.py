@@ -37,6 +37,7 @@ FAMILIES = {
     "ctvis": ("datasets/weights/ctvis_r50_ovis.pth", "ovis"),
     "genvis": ("datasets/weights/genvis_semi_r50_ytvis21.pth", "ytvis2021"),
     "inspro": ("runs/inspro-r50-ytvis21/model.safetensors", "ytvis2021"),
+    "videomt": ("datasets/weights/yt_2019_vit_small_52.8.pth", "ytvis2019"),
 }
 """The weights of each family on the page, and the classes they are for."""
 
@@ -114,7 +115,7 @@ def test_minvis_is_run_as_the_page_says(downloads: Path, minvis: dict[str, str])
 
 
 @pytest.mark.full_size
-@pytest.mark.parametrize(("family", "tracks"), [("ctvis", None), ("genvis", 10), ("inspro", 10)])
+@pytest.mark.parametrize(("family", "tracks"), [("ctvis", None), ("genvis", 10), ("inspro", 10), ("videomt", 10)])
 def test_the_other_families_are_run_as_the_page_says(family: str, tracks: int | None, downloads: Path) -> None:
     outputs_of(family)
 
@@ -157,9 +158,11 @@ def test_weights_of_another_backbone_are_refused_before_the_work(downloads: Path
     into = ("--data", "datasets", "--out", "out/large")
 
     ended = run("reproduce", "minvis-swinl-ytvis19", "--weights", FAMILIES["minvis"][0], *into)
+    small = run("reproduce", "videomt-l-ytvis19", "--weights", FAMILIES["videomt"][0], *into)
 
-    assert ended.exit_code == UsageError.exit_code
+    assert (ended.exit_code, small.exit_code) == (UsageError.exit_code, UsageError.exit_code)
     assert "minvis-swinl-ytvis19 is of MinVIS, Swin-L" in ended.output
+    assert "of 12 blocks and 384 channels, table positions; videomt-l-ytvis19 is of VidEoMT, ViT-L" in small.output
     assert not (downloads / "out" / "large").exists()
 
 
@@ -198,7 +201,14 @@ def test_what_is_missing_is_said_before_the_work(
     assert not (downloads / "o").exists()
 
 
-@pytest.mark.parametrize(("name", "out"), [("ctvis-r50-ovis", "out/ctvis"), ("genvis-semi-r50-ytvis21", "out/genvis")])
+@pytest.mark.parametrize(
+    ("name", "out"),
+    [
+        ("ctvis-r50-ovis", "out/ctvis"),
+        ("genvis-semi-r50-ytvis21", "out/genvis"),
+        ("videomt-s-ytvis19", "out/videomt"),
+    ],
+)
 def test_the_steps_on_the_page_are_those_of_the_figure(name: str, out: str, downloads: Path) -> None:
     figure = FIGURES[name]
     assert figure.checkpoint

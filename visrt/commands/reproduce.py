@@ -126,8 +126,12 @@ def _weights(figure: Figure, trained: bool) -> Path:
 
 
 def _weights_line(figure: Figure, trained: bool) -> str:
+    from visrt.training.published_recipes import RECIPES
+
     if trained or figure.checkpoint is None:
         why = "" if trained else "none were released; "
+        if figure.name not in RECIPES:
+            return f"weights: {why}of a training of your own; there is no recipe for it"
         return f"weights: {why}visrt train --recipe {figure.name} --data ROOT --out runs/{figure.name}"
     return f"weights: {figure.checkpoint.file}, linked in {figure.page}"
 
@@ -178,7 +182,7 @@ def _run(figure: Figure, weights: Path, data: Path, out: Path, engine: str, jobs
         at_once = () if jobs is None else ("--jobs", str(jobs))
         _call((*eval_arguments(figure, videos, out), "--engine", engine, *at_once))
     ap = _measured_ap(out)
-    if ap is None:
+    if ap is None or figure.part:
         print(f"upload {out / 'results' / 'results.zip'} to {figure.server}; expected {figure.expectation(trained)}")
         print(command(_judging(figure, trained)))
     else:
@@ -190,17 +194,19 @@ def _check_backbone(figure: Figure, weights: Path) -> None:
     from dataclasses import asdict
 
     from visrt.export.families import read_for
-    from visrt.models.checkpoints.published import PUBLISHED
+    from visrt.models.checkpoints.published import backbone_in_words, published_backbone
     from visrt.runtime.bundles.manifest import InputSpec
     from visrt.runtime.errors import UsageError
     from visrt.runtime.methods.registry import METHODS
 
     association = asdict(METHODS[figure.family]({}).settings)
     size = InputSpec(height=384, width=640)
-    settings: Any = read_for(figure.family, weights, size, association).checkpoint.settings
-    found = getattr(settings, "frame", settings).backbone.kind
-    if found != PUBLISHED[figure.backbone].backbone.kind:
-        raise UsageError(f"{weights}: has a backbone of kind {found}; {figure.name} is of {figure.model}")
+    found = backbone_in_words(read_for(figure.family, weights, size, association).checkpoint.settings)
+    expected = published_backbone(figure.backbone)
+    if found != expected:
+        raise UsageError(
+            f"{weights}: its backbone is a {found}; {figure.name} is of {figure.model}, expected a {expected}"
+        )
 
 
 def _call(arguments: tuple[str, ...]) -> None:
