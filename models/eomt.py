@@ -131,9 +131,12 @@ class QueryVit(nn.Module):
 
     def predict(self, x: Tensor, grid: Grid) -> FrameOutputs:
         """The outputs of tokens `x`, queries in front; a query's embedding is what classes and masks are made of."""
-        normed = self.layernorm(x)
-        queries = normed[:, : self.query.num_embeddings]
-        patches = normed[:, x.shape[1] - grid.height * grid.width :]
+        return self.outputs(self.layernorm(x), grid)
+
+    def outputs(self, tokens: Tensor, grid: Grid) -> FrameOutputs:
+        """What the heads make of `tokens` as they are."""
+        queries = tokens[:, : self.query.num_embeddings]
+        patches = tokens[:, tokens.shape[1] - grid.height * grid.width :]
         features = patches.transpose(1, 2).unflatten(2, (grid.height, grid.width))
         return FrameOutputs(
             self.class_predictor(queries), queries, self.mask_head(queries), self.upscale_block(features)
@@ -165,10 +168,12 @@ class Eomt(QueryVit):
         rotation = grid.rotation_after(x.shape[1] - grid.height * grid.width)
         predictions = [self.predict(x, grid)]
         for block, probability in zip(self.layers[self.encoder_blocks :], probabilities, strict=True):
-            x = block(x, rotation, self._visible(predictions[-1], x.shape[1], grid, probability))
+            visible = self._visible(predictions[-1], x.shape[1], grid, probability) if probability else None
+            x = block(x, rotation, visible)
             predictions.append(self.predict(x, grid))
         return predictions
 
+    @torch.no_grad()
     def _visible(self, prediction: FrameOutputs, length: int, grid: Grid, probability: float) -> Tensor:
         """Whether a token sees another, bool [B, S, S]."""
         masks = mask_logits(prediction.mask_embeddings, prediction.mask_features)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from visrt.models.eomt import EomtSettings, QueryVit
@@ -52,6 +53,23 @@ class VideoMt(QueryVit):
         """
         x = self.mixed(tokens, queries.to(tokens.dtype), grid)
         return VideoMtOutputs(self.predict(x, grid), self.next_queries(x[:, : queries.shape[1]]))
+
+    def supervised(self, tokens: Tensor, queries: Tensor, grid: Grid) -> tuple[list[FrameOutputs], Tensor]:
+        """For training: predictions before each block with queries but the last, and after that; the next queries.
+
+        As released, the heads read the tokens between the blocks without the transformer's last norm, unless the
+        network has `norm_queries`.
+        """
+        count, between = queries.shape[1], self.predict if self.settings.norm_queries else self.outputs
+        x = torch.cat((queries.to(tokens.dtype), tokens), dim=1)
+        rotation = grid.rotation_after(x.shape[1] - grid.height * grid.width)
+        *earlier, last = self.layers[self.encoder_blocks :]
+        predictions = []
+        for block in earlier:
+            predictions.append(between(x, grid))
+            x = block(x, rotation)
+        x = last(x, rotation)
+        return [*predictions, self.predict(x, grid)], self.next_queries(x[:, :count])
 
     def next_queries(self, queries: Tensor) -> Tensor:
         """The queries of the next frame [B, Q, D], float32, of those that left the last block."""

@@ -13,7 +13,7 @@ from visrt.models.interaction import StageOutputs
 from visrt.training.batches import Batch, clip_batch, validation_clips
 from visrt.training.data.clips import Clip
 from visrt.training.inspro_clip import TrainedPairs, Walk, first_walk, frame_maps, seen_of, walked
-from visrt.training.inspro_settings import InsProTrainSettings
+from visrt.training.inspro_settings import InsProTrainSettings, check_inspro_settings
 from visrt.training.inspro_start import first_network
 from visrt.training.losses.boxes import boxes_of_masks, pairwise_iou
 from visrt.training.losses.inspro import clip_losses
@@ -29,6 +29,7 @@ class InsProLearner:
     qualities: tuple[str, ...] = ("recall", "precision", "held")
 
     def __init__(self, settings: InsProTrainSettings) -> None:
+        check_inspro_settings(settings)
         self.settings = settings
 
     def start(self) -> TrainedPairs:

@@ -18,10 +18,12 @@ class Trained(nn.Module):
     """A `network` in training; `forward` returns everything that the losses need.
 
     DistributedDataParallel only follows `forward`, hence a module of its own around the network. The network has
-    `settings`, which its checkpoint keeps. start_report: lines that say which weights were taken from a file.
+    `settings`, which its checkpoint keeps. start_report: lines that say which weights were taken from a file. step: how
+    many steps are done, which the loop sets, for what changes while a network is trained.
     """
 
     network: nn.Module
+    step: int = 0
     start_report: tuple[str, ...] = ()
 
     def freeze(self, prefix: str) -> None:

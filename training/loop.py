@@ -6,6 +6,7 @@ several batches; the gradient is that of all clips in one batch.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from visrt.training.batches import Batch, batches_a_step, clip_loader, training_
 from visrt.training.frame_learner import FrameLearner
 from visrt.training.genvis_learner import video_learner
 from visrt.training.inspro_learner import InsProLearner
-from visrt.training.inspro_settings import InsProTrainSettings, check_inspro_settings
+from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.learner import Learner, Trained
 from visrt.training.optim import optimizer_for, scheduler_for
 from visrt.training.plot import plot_run
@@ -49,7 +50,11 @@ from visrt.training.preflight import (
 from visrt.training.progress import progress
 from visrt.training.run_folder import RunFolder
 from visrt.training.run_settings import RunSettings
-from visrt.training.settings import check_settings
+from visrt.training.settings import TrainSettings, check_settings
+from visrt.training.vit.eomt_learner import EomtLearner
+from visrt.training.vit.eomt_settings import EomtTrainSettings
+from visrt.training.vit.videomt_learner import VideoMtLearner
+from visrt.training.vit.videomt_settings import VideoMtTrainSettings
 
 __all__ = ["Outcome", "Run", "learner_of", "train"]
 
@@ -130,13 +135,20 @@ def _ending(outcome: Outcome, run: Run) -> list[str]:
 
 def learner_of(settings: RunSettings) -> Learner:
     """The learner of `settings`. Raises SettingsError if they contradict each other."""
-    if isinstance(settings, InsProTrainSettings):
-        check_inspro_settings(settings)
-        return InsProLearner(settings)
+    if not isinstance(settings, TrainSettings):
+        return LEARNERS[type(settings)](settings)
     check_settings(settings)
     if settings.genvis is not None:
         return video_learner(settings, settings.genvis)
     return FrameLearner(settings)
+
+
+LEARNERS: dict[type, Callable[[Any], Learner]] = {
+    InsProTrainSettings: InsProLearner,
+    EomtTrainSettings: EomtLearner,
+    VideoMtTrainSettings: VideoMtLearner,
+}
+"""By the settings of a family, what refuses contradictions among them and then trains it."""
 
 
 class Run:
@@ -237,12 +249,13 @@ class Run:
         """One optimiser step over `batches`."""
         started = time.perf_counter()
         self.network.train()
+        self.trained.step = self.step
         with _memory_explained(self):
             losses = self._gradients(batches)
         metrics = {"loss": sum(losses.values()), **{f"loss_{name}": value for name, value in losses.items()}}
         if not torch.isfinite(torch.tensor(metrics["loss"])):
             raise self._diverged(f"the loss is {metrics['loss']}")
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.optim.clip_norm)
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.optim.clip_norm or math.inf)
         self._update(float(norm))
         self.step += 1
         seconds = time.perf_counter() - started

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.models.decoder import mask_logits
+from visrt.models.eomt import Eomt
 from visrt.models.mask2former import Mask2Former
 from visrt.training.batches import clip_batch
 from visrt.training.data.clips import Clip
@@ -24,7 +25,7 @@ SCORE = 0.5
 IOU = 0.5
 
 
-def clip_quality(network: Mask2Former, clips: Iterable[Clip], device: torch.device) -> dict[str, float]:
+def clip_quality(network: Mask2Former | Eomt, clips: Iterable[Clip], device: torch.device) -> dict[str, float]:
     """Recall and precision of objects in single frames, and the share of objects whose query is linked rightly.
 
     A query counts if its class score reaches 0.5; a pair is right if the class agrees and the mask IoU exceeds 0.5.
@@ -71,7 +72,7 @@ def rates(clips: Iterable[Followed]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _linked(network: Mask2Former, clip: Clip, device: torch.device) -> Followed:
+def _linked(network: Mask2Former | Eomt, clip: Clip, device: torch.device) -> Followed:
     settings = network.settings
     images = clip_batch([clip], settings.pixel_mean, settings.pixel_std).images.to(device)
     outputs = [network(image[None]) for image in images]

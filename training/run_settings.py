@@ -9,12 +9,19 @@ from visrt.runtime.json_file import read_json_object
 from visrt.runtime.settings import load_settings
 from visrt.training.inspro_settings import InsProTrainSettings, refuse_moved
 from visrt.training.settings import TrainSettings
+from visrt.training.vit.eomt_settings import EomtTrainSettings
+from visrt.training.vit.videomt_settings import VideoMtTrainSettings
 
 __all__ = ["RunSettings", "family_of", "run_settings_from_file"]
 
-RunSettings = TrainSettings | InsProTrainSettings
+OfOneFamily = InsProTrainSettings | EomtTrainSettings | VideoMtTrainSettings
+RunSettings = TrainSettings | InsProTrainSettings | EomtTrainSettings | VideoMtTrainSettings
 
-FAMILIES: dict[str, type[InsProTrainSettings]] = {"inspro": InsProTrainSettings}
+FAMILIES: dict[str, type[OfOneFamily]] = {
+    "inspro": InsProTrainSettings,
+    "eomt": EomtTrainSettings,
+    "videomt": VideoMtTrainSettings,
+}
 
 
 def run_settings_from_file(path: Path) -> RunSettings:
@@ -36,6 +43,8 @@ def family_of(settings: RunSettings) -> str | None:
     """The family to export the network of a run as; None is the default."""
     if isinstance(settings, InsProTrainSettings):
         return "inspro_lite" if settings.phase == "lite" else "inspro"
+    if not isinstance(settings, TrainSettings):
+        return settings.family
     if settings.genvis is not None:
         return "genvis"
     return None if settings.loss.contrast == "off" else "ctvis"

@@ -15,7 +15,7 @@ from visrt.training.data.sources import SourceSettings
 from visrt.training.genvis_settings import GenVisTraining, check_genvis
 from visrt.training.losses.mask2former import LossSettings
 
-__all__ = ["DataSettings", "OptimSettings", "StopSettings", "TrainSettings", "check_settings"]
+__all__ = ["DataSettings", "LayerRates", "OptimSettings", "StopSettings", "TrainSettings", "check_settings"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,25 @@ class DataSettings:
 class StopSettings:
     """Early stop: a run ends when `quality` on held-out clips has not improved for so many `validations`.
 
-    The weights shipped are those of the best validation. "linked" is of MinVIS, CTVIS and GenVIS, "held" of InsPro.
+    The weights shipped are those of the best validation. "held" is InsPro's, "linked" that of all others.
     """
 
     quality: Literal["recall", "precision", "linked", "held"] = "recall"
     validations: Annotated[int, Field(ge=1)] = 5
+
+
+@dataclass(frozen=True)
+class LayerRates:
+    """Learning rates by depth of a plain vision transformer.
+
+    decay: a block learns at so many times the rate of the next, the last at the whole rate; the embeddings learn as the
+    first block. whole_blocks: so many last blocks learn at the whole rate, whatever `decay` makes of the others.
+    warmup_steps: the transformer stays as it is while the heads warm up, then warms up over so many steps.
+    """
+
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.6
+    whole_blocks: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0)] = 1000
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,10 @@ class OptimSettings:
     adds up gradients; None: as many as fall on a process. checkpoint_activations: activations of the backbone, pixel
     decoder and decoder are computed again in the backward pass, for long clips. schedule: "steps" multiplies the rate
     by 0.1 at each fraction in `decay_at`; "trapezoid" warms up, holds, and falls to zero over the last `cooldown`
-    fraction. ema_decay: weights shipped are a running average of the trained ones; 0 = off. stop: None = all steps.
+    fraction; "polynomial" warms up and falls to zero as (1 - progress) ** 0.9. layers: of a plain vision transformer,
+    in place of `backbone_factor`, with schedule "polynomial"; then everything has weight decay, norms too. clip_norm:
+    0 = the gradient is not clipped. ema_decay: weights shipped are a running average of the trained ones; 0 = off.
+    stop: None = all steps.
     """
 
     steps: Annotated[int, Field(ge=1)]
@@ -65,7 +82,8 @@ class OptimSettings:
     weight_decay: float = 0.05
     clip_norm: float = 0.01
     warmup_steps: int = 10
-    schedule: Literal["steps", "trapezoid"] = "steps"
+    schedule: Literal["steps", "trapezoid", "polynomial"] = "steps"
+    layers: LayerRates | None = None
     decay_at: tuple[float, ...] = (0.667,)
     cooldown: float = 0.2
     ema_decay: float = 0.0

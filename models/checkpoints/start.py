@@ -24,7 +24,16 @@ from visrt.models.mask2former import BACKBONES
 from visrt.runtime.errors import CheckpointError, SettingsError
 from visrt.runtime.json_file import parse_json
 
-__all__ = ["Start", "Takes", "backbone_prefix", "read_start", "start_from_init", "take", "take_known_classes"]
+__all__ = [
+    "Start",
+    "Takes",
+    "backbone_prefix",
+    "fitting",
+    "read_start",
+    "start_from_init",
+    "take",
+    "take_known_classes",
+]
 
 Takes = Literal["network", "backbone"]
 """What of a file a training starts from."""
@@ -36,6 +45,9 @@ OUTPUT_NORMS = r"norm\d\."
 """Swin's layer norms of the maps that it gives out, which an ImageNet network does not have."""
 
 RCNN = r"(roi_heads|proposal_generator)\."
+
+CLASSIFIERS = tuple((f"{name}.weight", f"{name}.bias") for name in (PREDICTOR + "class_embed", "class_predictor"))
+"""Weights that give a query its class, in Mask2Former and in EoMT."""
 
 LISTED = 12
 """Modules named in a line of the report; the rest is counted."""
@@ -95,9 +107,9 @@ def take_known_classes(network: nn.Module, init: str | None, classes: Sequence[s
     if not init or Path(init).suffix != ".safetensors" or not classes:
         return ()
     weights, metadata = read_weights(Path(init))
-    keys = [PREDICTOR + name for name in ("class_embed.weight", "class_embed.bias")]
     own = network.state_dict()
-    if "classes" not in metadata or any(key not in weights or key not in own for key in keys):
+    keys = next(keys for keys in CLASSIFIERS if keys[0] in own)
+    if "classes" not in metadata or any(key not in weights for key in keys):
         return ()
     if weights[keys[0]].shape[1] != own[keys[0]].shape[1]:
         return ()
@@ -167,7 +179,7 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], path: Path | str) ->
     file_root = next(root for root in PREFIXES if any(key.startswith(root) for key in weights))
     rest = {key: value for key, value in weights.items() if not key.startswith(file_root)}
     given = {**rest, **{prefix + key: value for key, value in found.items()}}
-    taken = _fitting(own, given)
+    taken = fitting(own, given)
     _check_rest(own, given, path, prefix)
     with torch.no_grad():
         for key in taken:
@@ -229,7 +241,7 @@ def _first(keys: Sequence[str]) -> str:
     return f", the first {keys[0]}" if keys else ""
 
 
-def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, None]:
+def fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, None]:
     """The keys of `own` of the layers all of whose weights are in `given` with their shapes."""
     broken = {_layer(key) for key in own if key not in given or given[key].shape != own[key].shape}
     return dict.fromkeys(key for key in own if _layer(key) not in broken)

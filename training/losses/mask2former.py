@@ -26,7 +26,7 @@ from visrt.training.losses.contrast import (
 from visrt.training.losses.points import at_points, uncertain_points
 from visrt.training.losses.targets import FrameTargets, Matches, MatchSettings, match_layers
 
-__all__ = ["LossSettings", "association_losses", "dice_loss", "frame_losses", "identity_loss"]
+__all__ = ["LossSettings", "association_losses", "dice_loss", "frame_losses", "identity_loss", "matched_losses"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,19 @@ def frame_losses(
     `mask_count`: target masks of the step, times this batch's share of the step's clips.
     """
     matches = match_layers(layers, mask_features, targets, settings.match)
+    return matched_losses(layers, mask_features, targets, matches, settings, mask_count), matches[-1]
+
+
+@in_float32
+def matched_losses(
+    layers: list[LayerPrediction],
+    mask_features: Tensor,
+    targets: list[FrameTargets],
+    matches: list[list[Matches]],
+    settings: LossSettings,
+    mask_count: float,
+) -> dict[str, Tensor]:
+    """Weighted losses summed over layers, by name, of the pairs `matches` [layer][frame]."""
     mask, dice = _mask_losses(layers, mask_features, targets, matches, settings)
     label = sum(
         (
@@ -78,12 +91,11 @@ def frame_losses(
         ),
         start=mask_features.new_zeros(()),
     )
-    losses = {
+    return {
         "class": settings.class_weight * label,
         "mask": settings.mask_weight * mask / mask_count,
         "dice": settings.dice_weight * dice / mask_count,
     }
-    return losses, matches[-1]
 
 
 def _class_loss(logits: Tensor, targets: list[FrameTargets], pairs: list[Matches], settings: LossSettings) -> Tensor:

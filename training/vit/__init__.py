@@ -1,0 +1,1 @@
+"""EoMT and VidEoMT in the training loop."""
