@@ -15,6 +15,7 @@ import small_networks
 import test_inspro_training as pairs
 import test_loop as frames
 import torch
+import vit_runs
 from tiny_sets import coco_values, write_coco
 
 from visrt.models.checkpoints.checkpoint import save_checkpoint
@@ -31,7 +32,10 @@ ACCELERATE = (
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "{port}",
 )  # fmt: skip
 
-TOLERANCES = {"embeddings": 0.05, "no_embedding_loss": 0.05, "video": 0.05, "vita": 0.05, "pairs": 1e-3, "lite": 1e-3}
+TOLERANCES = {
+    "embeddings": 0.05, "no_embedding_loss": 0.05, "video": 0.05, "vita": 0.05, "pairs": 1e-3, "lite": 1e-3,
+    "images": 0.05, "online": 0.05,
+}  # fmt: skip
 """By trainer, of the loss of a step. InsPro draws no points and has no class normaliser."""
 
 
@@ -60,6 +64,8 @@ def trainers(folder: Path) -> dict[str, RunSettings]:
         "vita": replace(video, genvis=whole),
         "pairs": pairs.settings_on(folder / "photos"),
         "lite": pairs.lite_on(folder / "photos", pairs.saved_network(folder)),
+        "images": vit_runs.eomt_run(folder / "photos"),
+        "online": vit_runs.videomt_run(folder / "photos"),
     }
 
 

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from visrt.cli import app
 from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.checkpoints.published import DATASET_CLASSES, published
-from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, InsPro
-from visrt.models.mask2former import Mask2Former
+from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, InsPro, InsProSettings
+from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.swin import SwinSettings
 from visrt.runtime.errors import DataError, SettingsError, UsageError
 from visrt.training.data.clips import ClipDataset, CropSettings, JitterView, ShortSideView
@@ -116,6 +116,7 @@ def test_networks_are_the_published_ones() -> None:
 
     assert r50 == published("r50", 40)
     assert (swin.classes, swin.queries) == (25, 200)
+    assert isinstance(swin, NetworkSettings)
     assert isinstance(swin.backbone, SwinSettings)
     assert swin.backbone.drop_path == 0.3
     ctvis = usual_settings("ctvis-r50-ovis", ROOT)
@@ -305,8 +306,9 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def start(name: str) -> Path:
         if name.startswith("inspro"):
-            backbone = usual_settings(name, ROOT).network.backbone
-            settings = replace(INSPRO_R50, backbone=backbone, outputs="boxes" if "-vid-" in name else "masks")
+            trained = usual_settings(name, ROOT).network
+            assert isinstance(trained, InsProSettings)
+            settings = replace(INSPRO_R50, backbone=trained.backbone, outputs="boxes" if "-vid-" in name else "masks")
             network: torch.nn.Module = InsPro(settings)
             path = folder / ("boxes.safetensors" if "-vid-" in name else "pairs.safetensors")
         else:

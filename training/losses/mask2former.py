@@ -118,11 +118,12 @@ def _mask_losses(
 ) -> tuple[Tensor, Tensor]:
     """Sums of mask BCE and dice over the matched pairs of all layers; masks are formed for those pairs only."""
     logits, masks = [], []
-    for b, target in enumerate(targets):
+    # Taken apart at once: the gradient of each mask_features[b] alone would be as large as that of all.
+    for b, (target, features) in enumerate(zip(targets, mask_features.unbind(), strict=True)):
         embeddings = torch.cat(
             [layer.mask_embeddings[b, pairs[b].queries] for layer, pairs in zip(layers, matches, strict=True)]
         )
-        logits.append(torch.einsum("md,dhw->mhw", embeddings, mask_features[b]))
+        logits.append(torch.einsum("md,dhw->mhw", embeddings, features))
         masks.append(target.masks[torch.cat([pairs[b].objects for pairs in matches])])
     predicted, target_masks = torch.cat(logits).float(), torch.cat(masks)
     if len(predicted) == 0:
