@@ -97,7 +97,7 @@ def _share(path: str, blocks: int, layers: LayerRates) -> float:
 def scheduler_for(optimizer: torch.optim.Optimizer, settings: OptimSettings) -> LambdaLR:
     schedule = SCHEDULES[settings.schedule](settings)
     late = _late(settings, settings.layers) if settings.layers else schedule
-    return LambdaLR(optimizer, [late if group["late"] else schedule for group in optimizer.param_groups])
+    return LambdaLR(optimizer, [late if group.get("late") else schedule for group in optimizer.param_groups])
 
 
 def _steps(settings: OptimSettings) -> Factor:
