@@ -41,7 +41,7 @@ def int8_graphs(bundle: Bundle) -> tuple[str, ...]:
             "keep it in fp16"
         )
     for name in graphs:
-        if carried := manifest.carried(name):
+        if carried := manifest.read_by(name):
             raise UsageError(
                 f"{bundle.folder}: its {name} graph carries the state {', '.join(carried)} from call to call, in which "
                 "rounding would add up unseen; expected graphs without such state; keep it in fp16"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from visrt.runtime.arrays import Array, Tensor
+from visrt.runtime.arrays import Array, Feed, Tensor
 from visrt.runtime.bundles.bundle import Bundle, initial_states
 from visrt.runtime.bundles.manifest import GraphSpec
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.ort import CpuEngine
 from visrt.runtime.methods.int8 import Int8Plan
 from visrt.runtime.methods.outputs import Outputs
@@ -108,7 +108,7 @@ class AgreementEvaluator:
         return replace(self, engines=engines, clips=clips, expected=expected)
 
 
-class _Remembered:
+class _Remembered(HostEngine):
     """The engine of the frame graph, which is called once for each frame; what it gave is kept."""
 
     def __init__(self, engine: Engine) -> None:
@@ -116,7 +116,7 @@ class _Remembered:
         self._engine = engine
         self._made: dict[tuple[bytes, bytes], dict[str, Tensor]] = {}
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         images, valid_sizes = (_host(feeds[role]).tobytes() for role in ("images", "valid_sizes"))
         if (images, valid_sizes) not in self._made:
             self._made[images, valid_sizes] = self._engine(feeds)
@@ -160,7 +160,7 @@ def agreement_of_clips(expected: Sequence[Answers], given: Sequence[Answers]) ->
     return replace(whole, assignment=_assignment(expected, given))
 
 
-def _host(tensor: Array | Tensor) -> Array:
+def _host(tensor: Feed) -> Array:
     return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
 
 

@@ -14,9 +14,9 @@ import onnx
 
 from visrt.calibration.histogram import Magnitudes, magnitudes_of
 from visrt.calibration.tensors import GraphView
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Feed, HostTensor, Tensor
 from visrt.runtime.bundles.manifest import GraphSpec
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.errors import EngineError, ParityError, one_line
 
 __all__ = ["FP16_MAX", "Hazard", "Replay", "TensorRange", "hazards", "ranges_of", "refuse_overflow"]
@@ -182,7 +182,7 @@ def _sizes(model: onnx.ModelProto) -> dict[str, int]:
     return sizes
 
 
-class _Watched:
+class _Watched(HostEngine):
     """The graph `model` as an engine that takes note of the magnitudes of its tensors `names`."""
 
     provider = "CPUExecutionProvider"
@@ -193,7 +193,7 @@ class _Watched:
         self._names = list(dict.fromkeys([*names, *(output.name for output in spec.outputs.values())]))
         self._session = _session(_with_outputs(model, names))
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         arrays = {self._spec.inputs[role].name: _array(feed) for role, feed in feeds.items()}
         made: dict[str, Array] = dict(zip(self._names, self._session.run(self._names, arrays), strict=True))
         for name, array in made.items():
@@ -206,7 +206,7 @@ class _Watched:
         del self._session
 
 
-def _array(feed: Array | Tensor) -> Array:
+def _array(feed: Feed) -> Array:
     return feed if isinstance(feed, np.ndarray) else feed.numpy()
 
 

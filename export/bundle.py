@@ -206,7 +206,7 @@ def _written(
 ) -> Manifest:
     """The manifest, after all files of the bundle were written to `folder`."""
     files = {f"{name}.onnx": graph.SerializeToString(deterministic=True) for name, graph in models.items()}
-    files |= {f"{name}.npy": state_bytes(state.values) for name, state in model.states.items()}
+    files |= {f"{name}.npy": state_bytes(state.values) for name, state in model.states.items() if not state.ring}
     files["reference.npz"] = reference.sampled().to_bytes()
     if export.precision != "fp32":
         files[NODES] = nodes_json({name: computing_precisions(graph) for name, graph in models.items()})
@@ -215,13 +215,14 @@ def _written(
         name: graph_spec(graph, specs[f"{name}.onnx"], export.precision, model.meanings)
         for name, graph in models.items()
     }
+    states = {name: _state_spec(state, specs.get(f"{name}.npy")) for name, state in model.states.items()}
     manifest = Manifest(
         name=export.name or export.out.resolve().name,
         family=export.family,
         classes=classes,
         input=export.input,
-        graphs=with_places(graphs),
-        states={name: _state_spec(state, specs[f"{name}.npy"]) for name, state in model.states.items()},
+        graphs=with_places(graphs, states, model.unread),
+        states=states,
         association=association,
         reference=specs["reference.npz"],
         nodes=specs.get(NODES),
@@ -231,7 +232,7 @@ def _written(
     return manifest
 
 
-def _state_spec(state: InitialState, file: FileSpec) -> StateSpec:
+def _state_spec(state: InitialState, file: FileSpec | None) -> StateSpec:
     values = state.values
     return StateSpec(
         input=state.input,
@@ -239,6 +240,7 @@ def _state_spec(state: InitialState, file: FileSpec) -> StateSpec:
         dtype=values.dtype.name,  # type: ignore[arg-type]
         shape=values.shape,
         device=state.device,
+        ring=state.ring,
         initial=file,
     )
 

@@ -22,6 +22,8 @@ MEANINGS = {
     "embeddings": "of each query, compared between frames by cosine",
     "mask_embeddings": "of each query; the masks graph makes its mask of it and the mask features",
     "mask_features": "at stride 4, of InsPro at 8",
+    "slots": "of which masks are made, of each stream",
+    "kept_embeddings": "mask embeddings of these slots",
     "mask_logits": "at stride 4 of the input; above 0 is inside",
 }
 """Roles that several families have; `Exportable.meanings` gives those of one family."""

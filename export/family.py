@@ -45,13 +45,15 @@ class Traced:
 class InitialState:
     """A state tensor: the graph input it feeds, the output that renews it, and its value before the first frame.
 
-    device: "cpu" where the tracking method renews it, "engine" where the network carries it from call to call.
+    device: "cpu" where the tracking method renews it, "engine" where it stays in the engine's memory from call to call.
+    ring: as of `StateSpec`; its values are then those of one entry.
     """
 
     input: str
     output: str
     values: Floats
     device: Literal["cpu", "engine"] = "cpu"
+    ring: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Exportable(ABC, Generic[S]):
     def meanings(self) -> Mapping[str, str]:
         """The meaning of the family's own tensors, for the manifest: by role, without those in `contract.MEANINGS`."""
         return {}
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Outputs that only parity reads: the runtime leaves them on the device."""
+        return frozenset()
 
     def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
         """Network input [B, 3, H, W] of `images`, the frame graph's input."""

@@ -7,7 +7,7 @@ constants, everything that depends on the data is arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from visrt.runtime.arrays import Array
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.image import fit_in
 
-__all__ = ["FrameGraph", "MasksGraph", "inside"]
+__all__ = ["FrameGraph", "MasksGraph", "SlotMasks", "SlotMasksGraph", "inside", "rows_of", "valid_slots"]
 
 
 G = TypeVar("G", bound="FrameGraph")
@@ -118,3 +118,35 @@ class MasksGraph(nn.Module):
         """
         logits = mask_embeddings @ mask_features.flatten(1)
         return logits.reshape(-1, mask_features.shape[1], mask_features.shape[2])
+
+
+class SlotMasks(NamedTuple):
+    """mask_logits [S, M, H/4, W/4] of the chosen slots of S streams and their kept_embeddings [S, M, D], float32."""
+
+    mask_logits: Tensor
+    kept_embeddings: Tensor
+
+
+class SlotMasksGraph(nn.Module):
+    """Chosen slots of one frame of each of S streams in, their stride-4 mask logits and mask embeddings out."""
+
+    def forward(self, slots: Tensor, mask_embeddings: Tensor, mask_features: Tensor) -> SlotMasks:
+        """`slots` int32 [S, M], `mask_embeddings` float32 [S, Q, D], `mask_features` [S, D, H/4, W/4]."""
+        kept = rows_of(mask_embeddings, slots)
+        logits = kept.to(mask_features.dtype) @ mask_features.flatten(2)
+        return SlotMasks(logits.unflatten(2, mask_features.shape[2:]).float(), kept.float())
+
+
+def rows_of(table: Tensor, slots: Tensor) -> Tensor:
+    """Rows [S, M, D] of `table` [S, Q, D] at `slots` int32 [S, M]."""
+    return table.gather(1, slots.long().unsqueeze(2).expand(-1, -1, table.shape[2]))
+
+
+LARGEST = 3e38
+"""Below float32's infinity. NaN is below nothing."""
+
+
+def valid_slots(*outputs: Tensor, largest: float = LARGEST) -> Tensor:
+    """Bool [S, Q], where all of the slot's numbers in each of `outputs` [S, Q, C] are finite, or below `largest`."""
+    valid = [(rows.float().abs() < largest).all(dim=2) for rows in outputs]
+    return torch.stack(valid).all(dim=0)

@@ -1,7 +1,7 @@
 """Torch module -> checked ONNX model, the same bytes on every machine.
 
-One static height and width a graph; the first axis is dynamic and traced with two, because a trace with one silently
-becomes static.
+One static height and width a graph; dynamic axes are traced with two or more, because a trace with one silently becomes
+static.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "onnx_from_frame_graph",
     "onnx_from_masks_graph",
     "onnx_from_module",
+    "onnx_from_slot_masks_graph",
 ]
 
 OPSET = 18
@@ -42,6 +43,10 @@ FORBIDDEN = {
 }
 DOMAINS = ("", "ai.onnx")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
+
+Axes = str | tuple[str | None, ...] | None
+"""The dynamic axes of a tensor: the symbol of the first one alone, or of the first ones, None for those that are fixed;
+or None for a tensor without."""
 
 REARRANGES = ("Split", "Reshape", "Transpose")
 
@@ -90,15 +95,39 @@ def onnx_from_masks_graph(
     )
 
 
+def onnx_from_slot_masks_graph(
+    module: nn.Module,
+    slots: int,
+    embedding_dim: int,
+    features: tuple[int, ...],
+    dtypes: tuple[torch.dtype, torch.dtype],
+) -> onnx.ModelProto:
+    """The `masks` graph of networks whose `slots` are objects, for any number of streams and of masks a stream.
+
+    features: shape of one frame's mask features. dtypes: of mask embeddings and mask features.
+    """
+    return onnx_from_module(
+        module,
+        {
+            "slots": torch.zeros(TRACED_WITH, TRACED_WITH + 1, dtype=torch.int32),
+            "mask_embeddings": torch.zeros(TRACED_WITH, slots, embedding_dim, dtype=dtypes[0]),
+            "mask_features": torch.zeros(TRACED_WITH, *features, dtype=dtypes[1]),
+        },
+        {"slots": ("streams", "masks"), "mask_embeddings": "streams", "mask_features": "streams"},
+        {"mask_logits": ("streams", "masks"), "kept_embeddings": ("streams", "masks")},
+    )
+
+
 def onnx_from_module(
-    module: nn.Module, examples: dict[str, Tensor], dynamic: dict[str, str], outputs: Mapping[str, str | None]
+    module: nn.Module, examples: dict[str, Tensor], dynamic: Mapping[str, Axes], outputs: Mapping[str, Axes]
 ) -> onnx.ModelProto:
     """The graph of `module` with inputs like `examples`: traced, cleaned and checked.
 
-    `dynamic` and `outputs` name the symbol of a tensor's first axis, None if it is fixed.
+    `dynamic` and `outputs` name the symbols of a tensor's dynamic axes; inputs that `dynamic` lacks have none.
     """
-    symbols = {symbol: torch.export.Dim(symbol, min=1) for symbol in dynamic.values()}
-    shapes = {name: {0: symbols[dynamic[name]]} if name in dynamic else None for name in examples}
+    axes = {name: _symbols(dynamic.get(name)) for name in examples}
+    dims = {symbol: torch.export.Dim(symbol, min=1) for each in axes.values() for symbol in each if symbol}
+    shapes = {name: {at: dims[symbol] for at, symbol in enumerate(each) if symbol} for name, each in axes.items()}
     with torch.no_grad(), _quiet_tracer():
         program = torch.onnx.export(
             module.eval(),
@@ -116,6 +145,10 @@ def onnx_from_module(
     model = cleaned(program.model_proto)
     _check(model, dynamic, outputs)
     return model
+
+
+def _symbols(axes: Axes) -> tuple[str | None, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -179,7 +212,7 @@ def _quiet_tracer() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check(model: onnx.ModelProto, dynamic: dict[str, str], outputs: Mapping[str, str | None]) -> None:
+def _check(model: onnx.ModelProto, dynamic: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> None:
     """Raises ParityError when the trace is not the graph that was meant."""
     if model.ByteSize() > PROTOBUF_LIMIT_BYTES:
         raise ParityError(
@@ -207,16 +240,17 @@ def _check_operators(model: onnx.ModelProto) -> None:
             )
 
 
-def _check_axes(model: onnx.ModelProto, symbols: Mapping[str, str | None]) -> None:
-    """The first axis of a tensor carries its symbol, if any, and everything else is fixed: nothing became static."""
+def _check_axes(model: onnx.ModelProto, axes: Mapping[str, Axes]) -> None:
+    """Dynamic axes carry their symbols and everything else is fixed: nothing became static."""
     tensors = {value.name: value for value in (*model.graph.input, *model.graph.output)}
-    for name, symbol in symbols.items():
-        first, *others = tensors[name].type.tensor_type.shape.dim
-        static = others if symbol else (first, *others)
-        if (symbol and first.dim_param != symbol) or any(axis.WhichOneof("value") != "dim_value" for axis in static):
-            expected = f"a dynamic first axis {symbol!r} and static others" if symbol else "static axes"
-            shape = tuple(axis.dim_param or axis.dim_value for axis in (first, *others))
+    for name, symbols in axes.items():
+        found = [axis.dim_param or axis.dim_value for axis in tensors[name].type.tensor_type.shape.dim]
+        expected = [*_symbols(symbols), *[None] * len(found)][: len(found)]
+        if any(
+            axis != symbol if symbol else isinstance(axis, str) for axis, symbol in zip(found, expected, strict=True)
+        ):
+            named = ", ".join(symbol or "fixed" for symbol in expected)
             raise ParityError(
-                f"{name} was traced as {shape}; expected {expected}: something in the network fixes the batch size or "
-                "lets a size depend on the data"
+                f"{name} was traced as {found}; expected axes ({named}): something in the network fixes the batch size "
+                "or lets a size depend on the data"
             )

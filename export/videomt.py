@@ -15,9 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from visrt.export.family import Exportable, Graphs, InitialState
-from visrt.export.graphs import FrameGraph, MasksGraph
+from visrt.export.graphs import FrameGraph, SlotMasksGraph, valid_slots
 from visrt.export.half import Island, halved_network
-from visrt.export.onnx_graph import onnx_from_frame_graph, onnx_from_masks_graph, onnx_from_module
+from visrt.export.onnx_graph import (
+    TRACED_WITH,
+    onnx_from_frame_graph,
+    onnx_from_module,
+    onnx_from_slot_masks_graph,
+)
 from visrt.models.checkpoints.checkpoint import load_checkpoint
 from visrt.models.checkpoints.videomt import VIDEOMT
 from visrt.models.videomt import STATE_MODULES, VideoMt, VideoMtSettings
@@ -27,11 +32,15 @@ from visrt.runtime.methods.videomt import QUERIES
 
 __all__ = ["VideoMtExport", "read_videomt"]
 
+STATE_MAX = 1e4
+"""Of each number of the state. FP16, in which the decoder may take it, ends at 6.5e4."""
+
 
 class DecoderTensors(NamedTuple):
-    """Outputs of the `decoder` graph for the Q slots of one frame, float32 but for the mask features.
+    """Outputs of the `decoder` graph for the Q slots of a frame of each of S streams, float32 but for the features.
 
-    class_logits [Q, K + 1], embeddings and mask_embeddings [Q, D], mask_features [D, H/4, W/4], next_queries [Q, D].
+    class_logits [S, Q, K + 1], embeddings and mask_embeddings [S, Q, D], mask_features [S, D, H/4, W/4], next_queries
+    [S, Q, D].
     """
 
     class_logits: Tensor
@@ -52,22 +61,28 @@ class EncoderGraph(FrameGraph):
 
 
 class DecoderGraph(nn.Module):
-    """One frame's tokens and the queries of the frame before in, its slots out, for inputs of `height` x `width`."""
+    """Tokens of a frame of each stream and the queries of the frame before in, slots out, for one size of input.
+
+    A slot with NaN or infinity has NaN for its class logits and starts from its learned query in the next frame. So
+    does one whose state grew beyond `STATE_MAX`: the recurrence has no norm that would bound it.
+    """
 
     def __init__(self, network: VideoMt, height: int, width: int) -> None:
         super().__init__()
         self.network, self.height, self.width = network, height, width
 
     def forward(self, tokens: Tensor, queries: Tensor) -> DecoderTensors:
-        """`tokens` [1 + registers + N, D], `queries` [Q, D] in float32."""
-        outputs = self.network.decoder(tokens[None], queries[None], self.network.grid(self.height, self.width))
-        frame = outputs.frame
+        """`tokens` [S, 1 + registers + N, D], `queries` [S, Q, D] in float32."""
+        outputs = self.network.decoder(tokens, queries, self.network.grid(self.height, self.width))
+        frame, following = outputs.frame, outputs.next_queries
+        logits, masks = frame.class_logits.float(), frame.mask_embeddings.float()
+        valid = (valid_slots(logits, masks) & valid_slots(following, largest=STATE_MAX)).unsqueeze(2)
         return DecoderTensors(
-            frame.class_logits[0].float(),
-            frame.embeddings[0].float(),
-            frame.mask_embeddings[0].float(),
-            frame.mask_features[0],
-            outputs.next_queries[0],
+            torch.where(valid, logits, torch.nan),
+            frame.embeddings.float(),
+            torch.where(valid, masks, 0.0),
+            frame.mask_features,
+            torch.where(valid, following, self.network.query.weight.float()),
         )
 
 
@@ -94,14 +109,19 @@ class VideoMtExport(Exportable[VideoMtSettings]):
         first = self.network.query.weight.detach().numpy()
         return {QUERIES: InitialState("queries", "next_queries", first, device="engine")}
 
+    @property
+    def unread(self) -> frozenset[str]:
+        return frozenset({"embeddings"})
+
     @torch.no_grad()
     def full_outputs(self, pixels: Tensor) -> dict[str, Array]:
         """The same calls as `runtime.methods.videomt` makes of engines, for the first frame of a video."""
         network = self.network
         tokens = network.encoder(pixels, network.grid(*pixels.shape[2:]))
-        tensors = self._decoder(network)(tokens[0], network.query.weight)._asdict()
-        tensors["mask_logits"] = MasksGraph()(tensors["mask_embeddings"], tensors["mask_features"])
-        return {role: tensor.numpy() for role, tensor in tensors.items()}
+        tensors = self._decoder(network)(tokens, network.query.weight[None])._asdict()
+        slots = torch.arange(len(network.query.weight))[None]
+        tensors["mask_logits"] = SlotMasksGraph()(slots, tensors["mask_embeddings"], tensors["mask_features"])[0]
+        return {role: tensor[0].numpy() for role, tensor in tensors.items()}
 
     def float32_graphs(self) -> Graphs:
         return {"frame": self.graph, "decoder": self._decoder(self.network)}
@@ -121,13 +141,20 @@ class VideoMtExport(Exportable[VideoMtSettings]):
         settings, (height, width) = self.checkpoint.settings, (self.spec.height, self.spec.width)
         patches = (height // settings.patch) * (width // settings.patch)
         examples = {
-            "tokens": torch.zeros(settings.special_tokens + patches, settings.dim, dtype=precision),
-            "queries": torch.zeros(settings.queries, settings.dim),
+            "tokens": torch.zeros(TRACED_WITH, settings.special_tokens + patches, settings.dim, dtype=precision),
+            "queries": torch.zeros(TRACED_WITH, settings.queries, settings.dim),
         }
+        decoder = onnx_from_module(
+            graphs["decoder"],
+            examples,
+            dict.fromkeys(examples, "streams"),
+            dict.fromkeys(DecoderTensors._fields, "streams"),
+        )
+        features, dtypes = (settings.dim, height // 4, width // 4), (torch.float32, precision)
         return {
             "frame": onnx_from_frame_graph(graphs["frame"], *self.spec.image_size, ("tokens",)),
-            "decoder": onnx_from_module(graphs["decoder"], examples, {}, dict.fromkeys(DecoderTensors._fields)),
-            "masks": onnx_from_masks_graph(MasksGraph(), settings.dim, height, width, precision),
+            "decoder": decoder,
+            "masks": onnx_from_slot_masks_graph(SlotMasksGraph(), settings.queries, settings.dim, features, dtypes),
         }
 
     def _decoder(self, network: VideoMt) -> DecoderGraph:

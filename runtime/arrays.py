@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Floats", "HostTensor", "Tensor", "Tensors", "softmax"]
+from visrt.runtime.errors import EngineError
+
+__all__ = [
+    "CLOSED",
+    "Array",
+    "Buffer",
+    "Feed",
+    "Floats",
+    "HostBuffer",
+    "HostTensor",
+    "Joined",
+    "Tensor",
+    "Tensors",
+    "softmax",
+]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -60,6 +75,107 @@ class HostTensor:
 
     def numpy(self) -> Array:
         return self.array
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Tensors of one shape and dtype that an engine takes as one: [*lead, *row]. `lead` is [streams], or [streams,
+    frames]. Rows that lie on a device are joined there."""
+
+    rows: tuple[Tensor, ...]
+    lead: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.rows) == prod(self.lead) > 0, (len(self.rows), self.lead)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.lead, *self.rows[0].shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.rows[0].dtype
+
+    def numpy(self) -> Array:
+        """On the host; one row alone is not copied there."""
+        if len(self.rows) == 1:
+            return self.rows[0].numpy().reshape(self.shape)
+        return np.stack([row.numpy() for row in self.rows]).reshape(self.shape)
+
+
+Feed = Array | Tensor | Joined
+"""One input of an engine's call."""
+
+
+class Buffer(Protocol):
+    """Memory where an engine runs that keeps a tensor between calls: zeros until it is written.
+
+    What is written is there for all calls after it. Raises EngineError once it is closed.
+    """
+
+    @property
+    def tensor(self) -> Tensor:
+        """All of it, for a call."""
+        ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    def write(self, values: Array | Tensor) -> None:
+        """Copies `values` of its own shape."""
+        ...
+
+    def write_entries(self, at: int, values: Array | Tensor) -> None:
+        """Copies one entry [Q, C], or more of them [Q, n, C], to where entry `at` of [Q, entries, C] lies, and on."""
+        ...
+
+    def numpy(self) -> Array:
+        """A copy on the host."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class HostBuffer:
+    """A buffer in host memory."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._array: Array | None = np.zeros(shape, dtype)
+
+    @property
+    def tensor(self) -> HostTensor:
+        return HostTensor(self._open)
+
+    @property
+    def bytes(self) -> int:
+        return self._open.nbytes
+
+    def write(self, values: Array | Tensor) -> None:
+        self._open[...] = _host(values)
+
+    def write_entries(self, at: int, values: Array | Tensor) -> None:
+        entries = _host(values)
+        place = self._open[:, at] if entries.ndim == 2 else self._open[:, at : at + entries.shape[1]]
+        place[...] = entries
+
+    def numpy(self) -> Array:
+        return self._open.copy()
+
+    def close(self) -> None:
+        self._array = None
+
+    @property
+    def _open(self) -> Array:
+        if self._array is None:
+            raise EngineError(CLOSED)
+        return self._array
+
+
+CLOSED = "this state belongs to a stream that was closed; open a new session, or restore a saved stream in one"
+
+
+def _host(values: Array | Tensor) -> Array:
+    return values if isinstance(values, np.ndarray) else values.numpy()
 
 
 def softmax(logits: Floats) -> Floats:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from math import prod
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
-from visrt.runtime.bundles.manifest import Manifest
+from visrt.runtime.arrays import Array, Feed, Floats, Joined, Tensor, Tensors
+from visrt.runtime.bundles.dynamic_axes import FRAMES, MASKS, STREAMS
+from visrt.runtime.bundles.manifest import GraphSpec, Manifest, StateSpec, TensorSpec
 from visrt.runtime.engines.backends import OpenEngines, SizedEngines
 from visrt.runtime.engines.engine import AsyncEngine, Engine
-from visrt.runtime.errors import UsageError
+from visrt.runtime.errors import EngineError, UsageError, VisrtError
 from visrt.runtime.image import RESIZERS, Frame, Letterbox, best_size, letterbox_into
-from visrt.runtime.methods.method import FrameOutputs, refuse_nonfinite
+from visrt.runtime.methods.method import Answer, Call, FrameOutputs, Steps, refuse_nonfinite
+from visrt.runtime.states import StreamStates
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["Batch", "Carried", "ClipGraphs", "Network", "Networks"]
+__all__ = [
+    "Batch",
+    "ClipGraphs",
+    "FrameStates",
+    "Network",
+    "Networks",
+    "StreamCall",
+    "StreamSteps",
+    "drive",
+    "of_stream",
+]
 
 SOURCES = 64
 """Frame sizes whose network is remembered; one more costs a look at the sizes of the bundle."""
@@ -56,15 +69,29 @@ class Batch:
 
 
 @dataclass
-class Carried:
-    """The state tensors of one stream that the network carries from call to call, by name.
+class FrameStates:
+    """What a stream carries where the frame graph takes state.
 
     fit: of the last frame that was submitted; last: that call, where it runs in another thread.
     """
 
-    values: dict[str, Array]
+    states: StreamStates
     fit: Letterbox | None = None
     last: Future[Mapping[str, Tensor]] | None = None
+
+
+class StreamCall(NamedTuple):
+    """A call for one stream. alone: it is not to share one of the engine."""
+
+    network: Network
+    states: StreamStates
+    call: Call
+    alone: bool = False
+
+
+T = TypeVar("T")
+StreamSteps = Generator[StreamCall, Answer, T]
+"""As `method.Steps`, of a stream that is known."""
 
 
 class Network:
@@ -93,7 +120,7 @@ class Network:
         } | dict(states or {})
         self._image_size = self.input.image_size
         self._on_device = {name: manifest.device_roles(name) for name in manifest.graphs}
-        self._carried = {name: manifest.carried(name) for name in manifest.graphs}
+        self._reads = {name: manifest.read_by(name) for name in manifest.graphs}
         self._worker_threads = worker_threads
         self._engines: Mapping[str, Engine] = {}
         self._workers: ThreadPoolExecutor | None = None
@@ -120,16 +147,21 @@ class Network:
     @property
     def stateful_frames(self) -> bool:
         """Whether the frame graph takes state, so that its calls cannot be repeated or shared."""
-        return bool(self._carried["frame"])
+        return bool(self._reads["frame"])
+
+    @property
+    def stateful(self) -> bool:
+        """Whether streams carry state in the engines' memory."""
+        return any(self._reads.values())
 
     @property
     def has_masks(self) -> bool:
         """Whether the bundle makes masks, and not boxes alone."""
         return "masks" in self._manifest.graphs
 
-    def carried(self) -> Carried:
+    def new_states(self) -> StreamStates:
         """The carried state of a new stream."""
-        return Carried({name: self.states[name] for states in self._carried.values() for name in states})
+        return StreamStates(self._manifest, self.states, lambda graph: self._engines[graph].buffer)
 
     def prepare(self, frames: Sequence[Frame], times_s: Sequence[float | None]) -> Batch:
         """`frames` [H, W, 3], uint8 RGB of any size, resized and padded for the frame graph. From any thread."""
@@ -137,7 +169,7 @@ class Network:
         fits = [letterbox_into(out, frame, self.input, self._resize) for frame, out in zip(frames, images, strict=True)]
         return Batch(images, tuple(fits), tuple(times_s), self)
 
-    def submit(self, parts: Sequence[tuple[Batch, Carried]]) -> Callable[[], list[FrameOutputs]]:
+    def submit(self, parts: Sequence[tuple[Batch, FrameStates]]) -> Callable[[], list[FrameOutputs]]:
         """Hands the frames of one or several streams to the frame engine, which may go on while the host works.
 
         One call for all; where the frame graph takes state, a call per frame, as each needs the outputs of the last.
@@ -148,9 +180,7 @@ class Network:
         batch = Batch.joined([one for one, _ in parts])
         with self._watch.stage("copy_in" if self._async else "frame_engine"):
             if self.stateful_frames:
-                calls = [
-                    self._stateful_call(one[at : at + 1], carried) for one, carried in parts for at in range(len(one))
-                ]
+                calls = [self._stateful_call(one[at : at + 1], state) for one, state in parts for at in range(len(one))]
             else:
                 calls = [self._call(_frame_feeds(batch))]
         return lambda: self._wait(batch, calls)
@@ -178,16 +208,62 @@ class Network:
 
     def run_frames(self, frames: Sequence[Frame]) -> list[FrameOutputs]:
         """Outputs for each of `frames`, [H, W, 3] uint8 RGB of any size, as a stream of their own."""
-        return self.submit([(self.prepare(frames, [None] * len(frames)), self.carried())])()
+        return self.submit([(self.prepare(frames, [None] * len(frames)), FrameStates(self.new_states()))])()
 
-    def run(
-        self, graph: str, feeds: Mapping[str, Floats | Tensor], carried: Carried
-    ) -> tuple[Tensors, dict[str, Tensor]]:
+    def run(self, graph: str, calls: Sequence[StreamCall]) -> list[Answer]:
+        """One call of `graph` for streams, each of which comes once; for one alone where it has no stream axis."""
+        spec = self._manifest.graphs[graph]
+        with self._watch.stage("mask_engine" if graph == MASKS else f"{graph}_engine"):
+            outputs = self._engines[graph]({role: self._feed(graph, role, calls) for role in spec.inputs})
+            host, device = self._split(graph, outputs)
+            return [self._answer(graph, call, at, host, device) for at, call in enumerate(calls)]
+
+    def alone(self, steps: Steps[T], states: StreamStates) -> T:
+        """Does the work of one stream. Raises its errors."""
+        [result] = drive([of_stream(steps, self, states)], self._watch)
+        if isinstance(result, VisrtError):
+            raise result
+        return result
+
+    def shares_calls(self, graph: str) -> bool:
+        """Whether a call of `graph` serves several streams."""
+        return any(spec.shape[:1] == (STREAMS,) for spec in self._manifest.graphs[graph].inputs.values())
+
+    def _feed(self, graph: str, role: str, calls: Sequence[StreamCall]) -> Feed:
+        """The input `role` of all `calls`, with a stream axis where the graph has one."""
+        spec, first = self._manifest.graphs[graph].inputs[role], calls[0].call
+        lead = (len(calls),) if spec.shape[:1] == (STREAMS,) else ()
+        if role in first.feeds:
+            arrays = [np.asarray(call.call.feeds[role], dtype=spec.dtype) for call in calls]
+            return _stacked(arrays) if lead else arrays[0]
+        rows = [row for call in calls for row in self._rows(graph, role, spec, call)]
+        if spec.shape[1:2] == (FRAMES,):
+            lead = (*lead, len(first.frames))
+        return Joined(tuple(rows), lead) if lead else rows[0]
+
+    def _rows(self, graph: str, role: str, spec: TensorSpec, call: StreamCall) -> list[Tensor]:
+        """The tensors on the device that are one stream's part of an input: its state, or of its frames."""
+        for name, state in self._reads[graph].items():
+            if state.input == role:
+                return [call.states.tensor(name, _entries(self._manifest.graphs[graph], state, call.call.feeds))]
+        frames = call.call.frames if FRAMES in spec.shape else call.call.frames[-1:]
+        return [frame.device[role] for frame in frames]
+
+    def _answer(self, graph: str, call: StreamCall, at: int, host: Tensors, device: Mapping[str, Tensor]) -> Answer:
+        """The outputs of stream number `at` of a call."""
+        shared, outputs = self.shares_calls(graph), self._manifest.graphs[graph].outputs
+        masks = len(call.call.feeds.get("slots", ()))
+        own = {role: array[at] if shared else array for role, array in host.items()}
+        own = {role: array[:masks] if MASKS in outputs[role].shape else array for role, array in own.items()}
+        stays = {role: tensor.row(at) if shared else tensor for role, tensor in device.items()}
+        for frame in call.call.frames:
+            frame.device.update(stays)
+        return Answer(own, stays, partial(_renew, call.states, {**own, **stays}))
+
+    def run_alone(self, graph: str, feeds: Mapping[str, Floats | Tensor]) -> tuple[Tensors, dict[str, Tensor]]:
         """One call of `graph`: its outputs on the host, and those that stay on the device, by role."""
         with self._watch.stage(f"{graph}_engine"):
-            outputs = self._engines[graph]({**feeds, **self._carried_feeds(graph, carried)})
-            self._renew(graph, outputs, carried)
-            return self._split(graph, outputs)
+            return self._split(graph, self._engines[graph](feeds))
 
     def run_masks(self, mask_embeddings: Floats, device: Mapping[str, Tensor]) -> Floats:
         """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame whose tensors on the device these
@@ -203,19 +279,9 @@ class Network:
             refuse_nonfinite("mask_logits", logits)
             return logits
 
-    def restart(self, carried: Carried) -> None:
-        """Carried state as before the first frame; that of the frame graph was set when the frame was submitted."""
-        for graph in self._carried.keys() - {"frame"}:
-            self._reset(graph, carried)
-
     def device_inputs(self, graph: str) -> list[str]:
         """Inputs of `graph` that lie on the device."""
         return [role for role in self._manifest.graphs[graph].inputs if role in self._on_device[graph]]
-
-    def by_frame(self, graph: str, role: str) -> bool:
-        """Whether an output of `graph` has a row for each frame of its call."""
-        spec = self._manifest.graphs[graph].outputs[role]
-        return spec.shape != spec.row_shape
 
     def close(self) -> None:
         if self._workers is not None:
@@ -229,47 +295,30 @@ class Network:
         outputs = self._engines["frame"](feeds)
         return lambda: outputs
 
-    def _stateful_call(self, frame: Batch, carried: Carried) -> Callable[[], Mapping[str, Tensor]]:
+    def _stateful_call(self, frame: Batch, state: FrameStates) -> Callable[[], Mapping[str, Tensor]]:
         """A call of one frame, behind that of the stream's last frame. The first and one of another aspect start from
-        the initial state."""
-        fresh = carried.fit is None or not carried.fit.like(frame.fits[0])
-        carried.fit, before = frame.fits[0], carried.last
+        the initial state; NaN or infinity leaves the state as it was."""
+        fresh = state.fit is None or not state.fit.like(frame.fits[0])
+        state.fit, before = frame.fits[0], state.last
 
         def call() -> Mapping[str, Tensor]:
             if before is not None:
                 before.exception()  # waits; its error meets whoever waits for that call
             if fresh:
-                self._reset("frame", carried)
-            outputs = self._engines["frame"]({**_frame_feeds(frame), **self._carried_feeds("frame", carried)})
-            self._renew("frame", outputs, carried)
+                state.states.reset(["frame"])
+            reads = self._reads["frame"].items()
+            fed = {spec.input: Joined((state.states.tensor(name),), (1,)) for name, spec in reads}
+            outputs = self._engines["frame"]({**_frame_feeds(frame), **fed})
+            renewed = {spec.output: outputs[spec.output].row(0) for _, spec in reads}
+            if all(np.isfinite(tensor.numpy()).all() for tensor in renewed.values()):
+                state.states.renew(renewed)
             return outputs
 
         if self._workers is None:
             outputs = call()
             return lambda: outputs
-        carried.last = self._workers.submit(call)
-        return carried.last.result
-
-    def _carried_feeds(self, graph: str, carried: Carried) -> dict[str, Array]:
-        """The carried inputs of `graph` by role, with a batch axis of one where the graph has one."""
-        inputs = self._manifest.graphs[graph].inputs
-        return {
-            state.input: carried.values[name].reshape(
-                [1 if isinstance(axis, str) else axis for axis in inputs[state.input].shape]
-            )
-            for name, state in self._carried[graph].items()
-        }
-
-    def _renew(self, graph: str, outputs: Mapping[str, Tensor], carried: Carried) -> None:
-        """Takes the next state from `outputs`; all stays as it was if any of it is NaN or infinite."""
-        renewed = {
-            name: outputs[state.output].numpy().reshape(state.shape) for name, state in self._carried[graph].items()
-        }
-        if all(np.isfinite(values).all() for values in renewed.values()):
-            carried.values.update(renewed)
-
-    def _reset(self, graph: str, carried: Carried) -> None:
-        carried.values.update({name: self.states[name] for name in self._carried[graph]})
+        state.last = self._workers.submit(call)
+        return state.last.result
 
     def _split(self, graph: str, outputs: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, Tensor]]:
         """Outputs that the host needs, in float32, and those that stay on the device."""
@@ -319,21 +368,104 @@ class Networks:
 class ClipGraphs:
     """The graphs of a bundle for the frames of one clip; see `method.Graphs`."""
 
-    def __init__(self, network: Network, frames: Sequence[FrameOutputs], carried: Carried) -> None:
-        self._network, self._frames, self._carried = network, frames, carried
+    def __init__(self, network: Network, frames: Sequence[FrameOutputs], states: StreamStates) -> None:
+        self._network, self._frames, self._states = network, frames, states
 
     def run(self, graph: str, feeds: Tensors) -> Tensors:
         last = self._frames[-1].device
         on_device = {role: last[role] for role in self._network.device_inputs(graph)}
-        host, made = self._network.run(graph, {**feeds, **on_device}, self._carried)
-        for role, tensor in made.items():
-            for at, frame in enumerate(self._frames):
-                frame.device[role] = tensor.row(at) if self._network.by_frame(graph, role) else tensor
+        host, made = self._network.run_alone(graph, {**feeds, **on_device})
+        for frame in self._frames:
+            frame.device.update(made)
         return host
 
     def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
         assert frame.resize is not None, "the tracker sets the resize before it updates the method"
         return frame.resize.crop(self._network.run_masks(mask_embeddings, frame.device))
+
+    def state(self, name: str) -> Array:
+        return self._states.tensor(name).numpy()
+
+
+def of_stream(steps: Steps[T], network: Network, states: StreamStates) -> StreamSteps[T]:
+    """`steps` whose calls are those of a stream in `network`."""
+    answer: Answer | None = None
+    while True:
+        try:
+            call = steps.send(answer)  # type: ignore[arg-type]
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        answer = yield StreamCall(network, states, call)
+
+
+def drive(works: Sequence[StreamSteps[T]], watch: Stopwatch) -> list[T | VisrtError]:
+    """Does the `works` of streams together: calls of one graph that wait at a time become one. Each gives its result
+    or its error, and an error is nobody else's; a call of several that the engine refuses is repeated one by one."""
+    results: dict[int, T | VisrtError] = {}
+    waiting: dict[int, StreamCall] = {}
+
+    def go_on(at: int, answer: Answer | None) -> None:
+        try:
+            with watch.stage("association"):
+                waiting[at] = works[at].send(answer)  # type: ignore[arg-type]
+        except StopIteration as end:
+            results[at] = end.value
+        except VisrtError as error:
+            results[at] = error
+
+    for at in range(len(works)):
+        go_on(at, None)
+    while waiting:
+        together = _next_together(waiting)
+        calls = [waiting.pop(at) for at in together]
+        try:
+            answers = calls[0].network.run(calls[0].call.graph, calls)
+        except EngineError as error:
+            if len(calls) == 1:
+                results[together[0]] = error
+                continue
+            for at, call in zip(together, calls, strict=True):
+                waiting[at] = call._replace(alone=True)
+            continue
+        for at, answer in zip(together, answers, strict=True):
+            go_on(at, answer)
+    return [results[at] for at in range(len(works))]
+
+
+def _next_together(waiting: Mapping[int, StreamCall]) -> list[int]:
+    """The works whose calls are made next, as one: all of the same graph and clip length as the first."""
+    first = next(iter(waiting.values()))
+    if first.alone or not first.network.shares_calls(first.call.graph):
+        return [next(iter(waiting))]
+
+    def like_first(other: StreamCall) -> bool:
+        same = other.network is first.network and other.call.graph == first.call.graph
+        return same and not other.alone and len(other.call.frames) == len(first.call.frames)
+
+    return [at for at, call in waiting.items() if like_first(call)]
+
+
+def _renew(states: StreamStates, outputs: Mapping[str, Array | Tensor], entry: int | None = None) -> None:
+    states.renew(outputs, entry)
+
+
+def _entries(graph: GraphSpec, state: StateSpec, feeds: Mapping[str, Array]) -> int | None:
+    """Of a ring whose size is dynamic: as many as other inputs of the call say."""
+    axes = graph.inputs[state.input].shape
+    symbol = axes[-2] if state.ring else None
+    return next((len(feeds[role]) for role, spec in graph.inputs.items() if spec.shape == (symbol,)), None)
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    """With a new first axis; shorter ones are filled up with zeros."""
+    longest = max(array.shape[:1] for array in arrays)
+    if all(array.shape[:1] == longest for array in arrays):
+        return np.stack(arrays)
+    filled = np.zeros((len(arrays), *longest, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(filled, arrays, strict=True):
+        row[: len(array)] = array
+    return filled
 
 
 def _frame_feeds(batch: Batch) -> dict[str, Array]:

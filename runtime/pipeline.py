@@ -39,7 +39,7 @@ from visrt.runtime.network import Networks
 from visrt.runtime.sinks.outcome import SourceOutcome
 from visrt.runtime.threads import POLL_S, ignore
 from visrt.runtime.times import Stopwatch
-from visrt.runtime.tracker import Part, PendingCalls, SessionSettings, StreamTracker
+from visrt.runtime.tracker import Part, PendingCalls, SessionSettings, StreamTracker, update_together
 from visrt.runtime.worker import Job, SourceWorker
 
 __all__ = ["Job", "Pipeline", "PipelineSettings"]
@@ -226,11 +226,13 @@ class _Run:
         workers = {id(worker.tracker): worker for worker in self._workers}
         watch = self._pipeline.watch
         for call in self._calls.finish(keep_in_flight):
-            engine = watch.take(sum(len(outputs) for _, outputs in call))
+            going_on = [(tracker, outputs) for tracker, outputs in call if not workers[id(tracker)].failed]
+            found = iter(update_together(going_on, watch))
+            times = watch.take(sum(len(outputs) for _, outputs in call))
             for tracker, outputs in call:
                 worker = workers[id(tracker)]
-                worker.deliver(outputs)
-                worker.add_times(engine.part(len(outputs)).plus(watch.take(0)))
+                worker.deliver([] if worker.failed else next(found))
+                worker.add_times(times.part(len(outputs)))
 
     @contextmanager
     def _engine_errors(self) -> Iterator[None]:
@@ -246,6 +248,7 @@ class _Run:
         """Closes the files of sources that are over, in threads: the last packets of a video take their time."""
         for worker in [worker for worker in self._workers if worker.over and not worker.calls]:
             self._workers.remove(worker)
+            worker.tracker.close()
             closing = self._closers.submit(worker.close)
             self._closing[closing] = worker.job
             closing.add_done_callback(lambda _: self._ready.set())
@@ -260,5 +263,6 @@ class _Run:
     def _abandon(self) -> None:
         """After a bug: no thread and no file stays open."""
         for worker in self._workers:
+            worker.tracker.close()
             self._closers.submit(worker.close)
         self._closers.shutdown()

@@ -20,13 +20,13 @@ from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.backends import OpenEngines, SizedEngines, engines_by_size, threads_of_each
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
-from visrt.runtime.errors import UsageError
+from visrt.runtime.errors import UsageError, VisrtError
 from visrt.runtime.image import Frame, check_frames
 from visrt.runtime.methods.registry import method_of
 from visrt.runtime.network import Batch, Network, Networks
 from visrt.runtime.results import FrameResult, SessionEvents
 from visrt.runtime.times import StageTimes, Stopwatch
-from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker, check_times
+from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker, check_times, update_together
 
 __all__ = ["Session", "SessionEvents", "SessionSettings"]
 
@@ -138,6 +138,7 @@ class Session:
         """Frees the engines; the session cannot be used any more."""
         if not self._closed:
             self._closed = True
+            self._tracker.close()
             self.networks.close()
 
     def __enter__(self) -> Session:
@@ -167,9 +168,12 @@ class Session:
         for clip in clips:
             self._calls.submit([(self._tracker, clip)])
         results: list[FrameResult] = []
-        for [(tracker, outputs)] in self._calls.finish(keep_in_flight):
-            results += tracker.update(outputs)
-            self.last_times = self.watch.take(len(outputs))
+        for call in self._calls.finish(keep_in_flight):
+            [found] = update_together(call, self.watch)
+            if isinstance(found, VisrtError):
+                raise found
+            results += found
+            self.last_times = self.watch.take(sum(len(outputs) for _, outputs in call))
             self.times = self.times.plus(self.last_times)
         return results
 

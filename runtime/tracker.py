@@ -12,19 +12,37 @@ from typing import Any
 
 import numpy as np
 
-from visrt.runtime.errors import EngineError, NumericalError, UsageError
+from visrt.runtime.errors import EngineError, NumericalError, UsageError, VisrtError
 from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.masks import Rle
-from visrt.runtime.methods.method import BoxTrack, FrameOutputs, FrameTracks, Track, TrackingMethod
-from visrt.runtime.network import Batch, Carried, ClipGraphs, Network, Networks
+from visrt.runtime.methods.method import (
+    BoxTrack,
+    FrameOutputs,
+    FrameTracks,
+    Track,
+    TrackingMethod,
+)
+from visrt.runtime.network import (
+    Batch,
+    ClipGraphs,
+    FrameStates,
+    Network,
+    Networks,
+    StreamSteps,
+    drive,
+    of_stream,
+)
 from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["PendingCalls", "SessionSettings", "StreamTracker", "check_times"]
+__all__ = ["PendingCalls", "SessionSettings", "StreamTracker", "check_times", "update_together"]
 
 Wait = Callable[[], list[FrameOutputs]]
 """Waits for a call of the frame engine and gives the outputs for each of its frames."""
+
+BAD_FRAMES_OF_A_STATE = 3
+"""After so many frames in a row with NaN or infinity a network that carries state begins from its first one."""
 
 LOGGER = logging.getLogger("visrt.stream")
 
@@ -64,12 +82,13 @@ class StreamTracker:
     ) -> None:
         self._method, self._networks, self._settings, self._watch = method, networks, settings, watch
         self.clip_frames = method.clip_frames
+        self._carried: dict[Network, FrameStates] = {}
         self.reset()
 
     def reset(self) -> None:
         """Begins a new stream: frames, ids, events and times begin again."""
+        self.close()
         self.state: Any = None
-        self.carried = Carried({})
         self.events = SessionEvents()
         self.inputs: tuple[tuple[int, int], ...] = ()
         self._network = self._networks.main
@@ -96,8 +115,19 @@ class StreamTracker:
         waiting, self._waiting = self._waiting, None
         return [waiting] if waiting else []
 
-    def update(self, outputs: Sequence[FrameOutputs]) -> list[FrameResult]:
-        """Results of the next frames of the stream, from the network's `outputs`.
+    def carried(self, network: Network) -> FrameStates:
+        """What the stream carries in `network`."""
+        if network not in self._carried:
+            self._carried[network] = FrameStates(network.new_states())
+        return self._carried[network]
+
+    def close(self) -> None:
+        """Gives back the memory in which the engines keep the stream's state."""
+        while self._carried:
+            self._carried.popitem()[1].states.close()
+
+    def update(self, outputs: Sequence[FrameOutputs]) -> StreamSteps[list[FrameResult]]:
+        """Results of the next frames of the stream, from the network's `outputs`; see `drive`.
 
         Raises NumericalError after too many frames in a row for which the network gave NaN or infinity.
         """
@@ -105,8 +135,7 @@ class StreamTracker:
         for length, _ in _clips([frame.fit for frame in outputs], self.clip_frames):
             first = self.events.frames
             clip = [self._on_the_clock(frame, first + i) for i, frame in enumerate(outputs[len(results) :][:length])]
-            with self._watch.stage("association"):
-                tracks = self._update_method(clip)
+            tracks = yield from self._update_method(clip)
             for one in tracks:
                 self._count(one)
             with self._watch.stage("masks"):
@@ -116,7 +145,7 @@ class StreamTracker:
                 ]
         return results
 
-    def _update_method(self, clip: Sequence[FrameOutputs]) -> list[FrameTracks]:
+    def _update_method(self, clip: Sequence[FrameOutputs]) -> StreamSteps[list[FrameTracks]]:
         """The tracks of each frame; one with NaN or infinity is left out of its clip and leaves the state as it was."""
         tracks: dict[int, FrameTracks] = {}
         for at, frame in enumerate(clip):
@@ -127,9 +156,10 @@ class StreamTracker:
         finite = [at for at in range(len(clip)) if at not in tracks]
         if finite:
             frames = [clip[at] for at in finite]
-            graphs = ClipGraphs(self._network, frames, self.carried)
+            states = self.carried(self._network).states
+            steps = self._method.update(frames, ClipGraphs(self._network, frames, states), self.state)
             try:
-                found, self.state = self._method.update(frames, graphs, self.state)
+                found, self.state = yield from of_stream(steps, self._network, states)
             except NumericalError as error:
                 found = [FrameTracks(error=error)] * len(finite)
             tracks |= dict(zip(finite, found, strict=True))
@@ -148,6 +178,8 @@ class StreamTracker:
         self._bad_in_a_row = 0 if frame.error is None else self._bad_in_a_row + 1
         if frame.error is not None and self._bad_in_a_row >= self._settings.bad_frames_max:
             raise NumericalError(f"{self._bad_in_a_row} frames in a row: {frame.error}") from frame.error
+        if self._network.stateful and self._bad_in_a_row == BAD_FRAMES_OF_A_STATE:
+            self._restart("gave NaN or infinity in %d frames in a row", self._bad_in_a_row)
 
     def _on_the_clock(self, frame: FrameOutputs, index: int) -> FrameOutputs:
         """`frame` with its time and mask resize. Time never runs backwards; another aspect drops all tracks."""
@@ -163,24 +195,28 @@ class StreamTracker:
             self.inputs = tuple(dict.fromkeys([*self.inputs, frame.fit.network]))
         if last is None:
             self.state = self._method.start(self._network.states)
-            self._network.restart(self.carried)
         elif last.fit.source != frame.fit.source:
             self.events = replace(self.events, size_changes=self.events.size_changes + 1)
             if not last.fit.like(frame.fit):
-                self._restart(last.fit, frame.fit)
+                old, new = (f"{height}x{width}" for height, width in (last.fit.source, frame.fit.source))
+                self._restart("pictures are %s in place of %s (height x width)", new, old)
         return replace(frame, time_s=now_s, resize=self._resize)
 
-    def _restart(self, before: Letterbox, now: Letterbox) -> None:
+    def cut(self) -> None:
+        """The next frame is of another scene: objects and what is remembered of them are dropped, ids go on."""
+        if self._resize is not None:
+            self._restart("the scene was cut")
+
+    def _restart(self, why: str, *values: object) -> None:
         self.events = replace(self.events, restarts=self.events.restarts + 1)
         self.state = self._method.restart(self.state, self._network.states)
-        self._network.restart(self.carried)
-        old, new = (f"{height}x{width}" for height, width in (before.source, now.source))
+        for network in [network for network in self._carried if network is not self._network]:
+            self._carried.pop(network).states.close()
+        self.carried(self._network).states.restart()
         LOGGER.warning(
-            "after %d frames pictures are %s in place of %s (height x width): objects and what is remembered of them "
-            "are dropped, their ids are not given again",
+            f"after %d frames {why}: objects and what is remembered of them are dropped, their ids are not given again",
             self.events.frames,
-            new,
-            old,
+            *values,
         )
 
 
@@ -210,7 +246,7 @@ class PendingCalls:
         for network, together in calls.items():
             wait: Wait | None = None
             try:
-                wait = network.submit([(batch, tracker.carried) for tracker, batch in together])
+                wait = network.submit([(batch, tracker.carried(network)) for tracker, batch in together])
             except EngineError:
                 if len(together) == 1 or network.stateful_frames:
                     raise
@@ -229,13 +265,20 @@ class PendingCalls:
                     raise
                 self.retried_calls += 1
                 for tracker, batch in parts:
-                    yield [(tracker, batch.network.submit([(batch, tracker.carried)])())]
+                    yield [(tracker, batch.network.submit([(batch, tracker.carried(batch.network))])())]
             else:
                 yield [(tracker, [next(outputs) for _ in range(len(batch))]) for tracker, batch in parts]
 
     def clear(self) -> None:
         """Drops what is in flight."""
         self._calls.clear()
+
+
+def update_together(
+    parts: Sequence[tuple[StreamTracker, list[FrameOutputs]]], watch: Stopwatch
+) -> list[list[FrameResult] | VisrtError]:
+    """Results of streams from their outputs, or the error of a stream, in order; see `StreamTracker.update`."""
+    return drive([tracker.update(outputs) for tracker, outputs in parts], watch)
 
 
 def check_times(times_s: Sequence[float | None]) -> None:

@@ -9,7 +9,6 @@ from time import perf_counter
 
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.image import check_frames
-from visrt.runtime.methods.method import FrameOutputs
 from visrt.runtime.network import Batch, Networks
 from visrt.runtime.results import FrameResult
 from visrt.runtime.sinks.outcome import RunAccount, SourceOutcome, outcome_of
@@ -45,7 +44,7 @@ class SourceWorker:
         self.over, self.calls, self.processed = False, 0, 0
         self._times = StageTimes()
         self._errors: list[VisrtError] = []
-        self._failed = self._stopped = False
+        self.failed = self._stopped = False
         self._started_s = perf_counter()
         self._images: dict[int, Image] = {}
 
@@ -91,14 +90,15 @@ class SourceWorker:
             taken[1].network.open()
         return taken
 
-    def deliver(self, outputs: Sequence[FrameOutputs]) -> None:
-        """Updates the tracks with the network's outputs and hands the results to the sinks; drops them after an
-        error."""
+    def deliver(self, results: Sequence[FrameResult] | VisrtError) -> None:
+        """Hands the results of a call to the sinks, or ends with its error; drops them after an error."""
         self.calls -= 1
-        if self._failed:
-            return
+        if isinstance(results, VisrtError):
+            return self.fail(results)
+        if self.failed:
+            return None
         try:
-            for result in self.tracker.update(outputs):
+            for result in results:
                 self._writer.write(result, self._images.pop(result.index))
                 self.job.progress(result)
         except VisrtError as error:
@@ -114,7 +114,7 @@ class SourceWorker:
     def fail(self, error: VisrtError) -> None:
         """Takes no more frames and gives no more results; what was written stays."""
         self._errors.append(error)
-        self.over = self._failed = True
+        self.over = self.failed = True
 
     def abandon_calls(self, error: VisrtError) -> None:
         """The engine failed: the calls in flight give nothing."""

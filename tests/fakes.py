@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Feed, Floats, HostTensor, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
+from visrt.runtime.methods.method import Answer, Call, Steps
 from visrt.runtime.methods.queries import Queries
 from visrt.runtime.session import Session, SessionSettings
 
 DEFAULTS = SessionSettings()
+T = TypeVar("T")
 NO_FILE = FileSpec(file="none.onnx", bytes=0, sha256="0" * 64)
 
 
@@ -75,7 +77,7 @@ def fake_manifest(
 
 
 @dataclass
-class MasksEngine:
+class MasksEngine(HostEngine):
     """mask_embeddings @ mask_features, and how often and with how many rows it was called."""
 
     spec: GraphSpec
@@ -85,7 +87,7 @@ class MasksEngine:
     provider: str = "fake"
     closed: bool = False
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         embeddings, features = _host(feeds["mask_embeddings"]), _host(feeds["mask_features"])
         self.calls += 1
@@ -105,7 +107,7 @@ class ScriptedFrame:
 
 
 @dataclass
-class ScriptedEngine:
+class ScriptedEngine(HostEngine):
     """Says of the frames, in order, what the script says, whatever they show; starts again at the script's end."""
 
     spec: GraphSpec
@@ -113,7 +115,7 @@ class ScriptedEngine:
     at: int = 0
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         batch = [self.script[(self.at + i) % len(self.script)] for i in range(feeds["images"].shape[0])]
         self.at += len(batch)
@@ -138,7 +140,7 @@ COLOURS = np.array([[230, 30, 30], [30, 230, 30], [30, 30, 230], [230, 230, 30]]
 
 
 @dataclass
-class ColourEngine:
+class ColourEngine(HostEngine):
     """A network that sees patches of `COLOURS`: one query each, in an order shuffled anew for each frame.
 
     It looks at the pixels, so frames of any size, letterboxes and batches behave as with a real network.
@@ -149,7 +151,7 @@ class ColourEngine:
     calls: int = 0
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         self.calls += 1
         return frame_outputs([self._look(image) for image in _host(feeds["images"])])
@@ -221,5 +223,18 @@ def patches(size: tuple[int, int], *boxes: tuple[int, int, int, int, int]) -> ND
     return frame
 
 
-def _host(tensor: Array | Tensor) -> Array:
+def _host(tensor: Feed) -> Array:
     return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
+
+
+def finish(steps: Steps[T], answer: Callable[[Call], Answer] | None = None) -> T:
+    """What the steps of a method give in the end; `answer` stands for the network."""
+    given: Answer | None = None
+    while True:
+        try:
+            call = steps.send(given)  # type: ignore[arg-type]
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        assert answer is not None, f"nobody answers the call of {call.graph}"
+        given = answer(call)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from fakes import COLOURS, DEFAULTS, ColourEngine, MasksEngine, fake_manifest, graph_spec
 
-from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
+from visrt.runtime.arrays import Feed, Floats, HostTensor, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest, StateSpec
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.session import Session, SessionSettings
 
 QUERIES, SLOTS, CHANNELS = 8, 5, 8
@@ -54,7 +54,7 @@ def genvis_manifest(
 
 
 @dataclass
-class FrameEngine:
+class FrameEngine(HostEngine):
     """Frame query i is 1 at channel i where the colour i is in the picture."""
 
     spec: GraphSpec
@@ -63,7 +63,7 @@ class FrameEngine:
     seen: int = 0
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         plain = fake_manifest(queries=QUERIES, channels=CHANNELS, mask_channels=CHANNELS).graphs["frame"]
         looks = ColourEngine(plain, np.random.default_rng(0))
@@ -84,7 +84,7 @@ class FrameEngine:
 
 
 @dataclass
-class ClipEngine:
+class ClipEngine(HostEngine):
     """A slot is of its class where its colour is in any frame of the clip. All of its state depends on all it saw.
 
     lengths, starts: of the clips it was given. poisoned: slots, by call, for which it gives NaN.
@@ -96,7 +96,7 @@ class ClipEngine:
     poisoned: dict[int, list[int]] = field(default_factory=dict)
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         queries, start = feeds["frame_queries"], feeds["instance_queries"]
         assert isinstance(queries, np.ndarray)

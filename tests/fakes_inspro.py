@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from fakes import COLOURS, DEFAULTS, ColourEngine, fake_manifest, graph_spec
 
-from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Feed, Floats, HostTensor, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest, StateSpec
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.session import Session, SessionSettings
 
 SLOTS, CHANNELS, ENTRIES = 5, 8, 3
@@ -78,7 +78,7 @@ def _without_masks(graph: GraphSpec) -> GraphSpec:
 
 
 @dataclass
-class FrameEngine:
+class FrameEngine(HostEngine):
     """Channel i of the pyramid, stride 4 alone, is above zero where the colour i is; mask features are every other."""
 
     spec: GraphSpec
@@ -86,7 +86,7 @@ class FrameEngine:
     seen: int = 0
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         images, sizes = feeds["images"], feeds["valid_sizes"]
         assert isinstance(images, np.ndarray)
@@ -109,7 +109,7 @@ class FrameEngine:
 
 
 @dataclass
-class HeadEngine:
+class HeadEngine(HostEngine):
     """A slot is of its class where its colour is anywhere in the frame. All of its state depends on all it saw.
 
     fed: what it was given, call by call. poisoned: slots, by call, for which it gives NaN; collapsed: whose box it lets
@@ -122,7 +122,7 @@ class HeadEngine:
     collapsed: dict[int, list[int]] = field(default_factory=dict)
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         given = {role: value if isinstance(value, np.ndarray) else value.numpy() for role, value in feeds.items()}
         assert all(np.isfinite(values).all() for values in given.values())
@@ -156,13 +156,13 @@ class HeadEngine:
 
 
 @dataclass
-class MasksEngine:
+class MasksEngine(HostEngine):
     """mask_embeddings @ mask_features, each cell twice along each axis."""
 
     spec: GraphSpec
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         embeddings, features = (
             value if isinstance(value, np.ndarray) else value.numpy()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.engines.engine import HostEngine
 from visrt.runtime.parity.reference import Reference, reference_from_outputs
 
 __all__ = ["FRAMES", "QUERIES", "Change", "Recorded", "Values", "expected_values", "reference_of_values"]
@@ -40,7 +41,7 @@ def reference_of_values() -> Reference:
     return reference_from_outputs(images, np.zeros((FRAMES, 2), np.int32), frames)
 
 
-class Recorded:
+class Recorded(HostEngine):
     """Both graphs: the expected values after `change`."""
 
     provider = "recorded"

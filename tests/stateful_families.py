@@ -21,16 +21,33 @@ from torch import Tensor, nn
 import visrt.export.families
 import visrt.runtime.methods.registry
 from visrt.export.family import Exportable, Graphs, InitialState
-from visrt.export.graphs import FrameGraph, MasksGraph
-from visrt.export.onnx_graph import TRACED_WITH, onnx_from_frame_graph, onnx_from_masks_graph, onnx_from_module
+from visrt.export.graphs import FrameGraph, MasksGraph, SlotMasksGraph
+from visrt.export.onnx_graph import (
+    TRACED_WITH,
+    onnx_from_frame_graph,
+    onnx_from_masks_graph,
+    onnx_from_module,
+    onnx_from_slot_masks_graph,
+)
 from visrt.models.checkpoints.checkpoint import NetworkKind, load_checkpoint
 from visrt.runtime.arrays import Array, Floats, Tensors, softmax
-from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
+from visrt.runtime.bundles.contract import GraphNeed, TensorNeed, slot_masks
 from visrt.runtime.bundles.manifest import InputSpec, Manifest
 from visrt.runtime.engines.engine import Engine
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks, TrackingMethod, refuse_nonfinite, tracks_with_masks
+from visrt.runtime.methods.method import (
+    Call,
+    FrameOutputs,
+    FrameTracks,
+    Steps,
+    Track,
+    TrackingMethod,
+    masks_of_slots,
+    refuse_nonfinite,
+    tracks_with_masks,
+    valid_outputs,
+)
 from visrt.runtime.methods.method import Graphs as MethodGraphs
-from visrt.runtime.methods.outputs import Outputs, outputs_of
+from visrt.runtime.methods.outputs import Outputs, outputs_of, slot_masks_of
 from visrt.runtime.methods.slot_tracks import SlotTracks, mark_seen, new_slot_tracks, shown_objects
 from visrt.runtime.settings import load_settings
 
@@ -109,8 +126,9 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, tokens: Tensor, queries: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor[0] for tensor in self.network.decode(tokens[None], queries[None]))
+    def forward(self, tokens: Tensor, queries: Tensor) -> Decoded:
+        decoded: Decoded = self.network.decode(tokens, queries)
+        return decoded
 
 
 class FusedExport(Exportable[NetworkSettings]):
@@ -155,12 +173,15 @@ class FusedExport(Exportable[NetworkSettings]):
 class SplitExport(FusedExport):
     def onnx_models(self, graphs: Graphs, precision: torch.dtype) -> dict[str, onnx.ModelProto]:
         settings, (height, width) = self.checkpoint.settings, (self.spec.height, self.spec.width)
-        tokens = torch.zeros(settings.channels, height // 4, width // 4)
-        inputs = {"tokens": tokens, "queries": torch.zeros(settings.queries, settings.channels)}
+        tokens = torch.zeros(TRACED_WITH, settings.channels, height // 4, width // 4)
+        inputs = {"tokens": tokens, "queries": torch.zeros(TRACED_WITH, settings.queries, settings.channels)}
+        axes, outputs = dict.fromkeys(inputs, "streams"), dict.fromkeys(Decoded._fields, "streams")
+        features, dtypes = tokens.shape[1:], (torch.float32, torch.float32)
+        slots, dim = settings.queries, settings.channels
         return {
             "frame": onnx_from_frame_graph(graphs["frame"], height, width, ("tokens",)),
-            "decoder": onnx_from_module(DecoderGraph(self.network), inputs, {}, dict.fromkeys(Decoded._fields)),
-            "masks": self.masks_model(),
+            "decoder": onnx_from_module(DecoderGraph(self.network), inputs, axes, outputs),
+            "masks": onnx_from_slot_masks_graph(SlotMasksGraph(), slots, dim, features, dtypes),
         }
 
 
@@ -213,21 +234,34 @@ class Fused(TrackingMethod[SlotTracks]):
     def restart(self, state: SlotTracks, initial: Tensors) -> SlotTracks:
         return new_slot_tracks(len(initial["queries"]), state.next_id)
 
-    def outputs(self, frame: FrameOutputs, graphs: MethodGraphs) -> Tensors:
+    def outputs(self, frame: FrameOutputs) -> Steps[Tensors]:
+        yield from ()
         return frame.tensors
+
+    def shown(
+        self,
+        frame: FrameOutputs,
+        graphs: MethodGraphs,
+        objects: list[tuple[int, int, float]],
+        outputs: Tensors,
+        slots: Array,
+    ) -> Steps[FrameTracks]:
+        yield from ()
+        return tracks_with_masks(frame, graphs, objects, outputs["mask_embeddings"][slots])
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: MethodGraphs, state: SlotTracks
-    ) -> tuple[list[FrameTracks], SlotTracks]:
+    ) -> Steps[tuple[list[FrameTracks], SlotTracks]]:
         [frame] = frames
-        outputs = self.outputs(frame, graphs)
+        outputs = yield from self.outputs(frame)
         refuse_nonfinite("class_logits", outputs["class_logits"])
         probabilities: Floats = softmax(outputs["class_logits"])[:, :-1]
         limits = {"birth_score": self.settings.birth_score, "keep_score": self.settings.keep_score}
         tracks, visible = mark_seen(state, probabilities, frame.now_s, **limits, max_objects=100)
         tracks = replace(tracks, scores=probabilities)
         objects, slots = shown_objects(tracks, visible)
-        return [tracks_with_masks(frame, graphs, objects, outputs["mask_embeddings"][slots])], tracks
+        shown = yield from self.shown(frame, graphs, objects, outputs, slots)
+        return [shown], tracks
 
     def full_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
@@ -242,25 +276,37 @@ class Fused(TrackingMethod[SlotTracks]):
 
 class Split(Fused):
     def required_graphs(self) -> Mapping[str, GraphNeed]:
-        inputs = {"tokens": TensorNeed("C h w"), "queries": TensorNeed("Q C")}
+        inputs = {"tokens": TensorNeed("N C h w"), "queries": TensorNeed("N Q C")}
         frame = GraphNeed(IMAGES, {"tokens": TensorNeed("B C h w")})
-        return {"frame": frame, "decoder": GraphNeed(inputs, decoded("")), "masks": MASKS}
+        masks = slot_masks("C", features="C h w")
+        return {"frame": frame, "decoder": GraphNeed(inputs, decoded("N ")), "masks": masks}
 
-    def outputs(self, frame: FrameOutputs, graphs: MethodGraphs) -> Tensors:
-        return graphs.run("decoder", {})
+    def outputs(self, frame: FrameOutputs) -> Steps[Tensors]:
+        answer = yield Call("decoder", [frame])
+        outputs, _ = valid_outputs(answer, "decoder")
+        answer.renew()
+        return outputs
+
+    def shown(
+        self,
+        frame: FrameOutputs,
+        graphs: MethodGraphs,
+        objects: list[tuple[int, int, float]],
+        outputs: Tensors,
+        slots: Array,
+    ) -> Steps[FrameTracks]:
+        logits, _ = yield from masks_of_slots(frame, slots)
+        return FrameTracks(tuple(Track(*one, mask) for one, mask in zip(objects, logits, strict=True)))
 
     def full_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
     ) -> Outputs:
         tokens = engines["frame"]({"images": images, "valid_sizes": valid_sizes})["tokens"]
-        frames: list[Outputs] = []
-        for i in range(len(images)):
-            made = engines["decoder"]({"tokens": tokens.row(i), "queries": initial["queries"]})
-            one = {role: tensor.numpy() for role, tensor in made.items()}
-            feeds: dict[str, Any] = {"mask_embeddings": one["mask_embeddings"], "mask_features": made["mask_features"]}
-            one["mask_logits"] = engines["masks"](feeds)["mask_logits"].numpy()
-            frames.append({**one, "embeddings": one["next_queries"]})
-        return {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+        queries = np.repeat(initial["queries"][None], len(images), axis=0)
+        made = engines["decoder"]({"tokens": tokens, "queries": queries})
+        masks = slot_masks_of(engines["masks"], made["mask_embeddings"], made["mask_features"])
+        outputs = {role: tensor.numpy() for role, tensor in made.items()}
+        return {**outputs, "mask_logits": masks, "embeddings": outputs["next_queries"]}
 
     def graph_of(self, role: str) -> str:
         return "masks" if role == "mask_logits" else "decoder"

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from fakes import ColourEngine, MasksEngine, fake_manifest, patches
 
+from visrt.runtime.arrays import Feed
 from visrt.runtime.methods.registry import METHODS
 from visrt.runtime.session import Session
 
@@ -27,7 +28,7 @@ FAMILY_NAMES = 0
 RECORD_TYPES = 7
 FILES_BEFORE_THE_ENGINE = 5
 FILES_A_FRAME = 18
-FUNCTIONS_A_FRAME = 121
+FUNCTIONS_A_FRAME = 130
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = ("visrt", "runtime", "models", "training", "export", "calibration", "benchmarks")
@@ -93,7 +94,7 @@ class WatchedEngine(ColourEngine):
 
     visits: Visits = field(default_factory=Visits)
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Any]:
         self.visits.engine_called()
         return super().__call__(feeds)
 

@@ -9,20 +9,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Feed, HostTensor, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.engine import HostEngine
 
 
 @dataclass
-class TorchEngine:
+class TorchEngine(HostEngine):
     """`module` takes the graph's inputs in their order and returns its outputs in theirs."""
 
     spec: GraphSpec
     module: nn.Module
     provider: str = "torch"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self.spec, feeds)
         arrays = [tensor if isinstance(tensor, np.ndarray) else tensor.numpy() for tensor in feeds.values()]
         with torch.no_grad():

@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Feed, HostTensor, Joined, Tensor
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest
 from visrt.runtime.engines.backends import OpenEngines, SizedEngines
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.errors import DataError
 
 __all__ = ["RecordedEngine", "recorded", "recorded_sizes"]
 
 MASKS = "masks"
 
-Feeds = Mapping[str, Array | Tensor]
+Feeds = Mapping[str, Feed]
 Outputs = dict[str, Tensor]
 
 
@@ -45,7 +45,7 @@ def recorded(manifest: Manifest, engines: Mapping[str, Engine], folder: Path | N
     found = dict(engines)
     for name in engines.keys() - {MASKS}:
         spec, on_device = manifest.graphs[name], manifest.device_roles(name)
-        carried = {state.output for state in manifest.carried(name).values()}
+        carried = {state.output for state in manifest.renewed_by(name).values()}
         kept = {role for role in spec.outputs if role not in on_device or role in of_masks | carried}
         rounded = kept & on_device - carried
         found[name] = RecordedEngine(engines[name], name, spec, kept, rounded, folder)
@@ -65,7 +65,7 @@ def _recorded_late(
     return cache(lambda: recorded(manifest, engines(), folder))
 
 
-class RecordedEngine:
+class RecordedEngine(HostEngine):
     """Runs `engine` once per distinct input, and gives the same outputs then and later.
 
     kept: the outputs that are kept; the others are computed again where they are needed. rounded: to half precision,
@@ -89,7 +89,7 @@ class RecordedEngine:
     def provider(self) -> str:
         return self._engine.provider
 
-    def __call__(self, feeds: Feeds) -> Outputs:
+    def __call__(self, feeds: Mapping[str, Feed]) -> Outputs:
         key = self._key(feeds)
         run = cache(lambda: self._engine({role: _computed(value) for role, value in feeds.items()}))
         values = self._known(key)
@@ -115,8 +115,8 @@ class RecordedEngine:
         digest = blake2b(" ".join([self.provider, *(file.sha256 for file in files)]).encode(), digest_size=16)
         for role in sorted(feeds):
             value = feeds[role]
-            if isinstance(value, UnkeptTensor):
-                digest.update(f"{role} {value.key}".encode())
+            if (key := _key_of(value)) is not None:
+                digest.update(f"{role} {key}".encode())
                 continue
             array = np.ascontiguousarray(value if isinstance(value, np.ndarray) else value.numpy())
             digest.update(f"{role} {array.dtype} {array.shape}".encode())
@@ -182,5 +182,18 @@ class UnkeptTensor:
         return self.run().numpy()
 
 
-def _computed(value: Array | Tensor) -> Array | Tensor:
-    return value.run() if isinstance(value, UnkeptTensor) else value
+def _key_of(value: Feed) -> str | None:
+    """The key of an output that was not kept, or of several that are joined."""
+    rows = value.rows if isinstance(value, Joined) else (value,)
+    keys = [row.key for row in rows if isinstance(row, UnkeptTensor)]
+    return " ".join(keys) if len(keys) == len(rows) else None
+
+
+def _computed(value: Feed) -> Feed:
+    if isinstance(value, Joined):
+        return Joined(tuple(_computed_row(row) for row in value.rows), value.lead)
+    return value if isinstance(value, np.ndarray) else _computed_row(value)
+
+
+def _computed_row(row: Tensor) -> Tensor:
+    return row.run() if isinstance(row, UnkeptTensor) else row

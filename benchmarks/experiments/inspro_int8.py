@@ -32,10 +32,10 @@ from visrt.calibration.measured import MeasuredGraphs, all_layers, in_int8, meas
 from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.checkpoints.published import DATASET_CLASSES
 from visrt.models.inspro import INSPRO_R50_LITE
-from visrt.runtime.arrays import Array, Tensor
+from visrt.runtime.arrays import Feed, Tensor
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.backends import open_engines
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.engines.ort import CpuEngine
 from visrt.runtime.engines.trt.library import load_tensorrt
@@ -54,17 +54,17 @@ SURE = 0.2
 ONE_THREAD = EngineOptions(threads=1)
 
 
-class Recorded:
+class Recorded(HostEngine):
     """An engine that keeps what its last call was fed."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.fed = engine, dict[str, Array | Tensor]()
+        self.engine, self.fed = engine, dict[str, Feed]()
 
     @property
     def provider(self) -> str:
         return self.engine.provider
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         self.fed = dict(feeds)
         return self.engine(feeds)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, Floats, HostTensor, Tensor
+from visrt.runtime.arrays import Feed, Floats, HostTensor, Tensor
 from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, Producer, TensorSpec
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.methods.minvis import FAMILY
 from visrt.runtime.session import Session
 
@@ -36,7 +36,7 @@ class Scene:
 
 
 @dataclass
-class FrameEngine:
+class FrameEngine(HostEngine):
     """Queries in a new random order in each frame; the mask embedding encodes the object's number.
 
     Mask features are allocated in each frame, as a network does, but hold ones.
@@ -54,7 +54,7 @@ class FrameEngine:
         logits[: scene.objects, 0] = 16
         self._queries = (logits, looks, np.eye(scene.queries, CHANNELS, dtype=np.float32))
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         order = self.random.permutation(self.scene.queries)
         logits, looks, numbers = (HostTensor(array[order][None]) for array in self._queries)
         return {
@@ -68,14 +68,14 @@ class FrameEngine:
 
 
 @dataclass
-class MasksEngine:
+class MasksEngine(HostEngine):
     """The discs by number, moved on by a cell with each call."""
 
     discs: Floats
     calls: int = 0
     provider: str = "scripted"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         embeddings = feeds["mask_embeddings"]
         numbers = (embeddings if isinstance(embeddings, np.ndarray) else embeddings.numpy()).argmax(axis=1)
         self.calls += 1

@@ -62,7 +62,7 @@ def segmented(network: Network, family: GenVis, frames: Iterable[Frame]) -> Iter
         seen = network.run_frames(clip)
         for outputs in seen:
             outputs.check_finite()
-        graphs = ClipGraphs(network, seen, network.carried())
+        graphs = ClipGraphs(network, seen, network.new_states())
         outputs_of_clip, step, invalid = clip_step([outputs.tensors for outputs in seen], graphs.run, step, settings)
         probabilities = np.where(invalid[:, None], np.float32(0), softmax(outputs_of_clip["class_logits"])[:, :-1])
         yield Segmented(len(clip), probabilities, outputs_of_clip["mask_embeddings"])

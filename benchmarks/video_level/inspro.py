@@ -91,7 +91,7 @@ def _answers(network: Network, family: InsPro, frames: Iterable[Frame]) -> Itera
     for frame in frames:
         [outputs] = network.run_frames([frame])
         outputs.check_finite()
-        graphs = ClipGraphs(network, [outputs], network.carried())
+        graphs = ClipGraphs(network, [outputs], network.new_states())
         answer = frame_step(outputs.tensors, graphs.run, step, family.settings)
         step = answer.step
         probabilities = np.where(answer.invalid[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))

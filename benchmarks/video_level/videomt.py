@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,22 +15,24 @@ from visrt.benchmarks.video_level.tracks import (
     best_of_video,
     mean_over_frames,
 )
-from visrt.runtime.arrays import Tensors
+from visrt.runtime.arrays import Floats
 from visrt.runtime.errors import UsageError
 from visrt.runtime.image import Frame
 from visrt.runtime.mask_resize import mask_resize
 from visrt.runtime.masks import Rle
-from visrt.runtime.methods.method import FrameOutputs
+from visrt.runtime.methods.method import FrameOutputs, masks_of_slots
 from visrt.runtime.methods.videomt import VideoMt, decoded
-from visrt.runtime.network import ClipGraphs, Network
+from visrt.runtime.network import Network
 
 __all__ = ["videomt_result"]
+
+SlotOutputs = tuple[Floats, Floats]
+"""Class logits [Q, K + 1] and mask embeddings [Q, D] of a frame."""
 
 
 def videomt_result(network: Network, _: VideoMt, read_frames: ReadFrames, top_k: int | None) -> VideoResult:
     """Mean class logits of each slot over all frames, the best (slot, label) pairs, masks without a score."""
-    answers = (outputs for _, outputs in _decoded(network, read_frames()))
-    slots = mean_over_frames((outputs["class_logits"], outputs["mask_embeddings"]) for outputs in answers)
+    slots = mean_over_frames(outputs for _, outputs in _decoded(network, read_frames()))
     if slots is None:
         return VideoResult(0, ())
     winners = best_of_video(slots.mean, top_k or TOP_K)
@@ -44,18 +47,19 @@ def videomt_result(network: Network, _: VideoMt, read_frames: ReadFrames, top_k:
     return VideoResult(len(frames), tracks)
 
 
-def _decoded(network: Network, frames: Iterable[Frame]) -> Iterator[tuple[FrameOutputs, Tensors]]:
-    """The outputs of each frame of a video, from its start."""
-    carried = network.carried()
+def _decoded(network: Network, frames: Iterable[Frame]) -> Iterator[tuple[FrameOutputs, SlotOutputs]]:
+    """Class logits and mask embeddings of each frame of a video, from its start."""
+    states = network.new_states()
     for frame in frames:
         [outputs] = network.run_frames([frame])
         outputs.check_finite()
-        yield outputs, decoded(ClipGraphs(network, [outputs], carried))
+        logits, _ = network.alone(decoded(outputs), states)
+        yield outputs, (logits, outputs.device["mask_embeddings"].numpy())
 
 
-def _masks(network: Network, frame: FrameOutputs, outputs: Tensors, slots: list[int]) -> dict[int, Rle | None]:
+def _masks(network: Network, frame: FrameOutputs, outputs: SlotOutputs, slots: list[int]) -> dict[int, Rle | None]:
     """The masks of `slots` at the size of the source."""
     resize = mask_resize(frame.fit)
-    logits = network.run_masks(np.ascontiguousarray(outputs["mask_embeddings"][slots]), frame.device)
-    masks = [resize.source_mask(resize.crop(one)) for one in logits]
+    logits, _ = network.alone(masks_of_slots(replace(frame, resize=resize), np.array(slots)), network.new_states())
+    masks = [resize.source_mask(one) for one in logits]
     return {slot: mask.rle if mask else None for slot, mask in zip(slots, masks, strict=True)}

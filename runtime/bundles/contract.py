@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from visrt.runtime.arrays import Array, Tensor
+from visrt.runtime.arrays import Feed
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest, StateSpec, TensorSpec
 from visrt.runtime.errors import BundleError, EngineError
 
-__all__ = ["GraphNeed", "TensorNeed", "check_feeds", "check_graphs"]
+__all__ = ["GraphNeed", "TensorNeed", "check_feeds", "check_graphs", "slot_masks"]
 
 Axis = int | str
 
@@ -36,6 +36,22 @@ class GraphNeed:
     inputs: Mapping[str, TensorNeed]
     outputs: Mapping[str, TensorNeed]
     optional: bool = False
+
+
+def slot_masks(embedding: str, features: str, dtypes: tuple[str, ...] = ("float32", "float16")) -> GraphNeed:
+    """The `masks` graph of networks whose slots are objects: M masks of each of N streams. `embedding` and `features`
+    are axes of a mask embedding and of a frame's mask features, whose last two may differ from the masks' h x w."""
+    return GraphNeed(
+        inputs={
+            "slots": TensorNeed("N M", ("int32",)),
+            "mask_embeddings": TensorNeed(f"N Q {embedding}", ("float32",)),
+            "mask_features": TensorNeed(f"N {features}", dtypes),
+        },
+        outputs={
+            "mask_logits": TensorNeed("N M h w", ("float32",)),
+            "kept_embeddings": TensorNeed(f"N M {embedding}", ("float32",)),
+        },
+    )
 
 
 def check_graphs(
@@ -102,42 +118,49 @@ def _state_faults(name: str, need: TensorNeed, manifest: Manifest, known: dict[s
 
 
 def _carried_faults(name: str, manifest: Manifest) -> list[str]:
-    """Why the network cannot carry a state from call to call, where it is to."""
+    """Why a state cannot stay in the engine's memory from call to call, where it is to."""
     state = manifest.states[name]
     if state.device != "engine":
         return []
-    graphs = [key for key in manifest.graphs if name in manifest.carried(key)]
-    if not graphs:
-        return [f"states.{name}: carried by the engine, but no graph has both {state.input!r} and {state.output!r}"]
-    tensors = [
-        (f"{graph}.{role}", spec)
-        for graph in graphs
-        for role, spec in (
-            (state.input, manifest.graphs[graph].inputs[state.input]),
-            (state.output, manifest.graphs[graph].outputs[state.output]),
-        )
+    given: list[tuple[str, TensorSpec, tuple[Axis, ...]]] = [
+        (f"{graph}.{state.output}", manifest.graphs[graph].outputs[state.output], state.shape)
+        for graph in manifest.graphs
+        if name in manifest.renewed_by(graph)
     ]
+    taken: list[tuple[str, TensorSpec, tuple[Axis, ...]]] = [
+        (f"{graph}.{state.input}", manifest.graphs[graph].inputs[state.input], state.shape)
+        for graph in manifest.graphs
+        if name in manifest.read_by(graph)
+    ]
+    if state.ring:
+        taken = [(where, spec, _with_entries(state, spec)) for where, spec, _ in taken]
     return [
-        f"states.{name}: is {state.dtype} {_listed(state.shape)}, but {where} is {spec.dtype} {_listed(spec.shape)}"
-        for where, spec in tensors
-        if spec.dtype != state.dtype or spec.row_shape != state.shape
+        f"states.{name}: is {state.dtype} {_listed(shape)}, but {where} is {spec.dtype} {_listed(spec.shape)}"
+        for where, spec, shape in (*given, *taken)
+        if spec.dtype != state.dtype or spec.item_shape != shape
     ]
+
+
+def _with_entries(state: StateSpec, spec: TensorSpec) -> tuple[Axis, ...]:
+    """The shape of all entries of a ring, as the input `spec` counts them: [Q, entries, C]."""
+    return (*state.shape[:-1], spec.shape[-2], state.shape[-1]) if len(spec.shape) > 1 else state.shape
 
 
 def _device_faults(name: str, manifest: Manifest) -> list[str]:
     """Inputs of a graph that are to be taken on the device, but that no other graph leaves there in their shape."""
     roles, spec = manifest.device_roles(name), manifest.graphs[name]
     given = {
-        (role, tensor.dtype, tensor.row_shape)
+        (role, tensor.dtype, tensor.item_shape)
         for other, graph in manifest.graphs.items()
         if other != name
         for role, tensor in graph.outputs.items()
         if role in manifest.device_roles(other)
     }
+    states = {state.input for state in manifest.read_by(name).values()}
     return [
         f"{name}.inputs.{role}: taken on the device, where no graph leaves {tensor.dtype} {_listed(tensor.shape)}"
         for role, tensor in spec.inputs.items()
-        if role in roles and (role, tensor.dtype, tensor.shape) not in given
+        if role in roles - states and (role, tensor.dtype, tensor.item_shape) not in given
     ]
 
 
@@ -153,7 +176,7 @@ def _named(axis: str, known: Mapping[str, Axis]) -> str:
     return f"{axis}={known[axis]}" if axis in known else axis
 
 
-def check_feeds(graph: GraphSpec, feeds: Mapping[str, Array | Tensor]) -> None:
+def check_feeds(graph: GraphSpec, feeds: Mapping[str, Feed]) -> None:
     """Raises EngineError unless `feeds` are exactly the graph's inputs, in their dtypes and shapes."""
     if feeds.keys() != graph.inputs.keys():
         raise EngineError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest
 from visrt.runtime.errors import BundleError
 
-__all__ = ["BATCH", "FRAMES", "MASKS", "largest_sizes", "profile_of", "run_sizes"]
+__all__ = ["BATCH", "FRAMES", "MASKS", "STREAMS", "largest_sizes", "profile_of", "run_sizes"]
 
 BATCH = "batch"
 """Frames of one call of the frame graph."""
@@ -16,6 +16,9 @@ FRAMES = "frames"
 MASKS = "masks"
 """Masks of one call of the masks graph, of one frame."""
 
+STREAMS = "streams"
+"""Streams of one call, in graphs that carry state from frame to frame."""
+
 MASKS_USUAL = 10
 
 
@@ -25,12 +28,12 @@ def largest_sizes(manifest: Manifest, batch: int) -> dict[str, int]:
     queries = next((given["class_logits"].shape[-2] for given in outputs if "class_logits" in given), None)
     if not isinstance(queries, int):
         raise BundleError(f"bundle {manifest.name!r}: the number of queries is {queries!r}; expected a fixed number")
-    return {BATCH: batch, FRAMES: batch, MASKS: queries}
+    return {BATCH: batch, FRAMES: batch, STREAMS: batch, MASKS: queries}
 
 
 def profile_of(manifest: Manifest, name: str, batch: int) -> dict[str, tuple[int, int, int]]:
     """Smallest, usual and largest size of each dynamic axis of graph `name`: what its engine is built for."""
-    usual = {BATCH: batch, FRAMES: batch, MASKS: MASKS_USUAL}
+    usual = {BATCH: batch, FRAMES: batch, STREAMS: batch, MASKS: MASKS_USUAL}
     largest = largest_sizes(manifest, batch)
     symbols = _symbols(manifest.graphs[name])
     if unknown := symbols - largest.keys():
@@ -48,7 +51,7 @@ def run_sizes(symbol: str, largest: int) -> tuple[int, ...]:
     mask costs next to nothing, and each size costs an execution context and a CUDA graph: masks are run in powers of
     two and all.
     """
-    if symbol in (BATCH, FRAMES):
+    if symbol in (BATCH, FRAMES, STREAMS):
         return tuple(range(1, largest + 1))
     powers = (2**exponent for exponent in range(largest.bit_length()))
     return (*(size for size in powers if size < largest), largest)

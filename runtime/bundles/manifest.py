@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from itertools import dropwhile
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -29,7 +30,7 @@ __all__ = [
     "with_places",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 DType = Literal["uint8", "int8", "int32", "int64", "float16", "float32", "bool"]
 Resize = Literal["pillow_bilinear", "cv2_area"]
@@ -63,9 +64,9 @@ class FileSpec(Strict):
 class TensorSpec(Strict):
     """One tensor of a graph. `shape` holds sizes, or a symbol ("batch", "masks") for a dynamic axis.
 
-    place: "host" goes through host memory at each call. "device" stays where the engine runs: such an output is made
-    for another graph, whose input of the same role takes one row (one frame) of it, or all of it where the shapes are
-    equal. None in bundles of schema 1, where it follows from the shapes.
+    place: "host" goes through host memory at each call. "device" stays where the engine runs: state, what is made for
+    another graph, whose input of the same role takes items of it, and outputs that only parity reads. None in bundles
+    of schema 1, where it follows from the shapes.
     """
 
     name: str = Field(min_length=1)
@@ -78,6 +79,11 @@ class TensorSpec(Strict):
     def row_shape(self) -> tuple[int | str, ...]:
         """The shape without the leading dynamic axis, if it has one: what belongs to one frame."""
         return self.shape[1:] if self.shape and isinstance(self.shape[0], str) else self.shape
+
+    @property
+    def item_shape(self) -> tuple[int | str, ...]:
+        """The shape without all leading dynamic axes: what belongs to one frame of one stream."""
+        return tuple(dropwhile(lambda axis: isinstance(axis, str), self.shape))
 
 
 class GraphSpec(Strict):
@@ -135,11 +141,13 @@ class InputSpec(Strict):
 
 
 class StateSpec(Strict):
-    """A tensor that passes from one call to the next, one per stream: a graph's input, and the output that renews it.
+    """A tensor that passes from one call to the next, one per stream: a graph's input, and the output that renews it,
+    of the same graph or another.
 
     shape: of one stream, without a batch axis. device: "cpu" where the tracking method reads and renews it on the host
-    between calls; "engine" where the network carries the output unchanged into the next call of the same graph.
-    initial: a file with the value before the first frame; zeros without one.
+    between calls; "engine" where it stays in the engine's memory and the output goes unchanged into the next call.
+    ring: a memory of many calls. `shape` is then of one entry, [Q, C], which a call gives; the input holds all entries,
+    [Q, entries, C], in any order. initial: a file with the value before the first frame; zeros without one.
     """
 
     input: str
@@ -147,6 +155,7 @@ class StateSpec(Strict):
     dtype: DType
     shape: tuple[int, ...]
     device: Literal["cpu", "engine"]
+    ring: bool = False
     initial: FileSpec | None = None
 
 
@@ -207,14 +216,16 @@ class Manifest(Strict):
             return frozenset(role for role, tensor in tensors.items() if tensor.place == "device")
         return passed_on(self.graphs, graph)
 
-    def carried(self, graph: str) -> dict[str, StateSpec]:
-        """The states by name that the network carries from one call of `graph` to the next."""
-        spec = self.graphs[graph]
-        return {
-            name: state
-            for name, state in self.states.items()
-            if state.device == "engine" and state.input in spec.inputs and state.output in spec.outputs
-        }
+    def read_by(self, graph: str) -> dict[str, StateSpec]:
+        """The states by name that `graph` reads from the engine's memory."""
+        return {name: state for name, state in self._carried().items() if state.input in self.graphs[graph].inputs}
+
+    def renewed_by(self, graph: str) -> dict[str, StateSpec]:
+        """The states by name that stay in the engine's memory and that a call of `graph` renews."""
+        return {name: state for name, state in self._carried().items() if state.output in self.graphs[graph].outputs}
+
+    def _carried(self) -> dict[str, StateSpec]:
+        return {name: state for name, state in self.states.items() if state.device == "engine"}
 
     def files(self) -> tuple[FileSpec, ...]:
         """Every file the bundle must hold beside the manifest, once."""
@@ -234,27 +245,31 @@ def _files_of(size: Manifest | SizeSpec) -> Iterator[FileSpec]:
         yield size.nodes
 
 
-def with_places(graphs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:
-    """The graphs with the place of every tensor written down: what is passed on as it is stays on the device."""
+def with_places(
+    graphs: Mapping[str, GraphSpec], states: Mapping[str, StateSpec], unread: Set[str] = frozenset()
+) -> dict[str, GraphSpec]:
+    """The graphs with the place of every tensor written down. On the device stay states of the engine, what is passed
+    on as it is, and outputs that are `unread`."""
+    carried = {role for state in states.values() if state.device == "engine" for role in (state.input, state.output)}
 
-    def placed(specs: Mapping[str, TensorSpec], stay: frozenset[str]) -> dict[str, TensorSpec]:
+    def placed(specs: Mapping[str, TensorSpec], stay: Set[str]) -> dict[str, TensorSpec]:
         return {
             role: spec.model_copy(update={"place": "device" if role in stay else "host"})
             for role, spec in specs.items()
         }
 
-    stay = {name: passed_on(graphs, name) for name in graphs}
+    stay = {name: passed_on(graphs, name) | carried for name in graphs}
     return {
         name: spec.model_copy(
-            update={"inputs": placed(spec.inputs, stay[name]), "outputs": placed(spec.outputs, stay[name])}
+            update={"inputs": placed(spec.inputs, stay[name]), "outputs": placed(spec.outputs, stay[name] | unread)}
         )
         for name, spec in graphs.items()
     }
 
 
 def passed_on(graphs: Mapping[str, GraphSpec], name: str) -> frozenset[str]:
-    """Roles of graph `name` that one graph gives to another as they are: outputs one row of which is exactly an input
-    of another graph, as mask features are, and these inputs."""
+    """Roles of graph `name` that one graph gives to another as they are: outputs one item of which is exactly an item
+    of another graph's input, as mask features are, and these inputs."""
     graph, others = graphs[name], [spec for key, spec in graphs.items() if key != name]
     given = {role for role in graph.outputs if any(_takes(other, graph, role) for other in others)}
     taken = {role for role in graph.inputs if any(_takes(graph, other, role) for other in others)}
@@ -265,7 +280,8 @@ def _takes(taker: GraphSpec, giver: GraphSpec, role: str) -> bool:
     if role not in taker.inputs or role not in giver.outputs:
         return False
     taken, given = taker.inputs[role], giver.outputs[role]
-    return (taken.dtype, taken.shape) == (given.dtype, given.row_shape) and all(isinstance(x, int) for x in taken.shape)
+    whole = taken.shape if taken.shape[:1] != ("streams",) else taken.item_shape
+    return taken.dtype == given.dtype and whole == given.item_shape and all(isinstance(axis, int) for axis in whole)
 
 
 def manifest_from_json(text: str | bytes, where: str) -> Manifest:

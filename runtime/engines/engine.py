@@ -7,11 +7,13 @@ graph, so that no tensor name is repeated in the runtime.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from visrt.runtime.arrays import Array, Tensor
+import numpy as np
 
-__all__ = ["AsyncEngine", "Engine"]
+from visrt.runtime.arrays import Buffer, Feed, HostBuffer, Tensor
+
+__all__ = ["AsyncEngine", "Engine", "HostEngine"]
 
 
 class Engine(Protocol):
@@ -28,14 +30,25 @@ class Engine(Protocol):
         """What executes the graph, as the backend itself reports it: "CPUExecutionProvider", "TensorRT 10.13.3"."""
         ...
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         """Outputs by role. `feeds` holds exactly the graph's input roles, in its dtypes and shapes.
 
         Raises EngineError naming the tensor, what was given and what the manifest expects.
         """
         ...
 
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
+        """Memory where this engine runs, for state that its calls read and renew."""
+        ...
+
     def close(self) -> None: ...
+
+
+class HostEngine:
+    """The part that engines share whose tensors lie in host memory."""
+
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostBuffer:
+        return HostBuffer(shape, dtype)
 
 
 @runtime_checkable

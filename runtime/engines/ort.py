@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Feed, HostTensor, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.engine import HostEngine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.engines.signature import EngineTensor, dtype_name, signature_faults
 from visrt.runtime.errors import EngineError, install_hint, one_line
@@ -30,7 +31,7 @@ _QUIET = 3
 DEFAULTS = EngineOptions()
 
 
-class CpuEngine:
+class CpuEngine(HostEngine):
     """One graph on the CPU. Outputs are new host arrays for each call."""
 
     provider = "CPUExecutionProvider"
@@ -40,7 +41,7 @@ class CpuEngine:
         self._session = _open(graph, model, self.provider, options)
         self._names = [spec.name for spec in graph.outputs.values()]
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self._graph, feeds)
         named = {self._graph.inputs[role].name: _host(tensor) for role, tensor in feeds.items()}
         try:
@@ -78,7 +79,7 @@ class DeviceTensor:
         return whole[self.offset : self.offset + size].view(self.dtype).reshape(self.shape)
 
 
-class CudaEngine:
+class CudaEngine(HostEngine):
     """One graph on CUDA through I/O binding: outputs stay on the device until `.numpy()` asks for them."""
 
     provider = "CUDAExecutionProvider"
@@ -89,7 +90,7 @@ class CudaEngine:
         self._device = options.device
         self._session = _open(graph, model, self.provider, options)
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self._graph, feeds)
         binding = self._session.io_binding()
         for role, tensor in feeds.items():
@@ -106,7 +107,7 @@ class CudaEngine:
     def close(self) -> None:
         del self._session
 
-    def _bind_input(self, binding: Any, name: str, tensor: Array | Tensor) -> None:
+    def _bind_input(self, binding: Any, name: str, tensor: Feed) -> None:
         if isinstance(tensor, DeviceTensor):
             binding.bind_input(name, self.memory, self._device, tensor.dtype.type, list(tensor.shape), tensor.address)
         else:
@@ -117,7 +118,7 @@ class CudaEngine:
         return DeviceTensor(value, tuple(value.shape()), dtype, f"{self.memory}:{self._device}")
 
 
-def _host(tensor: Array | Tensor) -> Array:
+def _host(tensor: Feed) -> Array:
     return np.ascontiguousarray(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
 

@@ -32,7 +32,15 @@ from visrt.runtime.methods.genvis_memory import (
     update_memory,
 )
 from visrt.runtime.methods.genvis_outputs import genvis_outputs
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Graphs, RunGraph, TrackingMethod, tracks_with_masks
+from visrt.runtime.methods.method import (
+    FrameOutputs,
+    FrameTracks,
+    Graphs,
+    RunGraph,
+    Steps,
+    TrackingMethod,
+    tracks_with_masks,
+)
 from visrt.runtime.methods.outputs import Outputs
 from visrt.runtime.methods.slot_tracks import (
     SlotTracks,
@@ -186,8 +194,9 @@ class GenVis(TrackingMethod[GenVisState]):
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: Graphs, state: GenVisState
-    ) -> tuple[list[FrameTracks], GenVisState]:
+    ) -> Steps[tuple[list[FrameTracks], GenVisState]]:
         """The same slots are shown in each frame of the clip, each with the mask it has there."""
+        yield from ()
         settings = self.settings
         outputs, step, invalid = clip_step([frame.tensors for frame in frames], graphs.run, state.step, settings)
         probabilities = np.where(invalid[:, None], np.float32(0), softmax(outputs["class_logits"])[:, :-1])

@@ -39,6 +39,7 @@ from visrt.runtime.methods.method import (
     FrameTracks,
     Graphs,
     RunGraph,
+    Steps,
     TrackingMethod,
     tracks_with_masks,
 )
@@ -220,11 +221,12 @@ class InsPro(TrackingMethod[InsProState]):
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: Graphs, state: InsProState
-    ) -> tuple[list[FrameTracks], InsProState]:
+    ) -> Steps[tuple[list[FrameTracks], InsProState]]:
         """The slots shown in a frame. The score averages those of the frames in which the object was shown.
 
         Slots that restart from their learned pair are counted as dropped.
         """
+        yield from ()
         [frame], settings = frames, self.settings
         answer = frame_step(frame.tensors, graphs.run, state.step, settings)
         probabilities = np.where(answer.invalid[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))

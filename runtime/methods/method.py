@@ -8,12 +8,13 @@ are which objects, and gives the objects of each frame. Its state is a value: `u
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
 from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
@@ -27,17 +28,22 @@ from visrt.runtime.methods.outputs import PER_FRAME, Outputs, outputs_of
 from visrt.runtime.methods.queries import Queries
 
 __all__ = [
+    "Answer",
     "BoxTrack",
+    "Call",
     "FrameOutputs",
     "FrameTracks",
     "Graphs",
     "MasksOf",
     "PerFrameMethod",
     "RunGraph",
+    "Steps",
     "Track",
     "TrackingMethod",
+    "masks_of_slots",
     "refuse_nonfinite",
     "tracks_with_masks",
+    "valid_outputs",
 ]
 
 MasksOf = Callable[[Floats], Floats]
@@ -121,19 +127,59 @@ def refuse_nonfinite(role: str, values: Array) -> None:
         )
 
 
+class Renew(Protocol):
+    def __call__(self, entry: int | None = None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of `graph` that a method needs for one stream.
+
+    frames: of the clip; inputs on the device are theirs. feeds: inputs from the host by role, without a stream axis.
+    States are added by name. What stays on the device is added to the frames, for later calls.
+    """
+
+    graph: str
+    frames: Sequence[FrameOutputs]
+    feeds: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A call's outputs for its stream, by role: on the host, in float32, and on the device.
+
+    renew: lets the states of the stream take this call's outputs, and rings its entry as number `entry`. Where it is
+    not called they stay as they were.
+    """
+
+    host: Tensors
+    device: Mapping[str, Tensor]
+    renew: Renew
+
+
+T = TypeVar("T")
+Steps = Generator[Call, Answer, T]
+"""Work that gives a T in the end and calls graphs on the way: it yields a call and is sent the answer. Calls of many
+streams that wait at a time share one call of the engine."""
+
+
 class Graphs(Protocol):
-    """The graphs of a bundle, as a method calls them for the frames of one clip."""
+    """The graphs of a bundle, as a method calls them at once for the frames of one clip."""
 
     def run(self, graph: str, feeds: Tensors) -> Tensors:
         """Calls `graph` once with the inputs that come from the host, by role; gives the outputs that come back to it.
 
         Inputs that live on the device are taken from the clip's last frame, outputs that stay there are added to the
-        clip's frames, and state that the network carries is fed and renewed.
+        clip's frames.
         """
         ...
 
     def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
         """Mask logits [M, h, w] in `frame` of `mask_embeddings` [M, D]. Raises NumericalError for NaN or infinity."""
+        ...
+
+    def state(self, name: str) -> Array:
+        """A copy of the stream's state `name` on the host."""
         ...
 
 
@@ -174,7 +220,7 @@ class TrackingMethod(Protocol[S]):
         """A state without objects, from the `initial` state tensors, whose ids go on after those of `state`."""
         ...
 
-    def update(self, frames: Sequence[FrameOutputs], graphs: Graphs, state: S) -> tuple[list[FrameTracks], S]:
+    def update(self, frames: Sequence[FrameOutputs], graphs: Graphs, state: S) -> Steps[tuple[list[FrameTracks], S]]:
         """The tracks of each frame of a clip, all numbers of which are finite, and the state after it.
 
         Raises NumericalError if a later graph gave NaN or infinity for all; the state then stays as it was.
@@ -224,7 +270,8 @@ class PerFrameMethod(TrackingMethod[S]):
     def required_states(self) -> Mapping[str, TensorNeed]:
         return {}
 
-    def update(self, frames: Sequence[FrameOutputs], graphs: Graphs, state: S) -> tuple[list[FrameTracks], S]:
+    def update(self, frames: Sequence[FrameOutputs], graphs: Graphs, state: S) -> Steps[tuple[list[FrameTracks], S]]:
+        yield from ()
         [frame] = frames
         queries = frame.queries
         tracks, state = self.associate(queries, lambda rows: graphs.masks(frame, rows), frame.now_s, state)
@@ -234,7 +281,7 @@ class PerFrameMethod(TrackingMethod[S]):
     def full_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
     ) -> Outputs:
-        carried = manifest.carried("frame").items()
+        carried = manifest.read_by("frame").items()
         rows = {state.input: np.repeat(initial[name][None], len(images), axis=0) for name, state in carried}
         return outputs_of(engines, images, valid_sizes, rows)
 
@@ -261,3 +308,32 @@ def tracks_with_masks(
         return FrameTracks(error=error, dropped_slots=dropped_slots)
     tracks = tuple(Track(*one, mask) for one, mask in zip(objects, logits, strict=True))
     return FrameTracks(tracks, dropped_slots=dropped_slots)
+
+
+def valid_outputs(answer: Answer, graph: str) -> tuple[Tensors, NDArray[np.bool_]]:
+    """The outputs of `graph` that came to the host, by role, zeros for slots that are invalid, and which are [Q].
+
+    Where the network gave NaN or infinity anywhere in a slot, its class logits say so. Raises NumericalError if it did
+    in all.
+    """
+    invalid: NDArray[np.bool_] = np.any(~np.isfinite(answer.host["class_logits"]), axis=1)
+    if invalid.all():
+        raise NumericalError(
+            f"the network gave NaN or infinity in every slot of its {graph} graph; check the bundle with its reference "
+            "frames, and an FP16 engine against FP32"
+        )
+    if not invalid.any():
+        return answer.host, invalid
+    rows = {role: invalid.reshape(-1, *[1] * (values.ndim - 1)) for role, values in answer.host.items()}
+    return {role: np.where(rows[role], np.float32(0), values) for role, values in answer.host.items()}, invalid
+
+
+def masks_of_slots(frame: FrameOutputs, slots: Array) -> Steps[tuple[Floats, Floats]]:
+    """Mask logits [M, h, w] of `slots` [M] in `frame`, only where the frame is, and their mask embeddings [M, D].
+
+    Raises NumericalError for NaN or infinity.
+    """
+    answer = yield Call("masks", [frame], {"slots": slots.astype(np.int32)})
+    refuse_nonfinite("mask_logits", answer.host["mask_logits"])
+    assert frame.resize is not None, "the tracker sets the resize before it updates the method"
+    return frame.resize.crop(answer.host["mask_logits"]), answer.host["kept_embeddings"]

@@ -65,5 +65,17 @@ def mask_logits_of(engine: Engine, mask_embeddings: Array, mask_features: Tensor
     return np.stack([engine(feeds)["mask_logits"].numpy() for feeds in calls])
 
 
+def slot_masks_of(engine: Engine, mask_embeddings: Tensor, mask_features: Tensor) -> Array:
+    """Mask logits [B, Q, h, w] of all slots, from embeddings [B, Q, D] and features of B streams, on their device."""
+    streams, slots = mask_embeddings.shape[:2]
+    every = np.tile(np.arange(slots, dtype=np.int32), (streams, 1))
+    feeds: dict[str, Array | Tensor] = {
+        "slots": every,
+        "mask_embeddings": mask_embeddings,
+        "mask_features": mask_features,
+    }
+    return engine(feeds)["mask_logits"].numpy()
+
+
 PER_FRAME = FullOutputs(outputs_of, lambda role: "masks" if role == "mask_logits" else "frame")
 """Of networks whose frame graph gives the queries."""

@@ -8,20 +8,30 @@ mask, so both must speak for it. A slot that comes back as something else, or af
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from visrt.runtime.arrays import Array, Floats, Tensor, Tensors, softmax
-from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
+from visrt.runtime.arrays import Array, Floats, Tensors, softmax
+from visrt.runtime.bundles.contract import GraphNeed, TensorNeed, slot_masks
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.methods.assign import row_cosines
-from visrt.runtime.methods.method import FrameOutputs, FrameTracks, Graphs, Track, TrackingMethod, refuse_nonfinite
-from visrt.runtime.methods.outputs import Outputs
+from visrt.runtime.methods.method import (
+    Call,
+    FrameOutputs,
+    FrameTracks,
+    Graphs,
+    Steps,
+    Track,
+    TrackingMethod,
+    masks_of_slots,
+    valid_outputs,
+)
+from visrt.runtime.methods.outputs import Outputs, slot_masks_of
 from visrt.runtime.methods.slot_tracks import (
     NO_OBJECT,
     SlotTracks,
@@ -43,26 +53,24 @@ QUERIES = "queries"
 ABSENT = np.float32(-1)
 """Below every threshold of scores."""
 
-# L = K + 1 class logits, images of I x J, h x w = stride 4 of the network input; S tokens, Q slots, D channels.
+# L = K + 1 class logits, images of I x J, h x w = stride 4 of the network input; N streams, S tokens, Q slots, D
+# channels.
 GRAPHS = {
     "frame": GraphNeed(
         inputs={"images": TensorNeed("B I J 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
         outputs={"tokens": TensorNeed("B S D")},
     ),
     "decoder": GraphNeed(
-        inputs={"tokens": TensorNeed("S D"), "queries": TensorNeed("Q D", ("float32",))},
+        inputs={"tokens": TensorNeed("N S D"), "queries": TensorNeed("N Q D", ("float32",))},
         outputs={
-            "class_logits": TensorNeed("Q L", ("float32",)),
-            "embeddings": TensorNeed("Q D", ("float32",)),
-            "mask_embeddings": TensorNeed("Q D", ("float32",)),
-            "mask_features": TensorNeed("D h w"),
-            "next_queries": TensorNeed("Q D", ("float32",)),
+            "class_logits": TensorNeed("N Q L", ("float32",)),
+            "embeddings": TensorNeed("N Q D", ("float32",)),
+            "mask_embeddings": TensorNeed("N Q D", ("float32",)),
+            "mask_features": TensorNeed("N D h w"),
+            "next_queries": TensorNeed("N Q D", ("float32",)),
         },
     ),
-    "masks": GraphNeed(
-        inputs={"mask_embeddings": TensorNeed("M D"), "mask_features": TensorNeed("D h w")},
-        outputs={"mask_logits": TensorNeed("M h w")},
-    ),
+    "masks": slot_masks("D", features="D h w"),
 }
 
 
@@ -73,9 +81,10 @@ class VideoMtSettings:
     birth_score: a slot gets an id in the first frame with this score. keep_score: then it is shown in frames with at
     least this one. mask_cells_min: and in frames where its mask has at least so many cells at stride 4.
     score_window_frames: the public score averages the class scores of about so many frames in which it was shown.
-    revive_similarity: a slot that is shown again must be so similar (cosine of embeddings) to when it was last shown,
-    or it is another object. lost_s: a slot that was not shown for longer, in seconds, forgets id and scores; None is
-    the published rule, by which a slot is one object for ever. max_objects: at most so many are shown in a frame.
+    revive_similarity: a slot that is shown again must be so similar (cosine of mask embeddings) to when it was last
+    shown, or it is another object. lost_s: a slot that was not shown for longer, in seconds, forgets id and scores;
+    None is the published rule, by which a slot is one object for ever. max_objects: at most so many are shown in a
+    frame.
     """
 
     birth_score: Fraction = 0.5
@@ -89,10 +98,19 @@ class VideoMtSettings:
 
 @dataclass(frozen=True)
 class VideoMtState:
-    """The identity of the slots. visible [Q]: shown in the last frame. embeddings [Q, D]: when each was last shown."""
+    """The identity of the slots. visible [Q]: shown in the last frame. embeddings [Q, D]: mask embedding of each when
+    it was last shown."""
 
     tracks: SlotTracks
     visible: NDArray[np.bool_]
+    embeddings: Floats
+
+
+class SlotMasks(NamedTuple):
+    """Slots [M] of a frame, their mask logits [M, h, w] and mask embeddings [M, D]."""
+
+    slots: NDArray[np.intp]
+    logits: Floats
     embeddings: Floats
 
 
@@ -117,17 +135,22 @@ class VideoMt(TrackingMethod[VideoMtState]):
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: Graphs, state: VideoMtState
-    ) -> tuple[list[FrameTracks], VideoMtState]:
-        """The slots shown in a frame. The score averages those of the frames in which the object was shown."""
+    ) -> Steps[tuple[list[FrameTracks], VideoMtState]]:
+        """The slots shown in a frame. The score averages those of the frames in which the object was shown.
+
+        Slots that restart from their learned query are counted as dropped.
+        """
         [frame], settings = frames, self.settings
-        outputs = decoded(graphs)
-        probabilities: Floats = softmax(outputs["class_logits"])[:, :-1]
-        tracks = without_lost(state.tracks, frame.now_s, settings.lost_s)
-        masks = self._masks(frame, graphs, tracks, probabilities.max(axis=1), outputs["mask_embeddings"])
+        logits, invalid = yield from decoded(frame)
+        probabilities = np.where(invalid[:, None], np.float32(0), softmax(logits)[:, :-1])
+        tracks = without_lost(forget_slots(state.tracks, invalid), frame.now_s, settings.lost_s)
+        masks = yield from self._masks(frame, tracks, probabilities.max(axis=1))
         present = np.zeros(len(probabilities), dtype=bool)
-        present[list(masks)] = True
-        similar = row_cosines(state.embeddings, outputs["embeddings"]) >= settings.revive_similarity
-        tracks = forget_slots(tracks, present & ~state.visible & (tracks.ids != NO_OBJECT) & ~similar)
+        present[masks.slots] = True
+        other = np.zeros_like(present)
+        similarity = row_cosines(state.embeddings[masks.slots], masks.embeddings)
+        other[masks.slots] = similarity < settings.revive_similarity
+        tracks = forget_slots(tracks, other & ~state.visible & (tracks.ids != NO_OBJECT))
         tracks, visible = mark_seen(
             tracks,
             np.where(present[:, None], probabilities, ABSENT),
@@ -138,61 +161,54 @@ class VideoMt(TrackingMethod[VideoMtState]):
         )
         tracks = with_mean_scores(tracks, visible, probabilities, settings.score_window_frames)
         objects, slots = shown_objects(tracks, visible)
-        shown = tuple(Track(*one, masks[slot]) for one, slot in zip(objects, slots.tolist(), strict=True))
-        return [FrameTracks(shown)], _next_state(state, tracks, visible, outputs["embeddings"])
+        of_slot = dict(zip(masks.slots.tolist(), masks.logits, strict=True))
+        shown = tuple(Track(*one, of_slot[slot]) for one, slot in zip(objects, slots.tolist(), strict=True))
+        return [FrameTracks(shown, dropped_slots=int(invalid.sum()))], _next_state(state, tracks, visible, masks)
 
-    def _masks(
-        self, frame: FrameOutputs, graphs: Graphs, tracks: SlotTracks, scores: Floats, mask_embeddings: Floats
-    ) -> dict[int, Floats]:
-        """Mask logits by slot, of those that score high enough and are not empty."""
+    def _masks(self, frame: FrameOutputs, tracks: SlotTracks, scores: Floats) -> Steps[SlotMasks]:
+        """The masks of slots that score high enough and are not empty, best first."""
         settings = self.settings
         enough = scores >= np.where(tracks.ids == NO_OBJECT, settings.birth_score, settings.keep_score)
         slots = np.argsort(-scores, kind="stable")
         slots = slots[enough[slots]][: settings.max_objects]
         if not len(slots):
-            return {}
-        logits = graphs.masks(frame, mask_embeddings[slots])
-        cells = np.count_nonzero(logits > 0, axis=(1, 2))
-        shown = cells >= settings.mask_cells_min
-        return {int(slot): one for slot, one in zip(slots[shown], logits[shown], strict=True)}
+            return SlotMasks(slots, np.zeros((0, 1, 1), np.float32), np.zeros((0, 1), np.float32))
+        logits, embeddings = yield from masks_of_slots(frame, slots)
+        shown = np.count_nonzero(logits > 0, axis=(1, 2)) >= settings.mask_cells_min
+        return SlotMasks(slots[shown], logits[shown], embeddings[shown])
 
     def full_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
     ) -> Outputs:
-        tokens = engines["frame"]({"images": images, "valid_sizes": valid_sizes})["tokens"]
-        frames = [_answer(engines, tokens.row(i), initial[QUERIES]) for i in range(len(images))]
-        return {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+        return _answer(engines, images, valid_sizes, np.repeat(initial[QUERIES][None], len(images), axis=0))
 
     def stream_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
     ) -> Iterator[Outputs]:
-        queries = initial[QUERIES]
+        queries = initial[QUERIES][None]
         for t in range(len(images)):
-            feeds = {"images": images[t : t + 1], "valid_sizes": valid_sizes[t : t + 1]}
-            outputs = _answer(engines, engines["frame"](feeds)["tokens"].row(0), queries)
+            outputs = _answer(engines, images[t : t + 1], valid_sizes[t : t + 1], queries)
             queries = outputs["next_queries"]
-            yield {role: values[None] for role, values in outputs.items()}
+            yield outputs
 
     def graph_of(self, role: str) -> str:
         return "masks" if role == "mask_logits" else "decoder"
 
 
-def decoded(graphs: Graphs) -> Tensors:
-    """The decoder's outputs on the host for the next frame of a stream. Raises NumericalError for NaN or infinity."""
-    outputs = graphs.run("decoder", {})
-    for role, values in outputs.items():
-        refuse_nonfinite(role, values)
-    return outputs
+def decoded(frame: FrameOutputs) -> Steps[tuple[Floats, NDArray[np.bool_]]]:
+    """Class logits [Q, K + 1] of the next frame of a stream, zeros for slots that are invalid, and which are [Q]."""
+    answer = yield Call("decoder", [frame])
+    outputs, invalid = valid_outputs(answer, "decoder")
+    answer.renew()
+    return outputs["class_logits"], invalid
 
 
-def _answer(engines: Mapping[str, Engine], tokens: Tensor, queries: Floats) -> Outputs:
-    """The decoder's outputs for one frame's `tokens`, and the masks of all slots."""
+def _answer(engines: Mapping[str, Engine], images: Array, valid_sizes: Array, queries: Floats) -> Outputs:
+    """All outputs for a frame of each of B streams, from their `queries` [B, Q, D], with the masks of all slots."""
+    tokens = engines["frame"]({"images": images, "valid_sizes": valid_sizes})["tokens"]
     made = engines["decoder"]({"tokens": tokens, "queries": queries})
-    outputs = {role: tensor.numpy() for role, tensor in made.items()}
-    features = made["mask_features"]
-    embeddings = outputs["mask_embeddings"].astype(features.dtype, copy=False)
-    masks = engines["masks"]({"mask_embeddings": embeddings, "mask_features": features})
-    return {**outputs, "mask_logits": masks["mask_logits"].numpy()}
+    masks = slot_masks_of(engines["masks"], made["mask_embeddings"], made["mask_features"])
+    return {**{role: tensor.numpy() for role, tensor in made.items()}, "mask_logits": masks}
 
 
 def _first_state(shape: Sequence[int], next_id: int) -> VideoMtState:
@@ -201,9 +217,10 @@ def _first_state(shape: Sequence[int], next_id: int) -> VideoMtState:
     return VideoMtState(new_slot_tracks(slots, next_id), np.zeros(slots, dtype=bool), nothing)
 
 
-def _next_state(state: VideoMtState, tracks: SlotTracks, visible: NDArray[np.intp], embeddings: Floats) -> VideoMtState:
-    shown = np.zeros(len(embeddings), dtype=bool)
+def _next_state(state: VideoMtState, tracks: SlotTracks, visible: NDArray[np.intp], masks: SlotMasks) -> VideoMtState:
+    shown = np.zeros(len(state.visible), dtype=bool)
     shown[visible] = True
-    return replace(
-        state, tracks=tracks, visible=shown, embeddings=np.where(shown[:, None], embeddings, state.embeddings)
-    )
+    kept = shown[masks.slots]
+    embeddings = state.embeddings.copy()
+    embeddings[masks.slots[kept]] = masks.embeddings[kept]
+    return VideoMtState(tracks, shown, embeddings)

@@ -16,10 +16,10 @@ from fakes_inspro import inspro_manifest
 
 from visrt.benchmarks.accuracy.evaluate import evaluate_session
 from visrt.benchmarks.accuracy.recorded_outputs import recorded, recorded_sizes
-from visrt.runtime.arrays import Array, HostTensor, Tensor, Tensors
+from visrt.runtime.arrays import Array, Feed, HostTensor, Tensor, Tensors
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.backends import SizedEngines
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.errors import DataError
 from visrt.runtime.session import Session
 from visrt.training.data.annotations import AnnotatedSet
@@ -63,13 +63,13 @@ def test_a_recording_gives_the_evaluation_of_the_network_itself(annotated: Annot
         assert network.calls == 2 * FRAMES
 
 
-class Counted:
+class Counted(HostEngine):
     """Counts the calls of an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.provider, self.calls = engine, engine.provider, 0
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         self.calls += 1
         return self.engine(feeds)
 
@@ -183,7 +183,7 @@ def test_only_mask_features_are_rounded(annotated: AnnotatedSet, tmp_path: Path)
             }
 
 
-class Says:
+class Says(HostEngine):
     """Gives the images, as float32, as every output."""
 
     provider = "fake"
@@ -191,7 +191,7 @@ class Says:
     def __init__(self, *roles: str, times: float = 1.0) -> None:
         self.roles, self.times, self.calls = roles, times, 0
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         self.calls += 1
         images = feeds["images"]
         assert isinstance(images, np.ndarray)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from visrt.export.frames import synthetic_frames
 from visrt.runtime.arrays import Array, HostTensor, Tensor
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.backends import open_engines
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.engines.trt.build import Profile, build_engine
 from visrt.runtime.engines.trt.library import load_tensorrt
@@ -75,7 +75,7 @@ def frames_of(images: Array) -> Frames:
     return Frames(images, np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (len(images), 1)))
 
 
-class Counting:
+class Counting(HostEngine):
     """An engine that counts its calls, and fills the outputs of chosen ones with NaN."""
 
     provider = "counting"
@@ -83,7 +83,7 @@ class Counting:
     def __init__(self, name: str, inner: Engine, calls: Counter[str], broken: Sequence[int] = ()) -> None:
         self._name, self._inner, self._calls, self._broken = name, inner, calls, broken
 
-    def __call__(self, feeds: Any) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Tensor]:
         self._calls[self._name] += 1
         outputs = self._inner(feeds)
         if self._calls[self._name] - 1 not in self._broken:
@@ -104,7 +104,7 @@ class TestStream:
             step = first_step(session.network.states)
             for t, one in enumerate(given):
                 [outputs] = session.network.run_frames([pictures[t]])
-                run = ClipGraphs(session.network, [outputs], session.network.carried()).run
+                run = ClipGraphs(session.network, [outputs], session.network.new_states()).run
                 answer = frame_step(outputs.tensors, run, step, session.method.settings)
                 step = answer.step
                 np.testing.assert_array_equal(one["boxes"][0], answer.outputs["boxes"], err_msg=f"frame {t}")
@@ -200,7 +200,7 @@ class Forgetful(Counting):
     def __init__(self, inner: Engine) -> None:
         super().__init__("head", inner, Counter())
 
-    def __call__(self, feeds: Any) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Tensor]:
         outputs = super().__call__(feeds)
         zeros = np.zeros(outputs["next_queries"].shape, np.float32)
         return {**outputs, "next_queries": HostTensor(zeros)}

@@ -158,7 +158,7 @@ def test_golden_genvis_clip_after_clip_from_frames(golden: Golden, opened: Opene
         for at in range(0, len(golden.frames), length):
             seen = session.network.run_frames(golden.frames[at : at + length])
             clip = clips.get(step.clip, f"clip{step.clip}/")
-            graphs = ClipGraphs(session.network, seen, session.network.carried())
+            graphs = ClipGraphs(session.network, seen, session.network.new_states())
             outputs, step, invalid = clip_step([one.tensors for one in seen], graphs.run, step, settings)
             assert not invalid.any()
             compare(clip, {stored: outputs[name] for name, stored in OUTPUTS.items()})

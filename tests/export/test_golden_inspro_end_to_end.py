@@ -65,7 +65,7 @@ def from_stored_pairs(golden: Golden, session: Session) -> Iterator[tuple[str, F
         own = step.pairs
         pairs = Pairs(own.first_queries, own.first_proposals, golden[frame + "query_in"], proposals, own.bank, own.fill)
         step = type(step)(pairs, step.until_key, step.key_score)
-        graphs = ClipGraphs(session.network, [outputs], session.network.carried())
+        graphs = ClipGraphs(session.network, [outputs], session.network.new_states())
         answer = frame_step(outputs.tensors, graphs.run, step, session.method.settings)
         step = answer.step
         yield frame, outputs, answer

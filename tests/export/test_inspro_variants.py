@@ -95,7 +95,7 @@ def in_the_runtime(session: Session, images: Any) -> list[dict[str, Any]]:
     step, answers = first_step(session.network.states), []
     for image in images:
         [outputs] = session.network.run_frames([image])
-        graphs = ClipGraphs(session.network, [outputs], session.network.carried())
+        graphs = ClipGraphs(session.network, [outputs], session.network.new_states())
         answer = frame_step(outputs.tensors, graphs.run, step, session.method.settings)
         step = answer.step
         answers.append(dict(answer.outputs))

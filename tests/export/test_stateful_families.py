@@ -19,10 +19,10 @@ from stateful_families import KIND, KINDS, NetworkSettings, QueryNetwork, regist
 
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Feed, HostTensor, Tensor
 from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engines.backends import SizedEngines, open_engines
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import BundleError
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
@@ -100,7 +100,7 @@ def by_slot(results: list[FrameResult]) -> list[dict[int, float]]:
 def test_the_manifest_says_what_stays_on_the_device_and_what_is_the_next_calls_input(bundle: Bundle) -> None:
     manifest = bundle.manifest
     owner = "frame" if manifest.family == "fused" else "decoder"
-    assert {name: list(manifest.carried(name)) for name in manifest.graphs if manifest.carried(name)} == {
+    assert {name: list(manifest.read_by(name)) for name in manifest.graphs if manifest.read_by(name)} == {
         owner: ["queries"]
     }
     assert manifest.states["queries"].device == "engine"
@@ -187,7 +187,7 @@ def test_a_camera_that_is_turned_goes_on_at_the_other_size_of_the_bundle(
 
 
 @dataclass
-class Poisoned:
+class Poisoned(HostEngine):
     """Gives NaN for one output at call number `at`."""
 
     engine: Engine
@@ -196,7 +196,7 @@ class Poisoned:
     calls: int = 0
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         outputs = self.engine(feeds)
         self.calls += 1
         if self.calls - 1 == self.at:
@@ -278,5 +278,5 @@ def test_a_state_that_no_graph_can_carry_is_refused(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=r"states.queries: (is|expected) float32 \[4"):
         method_of(bundle.manifest.model_copy(update={"states": {"queries": small}}))
     nowhere = bundle.manifest.states["queries"].model_copy(update={"input": "images", "output": "mask_logits"})
-    with pytest.raises(BundleError, match="carried by the engine, but no graph has both 'images' and 'mask_logits'"):
+    with pytest.raises(BundleError, match=r"states.queries: is float32 \[5, 8\], but .*frame.images is uint8"):
         method_of(bundle.manifest.model_copy(update={"states": {"queries": nowhere}}))

@@ -30,17 +30,18 @@ from visrt.models.checkpoints.published import eomt, videomt
 from visrt.models.dataset_classes import DATASET_CLASSES
 from visrt.models.eomt import Eomt, EomtSettings
 from visrt.models.videomt import VideoMt, VideoMtSettings
+from visrt.runtime.arrays import Floats
 from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.engines.trt.build import Profile, build_engine, build_request
 from visrt.runtime.engines.trt.library import load_tensorrt
 from visrt.runtime.errors import BundleError, UsageError
 from visrt.runtime.image import letterbox_into, pillow_bilinear
+from visrt.runtime.methods.method import Call, FrameOutputs, Steps
 from visrt.runtime.methods.minvis import MinVis
 from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.registry import method_of
 from visrt.runtime.methods.videomt import decoded
-from visrt.runtime.network import ClipGraphs
 from visrt.runtime.session import Session, SessionSettings
 
 HEIGHT, WIDTH = 64, 96
@@ -58,7 +59,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 """Family, settings and precision of the bundles."""
 
-PROFILES: dict[str, Profile] = {"frame": {"batch": (1, 2, 4)}, "decoder": {}, "masks": {"masks": (1, 6, 100)}}
+PROFILES: dict[str, Profile] = {
+    "frame": {"batch": (1, 2, 4)},
+    "decoder": {"streams": (1, 2, 4)},
+    "masks": {"streams": (1, 2, 4), "masks": (1, 6, 100)},
+}
 """Smallest, usual and largest size of a graph's dynamic axis."""
 
 CONSTANT = {"Resize", "Cos", "Sin", "Range", "Pad", "GridSample"}
@@ -157,7 +162,7 @@ def test_the_published_short_sides_of_videomt(name: str, classes: str, short_sid
 
 def test_the_state_is_carried_in_float32_by_the_engine_and_maps_stay_on_its_device(stateful: Bundle) -> None:
     manifest = stateful.manifest
-    assert list(manifest.carried("decoder")) == ["queries"]
+    assert list(manifest.read_by("decoder")) == ["queries"]
     assert (manifest.states["queries"].device, manifest.states["queries"].dtype) == ("engine", "float32")
     assert manifest.graphs["frame"].outputs["tokens"].place == "device"
     assert manifest.graphs["decoder"].outputs["mask_features"].place == "device"
@@ -327,23 +332,29 @@ def test_golden_videomt_folder_of_transformers_exports_in_another_shape_than_its
         compare("reset_frame3_", {"logits": outputs["class_logits"], "masks": outputs["mask_logits"]})
 
 
+def every_mask(frame: FrameOutputs, slots: int) -> Steps[Floats]:
+    """Of all slots, with the padding."""
+    answer = yield Call("masks", [frame], {"slots": np.arange(slots)})
+    return answer.host["mask_logits"]
+
+
 @VIDEOMTS
 def test_golden_videomt_exported_graphs_give_the_official_outputs_over_the_clip(
     golden: Golden, golden_bundles: Callable[[Golden], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoint -> bundle -> ONNX Runtime, from raw frames; the state goes from call to call."""
     fit_officially(monkeypatch, golden)
-    outputs, masks = [], []
+    logits, queries, masks = [], [], []
     with Session.open(golden_bundles(golden), threads=1) as session:
-        carried, net = session.network.carried(), session.network
+        net, states = session.network, session.network.new_states()
         for frame in golden.frames:
             [encoded] = net.run_frames([frame])
-            outputs.append(decoded(ClipGraphs(net, [encoded], carried)))
-            masks.append(net.run_masks(outputs[-1]["mask_embeddings"], encoded.device))
+            logits.append(net.alone(decoded(encoded), states)[0])
+            queries.append(states.tensor("queries").numpy().copy())
+            masks.append(net.alone(every_mask(encoded, len(queries[0])), states))
     bounds = {"pred_logits": 1e-4, "queries_next": 1e-4, "pred_masks": 1e-3}
     with comparing(golden, bounds) as compare:
-        compare("", {"pred_logits": np.stack([one["class_logits"] for one in outputs]), "pred_masks": np.stack(masks)})
-        compare("", {"queries_next": np.stack([one["next_queries"] for one in outputs])})
+        compare("", {"pred_logits": np.stack(logits), "queries_next": np.stack(queries), "pred_masks": np.stack(masks)})
 
 
 @VIDEOMTS
@@ -366,7 +377,9 @@ def test_rtx_compiles_the_graphs_without_a_message(bundle: Bundle, name: str, ta
     )
     if targets == ("7.5",) and bundle.manifest.graphs[name].precision == "fp32":
         pytest.skip("TensorRT-RTX has no products of FP32 matrices for 7.5")
-    request = build_request(bundle, name, PROFILES[name], targets)
+    symbols = {axis for tensor in bundle.manifest.graphs[name].inputs.values() for axis in tensor.shape}
+    profile = {symbol: sizes for symbol, sizes in PROFILES[name].items() if symbol in symbols}
+    request = build_request(bundle, name, profile, targets)
     built = build_engine(load_tensorrt("tensorrt-rtx"), request)
     assert len(built.data) > 5_000
     assert not built.warnings

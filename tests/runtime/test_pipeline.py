@@ -19,10 +19,10 @@ from fakes import colour_session, patches
 from fakes_genvis import genvis_session
 from numpy.typing import NDArray
 
-from visrt.runtime.arrays import Array, Tensor
+from visrt.runtime.arrays import Feed, Tensor
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.engines.backends import open_engines
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import EngineError, SourceError, UsageError
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
@@ -79,7 +79,7 @@ class Kept:
 
 
 @dataclass
-class WatchedEngine:
+class WatchedEngine(HostEngine):
     """Notes how many frames each call of `engine` has, is `pause_s` slow, and fails at call `fails_at`."""
 
     engine: Engine
@@ -91,7 +91,7 @@ class WatchedEngine:
     def provider(self) -> str:
         return self.engine.provider
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         self.batches.append(feeds["images"].shape[0])
         if self.fails_at is not None and len(self.batches) > self.fails_at:
             raise EngineError("the GPU is gone")
@@ -202,7 +202,7 @@ def test_reading_network_and_writing_overlap() -> None:
             at_work("write")
 
     class Computing(WatchedEngine):
-        def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
             at_work("compute")
             return super().__call__(feeds)
 
@@ -242,7 +242,7 @@ def test_a_stream_of_bad_numbers_ends_alone() -> None:
     class Poisoned(WatchedEngine):
         """NaN for pictures that are black."""
 
-        def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
             outputs = super().__call__(feeds)
             images = feeds["images"]
             assert isinstance(images, np.ndarray)
@@ -339,7 +339,7 @@ def test_calls_that_are_too_wide_for_the_engine_are_made_stream_by_stream(in_fli
     class Narrow(WatchedEngine):
         """Has memory for one frame."""
 
-        def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
             if feeds["images"].shape[0] > 1:
                 raise EngineError("out of memory")
             return super().__call__(feeds)
@@ -474,7 +474,7 @@ def test_several_calls_at_a_time_change_no_result() -> None:
     at_work, most, lock = 0, 0, threading.Lock()
 
     class Counting(WatchedEngine):
-        def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+        def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
             nonlocal at_work, most
             with lock:
                 at_work += 1

@@ -22,10 +22,10 @@ from fakes_inspro import STATES, head_of, inspro_session
 from numpy.typing import NDArray
 
 from visrt.benchmarks.video_level.rules import official_result
-from visrt.runtime.arrays import Array, Tensor
+from visrt.runtime.arrays import Feed, Tensor
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.backends import BACKENDS, Backend, SizedEngines
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.errors import BundleError, EngineError
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
@@ -173,7 +173,7 @@ CPU = BACKENDS["cpu"]
 
 
 @dataclass
-class Watched:
+class Watched(HostEngine):
     engine: Engine
     openings: Openings
 
@@ -181,7 +181,7 @@ class Watched:
     def provider(self) -> str:
         return self.engine.provider
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         return self.engine(feeds)
 
     def close(self) -> None:

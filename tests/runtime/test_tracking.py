@@ -14,8 +14,8 @@ from fake_sources import FakeSource, ListSink
 from fakes import ScriptedFrame, colour_session, scripted_session
 from written_clips import red_square, write_clip
 
-from visrt.runtime.arrays import Array, Tensor
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.arrays import Feed, Tensor
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.errors import NumericalError, OutputError, SourceError
 from visrt.runtime.methods.queries import Queries
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
@@ -52,7 +52,7 @@ def track(
 
 
 @dataclass
-class FailingEngine:
+class FailingEngine(HostEngine):
     """Raises `error` at its call number `fails_at`."""
 
     engine: Engine
@@ -61,7 +61,7 @@ class FailingEngine:
     calls: int = 0
     provider: str = "fake"
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls > self.fails_at:
             raise self.error

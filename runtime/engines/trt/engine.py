@@ -17,9 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, HostTensor, Tensor
+from visrt.runtime.arrays import Feed, HostTensor, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.engines.engine import HostEngine
 from visrt.runtime.engines.trt.context import TrtContext
 from visrt.runtime.engines.trt.cuda import GpuMemoryError
 from visrt.runtime.engines.trt.cuda_graph import CaptureRefusedError
@@ -50,7 +51,7 @@ class Binding:
     inputs: tuple[tuple[str, int], ...]
 
 
-class TrtEngine:
+class TrtEngine(HostEngine):
     """One graph on the GPU of its bundle.
 
     provider: "TensorRT 10.13.3", as the library reports it. captures: CUDA graphs recorded. retries: calls that failed
@@ -95,7 +96,7 @@ class TrtEngine:
         """What makes this engine slower than it could be, such as missing CUDA graphs."""
         return tuple(self._context.notices)
 
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         if not self._open:
             raise EngineError(f"{self._file}: the engine is closed; open the bundle again")
         check_feeds(self._graph, feeds)
@@ -126,7 +127,7 @@ class TrtEngine:
         return self._graph.file.file
 
     def _call(
-        self, feeds: Mapping[str, Array | Tensor], sizes: Mapping[str, int], padded: Mapping[str, int]
+        self, feeds: Mapping[str, Feed], sizes: Mapping[str, int], padded: Mapping[str, int]
     ) -> dict[str, DeviceTensor]:
         """Enqueues the whole call in the slot of the call before the last."""
         index, self._turn = self._turn, (self._turn + 1) % SLOTS
@@ -136,7 +137,7 @@ class TrtEngine:
         self._start(Binding(tuple(padded.items()), index, tuple(inputs.items())))
         return slot.outputs(sizes)
 
-    def _placed(self, slot: BufferSlot, role: str, tensor: Array | Tensor, padded: Mapping[str, int]) -> int:
+    def _placed(self, slot: BufferSlot, role: str, tensor: Feed, padded: Mapping[str, int]) -> int:
         """The address where the graph reads an input: in place if it lies on the device as TensorRT needs it."""
         if not isinstance(tensor, DeviceTensor):
             return slot.place(role, tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
@@ -222,7 +223,7 @@ class TrtEngine:
         }
 
 
-def _dynamic_sizes(graph: GraphSpec, feeds: Mapping[str, Array | Tensor]) -> dict[str, int]:
+def _dynamic_sizes(graph: GraphSpec, feeds: Mapping[str, Feed]) -> dict[str, int]:
     """The size of each dynamic axis in `feeds`, which fit the graph."""
     return {
         axis: size

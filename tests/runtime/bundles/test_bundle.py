@@ -172,7 +172,7 @@ def test_a_path_in_the_manifest_is_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda m: m.update(schema=99), "schema 99, this visrt reads up to 3; install a newer visrt"),
+        (lambda m: m.update(schema=99), "schema 99, this visrt reads up to 4; install a newer visrt"),
         (lambda m: m.update(schema=99, novelty=1), "install a newer visrt"),
         (lambda m: m.update(novelty=1), "novelty: unknown key"),
         (lambda m: m["graphs"]["frame"].update(novelty=1), "graphs.frame.novelty: unknown key"),

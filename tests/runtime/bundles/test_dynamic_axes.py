@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from fakes import fake_manifest
 
-from visrt.runtime.bundles.dynamic_axes import BATCH, FRAMES, MASKS, largest_sizes, profile_of, run_sizes
+from visrt.runtime.bundles.dynamic_axes import BATCH, FRAMES, MASKS, STREAMS, largest_sizes, profile_of, run_sizes
 from visrt.runtime.errors import BundleError
 
 
 def test_a_frame_has_no_more_masks_than_queries() -> None:
-    assert largest_sizes(fake_manifest(queries=100), 4) == {BATCH: 4, FRAMES: 4, MASKS: 100}
+    assert largest_sizes(fake_manifest(queries=100), 4) == {BATCH: 4, FRAMES: 4, STREAMS: 4, MASKS: 100}
 
 
 @pytest.mark.parametrize(("queries", "masks"), [(100, (1, 10, 100)), (4, (1, 4, 4)), (1, (1, 1, 1))])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from visrt.benchmarks.video_level.ctvis import mean_logits, recorded
 from visrt.benchmarks.video_level.rules import official_result
 from visrt.runtime.arrays import Tensor
+from visrt.runtime.engines.engine import HostEngine
 from visrt.runtime.methods.ctvis import CtVis, CtVisSettings, CtVisState, Followed
 from visrt.runtime.methods.memory import kept
 from visrt.runtime.methods.queries import Queries
@@ -97,7 +98,7 @@ def test_golden_ctvis_noise_leaves_the_output_and_means_are_over_present_frames(
 
 
 @dataclass
-class KnowingEngine:
+class KnowingEngine(HostEngine):
     """Says of the t-th picture it ever meets what the script says of frame t, however often it meets it."""
 
     script: list[ScriptedFrame]

@@ -15,22 +15,22 @@ from torch import nn
 
 from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.export.inspro_graphs import HeadGraph, InsProFrameGraph, InsProMasksGraph, LiteHeadGraph
-from visrt.runtime.arrays import Array, HostTensor, Tensor
-from visrt.runtime.engines.engine import Engine
+from visrt.runtime.arrays import Feed, HostTensor, Tensor
+from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings
 from visrt.runtime.network import Network
 from visrt.runtime.times import Stopwatch
 
 
 @dataclass
-class TorchEngine:
+class TorchEngine(HostEngine):
     """A graph in torch behind the Engine protocol; one that gives a tensor alone is the masks graph."""
 
     graph: nn.Module
     provider: str = "torch"
 
     @torch.inference_mode()
-    def __call__(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         given = {role: value if isinstance(value, np.ndarray) else value.numpy() for role, value in feeds.items()}
         made = self.graph(**{role: torch.from_numpy(values) for role, values in given.items()})
         roles = {"mask_logits": made} if isinstance(made, torch.Tensor) else made._asdict()

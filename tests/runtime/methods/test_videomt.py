@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import finish
 
-from visrt.runtime.arrays import Floats, Tensors
+from visrt.runtime.arrays import Array
 from visrt.runtime.errors import NumericalError, SettingsError
 from visrt.runtime.image import letterbox
-from visrt.runtime.methods.method import FrameOutputs, Track
+from visrt.runtime.mask_resize import mask_resize
+from visrt.runtime.methods.method import Answer, Call, FrameOutputs, Track
 from visrt.runtime.methods.registry import METHODS
 from visrt.runtime.methods.videomt import VideoMt, VideoMtSettings, VideoMtState
 
 SLOTS, CLASSES = 4, 2
 INITIAL = {"queries": np.zeros((SLOTS, 3), dtype=np.float32)}
+NO_GRAPHS: Any = None
 SURE, UNSURE = 0.9, 0.1
 HERE, THERE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 
 
 @dataclass
 class Seen:
-    """What the network says of a frame by slot: score of class 0, cells of the mask, embedding."""
+    """What the network says of a frame by slot: score of class 0, cells of the mask, mask embedding; nan: slots."""
 
     scores: Mapping[int, float] = field(default_factory=dict)
     cells: Mapping[int, int] = field(default_factory=dict)
     embeddings: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
-    nan: str | None = None
+    nan: Sequence[int] = ()
+    renewed: list[int | None] = field(default_factory=list)
 
-    def run(self, graph: str, feeds: Tensors) -> Tensors:
-        assert (graph, dict(feeds)) == ("decoder", {})
+    def answer(self, call: Call) -> Answer:
+        return self.decoder() if call.graph == "decoder" else self.masks(call.feeds["slots"])
+
+    def decoder(self) -> Answer:
         scores = np.array([self.scores.get(slot, UNSURE) for slot in range(SLOTS)])
         chances = np.stack([scores, np.full(SLOTS, 0.01), 0.99 - scores], axis=1)
-        embeddings = np.array([self.embeddings.get(slot, HERE) for slot in range(SLOTS)], dtype=np.float32)
-        outputs = {
-            "class_logits": np.log(chances).astype(np.float32),
-            "embeddings": embeddings,
-            "mask_embeddings": np.arange(SLOTS, dtype=np.float32)[:, None],
-            "next_queries": embeddings,
-        }
-        if self.nan is not None:
-            outputs[self.nan] = np.full_like(outputs[self.nan], np.nan)
-        return outputs
+        logits = np.log(chances).astype(np.float32)
+        logits[list(self.nan)] = np.nan
+        return Answer({"class_logits": logits}, {}, lambda entry=None: self.renewed.append(entry))
 
-    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
-        """A mask embedding is the number of its slot; by default its mask has five cells."""
-        logits = np.full((len(mask_embeddings), 8, 8), -1, dtype=np.float32)
-        for row, slot in enumerate(mask_embeddings[:, 0].astype(int)):
+    def masks(self, slots: Array) -> Answer:
+        """By default a mask has five cells."""
+        logits = np.full((len(slots), 8, 8), -1, dtype=np.float32)
+        for row, slot in enumerate(slots.tolist()):
             logits[row].flat[: self.cells.get(slot, 5)] = 1
-        return logits
+        kept = np.array([self.embeddings.get(slot, HERE) for slot in slots.tolist()], dtype=np.float32)
+        return Answer({"mask_logits": logits, "kept_embeddings": kept}, {}, lambda entry=None: None)
 
 
 def follow(frames: list[Seen], fps: float = 10.0, **settings: Any) -> list[list[Track]]:
@@ -65,8 +65,9 @@ def follow(frames: list[Seen], fps: float = 10.0, **settings: Any) -> list[list[
 
 
 def update(method: VideoMt, seen: Seen, state: VideoMtState, now_s: float) -> tuple[list[list[Track]], VideoMtState]:
-    frame = FrameOutputs(letterbox((32, 32), (32, 32)), {}, {}, time_s=now_s)
-    [result], state = method.update([frame], seen, state)
+    fit = letterbox((32, 32), (32, 32))
+    frame = FrameOutputs(fit, {}, {}, time_s=now_s, resize=mask_resize(fit))
+    [result], state = finish(method.update([frame], NO_GRAPHS, state), seen.answer)
     return [[track for track in result.tracks if isinstance(track, Track)]], state
 
 
@@ -129,14 +130,20 @@ def test_of_many_objects_the_best_are_shown() -> None:
     assert [round(t.score, 3) for t in follow([crowd], max_objects=2)[0]] == [0.9, 0.8]
 
 
-@pytest.mark.parametrize("role", ["class_logits", "embeddings", "mask_embeddings", "next_queries"])
-def test_a_frame_that_is_not_finite_is_an_error_and_leaves_the_tracks_as_they_were(role: str) -> None:
-    method = VideoMt()
+def test_a_frame_in_which_no_slot_is_finite_is_an_error_and_leaves_tracks_and_state_as_they_were() -> None:
+    method, bad = VideoMt(), Seen({1: SURE}, nan=range(SLOTS))
     [_], state = update(method, Seen({1: SURE}), method.start(INITIAL), 0.0)
-    with pytest.raises(NumericalError, match=role):
-        update(method, Seen({1: SURE}, nan=role), state, 0.1)
+    with pytest.raises(NumericalError, match="NaN or infinity in every slot of its decoder graph"):
+        update(method, bad, state, 0.1)
+    assert bad.renewed == []
     [tracks], _ = update(method, Seen({1: SURE}), state, 0.2)
     assert [track.id for track in tracks] == [0]
+
+
+def test_a_slot_that_is_not_finite_loses_its_object_and_no_other() -> None:
+    both, bad = Seen({0: SURE, 1: SURE}), Seen({0: SURE, 1: SURE}, nan=[1])
+    assert ids(follow([both, bad, both])) == [[0, 1], [0], [0, 2]]
+    assert bad.renewed == [None]
 
 
 def test_after_a_restart_ids_go_on() -> None:
