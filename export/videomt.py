@@ -30,7 +30,7 @@ from visrt.runtime.arrays import Array
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.methods.videomt import QUERIES
 
-__all__ = ["VideoMtExport", "read_videomt"]
+__all__ = ["DecoderGraph", "VideoMtExport", "read_videomt"]
 
 STATE_MAX = 1e4
 """Of each number of the state. FP16, in which the decoder may take it, ends at 6.5e4."""

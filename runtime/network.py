@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from hashlib import sha256
 from itertools import groupby
 from math import prod
 from typing import NamedTuple, TypeVar
@@ -143,6 +144,12 @@ class Network:
             raise UsageError(f"in_flight is {self._worker_threads + 1}; this engine takes 2 at the most")
         if self._worker_threads and not self._async:
             self._workers = ThreadPoolExecutor(self._worker_threads, "visrt-frame-engine")
+
+    @property
+    def identity(self) -> str:
+        """The network by its input size and a hash of its graphs, "384x640 5d41402abc4b": what its states belong to."""
+        graphs = " ".join(f"{name} {spec.sha256}" for name, spec in sorted(self._manifest.graphs.items()))
+        return f"{self.input.text} {sha256(graphs.encode()).hexdigest()[:12]}"
 
     @property
     def stateful_frames(self) -> bool:
@@ -348,6 +355,15 @@ class Networks:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def open(self, identity: str) -> None:
+        """Opens the engines of the network with this `identity`, if it is one of these."""
+        for network in self._all:
+            if network.identity == identity:
+                network.open()
+
+    def __iter__(self) -> Iterator[Network]:
+        return iter(self._all)
 
     def prepare(self, frames: Sequence[Frame], times_s: Sequence[float | None]) -> list[Batch]:
         """Successive `frames` [H, W, 3], uint8 RGB of any size, each for its network: a batch for each run of frames

@@ -26,9 +26,16 @@ from visrt.runtime.methods.registry import method_of
 from visrt.runtime.network import Batch, Network, Networks
 from visrt.runtime.results import FrameResult, SessionEvents
 from visrt.runtime.times import StageTimes, Stopwatch
-from visrt.runtime.tracker import PendingCalls, SessionSettings, StreamTracker, check_times, update_together
+from visrt.runtime.tracker import (
+    PendingCalls,
+    SavedStream,
+    SessionSettings,
+    StreamTracker,
+    check_times,
+    update_together,
+)
 
-__all__ = ["Session", "SessionEvents", "SessionSettings"]
+__all__ = ["SavedStream", "Session", "SessionEvents", "SessionSettings"]
 
 DEFAULTS = SessionSettings()
 
@@ -134,6 +141,39 @@ class Session:
         self.times = StageTimes()
         self.last_times = StageTimes()
 
+    def cut(self) -> None:
+        """The next frame is of another scene: objects and what is remembered of them are dropped, ids go on.
+
+        Results of earlier frames must have been taken, with `flush` where any wait.
+        """
+        self._require_nothing_pending("cut")
+        self._tracker.cut()
+
+    def save(self) -> SavedStream:
+        """The stream as it is now, to go on from with `restore`, in this session or another of the same bundle."""
+        self._require_nothing_pending("save")
+        return self._tracker.save()
+
+    def restore(self, saved: SavedStream) -> None:
+        """Goes on from a stream that was saved, in place of the present one. Raises UsageError where it is of another
+        bundle, size or association settings."""
+        self._require_open()
+        self.networks.open(saved.network)
+        self._calls.clear()
+        self._tracker.restore(saved)
+
+    def _require_nothing_pending(self, doing: str) -> None:
+        self._require_open()
+        if len(self._calls):
+            raise UsageError(
+                f"{doing}: results of {len(self._calls)} calls are not taken yet; call flush() first, or open the "
+                "session with in_flight 1"
+            )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("the session is closed; open a new one")
+
     def close(self) -> None:
         """Frees the engines; the session cannot be used any more."""
         if not self._closed:
@@ -179,8 +219,7 @@ class Session:
 
     def _check(self, frames: Sequence[Frame], times: Sequence[float | None]) -> None:
         """Refuses what is no frame or no time before anything is done with any of them."""
-        if self._closed:
-            raise UsageError("the session is closed; open a new one")
+        self._require_open()
         if len(times) != len(frames):
             raise UsageError(f"{len(times)} times were given for {len(frames)} frames; give one a frame, or none")
         check_times(times)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from visrt.runtime.arrays import Array
 from visrt.runtime.errors import EngineError, NumericalError, UsageError, VisrtError
 from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
@@ -36,7 +37,7 @@ from visrt.runtime.network import (
 from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch
 
-__all__ = ["PendingCalls", "SessionSettings", "StreamTracker", "check_times", "update_together"]
+__all__ = ["PendingCalls", "SavedStream", "SessionSettings", "StreamTracker", "check_times", "update_together"]
 
 Wait = Callable[[], list[FrameOutputs]]
 """Waits for a call of the frame engine and gives the outputs for each of its frames."""
@@ -69,6 +70,26 @@ class SessionSettings:
             raise UsageError(f"{self}: expected default_fps above 0 and bad_frames_max of 1 or more")
         if self.resize is not None and self.resize not in RESIZERS:
             raise UsageError(f"resize {self.resize!r} is unknown; choose one of {', '.join(RESIZERS)}")
+
+
+@dataclass(frozen=True)
+class SavedStream:
+    """A stream between two frames; what it holds is for `StreamTracker.restore` alone.
+
+    network: of which it is, as text. settings: of the association. states: of the engines, by name. state: of the
+    method. fit: of the last frame, None before the first. waiting: frames of a clip that is not full yet.
+    """
+
+    network: str
+    settings: Any
+    states: Mapping[str, Array]
+    state: Any
+    fit: Letterbox | None
+    events: SessionEvents
+    inputs: tuple[tuple[int, int], ...]
+    bad_in_a_row: int
+    time_s: float
+    waiting: tuple[Array, tuple[Letterbox, ...], tuple[float | None, ...]] | None
 
 
 class StreamTracker:
@@ -201,6 +222,47 @@ class StreamTracker:
                 old, new = (f"{height}x{width}" for height, width in (last.fit.source, frame.fit.source))
                 self._restart("pictures are %s in place of %s (height x width)", new, old)
         return replace(frame, time_s=now_s, resize=self._resize)
+
+    def save(self) -> SavedStream:
+        """The stream as it is now: its frames so far are all it depends on, and nothing that comes changes it."""
+        waiting = self._waiting
+        return SavedStream(
+            self._network.identity,
+            self._method.settings,
+            {} if self._resize is None else self.carried(self._network).states.save(),
+            self.state,
+            None if self._resize is None else self._resize.fit,
+            self.events,
+            self.inputs,
+            self._bad_in_a_row,
+            self._time_s,
+            None if waiting is None else (waiting.images.copy(), waiting.fits, waiting.times_s),
+        )
+
+    def restore(self, saved: SavedStream) -> None:
+        """Goes on from a stream that was saved. Raises UsageError where it does not fit, and then changes nothing."""
+        network = next((one for one in self._networks if one.identity == saved.network), None)
+        if network is None:
+            known = ", ".join(one.identity for one in self._networks)
+            raise UsageError(
+                f"the stream was saved with a network of {saved.network}, this bundle has {known}; restore it with the "
+                "bundle that it was saved with"
+            )
+        if saved.settings != self._method.settings:
+            raise UsageError(
+                f"the stream was saved with {saved.settings}, this session has {self._method.settings}; open it with "
+                "the same association settings"
+            )
+        restored = FrameStates(network.new_states())
+        if saved.fit is not None:
+            restored.states.restore(saved.states)
+        self.reset()
+        self._network, self._carried = network, {network: restored}
+        restored.fit = saved.fit
+        self.state, self.events, self.inputs = saved.state, saved.events, saved.inputs
+        self._bad_in_a_row, self._time_s = saved.bad_in_a_row, saved.time_s
+        self._resize = None if saved.fit is None else mask_resize(saved.fit)
+        self._waiting = None if saved.waiting is None else Batch(*saved.waiting, network)
 
     def cut(self) -> None:
         """The next frame is of another scene: objects and what is remembered of them are dropped, ids go on."""

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from fake_sources import FakeSource
 from fake_tensorrt import install_tensorrt
 from numpy.typing import NDArray
 from stateful_families import KIND, KINDS, NetworkSettings, QueryNetwork, register
+from streams_together import assert_together_as_alone
 
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +26,7 @@ from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engines.backends import SizedEngines, open_engines
 from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.options import EngineOptions
-from visrt.runtime.errors import BundleError
+from visrt.runtime.errors import BundleError, EngineError, UsageError
 from visrt.runtime.image import letterbox, network_input, pillow_bilinear
 from visrt.runtime.methods.registry import method_of
 from visrt.runtime.parity.verify import verify
@@ -188,18 +190,19 @@ def test_a_camera_that_is_turned_goes_on_at_the_other_size_of_the_bundle(
 
 @dataclass
 class Poisoned(HostEngine):
-    """Gives NaN for one output at call number `at`."""
+    """Gives NaN for one output at call number `at`, and at `more` after it."""
 
     engine: Engine
     role: str
     at: int
+    more: int = 0
     calls: int = 0
     provider: str = "fake"
 
     def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         outputs = self.engine(feeds)
         self.calls += 1
-        if self.calls - 1 == self.at:
+        if self.at < self.calls <= self.at + 1 + self.more:
             outputs = {role: HostTensor(tensor.numpy() * np.nan) for role, tensor in outputs.items()}
         return outputs
 
@@ -280,3 +283,116 @@ def test_a_state_that_no_graph_can_carry_is_refused(bundle: Bundle) -> None:
     nowhere = bundle.manifest.states["queries"].model_copy(update={"input": "images", "output": "mask_logits"})
     with pytest.raises(BundleError, match=r"states.queries: is float32 \[5, 8\], but .*frame.images is uint8"):
         method_of(bundle.manifest.model_copy(update={"states": {"queries": nowhere}}))
+
+
+def tracked(session: Session, frames: list[Frame], first: int = 0) -> list[FrameResult]:
+    return [result for t, frame in enumerate(frames, first) for result in session.step(frame, t / 10)]
+
+
+def test_a_saved_stream_goes_on_in_another_session_as_if_nothing_had_happened(bundle: Bundle) -> None:
+    with Session.open(bundle, threads=1) as session:
+        whole = tracked(session, FRAMES)
+        session.reset()
+        tracked(session, FRAMES[:3])
+        saved = pickle.loads(pickle.dumps(session.save()))
+        tracked(session, FRAMES[::-1], first=3)
+    with Session.open(bundle, threads=1) as other:
+        tracked(other, FRAMES[4:])
+        for _ in range(2):
+            other.restore(saved)
+            assert tracked(other, FRAMES[3:], first=3) == whole[3:]
+            assert other.events == SessionEvents(frames=len(FRAMES))
+
+
+def test_a_stream_that_was_saved_before_its_first_frame_is_a_new_one(bundle: Bundle) -> None:
+    with Session.open(bundle, threads=1) as session:
+        saved = session.save()
+        whole = tracked(session, FRAMES)
+        session.restore(saved)
+        assert tracked(session, FRAMES) == whole
+
+
+def test_a_saved_stream_of_another_bundle_or_other_settings_is_refused_and_nothing_is_lost(
+    bundle: Bundle, checkpoint: Path, tmp_path: Path
+) -> None:
+    other = open_bundle(
+        export_bundle(Export(checkpoint, tmp_path / "other", *SIZE[::-1], family=bundle.manifest.family)).folder
+    )
+    with Session.open(other, threads=1) as session:
+        session.step(FRAMES[0])
+        foreign = session.save()
+    with Session.open(bundle, threads=1, association={"keep_score": 0.3}) as session:
+        session.step(FRAMES[0])
+        unlike = session.save()
+    with Session.open(bundle, threads=1) as session:
+        whole = tracked(session, FRAMES)
+        session.reset()
+        before = tracked(session, FRAMES[:3])
+        with pytest.raises(UsageError, match=r"saved with a network of 96x64 \w+, this bundle has 64x96 \w+; restore"):
+            session.restore(foreign)
+        with pytest.raises(UsageError, match=r"saved with .*keep_score=0.3.*, this session has .*keep_score=0.0"):
+            session.restore(unlike)
+        broken = replace(session.save(), states={"queries": np.zeros((2, 8), np.float32)})
+        with pytest.raises(UsageError, match=r"state 'queries' is float32 \[2, 8\]; expected finite float32 \[5, 8\]"):
+            session.restore(broken)
+        assert before + tracked(session, FRAMES[3:], first=3) == whole
+
+
+def test_frames_in_flight_must_be_taken_before_a_stream_is_saved_or_cut(bundle: Bundle) -> None:
+    with Session.open(bundle, threads=1, settings=SessionSettings(in_flight=2)) as session:
+        session.step(FRAMES[0])
+        for action in (session.save, session.cut):
+            with pytest.raises(UsageError, match=r"results of 1 calls are not taken yet; call flush\(\) first"):
+                action()
+        assert len(session.flush()) == 1
+        session.cut()
+        assert session.save().events.restarts == 1
+
+
+def test_after_a_cut_the_stream_begins_from_the_initial_state_and_ids_go_on(bundle: Bundle) -> None:
+    if bundle.manifest.family == "fused":
+        pytest.skip("its state is set when the frame is submitted, by the aspect of the frame")
+    with Session.open(bundle, threads=1) as session:
+        alone = tracked(session, FRAMES[3:])
+        session.reset()
+        before = tracked(session, FRAMES[:3])
+        session.cut()
+        after = tracked(session, FRAMES[3:], first=3)
+        assert session.events == SessionEvents(frames=len(FRAMES), restarts=1)
+    assert [[one.score for one in result.objects] for result in after] == [
+        [one.score for one in result.objects] for result in alone
+    ]
+    used = {one.id for result in before for one in result.objects}
+    assert used.isdisjoint(one.id for result in after for one in result.objects)
+
+
+def test_a_stream_of_which_the_state_is_closed_says_so(bundle: Bundle) -> None:
+    with Session.open(bundle, threads=1) as session:
+        states = session.network.new_states()
+        session.network.open()
+        kept = states.tensor("queries")
+        assert kept.shape == (5, 8)
+        states.close()
+        with pytest.raises(EngineError, match="this state belongs to a stream that was closed"):
+            states.tensor("queries")
+
+
+def test_a_state_that_gives_nothing_but_nan_begins_from_the_first_one(bundle: Bundle) -> None:
+    """A frame or two may be to blame; after three in a row it is the state."""
+    owner = "frame" if bundle.manifest.family == "fused" else "decoder"
+    engines = open_engines(bundle)
+    poisoned = Poisoned(engines[owner], "next_queries", at=2, more=2)
+    engines[owner] = poisoned
+    with Session(bundle.manifest, engines, states=initial_states(bundle)) as session:
+        results = run(session, FRAMES)
+        assert session.events == SessionEvents(frames=6, bad_frames=3, restarts=1)
+    used = {one.id for result in results[:2] for one in result.objects}
+    assert used.isdisjoint(one.id for one in results[5].objects)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_streams_in_one_call_are_bit_for_bit_those_of_single_sessions(bundle: Bundle, missing: bool) -> None:
+    """Also where streams have no frame now and then."""
+    if bundle.manifest.family == "fused":
+        pytest.skip("a frame graph with state is called frame by frame")
+    assert_together_as_alone(bundle, "decoder", missing=missing)

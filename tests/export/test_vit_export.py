@@ -200,6 +200,40 @@ def test_a_stream_goes_on_from_its_state_and_a_new_one_from_the_first(stateful: 
     assert alone[0] != once[2], "the third frame of a stream does not look like a first one"
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_streams_in_one_call_are_bit_for_bit_those_of_single_sessions(stateful: Bundle, missing: bool) -> None:
+    """Also where streams have no frame now and then."""
+    assert_together_as_alone(stateful, "decoder", SHOW_ALL, missing=missing)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e5])
+def test_a_slot_whose_state_is_not_finite_or_too_large_starts_from_its_learned_query(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so by its class logits; the other slots do not notice."""
+    made = network("videomt")
+    graph = DecoderGraph(made, HEIGHT, WIDTH)
+    patches = (HEIGHT // made.settings.patch) * (WIDTH // made.settings.patch)
+    tokens = torch.randn(2, made.settings.special_tokens + patches, made.settings.dim)
+    following = made.next_queries
+
+    def spoilt(queries: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = following(queries)
+        result[1, 2, 3] = value
+        return result
+
+    with torch.no_grad():
+        expected = graph(tokens, made.first_queries(2))
+        monkeypatch.setattr(made, "next_queries", spoilt)
+        found = graph(tokens, made.first_queries(2))
+    others = torch.ones(found.class_logits.shape[:2], dtype=torch.bool)
+    others[1, 2] = False
+    assert found.class_logits[1, 2].isnan().all()
+    assert torch.equal(found.next_queries[1, 2], made.query.weight[2])
+    for role in ("class_logits", "next_queries", "mask_embeddings"):
+        assert torch.equal(getattr(found, role)[others], getattr(expected, role)[others])
+
+
 EOMTS = pytest.mark.parametrize("golden", golden_sets("eomt", "images"), indirect=True)
 VIDEOMTS = pytest.mark.parametrize("golden", golden_sets("videomt", "video"), indirect=True)
 
