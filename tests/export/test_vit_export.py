@@ -14,6 +14,7 @@ import pytest
 import torch
 from annotated_sets import set_values, write_set
 from golden import Golden, assert_same_finals, class_names, comparing, fit_officially, golden_sets
+from streams_together import assert_together_as_alone
 from typer.testing import CliRunner
 from written_clips import write_clip
 
@@ -24,7 +25,7 @@ from visrt.export import bundle as exporting
 from visrt.export.bundle import Export, export_bundle
 from visrt.export.eomt import read_eomt
 from visrt.export.families import published_resize
-from visrt.export.videomt import read_videomt
+from visrt.export.videomt import DecoderGraph, read_videomt
 from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.checkpoints.published import eomt, videomt
 from visrt.models.dataset_classes import DATASET_CLASSES
