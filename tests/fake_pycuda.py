@@ -31,6 +31,10 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
             setattr(modules[parent], child, module)
 
 
+MAX_PITCH = 2**31 - 1
+"""Bytes between rows of a copy in two dimensions, as GPUs report it."""
+
+
 class event_flags(enum.IntEnum):  # noqa: N801
     DEFAULT = 0
     BLOCKING_SYNC = 1
@@ -271,6 +275,48 @@ def pycuda_driver(gpu: Gpu) -> Any:
                 gpu.enqueue(stream._stream, Operation("dtod", copy))  # type: ignore[union-attr]
 
         told("cuMemcpyDtoDAsync", enqueue)
+
+    class Memcpy2D:
+        """Of the kinds that there are, only a copy within the device, of rows that lie a pitch apart."""
+
+        src_x_in_bytes = src_y = dst_x_in_bytes = dst_y = 0
+        src_pitch = dst_pitch = width_in_bytes = height = 0
+
+        def set_src_device(self, devptr: int) -> None:
+            self._source = int(devptr)
+
+        def set_dst_device(self, devptr: int) -> None:
+            self._target = int(devptr)
+
+        def __call__(self, stream: Stream) -> None:
+            width, rows, source, target = self.width_in_bytes, self.height, self._source, self._target
+            pitches = self.src_pitch, self.dst_pitch
+
+            def enqueue() -> None:
+                with gpu.call("dtod"):
+                    gpu.counts["dtod_bytes"] += width * rows
+                    if min(pitches) < width or max(pitches) > MAX_PITCH:
+                        raise CudaFault("CUDA_ERROR_INVALID_VALUE")
+                    gpu.enqueue(stream._stream, Operation("dtod", copy))
+
+            def copy() -> None:
+                for row in range(rows):
+                    gpu.view(target + row * pitches[1], width)[:] = gpu.view(source + row * pitches[0], width)
+
+            told("cuMemcpy2DAsync", enqueue)
+
+    def memset_d8_async(dest: Any, data: int, size: int, stream: Stream | None = None) -> None:
+        target = int(dest)
+
+        def enqueue() -> None:
+            with gpu.call("memset"):
+
+                def fill() -> None:
+                    gpu.view(target, size)[:] = data
+
+                gpu.enqueue(stream._stream, Operation("memset", fill))  # type: ignore[union-attr]
+
+        told("cuMemsetD8Async", enqueue)
 
     for name, value in list(locals().items()):
         if name not in ("driver", "gpu", "kinds", "told", "clean_up", "initialised"):

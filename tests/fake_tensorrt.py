@@ -209,6 +209,7 @@ class ITensor:
 
     def __init__(self, name: str, dtype: DataType, shape: tuple[int, ...]) -> None:
         self.name, self.dtype, self.shape = name, dtype, shape
+        self.fake_axes: tuple[int | str, ...] = shape
 
 
 class ILayer:
@@ -312,8 +313,11 @@ class OnnxParser:
 
 def _tensor(value: onnx.ValueInfoProto) -> ITensor:
     kind = value.type.tensor_type
-    shape = tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in kind.shape.dim)
-    return ITensor(value.name, _DTYPES.get(kind.elem_type, DataType.FLOAT), shape)
+    axes = tuple(axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in kind.shape.dim)
+    shape = tuple(-1 if isinstance(axis, str) else axis for axis in axes)
+    tensor = ITensor(value.name, _DTYPES.get(kind.elem_type, DataType.FLOAT), shape)
+    tensor.fake_axes = axes
+    return tensor
 
 
 class IOptimizationProfile:
@@ -619,17 +623,15 @@ class IExecutionContext:
         return None
 
     def _output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Each dynamic axis of an output is the dynamic axis of the inputs: these graphs have one."""
-        sizes = {
-            shape[axis]
-            for name, shape in self._shapes.items()
-            for axis, size in enumerate(self.engine.fake_tensors[name].shape)
-            if size == -1
-        }
-        (dynamic,) = sizes or {1}
+        """A dynamic axis of an output is as long as the axis of an input with its symbol."""
         tensors = self.engine.fake_tensors
+        sizes = {
+            symbol: size
+            for name, shape in self._shapes.items()
+            for symbol, size in zip(tensors[name].fake_axes, shape, strict=True)
+        }
         return {
-            name: tuple(dynamic if size == -1 else size for size in tensors[name].shape)
+            name: tuple(sizes[axis] if isinstance(axis, str) else axis for axis in tensors[name].fake_axes)
             for name in tensors
             if name not in self.engine.fake_inputs
         }

@@ -96,7 +96,14 @@ def in_fp16(manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"graphs": {"frame": frame, "masks": masks}})
 
 
-def serialised(gpu: Gpu, identity: str, manifest: Manifest, name: str, batch: int) -> bytes:
+def serialised(
+    gpu: Gpu,
+    identity: str,
+    manifest: Manifest,
+    name: str,
+    batch: int,
+    models: Mapping[str, onnx.ModelProto] | None = None,
+) -> bytes:
     """The engine of graph `name`, built for what the manifest needs in batches of up to `batch`."""
     sizes = profile_of(manifest, name, batch)
     shapes = {
@@ -105,7 +112,7 @@ def serialised(gpu: Gpu, identity: str, manifest: Manifest, name: str, batch: in
         )
         for spec in manifest.graphs[name].inputs.values()
     }
-    return engine_of(gpu, identity, models_of(manifest)[name].SerializeToString(), shapes)
+    return engine_of(gpu, identity, (models or models_of(manifest))[name].SerializeToString(), shapes)
 
 
 def rig_of(
@@ -117,14 +124,19 @@ def rig_of(
     size: tuple[int, int] = (64, 96),
     manifest: Manifest | None = None,
     told: Mapping[str, GraphSpec] | None = None,
+    models: Mapping[str, onnx.ModelProto] | None = None,
 ) -> Rig:
-    """The engines of `manifest`, opened. `told` replaces graphs of the manifest by what is not in the engines."""
+    """The engines of `manifest`, opened. `told` replaces graphs of the manifest by what is not in the engines; `models`
+    are the graphs of a manifest that is not MinVIS's."""
     gpu = gpu or Gpu()
     install_cuda(monkeypatch, gpu)
     library = TensorRt(tensorrt_module(gpu, flavour, version), flavour, version)
     manifest = manifest or fake_manifest(size, 4)
     identity = f"{flavour} {version}"
-    data = {name: serialised(gpu, identity, manifest, name, batch) for name in manifest.graphs}
+    data = {
+        name: serialised(gpu, identity, manifest, name, batch, *([models] if models else []))
+        for name in manifest.graphs
+    }
     known = manifest.model_copy(update={"graphs": {**manifest.graphs, **(told or {})}})
     context = TrtContext(RealGpu(), library)
     with log_of(library).listening() as said:

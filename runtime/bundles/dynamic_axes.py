@@ -5,7 +5,19 @@ from __future__ import annotations
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest
 from visrt.runtime.errors import BundleError
 
-__all__ = ["BATCH", "FRAMES", "MASKS", "STREAMS", "largest_sizes", "profile_of", "run_sizes"]
+__all__ = [
+    "BATCH",
+    "CLIPS",
+    "CLIPS_SETTING",
+    "FRAMES",
+    "MASKS",
+    "MASKS_USUAL",
+    "PADDED",
+    "STREAMS",
+    "largest_sizes",
+    "profile_of",
+    "run_sizes",
+]
 
 BATCH = "batch"
 """Frames of one call of the frame graph."""
@@ -13,43 +25,56 @@ BATCH = "batch"
 FRAMES = "frames"
 """Frames of one clip, in families that look at clips."""
 
-MASKS = "masks"
-"""Masks of one call of the masks graph, of one frame."""
-
 STREAMS = "streams"
-"""Streams of one call, in graphs that carry state from frame to frame."""
+"""Streams of one call, in families that carry state from frame to frame."""
+
+MASKS = "masks"
+"""Masks of one call of the masks graph, of one frame of each stream."""
+
+CLIPS = "clips"
+"""Clips that there is room for in the memory of one stream."""
+
+PADDED = frozenset({MASKS})
+"""Axes on which a graph may be run at a larger size: what is too much changes nothing and is dropped."""
 
 MASKS_USUAL = 10
+"""Masks of a frame in most videos."""
+
+CLIPS_SETTING = "memory_clips"
+"""The association setting that says how many clips are remembered at the most."""
 
 
 def largest_sizes(manifest: Manifest, batch: int) -> dict[str, int]:
-    """The most of each dynamic axis when frames come `batch` at once: a frame has no more masks than queries."""
+    """The most of each dynamic axis when frames come `batch` at once, of one stream or of as many: a frame has no more
+    masks than queries. Room for clips is doubled when it is full, so it ends at a power of two."""
     outputs = [graph.outputs for graph in manifest.graphs.values()]
     queries = next((given["class_logits"].shape[-2] for given in outputs if "class_logits" in given), None)
     if not isinstance(queries, int):
         raise BundleError(f"bundle {manifest.name!r}: the number of queries is {queries!r}; expected a fixed number")
-    return {BATCH: batch, FRAMES: batch, STREAMS: batch, MASKS: queries}
+    largest = {BATCH: batch, FRAMES: batch, STREAMS: batch, MASKS: queries}
+    clips = manifest.association.get(CLIPS_SETTING)
+    return largest | ({CLIPS: 1 << (clips - 1).bit_length()} if isinstance(clips, int) else {})
 
 
 def profile_of(manifest: Manifest, name: str, batch: int) -> dict[str, tuple[int, int, int]]:
     """Smallest, usual and largest size of each dynamic axis of graph `name`: what its engine is built for."""
-    usual = {BATCH: batch, FRAMES: batch, STREAMS: batch, MASKS: MASKS_USUAL}
     largest = largest_sizes(manifest, batch)
+    usual = largest | {MASKS: min(MASKS_USUAL, largest[MASKS])}
     symbols = _symbols(manifest.graphs[name])
     if unknown := symbols - largest.keys():
         raise BundleError(
             f"bundle {manifest.name!r}: graph {name!r} has dynamic axes {', '.join(sorted(unknown))}; TensorRT engines "
             f"are built for {', '.join(largest)}"
         )
-    return {symbol: (1, min(usual[symbol], largest[symbol]), largest[symbol]) for symbol in sorted(symbols)}
+    return {symbol: (1, usual[symbol], largest[symbol]) for symbol in sorted(symbols)}
 
 
 def run_sizes(symbol: str, largest: int) -> tuple[int, ...]:
-    """The sizes an axis is run at, rising; others are padded to the next.
+    """The sizes an axis is run at, rising.
 
-    A padded frame would cost a whole frame, and a clip sees all of its frames, so both are run as they are. A padded
-    mask costs next to nothing, and each size costs an execution context and a CUDA graph: masks are run in powers of
-    two and all.
+    A padded frame or stream would cost a whole one, and a clip sees all of its frames, so these are run as they are. A
+    padded mask costs next to nothing, and each size costs an execution context and a CUDA graph: masks are run in
+    powers of two and all. Room for clips comes in powers of two.
     """
     if symbol in (BATCH, FRAMES, STREAMS):
         return tuple(range(1, largest + 1))

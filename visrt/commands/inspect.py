@@ -184,7 +184,7 @@ def _moved(manifest: Manifest, masks: int) -> Table:
     from rich.table import Table
 
     from visrt.runtime.bundles.dynamic_axes import MASKS
-    from visrt.runtime.engines.trt.slot import bytes_of
+    from visrt.runtime.engines.trt.device_tensor import bytes_of
 
     sizes = defaultdict(lambda: 1, {MASKS: masks})
     title = f"bytes a frame moves on a GPU, with {masks} masks kept"

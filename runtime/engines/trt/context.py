@@ -1,16 +1,17 @@
-"""Resources that the engines of a bundle share: GPU, TensorRT's runtime, one workspace, and the recorder of CUDA
-graphs."""
+"""Resources that the engines of a bundle share: GPU, TensorRT's runtime, one workspace, page-locked memory for state,
+and the recorder of CUDA graphs."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+from visrt.runtime.engines.trt.buffer import Staging
 from visrt.runtime.engines.trt.cuda import DeviceMemory, Gpu
 from visrt.runtime.engines.trt.cuda_graph import Capture, CaptureRefusedError, open_capture
+from visrt.runtime.engines.trt.device_tensor import ALIGNMENT
 from visrt.runtime.engines.trt.library import TensorRt
 from visrt.runtime.engines.trt.log import log_of, log_text
-from visrt.runtime.engines.trt.slot import ALIGNMENT
 from visrt.runtime.errors import EngineError, one_line
 
 __all__ = ["TrtContext"]
@@ -28,6 +29,7 @@ class TrtContext:
         """Takes ownership of `gpu`."""
         self.gpu, self.library = gpu, library
         self.log = log_of(library)
+        self.staging = Staging(gpu)
         self.notices: list[str] = []
         self.capture: Capture | None = None
         self._workspace: DeviceMemory | None = None
@@ -81,7 +83,7 @@ class TrtContext:
             self.close()
 
     def close(self) -> None:
-        self.gpu.release([self._free_workspace, self._drop_runtime])
+        self.gpu.release([*self.staging.ends(), self._free_workspace, self._drop_runtime])
         self.gpu.close()
 
     def _free_workspace(self) -> None:

@@ -169,6 +169,20 @@ class Gpu:
         """Enqueues a copy of `size` bytes within the device."""
         self._cuda.memcpy_dtod_async(address, source, size, self.stream)
 
+    def copy_rows(self, address: int, pitch: int, source: int, source_pitch: int, width: int, rows: int) -> None:
+        """Enqueues a copy within the device of `rows` pieces of `width` bytes, which begin `source_pitch` bytes apart
+        and come to lie `pitch` bytes apart."""
+        copy = self._cuda.Memcpy2D()
+        copy.set_src_device(source)
+        copy.set_dst_device(address)
+        copy.src_pitch, copy.dst_pitch = source_pitch, pitch
+        copy.width_in_bytes, copy.height = width, rows
+        copy(self.stream)
+
+    def clear(self, address: int, size: int) -> None:
+        """Enqueues zeros for `size` bytes on the device."""
+        self._cuda.memset_d8_async(address, 0, size, self.stream)
+
     def settle(self) -> None:
         """Waits for all enqueued work; its errors are ignored."""
         with suppress(self._cuda.Error):

@@ -10,25 +10,27 @@ Buffers, workspace and execution contexts are created once and kept until the en
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from visrt.runtime.arrays import Feed, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Feed, HostTensor, Joined, Tensor
 from visrt.runtime.bundles.contract import check_feeds
+from visrt.runtime.bundles.dynamic_axes import CLIPS, CLIPS_SETTING, PADDED
 from visrt.runtime.bundles.manifest import GraphSpec
-from visrt.runtime.engines.engine import HostEngine
+from visrt.runtime.engines.trt.buffer import DeviceBuffer
 from visrt.runtime.engines.trt.context import TrtContext
 from visrt.runtime.engines.trt.cuda import GpuMemoryError
 from visrt.runtime.engines.trt.cuda_graph import CaptureRefusedError
+from visrt.runtime.engines.trt.device_tensor import ALIGNMENT, DeviceTensor, Sizes, bytes_of, shape_of
 from visrt.runtime.engines.trt.execution import Execution, ExecutionRefusedError
 from visrt.runtime.engines.trt.library import Flavour
 from visrt.runtime.engines.trt.log import Line, log_text
 from visrt.runtime.engines.trt.plan import Plan
-from visrt.runtime.engines.trt.slot import ALIGNMENT, BufferSlot, DeviceTensor, bytes_of, shape_of
+from visrt.runtime.engines.trt.slot import BufferSlot
 from visrt.runtime.errors import EngineError
 
 __all__ = ["SLOTS", "TrtEngine"]
@@ -41,6 +43,9 @@ SLOTS = 2
 EXECUTIONS_MAX = 64
 """Execution contexts an engine keeps; beyond that, the least recently used one is freed."""
 
+IN_PLACE_BUFFERS = 8
+"""Large buffers of state that graphs read where they lie; others are copied, as each takes some of the executions."""
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -51,7 +56,7 @@ class Binding:
     inputs: tuple[tuple[str, int], ...]
 
 
-class TrtEngine(HostEngine):
+class TrtEngine:
     """One graph on the GPU of its bundle.
 
     provider: "TensorRT 10.13.3", as the library reports it. captures: CUDA graphs recorded. retries: calls that failed
@@ -65,10 +70,13 @@ class TrtEngine(HostEngine):
         graph: GraphSpec,
         axes: Mapping[str, tuple[int, ...]],
         device_roles: frozenset[str],
+        answers: int = SLOTS,
     ) -> None:
         """axes: for each dynamic axis the sizes it is run at, in rising order; others are padded to the next.
 
-        device_roles: roles that go from one graph to another on the device.
+        device_roles: roles that go from one graph to another on the device, and states. answers: how many calls leave
+        tensors on the device that are valid at a time. With more than there are slots they are copied: graphs that
+        serve one stream are called for each before the next graph takes all of their tensors together.
         """
         self.is_async: Literal[True] = True
         self.provider = f"{PROVIDERS[context.library.flavour]} {context.library.version}"
@@ -78,15 +86,21 @@ class TrtEngine(HostEngine):
         self._executions: OrderedDict[Binding, Execution] = OrderedDict()
         self._capture = context.capture
         self._turn = 0
+        self._buffers: set[DeviceBuffer] = set()
         self._open = True
         largest = {symbol: sizes[-1] for symbol, sizes in axes.items()}
         self._slots: list[BufferSlot] = []
+        self._kept: deque[BufferSlot] = deque()
         context.join()
         try:
             with context.gpu.current(f"{graph.file.file}, allocating its buffers"):
                 for _ in range(SLOTS):
                     self._slots.append(BufferSlot(context.gpu, graph, largest, device_roles))
                     self._slots[-1].prepare()
+                leaves_tensors = bool(device_roles & graph.outputs.keys())
+                for _ in range(answers if answers > SLOTS and leaves_tensors else 0):
+                    self._kept.append(BufferSlot(context.gpu, graph, largest, device_roles, in_place=False))
+                    self._kept[-1].prepare_kept()
         except EngineError:
             self.close()
             raise
@@ -97,8 +111,7 @@ class TrtEngine(HostEngine):
         return tuple(self._context.notices)
 
     def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
-        if not self._open:
-            raise EngineError(f"{self._file}: the engine is closed; open the bundle again")
+        self._require_open()
         check_feeds(self._graph, feeds)
         sizes = _dynamic_sizes(self._graph, feeds)
         if 0 in sizes.values():
@@ -107,13 +120,25 @@ class TrtEngine(HostEngine):
         with self._context.gpu.current(self._file):
             return dict(self._call(feeds, sizes, padded))
 
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceBuffer:
+        """GPU memory for state, kept until it or the engine is closed."""
+        self._require_open()
+        self._buffers = {buffer for buffer in self._buffers if buffer.is_open}
+        what = f"{self._file}, state {list(shape)}"
+        with self._context.gpu.current(what):
+            few = sum(buffer.in_place for buffer in self._buffers) < IN_PLACE_BUFFERS
+            buffer = DeviceBuffer(self._context.gpu, self._context.staging, shape, np.dtype(dtype), what, few)
+        self._buffers.add(buffer)
+        return buffer
+
     def close(self) -> None:
         """Frees what the engine holds, and with the last engine of a bundle what they share. Outdates its tensors."""
         if not self._open:
             return
         self._context.gpu.require_owner()
         self._open = False
-        ends = [end for slot in self._slots for end in slot.ends()]
+        ends = [end for slot in (*self._slots, *self._kept) for end in slot.ends()]
+        ends += [end for buffer in self._buffers for end in buffer.ends()]
         self._context.gpu.release([self._drop_executions, *ends, self._plan.close])
         self._context.leave()
 
@@ -126,27 +151,35 @@ class TrtEngine(HostEngine):
     def _file(self) -> str:
         return self._graph.file.file
 
-    def _call(
-        self, feeds: Mapping[str, Feed], sizes: Mapping[str, int], padded: Mapping[str, int]
-    ) -> dict[str, DeviceTensor]:
+    def _require_open(self) -> None:
+        if not self._open:
+            raise EngineError(f"{self._file}: the engine is closed; open the bundle again")
+
+    def _call(self, feeds: Mapping[str, Feed], sizes: Sizes, padded: Sizes) -> dict[str, DeviceTensor]:
         """Enqueues the whole call in the slot of the call before the last."""
         index, self._turn = self._turn, (self._turn + 1) % SLOTS
         slot = self._slots[index]
         slot.take()
-        inputs = {role: self._placed(slot, role, tensor, padded) for role, tensor in feeds.items()}
+        inputs = {role: self._placed(slot, role, feed, padded) for role, feed in feeds.items()}
         self._start(Binding(tuple(padded.items()), index, tuple(inputs.items())))
-        return slot.outputs(sizes)
+        outputs = slot.outputs(sizes, padded)
+        if not self._kept:
+            return outputs
+        self._kept.rotate()
+        return self._kept[0].keep(outputs)
 
-    def _placed(self, slot: BufferSlot, role: str, tensor: Feed, padded: Mapping[str, int]) -> int:
+    def _placed(self, slot: BufferSlot, role: str, feed: Feed, padded: Sizes) -> int:
         """The address where the graph reads an input: in place if it lies on the device as TensorRT needs it."""
-        if not isinstance(tensor, DeviceTensor):
-            return slot.place(role, tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
-        if tensor.slot.gpu is not self._context.gpu:
-            raise EngineError(f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()")
-        whole = tensor.bytes == bytes_of(self._graph.inputs[role], padded)
-        if whole and tensor.address % ALIGNMENT == 0:
-            return tensor.address
-        return slot.place_copy(role, tensor)
+        tensors = feed.rows if isinstance(feed, Joined) else (feed,)
+        for tensor in tensors:
+            if isinstance(tensor, DeviceTensor) and tensor.holder.gpu is not self._context.gpu:
+                raise EngineError(f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()")
+        whole = _in_one_piece(tensors)
+        if whole is not None and whole.bytes == bytes_of(self._graph.inputs[role], padded):
+            address = whole.address
+            if whole.holder.in_place and address % ALIGNMENT == 0:
+                return address
+        return slot.place(role, feed, padded)
 
     def _start(self, binding: Binding) -> None:
         """Starts the execution of `binding`; if that fails, frees all contexts and tries once more in a new one."""
@@ -208,12 +241,14 @@ class TrtEngine(HostEngine):
             self._executions.popitem()[1].close()
 
     def _padded(self, symbol: str, size: int) -> int:
+        """The size at which the engine runs an axis of `size`."""
         sizes = self._axes[symbol]
         if size > sizes[-1]:
             raise EngineError(
-                f"{self._file}: {symbol} is {size}, the engine was opened for 1 to {sizes[-1]}; give it less at once, "
-                "or open it for more (--batch)"
+                f"{self._file}: {symbol} is {size}, the engine was opened for 1 to {sizes[-1]}; {_remedy(symbol)}"
             )
+        if symbol not in PADDED and size not in sizes:
+            raise EngineError(f"{self._file}: {symbol} is {size}, the engine runs {', '.join(map(str, sizes))}")
         return next(known for known in sizes if known >= size)
 
     def _empty_outputs(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -221,6 +256,27 @@ class TrtEngine(HostEngine):
         return {
             role: HostTensor(np.empty(shape_of(spec, sizes), spec.dtype)) for role, spec in self._graph.outputs.items()
         }
+
+
+def _remedy(symbol: str) -> str:
+    """What to do where an axis is too long."""
+    if symbol == CLIPS:
+        return f"set {CLIPS_SETTING} to no more than in the bundle, or export it with more"
+    return "give it less at once, or open it for more (--batch)"
+
+
+def _in_one_piece(tensors: Sequence[Array | Tensor]) -> DeviceTensor | None:
+    """All of `tensors` as one, if they lie on the device one behind the other."""
+    first, rest = tensors[0], tensors[1:]
+    if not isinstance(first, DeviceTensor) or not first.compact:
+        return None
+    last = first
+    for tensor in rest:
+        if not isinstance(tensor, DeviceTensor) or not tensor.follows(last):
+            return None
+        last = tensor
+    shape = (len(tensors), *first.shape)
+    return first.part(shape, shape, 0)
 
 
 def _dynamic_sizes(graph: GraphSpec, feeds: Mapping[str, Feed]) -> dict[str, int]:

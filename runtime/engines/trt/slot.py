@@ -7,31 +7,27 @@ computes the other. A call waits only for the call before the last, whose slot i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from math import prod
 
 import numpy as np
 
-from visrt.runtime.arrays import Array
-from visrt.runtime.bundles.manifest import GraphSpec, TensorSpec
+from visrt.runtime.arrays import Array, Feed, Joined
+from visrt.runtime.bundles.manifest import GraphSpec
 from visrt.runtime.engines.trt.cuda import DeviceMemory, Gpu, PinnedMemory
+from visrt.runtime.engines.trt.device_tensor import (
+    LARGE_BYTES,
+    DeviceTensor,
+    Shape,
+    Sizes,
+    bytes_of,
+    copy_tensor,
+    shape_of,
+    steps_of,
+    stretches,
+)
 from visrt.runtime.errors import EngineError
 
-__all__ = ["ALIGNMENT", "BufferSlot", "DeviceTensor", "Port", "bytes_of", "shape_of"]
-
-ALIGNMENT = 256
-"""Bytes. TensorRT takes only addresses that are multiples of it."""
-
-Sizes = Mapping[str, int]
-"""The size of each dynamic axis by its symbol: {"batch": 2}."""
-
-
-def shape_of(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
-    return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
-
-
-def bytes_of(spec: TensorSpec, sizes: Sizes) -> int:
-    return int(np.prod(shape_of(spec, sizes), dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+__all__ = ["BufferSlot", "Port"]
 
 
 class Port:
@@ -77,12 +73,14 @@ class Port:
 class BufferSlot:
     """Buffers of one call. Its tensors are valid until `take` gives them to the next call.
 
-    device_roles: roles that one graph passes to another on the device. Of these, outputs are copied to the host only
-    when they are read, and inputs have buffers of their own only when they come from elsewhere.
+    device_roles: roles that one graph passes to another on the device, and states. Of these, outputs are copied to the
+    host only when they are read, and inputs have buffers of their own only where they cannot be read in place.
     """
 
-    def __init__(self, gpu: Gpu, graph: GraphSpec, largest: Sizes, device_roles: frozenset[str]) -> None:
-        self.gpu = gpu
+    def __init__(
+        self, gpu: Gpu, graph: GraphSpec, largest: Sizes, device_roles: frozenset[str], in_place: bool = True
+    ) -> None:
+        self.gpu, self.in_place = gpu, in_place
         self.generation = 0
         self.device_roles = device_roles
         self._graph = graph
@@ -97,50 +95,103 @@ class BufferSlot:
         for role in self.ports.keys() - self.device_roles:
             self.ports[role].allocate_device()
             self.ports[role].allocate_pinned()
+        self.prepare_kept()
+        for role in self.device_roles & self._graph.inputs.keys():
+            if self._is_joined(role) or self.ports[role].bytes < LARGE_BYTES:
+                self.ports[role].allocate_device()
+
+    def prepare_kept(self) -> None:
+        """Allocates what `keep` needs, and every call."""
         for role in self.device_roles & self._graph.outputs.keys():
             self.ports[role].allocate_device()
+
+    def _is_joined(self, role: str) -> bool:
+        """Whether an input takes the tensors of several streams in one call."""
+        spec = self._graph.inputs[role]
+        return spec.row_shape != spec.shape
 
     def take(self) -> None:
         """Invalidates the tensors of the slot's last call, and waits until the GPU has finished that call."""
         self.generation += 1
         self._done.synchronize()
 
-    def place(self, role: str, array: Array) -> int:
-        """Enqueues the upload of a host array; returns its address on the device."""
-        port = self.ports[role]
-        pinned = port.pinned[: array.nbytes]
-        pinned.view(array.dtype).reshape(array.shape)[...] = array
-        self.gpu.upload(port.address, pinned)
+    def place(self, role: str, feed: Feed, sizes: Sizes) -> int:
+        """Enqueues what brings `feed` into the slot's own buffer of an input, at `sizes`; returns its address."""
+        port, room = self.ports[role], shape_of(self._graph.inputs[role], sizes)
+        rows, lead = (feed.rows, feed.lead) if isinstance(feed, Joined) else ((feed,), ())
+        steps = steps_of(room, feed.dtype.itemsize)
+        for index, row in zip(np.ndindex(*lead), rows, strict=True):
+            offset = sum(map(int.__mul__, index, steps))
+            if isinstance(row, DeviceTensor):
+                copy_tensor(self.gpu, port.address + offset, room[len(lead) :], row)
+            else:
+                self._upload(port, offset, room[len(lead) :], row if isinstance(row, np.ndarray) else row.numpy())
         return port.address
 
-    def place_copy(self, role: str, tensor: DeviceTensor) -> int:
-        """Enqueues a copy of a tensor on the device into the slot's own buffer; returns the address of the buffer."""
-        port = self.ports[role]
-        self.gpu.copy(port.address, tensor.address, tensor.bytes)
-        return port.address
+    def _upload(self, port: Port, offset: int, room: Shape, array: Array) -> None:
+        """Enqueues the upload of an array to where `room` lies. Padding of integers is zeros: they may be indices."""
+        size = prod(room) * array.itemsize
+        pinned = port.pinned[offset : offset + size].view(array.dtype).reshape(room)
+        shape: Shape = array.shape
+        if room != shape and not np.issubdtype(array.dtype, np.floating):
+            pinned[...] = 0
+            shape = room
+        pinned[tuple(map(slice, array.shape))] = array
+        for start, length in stretches(shape, room, array.itemsize):
+            first = offset + start
+            self.gpu.upload(port.address + first, port.pinned[first : first + length])
 
-    def outputs(self, sizes: Sizes) -> dict[str, DeviceTensor]:
+    def outputs(self, sizes: Sizes, padded: Sizes) -> dict[str, DeviceTensor]:
         """Enqueues the copies to the host, without padding, and the end of the call; returns the outputs."""
-        for role in self._graph.outputs.keys() - self.device_roles:
-            port = self.ports[role]
-            self.gpu.download(port.pinned[: bytes_of(self._graph.outputs[role], sizes)], port.address)
-        self._done.record(self.gpu.stream)
-        return {
-            role: DeviceTensor(self, self.generation, role, shape_of(spec, sizes), np.dtype(spec.dtype))
+        outputs = {
+            role: DeviceTensor(
+                self, self.generation, role, shape_of(spec, sizes), np.dtype(spec.dtype), shape_of(spec, padded)
+            )
             for role, spec in self._graph.outputs.items()
         }
+        for role in outputs.keys() - self.device_roles:
+            self._download(outputs[role])
+        self._done.record(self.gpu.stream)
+        return outputs
+
+    def keep(self, outputs: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
+        """`outputs` of another slot's call: those on the device as copies in this slot, valid until its next `keep`."""
+        self.generation += 1
+        kept = dict(outputs)
+        for role in outputs.keys() & self.device_roles:
+            tensor = outputs[role]
+            copy_tensor(self.gpu, self.ports[role].address, tensor.shape, tensor)
+            kept[role] = DeviceTensor(self, self.generation, role, tensor.shape, tensor.dtype, tensor.shape)
+        return kept
+
+    def _download(self, tensor: DeviceTensor) -> None:
+        """Enqueues the copies of a tensor to where it lies in page-locked memory, without padding."""
+        port = self.ports[tensor.role]
+        for start, length in stretches(tensor.shape, tensor.room, tensor.dtype.itemsize):
+            first = tensor.offset + start
+            self.gpu.download(port.pinned[first : first + length], port.address + first)
 
     def read(self, tensor: DeviceTensor) -> Array:
         """The tensor on the host, in memory of its own."""
         with self.gpu.current(f"{self._graph.file.file}, reading {tensor.role!r}"):
-            port = self.ports[tensor.role]
-            part = port.pinned[tensor.offset : tensor.offset + tensor.bytes]
             if tensor.role in self.device_roles:
-                self.gpu.download(part, tensor.address)
+                self._download(tensor)
                 self.gpu.stream.synchronize()
             else:
                 self._done.synchronize()
-            return part.view(tensor.dtype).reshape(tensor.shape).copy()
+            size = prod(tensor.room) * tensor.dtype.itemsize
+            pinned = self.ports[tensor.role].pinned[tensor.offset : tensor.offset + size]
+            room = pinned.view(tensor.dtype).reshape(tensor.room)
+            return room[tuple(map(slice, tensor.shape))].copy()
+
+    def address_of(self, role: str) -> int:
+        return self.ports[role].address
+
+    def outdated(self, role: str) -> EngineError:
+        return EngineError(
+            f"tensor {role!r} is outdated: its engine was called twice since, or was closed; use an answer before the "
+            "call after the next, or copy it with .numpy()"
+        )
 
     def ends(self) -> list[Callable[[], None]]:
         """Invalidates the slot's tensors; returns the steps that free it, which may fail if the GPU was lost."""
@@ -150,49 +201,3 @@ class BufferSlot:
     def _drop_event(self) -> None:
         """pycuda destroys an event with its last reference."""
         del self._done
-
-
-@dataclass(frozen=True)
-class DeviceTensor:
-    """A tensor in GPU memory, `offset` bytes into its slot's buffer; outdated when the slot is taken again."""
-
-    slot: BufferSlot
-    generation: int
-    role: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int = 0
-
-    @property
-    def device(self) -> str:
-        return f"cuda:{self.slot.gpu.index}"
-
-    @property
-    def bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-    @property
-    def address(self) -> int:
-        self.require_valid()
-        return self.slot.ports[self.role].address + self.offset
-
-    def require_valid(self) -> None:
-        if self.slot.generation != self.generation:
-            raise EngineError(
-                f"tensor {self.role!r} is outdated: its engine was called twice since, or was closed; use an answer "
-                "before the call after the next, or copy it with .numpy()"
-            )
-
-    def row(self, index: int) -> DeviceTensor:
-        """Item `index` of the first axis, in the same memory."""
-        if not 0 <= index < self.shape[0]:
-            raise IndexError(f"row {index} of a tensor with {self.shape[0]}")
-        step = self.bytes // self.shape[0]
-        return DeviceTensor(
-            self.slot, self.generation, self.role, self.shape[1:], self.dtype, self.offset + index * step
-        )
-
-    def numpy(self) -> Array:
-        """A copy on the host, which stays as it is; waits until the GPU has computed it."""
-        self.require_valid()
-        return self.slot.read(self)

@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from visrt.runtime.bundles.bundle import Bundle
-from visrt.runtime.bundles.dynamic_axes import largest_sizes, profile_of, run_sizes
+from visrt.runtime.bundles.dynamic_axes import BATCH, STREAMS, largest_sizes, profile_of, run_sizes
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.engines.trt.build import BuildRequest, BuiltEngine, build_engine, build_request
 from visrt.runtime.engines.trt.context import TrtContext
 from visrt.runtime.engines.trt.cuda import Gpu
-from visrt.runtime.engines.trt.engine import TrtEngine
+from visrt.runtime.engines.trt.engine import SLOTS, TrtEngine
 from visrt.runtime.engines.trt.engine_cache import EngineCache, EngineKey, engine_key
 from visrt.runtime.engines.trt.library import Flavour, load_tensorrt
 from visrt.runtime.engines.trt.log import Line, log_text
@@ -107,4 +107,5 @@ def start_engines(
 
 def _started(context: TrtContext, plan: Plan, manifest: Manifest, name: str, batch: int) -> TrtEngine:
     axes = {symbol: run_sizes(symbol, sizes[-1]) for symbol, sizes in profile_of(manifest, name, batch).items()}
-    return TrtEngine(context, plan, manifest.graphs[name], axes, manifest.device_roles(name))
+    answers = SLOTS if axes.keys() & {BATCH, STREAMS} else max(SLOTS, batch)
+    return TrtEngine(context, plan, manifest.graphs[name], axes, manifest.device_roles(name), answers)

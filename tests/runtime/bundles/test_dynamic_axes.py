@@ -5,12 +5,29 @@ from __future__ import annotations
 import pytest
 from fakes import fake_manifest
 
-from visrt.runtime.bundles.dynamic_axes import BATCH, FRAMES, MASKS, STREAMS, largest_sizes, profile_of, run_sizes
+from visrt.runtime.bundles.dynamic_axes import (
+    BATCH,
+    CLIPS,
+    FRAMES,
+    MASKS,
+    STREAMS,
+    largest_sizes,
+    profile_of,
+    run_sizes,
+)
 from visrt.runtime.errors import BundleError
 
 
 def test_a_frame_has_no_more_masks_than_queries() -> None:
     assert largest_sizes(fake_manifest(queries=100), 4) == {BATCH: 4, FRAMES: 4, STREAMS: 4, MASKS: 100}
+
+
+@pytest.mark.parametrize(("setting", "room"), [(1, 1), (2, 2), (100, 128), (256, 256)])
+def test_room_for_clips_is_doubled_until_all_that_are_remembered_find_it(setting: int, room: int) -> None:
+    manifest = fake_manifest().model_copy(update={"association": {"memory_clips": setting}})
+
+    assert largest_sizes(manifest, 4)[CLIPS] == room
+    assert run_sizes(CLIPS, room) == tuple(2**power for power in range(room.bit_length()))
 
 
 @pytest.mark.parametrize(("queries", "masks"), [(100, (1, 10, 100)), (4, (1, 4, 4)), (1, (1, 1, 1))])
@@ -29,7 +46,7 @@ def test_masks_are_run_at_powers_of_two_and_at_all_and_batches_as_they_are(large
     assert list(masks) == sorted({*masks})
     assert all(size & (size - 1) == 0 for size in masks[:-1])
     assert all(min(size for size in masks if size >= count) < 2 * count for count in range(1, largest + 1))
-    assert run_sizes(BATCH, largest) == tuple(range(1, largest + 1))
+    assert run_sizes(BATCH, largest) == run_sizes(STREAMS, largest) == tuple(range(1, largest + 1))
 
 
 def test_mask_features_stay_on_the_device_and_mask_embeddings_pass_through_the_host() -> None:

@@ -1,0 +1,151 @@
+"""Tensors in GPU memory: how they lie there, with padding where an engine runs at a larger size, and who holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from visrt.runtime.arrays import Array
+from visrt.runtime.bundles.manifest import TensorSpec
+from visrt.runtime.engines.trt.cuda import Gpu
+from visrt.runtime.errors import EngineError
+
+__all__ = [
+    "ALIGNMENT",
+    "LARGE_BYTES",
+    "DeviceTensor",
+    "Holder",
+    "Sizes",
+    "bytes_of",
+    "copy_tensor",
+    "shape_of",
+    "steps_of",
+    "stretches",
+]
+
+ALIGNMENT = 256
+"""Bytes. TensorRT takes only addresses that are multiples of it."""
+
+LARGE_BYTES = 4 * 2**20
+"""State of this size and more is read where it lies; what is smaller is copied to where the graph reads it."""
+
+Sizes = Mapping[str, int]
+"""The size of each dynamic axis by its symbol: {"batch": 2}."""
+
+Shape = tuple[int, ...]
+
+
+def shape_of(spec: TensorSpec, sizes: Sizes) -> Shape:
+    return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+
+
+def bytes_of(spec: TensorSpec, sizes: Sizes) -> int:
+    return prod(shape_of(spec, sizes)) * np.dtype(spec.dtype).itemsize
+
+
+def steps_of(room: Shape, itemsize: int) -> Shape:
+    """Bytes from one index to the next along each axis of a tensor that lies as `room`."""
+    return tuple(prod(room[axis + 1 :]) * itemsize for axis in range(len(room)))
+
+
+def stretches(shape: Shape, room: Shape, itemsize: int) -> list[tuple[int, int]]:
+    """Offset and length in bytes of every stretch without padding, for a tensor of `shape` in memory laid out as
+    `room`, at least as large along each axis."""
+    outer = next((axis for axis in range(len(shape)) if shape[axis + 1 :] == room[axis + 1 :]), 0)
+    steps = steps_of(room, itemsize)
+    length = prod(shape[outer:]) * itemsize
+    offsets = (sum(map(int.__mul__, index, steps)) for index in np.ndindex(*shape[:outer]))
+    return [(offset, length) for offset in offsets]
+
+
+class Holder(Protocol):
+    """Memory that device tensors point into: the slot of a call, or a buffer of state.
+
+    generation: of the tensors that are valid now. in_place: whether graphs may read its tensors where they lie; each
+    address that a graph reads costs an execution context and a CUDA graph.
+    """
+
+    gpu: Gpu
+    generation: int
+    in_place: bool
+
+    def address_of(self, role: str) -> int: ...
+
+    def read(self, tensor: DeviceTensor) -> Array:
+        """The tensor on the host, in memory of its own."""
+        ...
+
+    def outdated(self, role: str) -> EngineError: ...
+
+
+@dataclass(frozen=True)
+class DeviceTensor:
+    """A tensor in GPU memory, `offset` bytes into that of its holder.
+
+    room: its shape with the padding that lies between its numbers.
+    """
+
+    holder: Holder
+    generation: int
+    role: str
+    shape: Shape
+    dtype: np.dtype[Any]
+    room: Shape
+    offset: int = 0
+
+    @property
+    def device(self) -> str:
+        return f"cuda:{self.holder.gpu.index}"
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def compact(self) -> bool:
+        """Whether no padding lies between its numbers."""
+        return self.shape[1:] == self.room[1:]
+
+    @property
+    def address(self) -> int:
+        self.require_valid()
+        return self.holder.address_of(self.role) + self.offset
+
+    def require_valid(self) -> None:
+        if self.holder.generation != self.generation:
+            raise self.holder.outdated(self.role)
+
+    def row(self, index: int) -> DeviceTensor:
+        """Item `index` of the first axis, in the same memory."""
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(f"row {index} of a tensor with {self.shape[0]}")
+        step = steps_of(self.room, self.dtype.itemsize)[0]
+        return self.part(self.shape[1:], self.room[1:], index * step)
+
+    def part(self, shape: Shape, room: Shape, offset: int) -> DeviceTensor:
+        """What lies `offset` bytes behind the beginning."""
+        return DeviceTensor(self.holder, self.generation, self.role, shape, self.dtype, room, self.offset + offset)
+
+    def follows(self, other: DeviceTensor) -> bool:
+        """Whether it begins where `other` ends, in the same memory."""
+        same = self.holder is other.holder and (self.generation, self.role) == (other.generation, other.role)
+        return same and self.compact and other.compact and self.offset == other.offset + other.bytes
+
+    def numpy(self) -> Array:
+        """A copy on the host, which stays as it is; waits until the GPU has computed it."""
+        self.require_valid()
+        return self.holder.read(self)
+
+
+def copy_tensor(gpu: Gpu, address: int, room: Shape, tensor: DeviceTensor) -> None:
+    """Enqueues a copy of `tensor` to memory at `address` that is laid out as `room`."""
+    if tensor.compact and tensor.shape[1:] == room[1:]:
+        gpu.copy(address, tensor.address, tensor.bytes)
+        return
+    step = steps_of(room, tensor.dtype.itemsize)[0]
+    for index in range(tensor.shape[0]):
+        copy_tensor(gpu, address + index * step, room[1:], tensor.row(index))
