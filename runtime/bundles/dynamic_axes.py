@@ -15,6 +15,7 @@ __all__ = [
     "PADDED",
     "STREAMS",
     "largest_sizes",
+    "one_frame",
     "profile_of",
     "run_sizes",
 ]
@@ -51,9 +52,17 @@ def largest_sizes(manifest: Manifest, batch: int) -> dict[str, int]:
     queries = next((given["class_logits"].shape[-2] for given in outputs if "class_logits" in given), None)
     if not isinstance(queries, int):
         raise BundleError(f"bundle {manifest.name!r}: the number of queries is {queries!r}; expected a fixed number")
-    largest = {BATCH: batch, FRAMES: batch, STREAMS: batch, MASKS: queries}
+    return {BATCH: batch, FRAMES: batch, STREAMS: batch, MASKS: queries, **_room_for_clips(manifest)}
+
+
+def one_frame(manifest: Manifest, masks: int) -> dict[str, int]:
+    """The size of each dynamic axis where one frame of one stream, whose memory is full, has so many `masks`."""
+    return {BATCH: 1, FRAMES: 1, STREAMS: 1, MASKS: masks, **_room_for_clips(manifest)}
+
+
+def _room_for_clips(manifest: Manifest) -> dict[str, int]:
     clips = manifest.association.get(CLIPS_SETTING)
-    return largest | ({CLIPS: 1 << (clips - 1).bit_length()} if isinstance(clips, int) else {})
+    return {CLIPS: 1 << (clips - 1).bit_length()} if isinstance(clips, int) else {}
 
 
 def profile_of(manifest: Manifest, name: str, batch: int) -> dict[str, tuple[int, int, int]]:

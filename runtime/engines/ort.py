@@ -7,16 +7,17 @@ that was requested.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, Feed, HostTensor, Tensor
+from visrt.runtime.arrays import Array, Feed, HostTensor, Joined, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.manifest import GraphSpec
 from visrt.runtime.engines.engine import HostEngine
+from visrt.runtime.engines.gpu_copies import GpuCopies
 from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.engines.ort_device import Copies, DeviceBuffer, DeviceMemory, DeviceTensor
 from visrt.runtime.engines.signature import EngineTensor, dtype_name, signature_faults
 from visrt.runtime.errors import EngineError, install_hint, one_line
 
@@ -54,32 +55,7 @@ class CpuEngine(HostEngine):
         del self._session
 
 
-@dataclass(frozen=True)
-class DeviceTensor:
-    """A tensor in device memory: `owner` is the OrtValue whose buffer holds it, `offset` where it starts, in bytes."""
-
-    owner: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    device: str
-    offset: int = 0
-
-    @property
-    def address(self) -> int:
-        return int(self.owner.data_ptr()) + self.offset
-
-    def row(self, index: int) -> DeviceTensor:
-        """Item `index` of the first axis, in the same memory."""
-        step = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        return DeviceTensor(self.owner, self.shape[1:], self.dtype, self.device, self.offset + index * step)
-
-    def numpy(self) -> Array:
-        whole: Array = self.owner.numpy().reshape(-1).view(np.uint8)
-        size = int(np.prod(self.shape)) * self.dtype.itemsize
-        return whole[self.offset : self.offset + size].view(self.dtype).reshape(self.shape)
-
-
-class CudaEngine(HostEngine):
+class CudaEngine:
     """One graph on CUDA through I/O binding: outputs stay on the device until `.numpy()` asks for them."""
 
     provider = "CUDAExecutionProvider"
@@ -89,11 +65,14 @@ class CudaEngine(HostEngine):
         self._graph = graph
         self._device = options.device
         self._session = _open(graph, model, self.provider, options)
+        self._memory = DeviceMemory(self.memory, self._device, self._open_copies)
 
     def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         check_feeds(self._graph, feeds)
         binding = self._session.io_binding()
-        for role, tensor in feeds.items():
+        # A binding holds addresses: what they belong to must live until the run is over.
+        placed = {role: self._placed(feed) for role, feed in feeds.items()}
+        for role, tensor in placed.items():
             self._bind_input(binding, self._graph.inputs[role].name, tensor)
         for spec in self._graph.outputs.values():
             binding.bind_output(spec.name, self.memory, self._device)
@@ -104,14 +83,29 @@ class CudaEngine(HostEngine):
             raise _failed(self._graph, error) from error
         return {role: self._tensor(value) for role, value in zip(self._graph.outputs, values, strict=True)}
 
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceBuffer:
+        return DeviceBuffer(self._memory, shape, np.dtype(dtype))
+
     def close(self) -> None:
+        self._memory.close()
         del self._session
 
-    def _bind_input(self, binding: Any, name: str, tensor: Feed) -> None:
+    def _open_copies(self) -> Copies:
+        return GpuCopies(self._device)
+
+    def _placed(self, feed: Feed) -> Array | DeviceTensor:
+        """On the device what lies there, at least in part; else on the host."""
+        if isinstance(feed, DeviceTensor):
+            return feed
+        if isinstance(feed, Joined) and any(isinstance(row, DeviceTensor) for row in feed.rows):
+            return self._memory.joined(feed)
+        return _host(feed)
+
+    def _bind_input(self, binding: Any, name: str, tensor: Array | DeviceTensor) -> None:
         if isinstance(tensor, DeviceTensor):
             binding.bind_input(name, self.memory, self._device, tensor.dtype.type, list(tensor.shape), tensor.address)
         else:
-            binding.bind_cpu_input(name, _host(tensor))
+            binding.bind_cpu_input(name, tensor)
 
     def _tensor(self, value: Any) -> DeviceTensor:
         dtype = np.dtype(dtype_name(value.data_type()))

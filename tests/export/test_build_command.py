@@ -102,6 +102,19 @@ def test_inspect_shows_costs_and_the_bytes_a_frame_moves(bundle: Path) -> None:
         assert way in shown.output
 
 
+def test_inspect_sums_the_bytes_of_each_graph_and_of_all(bundle: Path) -> None:
+    """Pictures and valid sizes up; mask features stay; everything else down, with 3 masks."""
+    shown = run("inspect", bundle, "--masks", "3").output
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if " host " in line]
+    sums = {(graph, way): int(size.replace(",", "")) for graph, what, way, size in rows if what in ("all", "")}
+    up, down = "host to device", "device to host"
+
+    assert sums["frame", up] == 64 * 96 * 3 + 8
+    assert sums["masks", down] == 3 * 16 * 24 * 4
+    assert sums["sum", up] == sums["frame", up] + sums["masks", up]
+    assert sums["sum", down] == sums["frame", down] + sums["masks", down]
+
+
 def test_inspect_probes_a_bundle_before_it_shows_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = run("inspect", bundle, "--probe")
     assert shown.exit_code == 0

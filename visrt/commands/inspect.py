@@ -177,17 +177,18 @@ def _engine(kept: KeptEngine) -> str:
 
 
 def _moved(manifest: Manifest, masks: int) -> Table:
-    """Bytes a frame moves, tensor by tensor, then the sum of each way. On the CPU nothing moves.
+    """Bytes a frame of one stream moves: tensor by tensor, the sums of each graph, and of all. On the CPU nothing
+    moves.
 
-    A tensor that one graph passes to another stays on the device and is listed once, where it is computed.
+    What stays on the device, state and what one graph passes to another, is listed once, where it is computed.
     """
     from rich.table import Table
 
-    from visrt.runtime.bundles.dynamic_axes import MASKS
+    from visrt.runtime.bundles.dynamic_axes import one_frame
     from visrt.runtime.engines.trt.device_tensor import bytes_of
 
-    sizes = defaultdict(lambda: 1, {MASKS: masks})
-    title = f"bytes a frame moves on a GPU, with {masks} masks kept"
+    sizes = defaultdict(lambda: 1, one_frame(manifest, masks))
+    title = f"bytes a frame of one stream moves on a GPU, with {masks} masks kept"
     table = Table("graph", "tensor", "way", "bytes", title=title, title_justify="left")
     sums: Counter[str] = Counter()
     for name, graph in manifest.graphs.items():
@@ -197,11 +198,15 @@ def _moved(manifest: Manifest, masks: int) -> Table:
             (role, spec, "stays on the device" if role in handed else "device to host")
             for role, spec in graph.outputs.items()
         ]
+        of_graph: Counter[str] = Counter()
         for role, spec, way in moved:
             size = bytes_of(spec, sizes)
             table.add_row(name, role, way, f"{size:,}")
-            sums[way] += size
-    table.add_section()
+            of_graph[way] += size
+        for way, total in of_graph.items():
+            table.add_row(name, "all", way, f"{total:,}")
+        table.add_section()
+        sums += of_graph
     for way, total in sums.items():
         table.add_row("sum", "", way, f"{total:,}")
     return table
