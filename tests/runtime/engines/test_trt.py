@@ -191,7 +191,9 @@ def test_a_bundle_with_an_unknown_dynamic_axis_is_refused_and_nothing_stays_open
     strange = Bundle(bundle.folder, bundle.manifest.model_copy(update={"graphs": graphs}))
 
     with pytest.raises(
-        BundleError, match=r"graph 'masks' has dynamic axes rows; TensorRT engines are built for batch, frames, masks"
+        BundleError,
+        match=r"graph 'masks' has dynamic axes rows; TensorRT engines are built for batch, frames, streams, "
+        r"masks",
     ):
         open_tensorrt(strange, "tensorrt", EngineOptions())
 

@@ -1,0 +1,167 @@
+"""Streams of networks that carry state, on a fake TensorRT: together as each alone, and what crosses to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_gpu import Gpu
+from fake_pycuda import install_cuda
+from fake_sources import FakeSource
+from fake_tensorrt import install_tensorrt
+from stateful_families import NetworkSettings, QueryNetwork, register
+
+from visrt.export.bundle import Export, export_bundle
+from visrt.models.checkpoints.checkpoint import save_checkpoint
+from visrt.runtime.arrays import Feed, Tensor
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.trt.engine import TrtEngine
+from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
+from visrt.runtime.results import FrameResult
+from visrt.runtime.sources.source import Image, VideoFrame
+
+STREAMS = 8
+FRAMES = 4
+TO_HOST = {"class_logits", "boxes", "restarted", "mask_logits", "kept_embeddings"}
+"""Roles that may cross to the host."""
+
+
+def split(folder: Path) -> Path:
+    """An encoder without state, and a decoder with."""
+    torch.manual_seed(3)
+    checkpoint = folder / "model.safetensors"
+    save_checkpoint(QueryNetwork(NetworkSettings()).eval(), checkpoint, ("person", "vehicle", "animal"))
+    return export_bundle(Export(checkpoint, folder / "split", 64, 96, family="split")).folder
+
+
+BUNDLES: dict[str, Callable[[Path], Path]] = {"split": split}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
+
+
+@pytest.fixture(scope="module", params=list(BUNDLES))
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(BUNDLES[request.param](tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    card = Gpu(memory_mb=512)
+    monkeypatch.setenv("VISRT_CACHE", str(tmp_path / "cache"))
+    install_cuda(monkeypatch, card)
+    install_tensorrt(monkeypatch, card, "tensorrt", "10.13.3.9")
+    return card
+
+
+class Noise(FakeSource):
+    def __init__(self, stream: int, frames: int = FRAMES) -> None:
+        super().__init__(frames)
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        for frame in super().__iter__():
+            random = np.random.default_rng(100 * self._stream + frame.index)
+            yield replace(frame, image=random.integers(0, 256, (80, 120, 3), dtype=np.uint8))
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.results: list[FrameResult] = []
+
+    def write(self, result: FrameResult, image: Image) -> None:
+        self.results.append(result)
+
+    def close(self) -> None: ...
+
+
+def tracked(pipeline: Pipeline, sources: list[FakeSource]) -> list[list[FrameResult]]:
+    sinks = [Kept() for _ in sources]
+    outcomes = []
+    jobs = [Job(source, [sink]) for source, sink in zip(sources, sinks, strict=True)]
+    pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))
+    assert [outcome.end for outcome in outcomes] == ["complete"] * len(sources)
+    return [sink.results for sink in sinks]
+
+
+@dataclass
+class Crossing:
+    """Bytes of the tensors that the manifest gives to the host, of every call; and their roles."""
+
+    up: int = 0
+    down: int = 0
+    roles: frozenset[str] = frozenset()
+
+    def count(self, engine: TrtEngine, feeds: Mapping[str, Feed], outputs: Mapping[str, Tensor]) -> None:
+        graph = engine._graph
+        for role, spec in graph.inputs.items():
+            if spec.place != "device":
+                self.up += engine_bytes(engine, role, feeds[role])
+        for role, tensor in outputs.items():
+            if graph.outputs[role].place != "device":
+                self.down += prod(tensor.shape) * tensor.dtype.itemsize
+                self.roles |= {role}
+
+
+def engine_bytes(engine: TrtEngine, role: str, feed: Feed) -> int:
+    """Of an input; integers go up with their padding."""
+    axes = engine._graph.inputs[role].shape
+    padded = [
+        engine._padded(axis, size) if isinstance(axis, str) else size
+        for axis, size in zip(axes, feed.shape, strict=True)
+    ]
+    shape = feed.shape if np.issubdtype(feed.dtype, np.floating) else padded
+    return prod(shape) * feed.dtype.itemsize
+
+
+@pytest.fixture
+def crossing(monkeypatch: pytest.MonkeyPatch) -> Crossing:
+    counted, called = Crossing(), TrtEngine.__call__
+
+    def call(self: TrtEngine, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
+        outputs = called(self, feeds)
+        counted.count(self, feeds, outputs)
+        return outputs
+
+    monkeypatch.setattr(TrtEngine, "__call__", call)
+    return counted
+
+
+def test_eight_streams_are_as_each_alone_and_nothing_but_results_crosses(
+    bundle: Bundle, gpu: Gpu, crossing: Crossing
+) -> None:
+    settings = PipelineSettings(streams=STREAMS, batch=STREAMS)
+    with Pipeline.open(bundle, "tensorrt", settings=settings) as pipeline:
+        before, calls = dict(gpu.counts), gpu.counts["executions"]
+        together = tracked(pipeline, [Noise(stream) for stream in range(STREAMS)])
+        calls = gpu.counts["executions"] - calls
+        up, down = (gpu.counts[name] - before.get(name, 0) for name in ("htod_bytes", "dtoh_bytes"))
+        state = sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in bundle.manifest.states.values())
+
+        assert crossing.roles <= TO_HOST
+        assert down == crossing.down
+        assert up == crossing.up + STREAMS * state
+        assert gpu.counts["pageable"] == 0
+        assert calls < STREAMS * FRAMES * len(bundle.manifest.graphs)
+        for stream in range(STREAMS):
+            assert tracked(pipeline, [Noise(stream)]) == [together[stream]]
+    assert any(result.objects for results in together for result in results)
+    assert (gpu.allocated, len(gpu.pinned), gpu.retained) == (0, 0, 0)
+
+
+def test_streams_that_come_and_go_leave_no_memory_behind(bundle: Bundle, gpu: Gpu) -> None:
+    with Pipeline.open(bundle, "tensorrt", settings=PipelineSettings(streams=2, batch=2)) as pipeline:
+        tracked(pipeline, [Noise(stream, 2) for stream in range(4)])
+        allocated = gpu.allocated
+        tracked(pipeline, [Noise(stream, 2) for stream in range(9)])
+
+        assert gpu.allocated == allocated
