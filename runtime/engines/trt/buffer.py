@@ -79,18 +79,17 @@ def _pieces(size: int) -> Iterator[tuple[int, int]]:
 
 
 class DeviceBuffer:
-    """A tensor that stays in GPU memory; see `arrays.Buffer`. Large ones are read in place if `in_place` allows it."""
+    """A tensor that stays in GPU memory; see `arrays.Buffer`. address: of its memory, also when that was freed."""
 
-    def __init__(
-        self, gpu: Gpu, staging: Staging, shape: Shape, dtype: np.dtype[Any], what: str, in_place: bool
-    ) -> None:
+    def __init__(self, gpu: Gpu, staging: Staging, shape: Shape, dtype: np.dtype[Any], what: str) -> None:
         """Allocates it for `what`; the context must be current."""
         self.gpu, self.generation, self.shape, self.dtype = gpu, 0, shape, dtype
         self.bytes = prod(shape) * dtype.itemsize
-        self.in_place = in_place and self.bytes >= LARGE_BYTES
+        self.in_place = self.bytes >= LARGE_BYTES
         self._staging, self._what = staging, what
         self._memory: DeviceMemory | None = gpu.allocate(self.bytes, what)
-        gpu.clear(self._memory.address, self.bytes)
+        self.address = self._memory.address
+        gpu.clear(self.address, self.bytes)
 
     @property
     def tensor(self) -> DeviceTensor:
@@ -140,7 +139,7 @@ class DeviceBuffer:
     def address_of(self, role: str) -> int:
         if self._memory is None:
             raise EngineError(CLOSED)
-        return self._memory.address
+        return self.address
 
     def read(self, tensor: DeviceTensor) -> Array:
         with self.gpu.current(f"{self._what}, reading"):

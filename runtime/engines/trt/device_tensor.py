@@ -56,8 +56,10 @@ def stretches(shape: Shape, room: Shape, itemsize: int) -> list[tuple[int, int]]
     """Offset and length in bytes of every stretch without padding, for a tensor of `shape` in memory laid out as
     `room`, at least as large along each axis."""
     outer = next((axis for axis in range(len(shape)) if shape[axis + 1 :] == room[axis + 1 :]), 0)
-    steps = steps_of(room, itemsize)
     length = prod(shape[outer:]) * itemsize
+    if outer == 0:
+        return [(0, length)]
+    steps = steps_of(room, itemsize)
     offsets = (sum(map(int.__mul__, index, steps)) for index in np.ndindex(*shape[:outer]))
     return [(offset, length) for offset in offsets]
 

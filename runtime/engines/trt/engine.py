@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,17 +43,17 @@ SLOTS = 2
 EXECUTIONS_MAX = 64
 """Execution contexts an engine keeps; beyond that, the least recently used one is freed."""
 
-IN_PLACE_BUFFERS = 8
-"""Large buffers of state that graphs read where they lie; others are copied, as each takes some of the executions."""
+IN_PLACE_EXECUTIONS = 32
+"""With so many, inputs that no execution knows yet are copied: a copy on the GPU costs less than a new context."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The key of an execution: sizes of the dynamic axes, slot, and where each input lies."""
+    """The key of an execution: sizes of the dynamic axes, slot, and where inputs lie that are read in place."""
 
     sizes: tuple[tuple[str, int], ...]
     slot: int
-    inputs: tuple[tuple[str, int], ...]
+    in_place: tuple[tuple[str, int], ...]
 
 
 class TrtEngine:
@@ -123,11 +123,10 @@ class TrtEngine:
     def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceBuffer:
         """GPU memory for state, kept until it or the engine is closed."""
         self._require_open()
-        self._buffers = {buffer for buffer in self._buffers if buffer.is_open}
+        self._forget_closed()
         what = f"{self._file}, state {list(shape)}"
         with self._context.gpu.current(what):
-            few = sum(buffer.in_place for buffer in self._buffers) < IN_PLACE_BUFFERS
-            buffer = DeviceBuffer(self._context.gpu, self._context.staging, shape, np.dtype(dtype), what, few)
+            buffer = DeviceBuffer(self._context.gpu, self._context.staging, shape, np.dtype(dtype), what)
         self._buffers.add(buffer)
         return buffer
 
@@ -155,31 +154,49 @@ class TrtEngine:
         if not self._open:
             raise EngineError(f"{self._file}: the engine is closed; open the bundle again")
 
+    def _forget_closed(self) -> None:
+        """Frees the executions that read buffers which were closed; closing waited for them."""
+        closed = {buffer for buffer in self._buffers if not buffer.is_open}
+        self._buffers -= closed
+        addresses = {buffer.address for buffer in closed if buffer.in_place}
+        for binding in [known for known in self._executions if addresses & {at for _, at in known.in_place}]:
+            self._executions.pop(binding).close()
+
     def _call(self, feeds: Mapping[str, Feed], sizes: Sizes, padded: Sizes) -> dict[str, DeviceTensor]:
         """Enqueues the whole call in the slot of the call before the last."""
         index, self._turn = self._turn, (self._turn + 1) % SLOTS
         slot = self._slots[index]
         slot.take()
-        inputs = {role: self._placed(slot, role, feed, padded) for role, feed in feeds.items()}
-        self._start(Binding(tuple(padded.items()), index, tuple(inputs.items())))
+        binding = self._binding(index, feeds, padded)
+        for role in feeds.keys() - dict(binding.in_place).keys():
+            slot.place(role, feeds[role], padded)
+        self._start(binding)
         outputs = slot.outputs(sizes, padded)
         if not self._kept:
             return outputs
         self._kept.rotate()
         return self._kept[0].keep(outputs)
 
-    def _placed(self, slot: BufferSlot, role: str, feed: Feed, padded: Sizes) -> int:
-        """The address where the graph reads an input: in place if it lies on the device as TensorRT needs it."""
+    def _binding(self, slot: int, feeds: Mapping[str, Feed], padded: Sizes) -> Binding:
+        """Reads in place what can be, unless that takes one execution too many."""
+        places = ((role, self._place(role, feed, padded)) for role, feed in feeds.items())
+        in_place = tuple((role, address) for role, address in places if address is not None)
+        binding = Binding(tuple(padded.items()), slot, in_place)
+        if binding in self._executions or len(self._executions) < IN_PLACE_EXECUTIONS:
+            return binding
+        return replace(binding, in_place=())
+
+    def _place(self, role: str, feed: Feed, padded: Sizes) -> int | None:
+        """The address of an input if it lies on the device as TensorRT needs it, and may be read there."""
         tensors = feed.rows if isinstance(feed, Joined) else (feed,)
         for tensor in tensors:
             if isinstance(tensor, DeviceTensor) and tensor.holder.gpu is not self._context.gpu:
                 raise EngineError(f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()")
         whole = _in_one_piece(tensors)
-        if whole is not None and whole.bytes == bytes_of(self._graph.inputs[role], padded):
-            address = whole.address
-            if whole.holder.in_place and address % ALIGNMENT == 0:
-                return address
-        return slot.place(role, feed, padded)
+        if whole is None or not whole.holder.in_place or whole.bytes != bytes_of(self._graph.inputs[role], padded):
+            return None
+        address = whole.address
+        return address if address % ALIGNMENT == 0 else None
 
     def _start(self, binding: Binding) -> None:
         """Starts the execution of `binding`; if that fails, frees all contexts and tries once more in a new one."""
@@ -225,12 +242,12 @@ class TrtEngine:
         if len(self._executions) >= EXECUTIONS_MAX:
             self._context.gpu.settle()
             self._executions.popitem(last=False)[1].close()
-        sizes, inputs, slot = dict(binding.sizes), dict(binding.inputs), self._slots[binding.slot]
-        specs = self._graph.inputs
+        sizes, slot, specs = dict(binding.sizes), self._slots[binding.slot], self._graph.inputs
         dynamic = [spec for spec in specs.values() if not all(isinstance(axis, int) for axis in spec.shape)]
         shapes = {spec.name: shape_of(spec, sizes) for spec in dynamic}
-        addresses = {specs[role].name: address for role, address in inputs.items()}
-        addresses |= {spec.name: slot.ports[role].address for role, spec in self._graph.outputs.items()}
+        tensors, in_place = {**specs, **self._graph.outputs}, dict(binding.in_place)
+        ports = {role: slot.ports[role].address for role in tensors.keys() - in_place.keys()}
+        addresses = {spec.name: (in_place | ports)[role] for role, spec in tensors.items()}
         shared = self._context
         execution = Execution(self._plan.context(), shared.gpu.handle, shared.workspace, shapes, addresses)
         self._executions[binding] = execution

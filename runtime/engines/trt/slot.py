@@ -115,8 +115,8 @@ class BufferSlot:
         self.generation += 1
         self._done.synchronize()
 
-    def place(self, role: str, feed: Feed, sizes: Sizes) -> int:
-        """Enqueues what brings `feed` into the slot's own buffer of an input, at `sizes`; returns its address."""
+    def place(self, role: str, feed: Feed, sizes: Sizes) -> None:
+        """Enqueues what brings `feed` into the slot's own buffer of an input, at `sizes`."""
         port, room = self.ports[role], shape_of(self._graph.inputs[role], sizes)
         rows, lead = (feed.rows, feed.lead) if isinstance(feed, Joined) else ((feed,), ())
         steps = steps_of(room, feed.dtype.itemsize)
@@ -126,7 +126,6 @@ class BufferSlot:
                 copy_tensor(self.gpu, port.address + offset, room[len(lead) :], row)
             else:
                 self._upload(port, offset, room[len(lead) :], row if isinstance(row, np.ndarray) else row.numpy())
-        return port.address
 
     def _upload(self, port: Port, offset: int, room: Shape, array: Array) -> None:
         """Enqueues the upload of an array to where `room` lies. Padding of integers is zeros: they may be indices."""
