@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,49 @@ def test_buffers_go_with_their_engine_in_device_memory() -> None:
 def test_values_that_do_not_fit_are_refused_in_device_memory(given: Array) -> None:
     with pytest.raises(EngineError, match=r"given float\d\d \[4, 6\d\], expected float32 \[4, 64\]"):
         engine(BoundInHostMemory, "decoder").buffer(STATE, FLOAT).write(given)
+
+
+def test_copies_on_the_gpu_are_told_to_the_driver_in_its_own_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With cuda-bindings' own struct and names; what the driver would do is done here, in host memory."""
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    context: list[str] = []
+    done = (driver.CUresult.CUDA_SUCCESS,)
+
+    def pushed(ctx: str) -> tuple[Any, ...]:
+        context.append(ctx)
+        return done
+
+    def copied(copy: Any) -> tuple[Any, ...]:
+        assert context == ["primary of 0"]
+        assert copy.srcMemoryType == copy.dstMemoryType == driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        (target, pitch), (source, source_pitch) = (copy.dstDevice, copy.dstPitch), (copy.srcDevice, copy.srcPitch)
+        one = RowsCopy(int(target), pitch, int(source), source_pitch, copy.WidthInBytes, copy.Height)
+        HostCopies().run([one])
+        return done
+
+    fakes = {
+        "cuInit": lambda flags: done,
+        "cuDevicePrimaryCtxRetain": lambda dev: (*done, f"primary of {dev}"),
+        "cuDevicePrimaryCtxRelease": lambda dev: done,
+        "cuCtxPushCurrent": pushed,
+        "cuCtxPopCurrent": lambda: (*done, context.pop()),
+        "cuMemcpy2DUnaligned": copied,
+        "cuStreamSynchronize": lambda stream: done,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(driver, name, fake)
+    monkeypatch.setattr(BoundInHostMemory, "_open_copies", CudaEngine._open_copies)
+    ring, one = (engine(BoundInHostMemory, "memory").buffer(shape, FLOAT) for shape in ((QUERIES, 4, 64), STATE))
+    one.write(values(0, *STATE))
+    ring.write_entries(2, one.tensor)
+
+    np.testing.assert_array_equal(ring.numpy()[:, 2], values(0, *STATE))
+    assert not ring.numpy()[:, [0, 1, 3]].any()
+    assert not context
+    monkeypatch.setattr(driver, "cuMemcpy2DUnaligned", lambda copy: (driver.CUresult.CUDA_ERROR_INVALID_VALUE,))
+    with pytest.raises(EngineError, match=r"GPU 0: cuMemcpy2DUnaligned failed \(CUDA_ERROR_INVALID_VALUE\)"):
+        one.write(one.tensor)
+    assert not context
 
 
 def test_state_on_cuda_without_cuda_bindings_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """The fakes have the names and parameters of the real libraries, as far as these can be imported or were recorded.
 
 TensorRT-RTX's bindings import without a GPU, and their docstrings tell every signature. cuda-bindings does too.
-pycuda needs a driver; its signatures were read from pycuda 2026.1, compiled, and are kept here as a table.
+pycuda needs a driver; its signatures were read from pycuda 2026.1, compiled (of the copy in two dimensions and the fill
+with a byte, from its source), and are kept here as a table.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ PYCUDA: dict[str, tuple[str, ...]] = {
     "memcpy_htod_async": ("dest", "src", "stream"),
     "memcpy_dtoh_async": ("dest", "src", "stream"),
     "memcpy_dtod_async": ("dest", "src", "size", "stream"),
+    "memset_d8_async": ("dest", "data", "size", "stream"),
+    "Memcpy2D": (),
+    "Memcpy2D.set_src_device": ("arg1",),
+    "Memcpy2D.set_dst_device": ("arg1",),
+    "Memcpy2D.__call__": ("arg1",),
 }
 """Parameters beside self; pycuda calls "arg1" what has no name and can be given by place only."""
 
