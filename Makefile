@@ -59,8 +59,10 @@ memory: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/python -m visrt.benchmarks.speed.memory --bundle $(BUNDLE) --clip $(CLIP) --frames 5000
 
 # On a machine with an NVIDIA GPU: builds, verifies and times every engine there is; in an environment with them installed.
+# `make gpu-check CHECK="--random all"` makes and checks networks of every family.
+CHECK := --bundle $(BUNDLE) $(BUNDLE)-fp16 $(BUNDLE)-int8
 gpu-check:
-	$(PYTHON) -m visrt.benchmarks.gpu_check --bundle $(BUNDLE) $(BUNDLE)-fp16 $(BUNDLE)-int8 --clip $(CLIP)
+	$(PYTHON) -m visrt.benchmarks.gpu_check $(CHECK) --clip $(CLIP)
 
 # The runtime alone: onnxruntime, no torch.
 $(RUNTIME)/ready: setup.py pyproject.toml

@@ -39,6 +39,7 @@ REGISTRIES = (
     "training/run_settings.py",
     "training/published_recipes.py",
     "benchmarks/accuracy/published.py",
+    "benchmarks/gpu_check/networks.py",
     "models/checkpoints/conversion.py",
 )
 """Each maps the names of families to what does the work."""

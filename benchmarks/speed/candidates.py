@@ -27,6 +27,7 @@ STAGE_NAMES = {
     "frame_engine": "frame engine",
     "copy_out": "copy out",
     "clip_engine": "clip engine",
+    "decoder_engine": "decoder engine",
     "head_engine": "head engine",
     "head_lite_engine": "lite head engine",
     "association": "association",
@@ -37,7 +38,7 @@ STAGE_NAMES = {
 }
 """By stage, its name in tables and plots, in the order in which a frame passes them."""
 
-ENGINES = ("copy_in", "frame_engine", "copy_out", "clip_engine", "head_engine", "head_lite_engine", "mask_engine")
+ENGINES = ("copy_in", "copy_out", *(stage for stage in STAGE_NAMES if stage.endswith("_engine")))
 """The stages of the engines alone."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,16 @@ from visrt.runtime.sinks.outcome import SourceOutcome
 from visrt.runtime.sources.source import Source, SourceInfo, SourceReport, VideoFrame
 from visrt.runtime.sources.video import open_source
 
-__all__ = ["LiveFigures", "StampedSource", "StreamFigures", "live_streams", "streams_at_once"]
+__all__ = [
+    "LiveFigures",
+    "StampedSource",
+    "StreamFigures",
+    "StreamRun",
+    "figures_of_runs",
+    "live_streams",
+    "run_streams",
+    "streams_at_once",
+]
 
 
 @dataclass
@@ -61,7 +70,8 @@ class StampedSource:
 class StreamFigures:
     """Of `streams` streams of `frames` frames each. fps: of all together. slowest_fps, fastest_fps: of one stream, in
     the median round. cores: CPU time over wall time. latency: from the decoded frame to its result, waiting included.
-    lost: frames of the files that gave no result.
+    lost: frames of the files that gave no result. stages: mean milliseconds a frame by stage, in the median round;
+    decoding and resizing run at the same time as the engines.
     """
 
     streams: int
@@ -73,6 +83,7 @@ class StreamFigures:
     cpu_ms: float
     latency: Percentiles
     lost: int
+    stages: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,9 @@ class LiveFigures:
 
 
 @dataclass(frozen=True)
-class _Run:
+class StreamRun:
+    """One round of one number of streams: their outcomes, the latency of every frame, wall and CPU seconds."""
+
     outcomes: Sequence[SourceOutcome]
     latencies_s: Sequence[float]
     wall_s: float
@@ -118,16 +131,16 @@ def streams_at_once(
     say: Callable[[str], None] = lambda line: None,
 ) -> list[StreamFigures]:
     """`frames` frames of each stream, for each number of streams in turn, `rounds` times after one that warms up."""
-    runs: dict[int, list[_Run]] = {count: [] for count in counts}
+    runs: dict[int, list[StreamRun]] = {count: [] for count in counts}
     with ExitStack() as opened:
         pipelines = {count: opened.enter_context(_pipeline(bundle, engine, threads, count)) for count in counts}
         for number in range(rounds + 1):
             for count, pipeline in pipelines.items():
                 say(f"{count} streams, round {number} of {rounds}")
-                run = _run(pipeline, clip, count, frames if number else 2)
+                run = run_streams(pipeline, clip, count, frames if number else 2)
                 if number:
                     runs[count].append(run)
-    return [_figures(count, frames, runs[count]) for count in counts]
+    return [figures_of_runs(count, frames, runs[count]) for count in counts]
 
 
 def live_streams(
@@ -137,7 +150,7 @@ def live_streams(
     found = []
     for count in counts:
         with _pipeline(bundle, engine, threads, count) as pipeline:
-            _run(pipeline, clip, 1, 2)
+            run_streams(pipeline, clip, 1, 2)
             outcomes: list[SourceOutcome] = []
             sources = [StampedSource(_Part(open_source(clip), frames), fps) for _ in range(count)]
             jobs = [Job(source, progress=source.record) for source in sources]
@@ -178,17 +191,19 @@ class _Part:
         self.source.close()
 
 
-def _run(pipeline: Pipeline, clip: Path, count: int, frames: int) -> _Run:
+def run_streams(pipeline: Pipeline, clip: Path, count: int, frames: int) -> StreamRun:
+    """`clip` as so many streams of `frames` frames each, all at the same time."""
     sources = [StampedSource(open_source(clip)) for _ in range(count)]
     outcomes: list[SourceOutcome] = []
     start, cpu = perf_counter(), process_time()
     jobs = [Job(source, limit=frames, progress=source.record) for source in sources]
     pipeline.track(jobs, lambda job, outcome: outcomes.append(outcome))
     wall_s, cpu_s = perf_counter() - start, process_time() - cpu
-    return _Run(outcomes, [seconds for source in sources for seconds in source.seconds], wall_s, cpu_s)
+    return StreamRun(outcomes, [seconds for source in sources for seconds in source.seconds], wall_s, cpu_s)
 
 
-def _figures(count: int, frames: int, runs: Sequence[_Run]) -> StreamFigures:
+def figures_of_runs(count: int, frames: int, runs: Sequence[StreamRun]) -> StreamFigures:
+    """The figures of one or several rounds."""
     middle = sorted(runs, key=lambda run: run.fps)[len(runs) // 2]
     each = [outcome.fps for outcome in middle.outcomes]
     return StreamFigures(
@@ -201,4 +216,14 @@ def _figures(count: int, frames: int, runs: Sequence[_Run]) -> StreamFigures:
         cpu_ms=1e3 * middle.cpu_s / max(middle.processed, 1),
         latency=percentiles([seconds for run in runs for seconds in run.latencies_s]),
         lost=count * frames - middle.processed,
+        stages=_stages(middle.outcomes),
     )
+
+
+def _stages(outcomes: Sequence[SourceOutcome]) -> dict[str, float]:
+    """Mean milliseconds a frame of all streams."""
+    frames = max(sum(outcome.processed for outcome in outcomes), 1)
+    names = dict.fromkeys(stage for outcome in outcomes for stage in outcome.ms)
+    return {
+        stage: sum(outcome.ms.get(stage, 0.0) * outcome.processed for outcome in outcomes) / frames for stage in names
+    }

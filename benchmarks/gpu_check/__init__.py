@@ -1,0 +1,1 @@
+"""`make gpu-check`: builds, verifies and times bundles of every family on every engine of a GPU, part by part."""
