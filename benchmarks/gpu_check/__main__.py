@@ -115,7 +115,7 @@ def _subjects(given: Namespace) -> list[Subject]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; the report goes to stdout and to two files."""
     given = _arguments(arguments)
-    settings = CheckSettings(tuple(given.batch), tuple(given.streams), given.frames, given.rounds)
+    settings = CheckSettings(_each_once(given.batch), _each_once(given.streams), given.frames, given.rounds)
     if not given.clip.is_file():
         raise UsageError(f"--clip {given.clip}: no such file; expected a video")
     absences = engines_here(given.engine)
@@ -138,6 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _report(parts, record, given.out)
     print(f"written to {given.out / RECORD} and {given.out / PAGE}")
     return exit_code(parts, record)
+
+
+def _each_once(numbers: Sequence[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(numbers))
 
 
 def _report(parts: Sequence[Part], record: Record, folder: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import BinaryIO
 
 from visrt.benchmarks.gpu_check.parts import Part
 from visrt.benchmarks.gpu_check.record import Done
 from visrt.runtime.json_file import read_json_object
+from visrt.runtime.sinks.output import cannot_write
 
 __all__ = ["MEASURE", "in_process"]
 
@@ -25,28 +28,16 @@ LINE = 300
 def in_process(part: Part, key: str, folder: Path, limit_s: float, command: Sequence[str] = MEASURE) -> Done:
     """The end of `part`, whatever happens. What it prints goes to a log in `folder`, its engines to a cache there:
     engines that users keep would hide how long a build takes."""
-    log = folder / LOGS / f"{part.id.replace('/', '-').replace(' ', '-')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = folder / LOGS / (re.sub(r"[^\w.-]+", "-", part.id) + ".log")
     out = log.with_suffix(".json")
-    out.unlink(missing_ok=True)
-    environment = {**os.environ, "VISRT_CACHE": str((folder / ENGINES).absolute())}
     start = perf_counter()
-    with log.open("wb") as printed:
-        process = subprocess.Popen(
-            [*command, part.to_json(), str(out)],
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=printed,
-            env=environment,
-        )
-        try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)
+        with log.open("wb") as printed:
+            code = _exit_code([*command, part.to_json(), str(out)], printed, folder / ENGINES, limit_s)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
     seconds = perf_counter() - start
     if code is None:
         reason = f"took longer than {limit_s:g} s and was stopped; allow more with --limit-s; see {log}"
@@ -54,6 +45,20 @@ def in_process(part: Part, key: str, folder: Path, limit_s: float, command: Sequ
     if code or not out.is_file():
         return Done(part.id, key, "failed", f"{_ended(code)}: {_last_line(log)}; see {log}", seconds)
     return _measured(part, key, out, seconds)
+
+
+def _exit_code(command: Sequence[str], printed: BinaryIO, cache: Path, limit_s: float) -> int | None:
+    """Of the process, None if it took too long. It does not outlive this function."""
+    environment = {**os.environ, "VISRT_CACHE": str(cache.absolute())}
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, env=environment
+    ) as process:
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            process.kill()
 
 
 def _measured(part: Part, key: str, out: Path, seconds: float) -> Done:
