@@ -69,7 +69,7 @@ def assert_together_as_alone(
         calls.submit([(trackers[at], batch) for at, batch in zip(ready, batches, strict=True)])
         [outputs] = calls.finish(keep_in_flight=0)
         for at, found in zip(ready, update_together(outputs, watch), strict=True):
-            assert not isinstance(found, VisrtError), found
+            assert not isinstance(found, VisrtError), str(found)
             together[at] += found
     for at in range(STREAMS):
         with Session.open(bundle, threads=1, association=association) as session:
