@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from visrt.models.checkpoints.published import DATASET_CLASSES, ctvis, published
+from visrt.models.checkpoints.published import DATASET_CLASSES, ctvis, eomt, published, videomt
 from visrt.models.inspro import INSPRO_VID_R101, InsProSettings
 from visrt.models.mask2former import NetworkSettings
 from visrt.models.swin import SwinSettings
@@ -29,7 +29,9 @@ from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.losses.inspro import InsProLossSettings
 from visrt.training.losses.mask2former import LossSettings
 from visrt.training.run_settings import RunSettings
-from visrt.training.settings import DataSettings, OptimSettings, TrainSettings
+from visrt.training.settings import DataSettings, LayerRates, OptimSettings, TrainSettings
+from visrt.training.vit.eomt_settings import EomtTrainSettings
+from visrt.training.vit.videomt_settings import VideoMtTrainSettings
 
 __all__ = ["RECIPES", "Recipe", "Start", "recipe_named", "recipe_settings", "usual_settings"]
 
@@ -443,6 +445,99 @@ def _inspro_vid(places: Places, init: str) -> InsProTrainSettings:
     )
 
 
+# EoMT, and VidEoMT from it
+
+VITS = {"s": "ViT-S", "b": "ViT-B", "l": "ViT-L", "l-dinov3": "ViT-L, DINOv3"}
+VIT_NETWORKS = {"s": "vit_s", "b": "vit_b", "l": "vit_l", "l-dinov3": "vit_l_dinov3"}
+VIT_STARTS = {
+    **{
+        size: Start(
+            f"dinov2_vit{size}14_reg4_pretrain.pth",
+            f"ViT-{size.upper()} of DINOv2 with registers",
+            "releases of DINOv2; timm's files and folders of transformers are read as well",
+        )
+        for size in ("s", "b", "l")
+    },
+    "l-dinov3": Start(
+        "dinov3-vitl16-pretrain-lvd1689m", "ViT-L of DINOv3", "Hugging Face, facebook, under Meta's own licence"
+    ),
+}
+EOMT_STEPS = 88_692
+"""12 epochs of COCO."""
+EOMT_SIDES = {640: ("s", "b", "l", "l-dinov3"), 1280: ("l", "l-dinov3")}
+DINOV2_RATES: dict[str, Any] = {"lr": 1e-4, "warmup_steps": 500, "layers": LayerRates(decay=0.8, warmup_steps=1_000)}
+DINOV3_RATES: dict[str, Any] = {
+    "lr": 2e-4, "warmup_steps": 2_000, "layers": LayerRates(decay=0.8, whole_blocks=4, warmup_steps=3_000)
+}  # fmt: skip
+BLACK = (0, 0, 0)
+VIDEOMT_LARGE_STEPS = {"l": 60_000, "l-dinov3": 160_000}
+VIDEOMT_STEPS = {"s": 40_000, "b": 40_000, **VIDEOMT_LARGE_STEPS}
+"""On YouTube-VIS 2019; on the other sets all take as many as DINOv3."""
+VIDEOMT_SETS = ("ytvis19", "ytvis21", "ytvis22", "ovis")
+VIDEOMT_VIEW = ShortSideView(
+    "short_side",
+    CTVIS_VIEW.short_sides_px,
+    longest_px=768,
+    crop=CROP,
+    pseudo_crop=CropSettings(slides=True),
+    rotation_deg=15.0,
+)
+"""The release crops each frame of a pseudo-video by itself; here the window slides."""
+ONLINE_RATES: dict[str, Any] = {
+    "lr": 1e-4, "clip_norm": 0.0, "warmup_steps": 500, "layers": LayerRates(decay=0.6, warmup_steps=1_000)
+}  # fmt: skip
+
+
+def _vit_optim(steps: int, batch: int, rates: Mapping[str, Any]) -> OptimSettings:
+    return replace(_optim(steps, (), batch), schedule="polynomial", **rates)
+
+
+def _eomt(size: str, side_px: int, places: Places, init: str) -> EomtTrainSettings:
+    clips = _clips(_classes("coco"), 1, None, JitterView("jitter", side_px, pad_rgb=BLACK))
+    network = eomt(VIT_NETWORKS[size], 80)
+    if network.positions == "table":
+        network = replace(network, table_side=side_px // network.patch)
+    return EomtTrainSettings(
+        family="eomt",
+        network=network,
+        data=_data((_source(places, "coco"),), clips),
+        optim=_vit_optim(EOMT_STEPS, 16, DINOV3_RATES if size == "l-dinov3" else DINOV2_RATES),
+        init=init,
+    )
+
+
+def _videomt_parts(video_set: str, frames: int, places: Places) -> DataSettings:
+    """Consecutive frames; videos and pseudo-videos of COCO one to one."""
+    clips = _clips(_classes(video_set), frames, frames // 2, VIDEOMT_VIEW)
+    return _data(_joint(places, video_set, 1.0), clips)
+
+
+def _videomt_steps(size: str, video_set: str) -> int:
+    return VIDEOMT_STEPS[size] if video_set == "ytvis19" else VIDEOMT_STEPS["l-dinov3"]
+
+
+def _segmenter(size: str, video_set: str, places: Places, init: str) -> EomtTrainSettings:
+    """Ours: EoMT's masks, losses and clipping on single frames, with the data, steps and rates of the online stage.
+
+    A step has as many frames as one of the online stage.
+    """
+    data = _videomt_parts(video_set, 1, places)
+    optim = _vit_optim(_videomt_steps(size, video_set), 40, {**ONLINE_RATES, "clip_norm": 0.01})
+    network = eomt(VIT_NETWORKS[size], len(data.clips.classes))
+    return EomtTrainSettings(family="eomt", network=network, data=data, optim=optim, init=init)
+
+
+def _videomt(size: str, video_set: str, places: Places, init: str) -> VideoMtTrainSettings:
+    data = _videomt_parts(video_set, 5, places)
+    return VideoMtTrainSettings(
+        family="videomt",
+        network=videomt(VIT_NETWORKS[size], len(data.clips.classes)),
+        data=data,
+        optim=_vit_optim(_videomt_steps(size, video_set), 8, ONLINE_RATES),
+        init=init,
+    )
+
+
 # Ablations: what the papers' tables change of a training
 
 
@@ -595,6 +690,8 @@ def _named() -> Iterator[tuple[str, Recipe]]:
                 variants = GENVIS_VARIANTS if clip_frames == 1 else {}
                 yield from _with_variants(f"genvis-{mode}-{backbone}-{video_set}", recipe, variants)
     yield from _named_inspro()
+    yield from _named_eomt()
+    yield from _named_videomt()
 
 
 def _named_inspro() -> Iterator[tuple[str, Recipe]]:
@@ -662,6 +759,56 @@ def _named_inspro() -> Iterator[tuple[str, Recipe]]:
             _inspro_vid,
         ),
     )
+
+
+def _named_eomt() -> Iterator[tuple[str, Recipe]]:
+    for side_px, sizes in EOMT_SIDES.items():
+        for size in sizes:
+            ours = " (published as panoptic, twice as long)" if size in ("s", "b") else ""
+            yield (
+                f"eomt-{size}-coco" + ("" if side_px == 640 else f"-{side_px}"),
+                Recipe(
+                    f"EoMT, {VITS[size]}, COCO instances at {side_px} pixels{ours}",
+                    "EoMT, model zoo",
+                    VIT_STARTS[size],
+                    ("coco",),
+                    partial(_eomt, size, side_px),
+                ),
+            )
+
+
+def _named_videomt() -> Iterator[tuple[str, Recipe]]:
+    for size, network in VITS.items():
+        for video_set in VIDEOMT_SETS:
+            title = OFFICIAL_SETS[video_set].title
+            segmenter = f"videomt-segmenter-{size}-{video_set}"
+            yield (
+                segmenter,
+                Recipe(
+                    f"EoMT, {network}, frames of {title} and COCO: where VidEoMT begins (ours)",
+                    "",
+                    VIT_STARTS[size],
+                    (video_set, "coco"),
+                    partial(_segmenter, size, video_set),
+                ),
+            )
+            published_for = ("ytvis19", "ytvis21", "ytvis22") if size == "l-dinov3" else ("ytvis19",)
+            known = size == "l" or video_set in published_for
+            yield (
+                f"videomt-{size}-{video_set}",
+                Recipe(
+                    f"VidEoMT, {network}, {title}"
+                    + ("" if known else " (not published; the steps are those of ViT-L)"),
+                    "VidEoMT, tables of results" if known else "",
+                    Start(
+                        f"{segmenter}.safetensors",
+                        f"a segmenter, EoMT with {network} trained on {title}",
+                        f"model.safetensors of a run of recipe {segmenter}; the release's dinov2_segmenter works too",
+                    ),
+                    (video_set, "coco"),
+                    partial(_videomt, size, video_set),
+                ),
+            )
 
 
 def _with_variants(name: str, recipe: Recipe, variants: Mapping[str, Variant]) -> Iterator[tuple[str, Recipe]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from visrt.cli import app
 from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.checkpoints.published import DATASET_CLASSES, published
+from visrt.models.eomt import Eomt, EomtSettings
 from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, InsPro, InsProSettings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.swin import SwinSettings
@@ -29,10 +30,13 @@ from visrt.training.inspro_settings import InsProTrainSettings
 from visrt.training.loop import learner_of, train
 from visrt.training.published_recipes import RECIPES, coco_map, recipe_named, recipe_settings, usual_settings
 from visrt.training.run_settings import RunSettings, run_settings_from_file
-from visrt.training.settings import TrainSettings
+from visrt.training.settings import LayerRates, TrainSettings
+from visrt.training.vit.eomt_settings import EomtTrainSettings
+from visrt.training.vit.videomt_settings import VideoMtTrainSettings
 
 BASES = [name for name, recipe in RECIPES.items() if recipe.variant_of is None]
 ROOT = Path("datasets")
+VITS = ("eomt", "videomt")
 
 STEPS = {
     # steps, decay at, clips a step, frames a clip, learning rate
@@ -63,6 +67,14 @@ STEPS = {
     "inspro-joint-*": (32_000, (24_000, 28_000), 8, 3, 2.5e-5),
     "inspro-r50-*": (32_000, (24_000, 28_000), 8, 3, 2.5e-5),
     "inspro-vid-r101-imagenet": (32_000, (24_000, 28_000), 8, 3, 2.5e-5),
+    "eomt-l-dinov3-*": (88_692, (), 16, 1, 2e-4),
+    "eomt-*": (88_692, (), 16, 1, 1e-4),
+    "videomt-segmenter-[sb]-ytvis19": (40_000, (), 40, 1, 1e-4),
+    "videomt-segmenter-l-ytvis19": (60_000, (), 40, 1, 1e-4),
+    "videomt-segmenter-*": (160_000, (), 40, 1, 1e-4),
+    "videomt-[sb]-ytvis19": (40_000, (), 8, 5, 1e-4),
+    "videomt-l-ytvis19": (60_000, (), 8, 5, 1e-4),
+    "videomt-*": (160_000, (), 8, 5, 1e-4),
 }
 
 
@@ -84,7 +96,7 @@ def test_a_recipe_has_the_published_steps_batch_and_frames(name: str) -> None:
     assert len(settings.data.clips.classes) == settings.network.classes
 
 
-@pytest.mark.parametrize("name", [name for name in BASES if not name.startswith("inspro")])
+@pytest.mark.parametrize("name", [name for name in BASES if not name.startswith(("inspro", *VITS))])
 def test_the_mask2former_families_share_their_optimiser_and_losses(name: str) -> None:
     settings = usual_settings(name, ROOT)
     assert isinstance(settings, TrainSettings)
@@ -110,6 +122,42 @@ def test_inspro_has_its_own_optimiser_and_losses(name: str) -> None:
     assert settings.network.bank_frames == 18
 
 
+@pytest.mark.parametrize("name", [name for name in BASES if name.startswith(VITS)])
+def test_plain_transformers_have_their_own_rates_and_mask2former_s_losses(name: str) -> None:
+    settings = usual_settings(name, ROOT)
+    assert isinstance(settings, EomtTrainSettings | VideoMtTrainSettings)
+    optim, loss = settings.optim, settings.loss
+
+    assert (optim.schedule, optim.weight_decay, optim.mixed_precision) == ("polynomial", 0.05, "fp16")
+    assert optim.clip_norm == (0.0 if isinstance(settings, VideoMtTrainSettings) else 0.01)
+    rates = (LayerRates(0.6, 0, 1000), 500)
+    if name.startswith("eomt"):
+        rates = (LayerRates(0.8, 4, 3000), 2000) if "dinov3" in name else (LayerRates(0.8, 0, 1000), 500)
+    assert (optim.layers, optim.warmup_steps) == rates
+    assert (loss.class_weight, loss.mask_weight, loss.dice_weight, loss.no_object_weight) == (2.0, 5.0, 5.0, 0.1)
+    assert (loss.points, loss.oversample, loss.importance, loss.match.points) == (12544, 3.0, 0.75, 12544)
+    assert (loss.match.class_cost, loss.match.mask_cost, loss.match.dice_cost) == (2.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [("s", (384, 12, 6, 3)), ("b", (768, 12, 12, 3)), ("l", (1024, 24, 16, 4)), ("l-dinov3", (1024, 24, 16, 4))],
+)
+def test_transformers_are_the_published_ones(size: str, sizes: tuple[int, ...]) -> None:
+    names = ("videomt-{}-ovis", "videomt-segmenter-{}-ytvis21", "eomt-{}-coco")
+    networks = [usual_settings(name.format(size), ROOT).network for name in names]
+
+    for network in networks:
+        assert isinstance(network, EomtSettings)
+        assert (network.dim, network.blocks, network.heads, network.query_blocks) == sizes
+        assert (network.queries, network.patch, network.registers) == (200, 16, 4)
+        assert (network.positions, network.table_side) == (("rotary", 0) if "dinov3" in size else ("table", 40))
+    assert [network.classes for network in networks] == [25, 40, 80]
+    large = usual_settings("eomt-l-coco-1280", ROOT).network
+    assert isinstance(large, EomtSettings)
+    assert large.table_side == 80
+
+
 def test_networks_are_the_published_ones() -> None:
     r50 = usual_settings("minvis-r50-ytvis19", ROOT).network
     swin = usual_settings("minvis-swinl-ovis", ROOT).network
@@ -133,7 +181,7 @@ def test_networks_are_the_published_ones() -> None:
     [
         ("ctvis-r50-ytvis21", 20), ("ctvis-r50-ovis", 15), ("ctvis-swinl-ytvis19", 16), ("ctvis-swinl-ovis", 10),
         ("vita-r50-ytvis19", 20), ("vita-swinl-ovis", 8), ("genvis-online-r50-ovis", 6),
-        ("genvis-semi-swinl-ytvis19", 12),
+        ("genvis-semi-swinl-ytvis19", 12), ("videomt-b-ytvis22", 2),
     ],
 )  # fmt: skip
 def test_frames_of_a_clip_lie_within_the_published_range(name: str, range_frames: int) -> None:
@@ -146,6 +194,7 @@ def test_frames_of_a_clip_lie_within_the_published_range(name: str, range_frames
         ("ctvis-r50-ytvis19", 1.5), ("ctvis-r50-ytvis21", 0.8), ("ctvis-swinl-ytvis22", 0.8), ("ctvis-r50-ovis", 0.75),
         ("vita-r50-ytvis21", 0.8),
         ("genvis-online-r50-ytvis19", 0.75), ("genvis-semi-r50-ytvis21", 0.75), ("genvis-online-swinl-ovis", 0.25),
+        ("videomt-l-ytvis21", 1.0), ("videomt-segmenter-s-ovis", 1.0),
     ],
 )  # fmt: skip
 def test_videos_and_coco_photos_are_mixed_in_the_published_ratio(name: str, ratio: float) -> None:
@@ -154,7 +203,19 @@ def test_videos_and_coco_photos_are_mixed_in_the_published_ratio(name: str, rati
     assert videos.base_weight / photos.base_weight == ratio
 
 
+VIDEOMT_VIEW = ShortSideView(
+    "short_side",
+    (320, 352, 392, 416, 448, 480, 512, 544, 576, 608, 640),
+    768,
+    crop=CropSettings(0.5, (400, 500, 600), (384, 600)),
+    pseudo_crop=CropSettings(0.5, (400, 500, 600), (384, 600), slides=True),
+    rotation_deg=15.0,
+)
 SIZES = {
+    "eomt": JitterView("jitter", 640, (0.1, 2.0), 0.5, (0, 0, 0)),
+    "eomt-l-coco-1280": JitterView("jitter", 1280, (0.1, 2.0), 0.5, (0, 0, 0)),
+    "eomt-l-dinov3-coco-1280": JitterView("jitter", 1280, (0.1, 2.0), 0.5, (0, 0, 0)),
+    "videomt": VIDEOMT_VIEW,
     "mask2former": JitterView("jitter", 1024, (0.1, 2.0)),
     "minvis": ShortSideView("short_side", (360, 480), 1333),
     "ctvis": ShortSideView(
@@ -311,6 +372,11 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             settings = replace(INSPRO_R50, backbone=trained.backbone, outputs="boxes" if "-vid-" in name else "masks")
             network: torch.nn.Module = InsPro(settings)
             path = folder / ("boxes.safetensors" if "-vid-" in name else "pairs.safetensors")
+        elif name.startswith(VITS):
+            vit = usual_settings(name, ROOT).network
+            assert isinstance(vit, EomtSettings)
+            path = folder / f"vit_{vit.dim}_{vit.positions}.safetensors"
+            network = Eomt(eomt_for(vit, 40))
         else:
             kind = "swin_l" if "swinl" in name else "r50"
             network, path = Mask2Former(published(kind, 40)), folder / f"{kind}.safetensors"
@@ -320,6 +386,12 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path
 
     return start
+
+
+def eomt_for(vit: EomtSettings, classes: int) -> EomtSettings:
+    """EoMT with the transformer of `vit`, its table that of 640 pixels."""
+    own = {field.name: getattr(vit, field.name) for field in fields(EomtSettings)}
+    return EomtSettings(**{**own, "classes": classes, "table_side": 40 if vit.table_side else 0})
 
 
 def small_clips(settings: RunSettings) -> RunSettings:
@@ -335,7 +407,7 @@ def small_clips(settings: RunSettings) -> RunSettings:
     changed = replace(settings, data=replace(settings.data, clips=replace(clips, view=small), workers=0))
     optim = replace(settings.optim, steps=2, batch=2, clips_at_once=1, mixed_precision="no")
     changed = replace(changed, optim=optim, save_every=10, validate_every=10)
-    if isinstance(changed, TrainSettings):
+    if not isinstance(changed, InsProTrainSettings):
         match = replace(changed.loss.match, points=256)
         changed = replace(changed, loss=replace(changed.loss, points=256, match=match))
     return changed
@@ -345,6 +417,7 @@ QUICK = ("minvis-r50-ytvis21", "inspro-lite-r50-ytvis19", "inspro-vid-r101-image
 FULL_SIZE = (
     "mask2former-r50-coco", "minvis-swinl-ovis", "ctvis-r50-ovis", "vita-r50-ytvis21",
     "genvis-online-r50-ytvis19", "genvis-semi-r50-ytvis19", "inspro-r50-coco", "inspro-joint-r50-ovis",
+    "eomt-l-coco", "videomt-segmenter-b-ovis", "videomt-s-ytvis19", "videomt-l-dinov3-ytvis21",
 )  # fmt: skip
 
 

@@ -370,6 +370,12 @@ def test_frames_lie_within_the_range_of_a_reference_frame(tmp_path: Path) -> Non
     assert {t for clip in clips for t in clip} == set(range(20))
 
 
+def test_as_many_frames_as_lie_in_range_are_consecutive_ones(tmp_path: Path) -> None:
+    clips = frames_of_clips(tmp_path / "long", 2, 5, 9)
+    assert {tuple(clip) for clip in clips} == {tuple(range(first, first + 5)) for first in range(5)}
+    assert {tuple(clip) for clip in frames_of_clips(tmp_path / "short", 2, 5, 3)} == {(0, 1, 2, 2, 2)}
+
+
 @pytest.mark.parametrize(("reach", "length"), [(0, 6), (5, 1)])
 def test_the_reference_repeats_where_nothing_else_is_in_range(reach: int, length: int, tmp_path: Path) -> None:
     assert all(len(set(clip)) == 1 for clip in frames_of_clips(tmp_path, reach, 3, length))

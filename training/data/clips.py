@@ -63,7 +63,8 @@ class ClipSettings(PoolSettings):
     view: how the published recipes see a picture; then height_px, width_px, camera and picture_side_px play no part.
     None: frames of height_px x width_px, filmed by `camera`.
     range_frames: as released, a real clip is a frame and others at most so far from it, drawn with repetition; None:
-    from a stretch of `video_span_frames`.
+    from a stretch of `video_span_frames`. Of as many frames as lie so near, 2 * range_frames + 1, it is that many
+    consecutive ones, the last repeated in shorter videos (VidEoMT).
     min_area_px: an object smaller than this in a frame counts as absent there, at 0 one without a pixel; so does one of
     which less than `min_visible` of its area in the frame is left. max_objects: the largest are kept; never more than
     MAX_OBJECTS (150) of the scene itself. video_span_frames: frames of a real video are drawn from a stretch of this
@@ -168,6 +169,9 @@ def _around_one(length: int, count: int, reach: int, rng: np.random.Generator) -
     """Sorted numbers of `count` frames of a video of `length`: one anywhere, the others within `reach` of it, drawn
     with repetition. Where nothing else is within reach the one is repeated.
     """
+    if count == 2 * reach + 1:
+        first = int(rng.integers(max(length - count, 0) + 1))
+        return [min(first + t, length - 1) for t in range(count)]
     reference = int(rng.integers(length))
     near = [t for t in range(max(0, reference - reach), min(length, reference + reach + 1)) if t != reference]
     others = rng.choice(near or [reference], count - 1)

@@ -34,7 +34,7 @@ Side = Annotated[int, Field(ge=1)]
 
 LONGEST_BEFORE_CROP_PX = 1333
 RELEASED_PAD_RGB = (128, 128, 128)
-"""What the released large-scale jitter pads with."""
+"""What Mask2Former's large-scale jitter pads with."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ class ShortSideView:
 @dataclass(frozen=True)
 class JitterView:
     """Large-scale jitter, as Mask2Former trains on COCO: the picture is fitted into a square of `side_px` times a scale
-    from `scales`, then a square of `side_px` is cut from it, padded right and below."""
+    from `scales`, then a square of `side_px` is cut from it, padded right and below with `pad_rgb`."""
 
     kind: Literal["jitter"]
     side_px: Side = 1024
     scales: tuple[float, float] = (0.1, 2.0)
     flip: Chance = 0.5
+    pad_rgb: tuple[int, int, int] = RELEASED_PAD_RGB
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def jitter_shot(stored: Size, kept: Size, frames: int, view: JitterView, rng: np
     seen = _moved(-corner) @ _mirrored(width, view.flip, rng) @ _scaled(kept, (height, width))
     to_frame = _on_indices(seen)
     shown = (min(side, height), min(side, width))
-    return Shot((side, side), shown, RELEASED_PAD_RGB, (to_frame,) * frames, (to_frame, to_frame))
+    return Shot((side, side), shown, view.pad_rgb, (to_frame,) * frames, (to_frame, to_frame))
 
 
 @dataclass(frozen=True)
