@@ -274,17 +274,19 @@ class Network:
 
     def run_masks(self, mask_embeddings: Floats, device: Mapping[str, Tensor]) -> Floats:
         """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame whose tensors on the device these
-        are."""
-        feeds: dict[str, Array | Tensor] = {
-            "mask_embeddings": mask_embeddings.astype(
-                self._manifest.graphs["masks"].inputs["mask_embeddings"].dtype, copy=False
-            ),
-            **{role: device[role] for role in self.device_inputs("masks")},
-        }
+        are. Of networks whose slots are objects, M is at most the number of slots."""
+        spec = self._manifest.graphs[MASKS].inputs
+        given = mask_embeddings.astype(spec["mask_embeddings"].dtype, copy=False)
+        feeds: dict[str, Feed] = {"mask_embeddings": given, "mask_features": device["mask_features"]}
+        if "slots" in spec:
+            table = np.zeros((1, *spec["mask_embeddings"].shape[1:]), given.dtype)
+            table[0, : len(given)] = given
+            slots = np.arange(len(given), dtype=np.int32)[None]
+            feeds = {"slots": slots, "mask_embeddings": table, "mask_features": Joined((device["mask_features"],), (1,))}
         with self._watch.stage("mask_engine"):
-            logits = _floats(self._engines["masks"](feeds)["mask_logits"].numpy())
+            logits = _floats(self._engines[MASKS](feeds)["mask_logits"].numpy())
             refuse_nonfinite("mask_logits", logits)
-            return logits
+            return logits[0] if "slots" in spec else logits
 
     def device_inputs(self, graph: str) -> list[str]:
         """Inputs of `graph` that lie on the device."""

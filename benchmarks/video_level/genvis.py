@@ -23,10 +23,11 @@ from visrt.benchmarks.video_level.tracks import (
     scored_track,
     second_reading,
 )
-from visrt.runtime.arrays import Floats, softmax
+from visrt.runtime.arrays import Floats
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.methods.genvis import BASE, GenVis, clip_step, first_step
+from visrt.runtime.methods.method import nonfinite
 from visrt.runtime.network import ClipGraphs, Network
 
 __all__ = ["genvis_result", "segmented"]
@@ -56,16 +57,15 @@ def genvis_result(network: Network, family: GenVis, read_frames: ReadFrames, top
 
 def segmented(network: Network, family: GenVis, frames: Iterable[Frame]) -> Iterator[Segmented]:
     """The clips of a video in order; the last may be shorter."""
-    settings = replace(family.settings, memory_clips=NO_CAP)
-    step, waiting = first_step(network.states[BASE]), iter(frames)
-    while clip := list(islice(waiting, family.clip_frames)):
-        seen = network.run_frames(clip)
-        for outputs in seen:
-            outputs.check_finite()
-        graphs = ClipGraphs(network, seen, network.new_states())
-        outputs_of_clip, step, invalid = clip_step([outputs.tensors for outputs in seen], graphs.run, step, settings)
-        probabilities = np.where(invalid[:, None], np.float32(0), softmax(outputs_of_clip["class_logits"])[:, :-1])
-        yield Segmented(len(clip), probabilities, outputs_of_clip["mask_embeddings"])
+    settings, states = replace(family.settings, memory_clips=NO_CAP), network.new_states()
+    step, waiting = first_step(len(network.states[BASE])), iter(frames)
+    while images := list(islice(waiting, family.clip_frames)):
+        seen = network.run_frames(images)
+        steps = clip_step(seen, ClipGraphs(network, seen, states), step, settings)
+        clip, step = network.alone(steps, states)
+        if not all(clip.finite):
+            raise nonfinite("frame_queries")
+        yield Segmented(len(seen), clip.probabilities, seen[-1].device["mask_embeddings"].numpy()[clip.rows])
 
 
 def _scored(resize: MaskResize, logits: Floats) -> ScoredMask:

@@ -1,8 +1,8 @@
 """GenVIS between engine calls: slots are objects, prototypes pass from clip to clip, each slot reads its own past.
 
 Nothing is matched (GenVIS, Heo et al., CVPR 2023): what slot j of the object decoder gives is the same object from the
-first clip to the last. What the next clip starts from is made here, from the slot's last prototype and what it reads
-from its memory. The published code has no births, as it judges whole videos; here a slot gets a public id when it is
+first clip to the last. What the next clip starts from, the slot's last prototype and what it reads from its memory, stays
+where the engines run; here is kept which clips the memory holds and where. The published code has no births, as it judges whole videos; here a slot gets a public id when it is
 first sure of an object, and shows nothing in clips where it is not.
 """
 
@@ -10,36 +10,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from visrt.runtime.arrays import Array, Floats, Tensors, softmax
-from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
+from visrt.runtime.bundles.contract import GraphNeed, TensorNeed, slot_masks
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
-from visrt.runtime.errors import NumericalError
 from visrt.runtime.methods.assign import assign, cosine_similarity
 from visrt.runtime.methods.genvis_memory import (
+    NO_CLIP,
     Memory,
-    MemoryEntry,
     empty_memory,
     forget_slots_before,
-    read,
+    place_of_next,
     read_across_slots,
-    update_memory,
+    with_clip,
+    with_room,
 )
 from visrt.runtime.methods.genvis_outputs import genvis_outputs
 from visrt.runtime.methods.method import (
+    Answer,
+    Call,
     FrameOutputs,
     FrameTracks,
     Graphs,
-    RunGraph,
     Steps,
     TrackingMethod,
-    tracks_with_masks,
+    nonfinite,
+    tracks_of_slots,
+    valid_outputs,
 )
 from visrt.runtime.methods.outputs import Outputs
 from visrt.runtime.methods.slot_tracks import (
@@ -54,6 +57,8 @@ from visrt.runtime.methods.slot_tracks import (
 __all__ = [
     "BASE",
     "GRAPHS",
+    "STATES",
+    "Clip",
     "ClipStep",
     "GenVis",
     "GenVisSettings",
@@ -68,46 +73,48 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1)]
 
 BASE = "base"
-"""The state that lies in the bundle: what the slots of the first clip start from, made of the learned queries."""
+"""The state that the slots of a video's first clip start from, made of the learned queries."""
 
-# L = K + 1 class logits, images of I x J, h x w = stride 4 of the network input; F frame queries, S slots.
+STATES = {name: TensorNeed("Q C", ("float32",)) for name in (BASE, "key", "memory_keys", "memory_values")}
+"""memory_keys, memory_values: rings of what is remembered."""
+
+# L = K + 1 class logits, images of I x J, h x w = stride 4 of the network input; N streams, T frames of a clip, F frame
+# queries, Q slots, E entries of the memory.
 GRAPHS = {
     "frame": GraphNeed(
         inputs={"images": TensorNeed("B I J 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
-        outputs={"frame_queries": TensorNeed("B F C"), "mask_features": TensorNeed("B D h w")},
+        outputs={"frame_queries": TensorNeed("B F C", ("float32",)), "mask_features": TensorNeed("B D h w")},
+    ),
+    "memory": GraphNeed(
+        inputs={
+            "base": TensorNeed("Q C", ("float32",)),
+            "key": TensorNeed("Q C", ("float32",)),
+            "memory_keys": TensorNeed("Q E C", ("float32",)),
+            "memory_values": TensorNeed("Q E C", ("float32",)),
+            "clips": TensorNeed("E", ("int32",)),
+            "since": TensorNeed("Q", ("int32",)),
+        },
+        outputs={"instance_queries": TensorNeed("Q C", ("float32",))},
     ),
     "clip": GraphNeed(
         inputs={
-            "frame_queries": TensorNeed("T F C", ("float32",)),
-            "instance_queries": TensorNeed("S C", ("float32",)),
+            "frame_queries": TensorNeed("N T F C", ("float32",)),
+            "instance_queries": TensorNeed("N Q C", ("float32",)),
         },
         outputs={
-            "class_logits": TensorNeed("S L"),
-            "mask_embeddings": TensorNeed("S D"),
-            "prototypes": TensorNeed("S C"),
-            "base": TensorNeed("S C"),
-            "key": TensorNeed("S C"),
-            "memory_key": TensorNeed("S C"),
-            "memory_value": TensorNeed("S C"),
+            "class_logits": TensorNeed("N Q L", ("float32",)),
+            "mask_embeddings": TensorNeed("N Q D", ("float32",)),
+            "prototypes": TensorNeed("N Q C", ("float32",)),
+            "base": TensorNeed("N Q C", ("float32",)),
+            "key": TensorNeed("N Q C", ("float32",)),
+            "memory_key": TensorNeed("N Q C", ("float32",)),
+            "memory_value": TensorNeed("N Q C", ("float32",)),
         },
     ),
-    "masks": GraphNeed(
-        inputs={"mask_embeddings": TensorNeed("M D"), "mask_features": TensorNeed("D h w")},
-        outputs={"mask_logits": TensorNeed("M h w")},
-    ),
+    "masks": slot_masks("D", features="D h w"),
 }
-
-
-def _reads_nothing(memory: Memory, key: Floats) -> Floats:
-    return np.zeros_like(key)
-
 
 MemoryRead = Literal["own_slot", "all_slots", "nothing"]
-READS: dict[MemoryRead, Callable[[Memory, Floats], Floats]] = {
-    "own_slot": read,
-    "all_slots": read_across_slots,
-    "nothing": _reads_nothing,
-}
 
 
 @dataclass(frozen=True)
@@ -140,19 +147,29 @@ class GenVisSettings:
 
 @dataclass(frozen=True)
 class ClipStep:
-    """The model's state between clips, without the public tracks.
+    """What the host knows of the model's state between clips; the rest lies where the engines run.
 
-    clip: number of the next clip. first, base [S, C]: what the slots of the first and of the next clip start from,
-    before they read. key [S, C]: what they read with. prototypes [S, C]: what the next clip's slots are matched with,
-    None before the first clip and where slots are carried.
+    clip: number of the next clip. memory: the clips that are remembered. prototypes [S, C]: what the next clip's slots
+    are matched with, None before the first clip and where slots are carried.
     """
 
     clip: int
-    first: Floats
-    base: Floats
-    key: Floats
     memory: Memory
     prototypes: Floats | None = None
+
+
+class Clip(NamedTuple):
+    """What the network says of a clip.
+
+    probabilities [S, K]: of each slot's classes, zero where it is invalid. invalid [S]: the network gave NaN or
+    infinity for it. rows [S]: each slot's place in the clip graph's outputs. finite: of each frame, whether the frame
+    graph gave numbers; frames without are no part of the clip.
+    """
+
+    probabilities: Floats
+    invalid: NDArray[np.bool_]
+    rows: NDArray[np.intp]
+    finite: Sequence[bool]
 
 
 @dataclass(frozen=True)
@@ -161,13 +178,13 @@ class GenVisState:
     tracks: SlotTracks
 
 
-def first_step(base: Floats) -> ClipStep:
-    return ClipStep(0, base, base, np.zeros_like(base), empty_memory(len(base)))
+def first_step(slots: int) -> ClipStep:
+    return ClipStep(0, empty_memory(slots))
 
 
 @dataclass(frozen=True)
 class GenVis(TrackingMethod[GenVisState]):
-    """GenVIS: three graphs, one state, one update per clip.
+    """GenVIS: four graphs, the state in the engine, one update per clip.
 
     INT8 leaves the clip graph alone: it is small, and what it passes on to the next clip must not be rounded.
     """
@@ -182,29 +199,28 @@ class GenVis(TrackingMethod[GenVisState]):
         return GRAPHS
 
     def required_states(self) -> Mapping[str, TensorNeed]:
-        return {BASE: TensorNeed("S C", ("float32",))}
+        return STATES
 
     def start(self, initial: Tensors) -> GenVisState:
-        base = initial[BASE]
-        return GenVisState(first_step(base), new_slot_tracks(len(base), next_id=0))
+        slots = len(initial[BASE])
+        return GenVisState(first_step(slots), new_slot_tracks(slots, next_id=0))
 
     def restart(self, state: GenVisState, initial: Tensors) -> GenVisState:
-        base = initial[BASE]
-        return GenVisState(first_step(base), new_slot_tracks(len(base), state.tracks.next_id))
+        slots = len(initial[BASE])
+        return GenVisState(first_step(slots), new_slot_tracks(slots, state.tracks.next_id))
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: Graphs, state: GenVisState
     ) -> Steps[tuple[list[FrameTracks], GenVisState]]:
         """The same slots are shown in each frame of the clip, each with the mask it has there."""
-        yield from ()
         settings = self.settings
-        outputs, step, invalid = clip_step([frame.tensors for frame in frames], graphs.run, state.step, settings)
-        probabilities = np.where(invalid[:, None], np.float32(0), softmax(outputs["class_logits"])[:, :-1])
-        tracks = without_lost(forget_slots(state.tracks, invalid), frames[0].now_s, settings.lost_s)
-        tracks, objects, slots = update_tracks(tracks, probabilities, frames[-1].now_s, settings)
-        embeddings, dropped = outputs["mask_embeddings"][slots], [int(invalid.sum())] + [0] * (len(frames) - 1)
-        counts = zip(frames, dropped, strict=True)
-        shown = [tracks_with_masks(frame, graphs, objects, embeddings, count) for frame, count in counts]
+        clip, step = yield from clip_step(frames, graphs, state.step, settings)
+        tracks = without_lost(forget_slots(state.tracks, clip.invalid), frames[0].now_s, settings.lost_s)
+        tracks, objects, slots = update_tracks(tracks, clip.probabilities, frames[-1].now_s, settings)
+        shown = [FrameTracks(error=nonfinite("frame_queries"))] * len(frames)
+        for at in np.flatnonzero(clip.finite):
+            shown[at] = yield from tracks_of_slots(frames[at], objects, clip.rows[slots])
+        shown[0] = replace(shown[0], dropped_slots=int(clip.invalid.sum()))
         return shown, GenVisState(step, tracks)
 
     def full_outputs(
@@ -213,7 +229,8 @@ class GenVis(TrackingMethod[GenVisState]):
         return genvis_outputs(engines, images, valid_sizes, initial[BASE], self.settings.clip_lengths)
 
     def graph_of(self, role: str) -> str:
-        return {"mask_logits": "masks", "frame_queries": "frame", "mask_features": "frame"}.get(role, "clip")
+        others = {"frame_queries": "frame", "mask_features": "frame", "instance_queries": "memory"}
+        return {"mask_logits": "masks", **others}.get(role, "clip")
 
 
 def update_tracks(
@@ -235,54 +252,88 @@ def update_tracks(
 
 
 def clip_step(
-    frames: Sequence[Tensors], run: RunGraph, step: ClipStep, settings: GenVisSettings
-) -> tuple[Tensors, ClipStep, NDArray[np.bool_]]:
-    """The clip graph's outputs for `frames`, the step after it, and which slots are `invalid` [S].
+    frames: Sequence[FrameOutputs], graphs: Graphs, step: ClipStep, settings: GenVisSettings
+) -> Steps[tuple[Clip, ClipStep]]:
+    """What the network says of the clip that `frames` are, and the step after it.
 
-    For these the network gave NaN or infinity: their outputs are zeros, and the next clip starts from the first one's
-    base. Raises NumericalError if all are.
+    A slot for which it gave NaN or infinity starts the next clip from the learned queries, without a past. Raises
+    NumericalError if it did for all; the state is then as before.
     """
-    return LINKINGS[settings.linking](frames, run, step, settings)
+    return LINKINGS[settings.linking](frames, graphs, step, settings)
 
 
 def _carried(
-    frames: Sequence[Tensors], run: RunGraph, step: ClipStep, settings: GenVisSettings
-) -> tuple[Tensors, ClipStep, NDArray[np.bool_]]:
-    start = step.base + READS[settings.memory_read](step.memory, step.key)
-    outputs, invalid = _clip_outputs(frames, run, start)
-    entry = MemoryEntry(step.clip, outputs["memory_key"], outputs["memory_value"])
-    memory = update_memory(step.memory, entry, settings.memory_clips)
-    if invalid.any():
-        memory = forget_slots_before(memory, invalid, step.clip + 1)
-    base = np.where(invalid[:, None], step.first, outputs["base"])
-    return outputs, ClipStep(step.clip + 1, step.first, base, outputs["key"], memory), invalid
+    frames: Sequence[FrameOutputs], graphs: Graphs, step: ClipStep, settings: GenVisSettings
+) -> Steps[tuple[Clip, ClipStep]]:
+    memory = with_room(step.memory, settings.memory_clips)
+    start = yield from READS[settings.memory_read](frames, graphs, memory)
+    answer, clip = yield from _clip(frames, start)
+    place = place_of_next(memory, settings.memory_clips)
+    answer.renew(entry=place)
+    memory = with_clip(memory, step.clip, place)
+    if clip.invalid.any():
+        memory = forget_slots_before(memory, clip.invalid, step.clip + 1)
+    return clip, ClipStep(step.clip + 1, memory)
 
 
 def _matched(
-    frames: Sequence[Tensors], run: RunGraph, step: ClipStep, settings: GenVisSettings
-) -> tuple[Tensors, ClipStep, NDArray[np.bool_]]:
-    """Each clip by itself; its slots take the places of those that they continue. Invalid ones are compared by what
-    they were before."""
-    outputs, invalid = _clip_outputs(frames, run, step.first)
-    prototypes = outputs["prototypes"]
+    frames: Sequence[FrameOutputs], graphs: Graphs, step: ClipStep, settings: GenVisSettings
+) -> Steps[tuple[Clip, ClipStep]]:
+    """Each clip by itself, from the state before the first one; its slots take the places of those that they continue.
+
+    Invalid ones are compared by what they were before.
+    """
+    start = yield from _read_nothing(frames, graphs, step.memory)
+    answer, clip = yield from _clip(frames, start)
+    prototypes: Floats = answer.device["prototypes"].numpy()
     if step.prototypes is not None:
         order = assign(1 - cosine_similarity(step.prototypes, prototypes))
-        outputs, invalid = {role: values[order] for role, values in outputs.items()}, invalid[order]
-        prototypes = np.where(invalid[:, None], step.prototypes, outputs["prototypes"])
-    return outputs, replace(step, clip=step.clip + 1, prototypes=prototypes), invalid
+        clip = Clip(clip.probabilities[order], clip.invalid[order], order, clip.finite)
+        prototypes = np.where(clip.invalid[:, None], step.prototypes, prototypes[order])
+    return clip, replace(step, clip=step.clip + 1, prototypes=prototypes.copy())
 
 
 LINKINGS = {"carried": _carried, "matched": _matched}
 
+Start = Mapping[str, Array]
+"""What the clip graph takes from the host: nothing where its slots start from what the memory graph gave."""
 
-def _clip_outputs(frames: Sequence[Tensors], run: RunGraph, start: Floats) -> tuple[Tensors, NDArray[np.bool_]]:
-    """The clip graph's outputs for `frames` from the queries `start` [S, C], with zeros where slots are invalid [S]."""
-    queries = np.stack([frame["frame_queries"] for frame in frames])
-    outputs = run("clip", {"frame_queries": queries, "instance_queries": start})
-    invalid = ~np.all([np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
-    if invalid.all():
-        raise NumericalError(
-            "the network gave NaN or infinity in every slot of the clip graph; check the bundle with its reference "
-            "frames, and an FP16 engine against FP32"
-        )
-    return {role: np.where(invalid[:, None], np.float32(0), values) for role, values in outputs.items()}, invalid
+
+def _read_own_slot(frames: Sequence[FrameOutputs], graphs: Graphs, memory: Memory) -> Steps[Start]:
+    yield Call("memory", frames, {"clips": memory.clips, "since": memory.since})
+    return {}
+
+
+def _read_nothing(frames: Sequence[FrameOutputs], graphs: Graphs, memory: Memory) -> Steps[Start]:
+    yield Call("memory", frames, {"clips": np.full_like(memory.clips, NO_CLIP), "since": memory.since})
+    return {}
+
+
+def _read_all_slots(frames: Sequence[FrameOutputs], graphs: Graphs, memory: Memory) -> Steps[Start]:
+    """On the host; the memory graph's call makes room in the rings."""
+    yield from _read_nothing(frames, graphs, memory)
+    key, keys, values = (graphs.state(name) for name in ("key", "memory_keys", "memory_values"))
+    return {"instance_queries": graphs.state(BASE) + read_across_slots(memory, key, keys, values)}
+
+
+READS: dict[MemoryRead, Callable[[Sequence[FrameOutputs], Graphs, Memory], Steps[Start]]] = {
+    "own_slot": _read_own_slot,
+    "all_slots": _read_all_slots,
+    "nothing": _read_nothing,
+}
+
+
+def _clip(frames: Sequence[FrameOutputs], start: Start) -> Steps[tuple[Answer, Clip]]:
+    """The clip graph's answer for `frames`, and what it says of the slots.
+
+    NaN or infinity in one frame spoils all slots, as they see all frames. Such frames are then left out.
+    """
+    answer, finite = (yield Call("clip", frames, start)), [True] * len(frames)
+    if len(frames) > 1 and not np.isfinite(answer.host["class_logits"]).any():
+        finite = [bool(np.isfinite(frame.device["frame_queries"].numpy()).all()) for frame in frames]
+        if any(finite) and not all(finite):
+            kept = [frame for frame, good in zip(frames, finite, strict=True) if good]
+            answer = yield Call("clip", kept, start)
+    outputs, invalid = valid_outputs(answer, "clip")
+    probabilities = np.where(invalid[:, None], np.float32(0), softmax(outputs["class_logits"])[:, :-1])
+    return answer, Clip(probabilities, invalid, np.arange(len(invalid)), finite)

@@ -1,4 +1,5 @@
-"""GenVIS's memory of a video: one entry a clip, read slot by slot, in float32 on the host (GenVIS, section 3.3).
+"""GenVIS's memory of a video: which clips it holds, and where in the rings that the memory graph reads (GenVIS, section
+3.3).
 
 The published code keeps every entry until the video ends: 205 KB a clip for 100 slots of 256 channels, 22 GB an hour
 online at 30 frames a second. Here the number of entries has a cap. Until it is reached, nothing differs.
@@ -13,89 +14,82 @@ from numpy.typing import NDArray
 
 from visrt.runtime.arrays import Floats
 
-__all__ = ["Memory", "MemoryEntry", "empty_memory", "forget_slots_before", "read", "read_across_slots", "update_memory"]
+__all__ = [
+    "NO_CLIP",
+    "Memory",
+    "empty_memory",
+    "forget_slots_before",
+    "place_of_next",
+    "read_across_slots",
+    "with_clip",
+    "with_room",
+]
 
-
-@dataclass(frozen=True)
-class MemoryEntry:
-    """The memory entry of clip number `clip` for each slot: keys and values [S, C]."""
-
-    clip: int
-    keys: Floats
-    values: Floats
+NO_CLIP = -1
+"""In place of a clip's number, of an entry that holds none."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """entries: by clip. since [S]: the first clip that counts for each slot; what it was before is forgotten."""
+    """clips int32 [M]: number of the clip in each entry of the rings, in any order; entries are filled one after the
+    other. since int32 [S]: the first clip that counts for each slot; what it was before is forgotten."""
 
-    entries: tuple[MemoryEntry, ...]
-    since: NDArray[np.int64]
+    clips: NDArray[np.int32]
+    since: NDArray[np.int32]
+
+    @property
+    def used(self) -> int:
+        """Entries that hold a clip."""
+        return int(np.count_nonzero(self.clips != NO_CLIP))
 
 
 def empty_memory(slots: int) -> Memory:
-    return Memory((), np.zeros(slots, dtype=np.int64))
+    return Memory(np.full(1, NO_CLIP, dtype=np.int32), np.zeros(slots, dtype=np.int32))
 
 
-def read(memory: Memory, key: Floats) -> Floats:
-    """The memory read [S, C] of each slot with its `key` [S, C] from its own past; zeros where it has none.
-
-    One head and no scaling, as published: softmax over the clips of <key, K> weighs their V.
-    """
-    if not memory.entries:
-        return np.zeros_like(key)
-    similarity = np.stack([np.einsum("sc,sc->s", key, entry.keys) for entry in memory.entries])
-    weights = _softmax_over_clips(np.where(_known(memory), similarity, np.float32(-np.inf)))
-    total = np.zeros_like(key)
-    for weight, entry in zip(weights, memory.entries, strict=True):
-        total += weight[:, None] * entry.values
-    return total
+def with_room(memory: Memory, cap: int) -> Memory:
+    """The memory with an entry for one more clip, unless it holds `cap`: entries double, so that they are few sizes."""
+    if memory.used < len(memory.clips) or memory.used >= cap:
+        return memory
+    return replace(memory, clips=np.concatenate([memory.clips, np.full_like(memory.clips, NO_CLIP)]))
 
 
-def read_across_slots(memory: Memory, key: Floats) -> Floats:
-    """The paper's ablation (table 5, "global"): each slot reads what all slots were."""
-    if not memory.entries:
-        return np.zeros_like(key)
-    known = _known(memory).ravel()
-    keys, values = (
-        np.concatenate([getattr(entry, name) for entry in memory.entries])[known] for name in ("keys", "values")
-    )
-    weights = _softmax_over_clips((key @ keys.T).T)
-    return np.asarray(weights.T @ values, dtype=np.float32)
-
-
-def update_memory(memory: Memory, entry: MemoryEntry, cap: int) -> Memory:
-    """The memory with `entry`, at most `cap` entries: the newer half of them are the newest clips without a gap.
+def place_of_next(memory: Memory, cap: int) -> int:
+    """The entry that the next clip gets: of `cap` entries the newer half are the newest clips without a gap.
 
     The others are spaced over the time before, and the first stays: beyond the cap the one is dropped whose two
-    neighbours are closest to each other, of equals the oldest.
+    neighbours are closest to each other, of equals the oldest, and its entry is used again.
     """
-    entries = (*memory.entries, entry)
-    if len(entries) > cap:
-        clips = np.array([kept.clip for kept in entries])
-        older = max(1, len(entries) - cap // 2 - 1)
-        gaps = (clips[2:] - clips[:-2])[: older - 1] if older > 1 else np.zeros(1)
-        drop = 1 + int(gaps.argmin()) if cap > 2 else 0
-        entries = (*entries[:drop], *entries[drop + 1 :])
-    return replace(memory, entries=entries)
+    held = memory.used
+    if held < cap:
+        return held
+    by_age = memory.clips[:held].argsort()
+    if held < 3:
+        return int(by_age[0])
+    clips = memory.clips[by_age[: held - held // 2 + 1]]
+    return int(by_age[1 + (clips[2:] - clips[:-2]).argmin()])
+
+
+def with_clip(memory: Memory, clip: int, place: int) -> Memory:
+    """The memory with number `clip` in the entry `place`."""
+    clips = memory.clips.copy()
+    clips[place] = clip
+    return replace(memory, clips=clips)
 
 
 def forget_slots_before(memory: Memory, slots: NDArray[np.bool_], clip: int) -> Memory:
     """The memory in which `slots` [S] have no past before number `clip`."""
-    return replace(memory, since=np.where(slots, clip, memory.since))
+    return replace(memory, since=np.where(slots, np.int32(clip), memory.since))
 
 
-def _known(memory: Memory) -> NDArray[np.bool_]:
-    """The entries that count, bool [M, S]."""
-    clips = np.array([entry.clip for entry in memory.entries])
-    return np.asarray(clips[:, None] >= memory.since)
+def read_across_slots(memory: Memory, key: Floats, keys: Floats, values: Floats) -> Floats:
+    """The paper's ablation (table 5, "global"): each slot reads [S, C] what all slots were.
 
-
-def _softmax_over_clips(similarity: Floats) -> Floats:
-    """Weights along the first axis; where all is -inf, zeros."""
-    if not len(similarity):
-        return similarity
-    peak = similarity.max(axis=0)
-    powers: Floats = np.exp(similarity - np.where(np.isfinite(peak), peak, np.float32(0)))
-    total = powers.sum(axis=0)
-    return np.asarray(powers / np.where(total > 0, total, 1), dtype=np.float32)
+    `key` [S, C], `keys` and `values` [S, M, C]; zeros where nothing counts.
+    """
+    counts = memory.clips >= memory.since[:, None]
+    if not counts.any():
+        return np.zeros_like(key)
+    similarity = key @ keys[counts].T
+    powers = np.exp(similarity - similarity.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True) @ values[counts], dtype=np.float32)

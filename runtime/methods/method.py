@@ -41,6 +41,7 @@ __all__ = [
     "Track",
     "TrackingMethod",
     "masks_of_slots",
+    "nonfinite",
     "refuse_nonfinite",
     "tracks_with_masks",
     "valid_outputs",
@@ -121,10 +122,15 @@ class FrameOutputs:
 def refuse_nonfinite(role: str, values: Array) -> None:
     """Raises NumericalError if `values` hold NaN or infinity."""
     if not np.isfinite(values).all():
-        raise NumericalError(
-            f"the network gave NaN or infinity in {role!r}; check the bundle with its reference frames, "
-            "and an FP16 engine against FP32"
-        )
+        raise nonfinite(role)
+
+
+def nonfinite(role: str) -> NumericalError:
+    """The error of NaN or infinity in an output."""
+    return NumericalError(
+        f"the network gave NaN or infinity in {role!r}; check the bundle with its reference frames, "
+        "and an FP16 engine against FP32"
+    )
 
 
 class Renew(Protocol):
@@ -337,3 +343,20 @@ def masks_of_slots(frame: FrameOutputs, slots: Array) -> Steps[tuple[Floats, Flo
     refuse_nonfinite("mask_logits", answer.host["mask_logits"])
     assert frame.resize is not None, "the tracker sets the resize before it updates the method"
     return frame.resize.crop(answer.host["mask_logits"]), answer.host["kept_embeddings"]
+
+
+def tracks_of_slots(
+    frame: FrameOutputs, objects: Sequence[tuple[int, int, float]], slots: Array, dropped_slots: int = 0
+) -> Steps[FrameTracks]:
+    """The tracks of `objects`, (id, label, score) each, with the masks of their `slots` [M].
+
+    NaN or infinity in the masks costs this frame its tracks and nothing else.
+    """
+    if not objects:
+        return FrameTracks(dropped_slots=dropped_slots)
+    try:
+        logits, _ = yield from masks_of_slots(frame, slots)
+    except NumericalError as error:
+        return FrameTracks(error=error, dropped_slots=dropped_slots)
+    tracks = tuple(Track(*one, mask) for one, mask in zip(objects, logits, strict=True))
+    return FrameTracks(tracks, dropped_slots=dropped_slots)

@@ -1,4 +1,4 @@
-"""A GenVIS checkpoint becomes a bundle of three graphs and a first state, and runs."""
+"""A GenVIS checkpoint becomes a bundle of four graphs and its states, and runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
 from visrt.export.reference import reference_from_checkpoint
 from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.export.genvis import ClipGraph
 from visrt.models.checkpoints.genvis import GENVIS
+from visrt.models.genvis import ClipOutputs, GenVisModule, NextStart
 from visrt.runtime.bundles.bundle import initial_states, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.engines.options import EngineOptions
@@ -45,14 +47,16 @@ def rtx() -> TensorRt:
     return load_tensorrt("tensorrt-rtx")
 
 
-def test_genvis_a_bundle_holds_three_graphs_and_what_the_first_clip_starts_from(report: ExportReport) -> None:
+def test_genvis_a_bundle_holds_four_graphs_and_what_the_first_clip_starts_from(report: ExportReport) -> None:
     bundle = open_bundle(report.folder)
-    assert set(bundle.manifest.graphs) == {"frame", "clip", "masks"}
+    assert set(bundle.manifest.graphs) == {"frame", "memory", "clip", "masks"}
     network = load_checkpoint(report.folder.parent / "model.safetensors", GENVIS).network()
     with torch.no_grad():
-        expected = network.first_start().base.numpy()
-    assert np.array_equal(initial_states(bundle)["base"], expected)
-    assert bundle.manifest.graphs["clip"].inputs["frame_queries"].shape == ("frames", 10, 32)
+        expected = network.first_start()
+    for name, values in expected._asdict().items():
+        assert np.array_equal(initial_states(bundle)[name], values.numpy())
+    assert bundle.manifest.graphs["clip"].inputs["frame_queries"].shape == ("streams", "frames", 10, 32)
+    assert bundle.manifest.graphs["memory"].inputs["memory_keys"].shape == (7, "clips", 32)
     assert bundle.manifest.graphs["clip"].macs > 0  # type: ignore[operator]
 
 
@@ -62,22 +66,60 @@ def test_genvis_parity_covers_every_output_at_every_clip_length(report: ExportRe
     state = {"base", "key", "memory_key", "memory_value"}
     clip = seen | state | {f"{role}@{length}" for role in seen for length in LENGTHS if length > 1}
     expected = {("frame", "frame_queries"), ("frame", "mask_features"), ("masks", "mask_logits")}
+    expected |= {("memory", "instance_queries")}
     assert rows == expected | {("clip", role) for role in clip}
     assert report.parity.passed
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_genvis_clips_of_any_length_give_what_torch_gives(report: ExportReport, length: int) -> None:
+def test_genvis_clips_of_any_length_of_any_number_of_streams_give_what_torch_gives(
+    report: ExportReport, length: int
+) -> None:
     network = load_checkpoint(report.folder.parent / "model.safetensors", GENVIS).network()
-    random = np.random.default_rng(length)
-    queries = random.standard_normal((length, 10, 32)).astype(np.float32)
-    start = random.standard_normal((SETTINGS.instances, 32)).astype(np.float32)
+    random, streams = np.random.default_rng(length), 6 - length
+    queries = random.standard_normal((streams, length, 10, 32), dtype=np.float32)
+    start = random.standard_normal((streams, SETTINGS.instances, 32), dtype=np.float32)
     with torch.no_grad():
-        expected = network.clips(torch.from_numpy(queries)[None], torch.from_numpy(start)[None])
+        expected = network.clips(torch.from_numpy(queries), torch.from_numpy(start))
     with closing(open_engines(open_bundle(report.folder), "cpu", EngineOptions(1))) as engines:
         given = engines["clip"]({"frame_queries": queries, "instance_queries": start})
-    np.testing.assert_allclose(given["class_logits"].numpy(), expected.class_logits[0], atol=1e-4)
-    np.testing.assert_allclose(given["prototypes"].numpy(), expected.prototypes[0], atol=1e-4)
+    np.testing.assert_allclose(given["class_logits"].numpy(), expected.class_logits, atol=1e-4)
+    np.testing.assert_allclose(given["prototypes"].numpy(), expected.prototypes, atol=1e-4)
+
+
+def test_genvis_a_slot_with_nan_says_so_and_begins_again_and_no_other(report: ExportReport) -> None:
+    """What the graph does, one stream of three and one slot of another being spoilt."""
+    network = load_checkpoint(report.folder.parent / "model.safetensors", GENVIS).network()
+    first = network.first_start()
+    clip = ClipGraph(network.vita_module, NextStart(first.base.detach(), first.key.detach()))
+    vita = SpoiltVita(network.vita_module)
+    with torch.no_grad():
+        queries, start = torch.randn(3, 2, 10, 32), torch.randn(3, SETTINGS.instances, 32)
+        sound = clip(queries, start)
+        clip.vita = vita
+        given = clip(queries, start)
+    bad = torch.zeros(3, SETTINGS.instances, dtype=torch.bool)
+    bad[0], bad[2, 4] = True, True
+    begun = {"class_logits": torch.nan, "base": first.base, "key": first.key}
+    for role, values in given._asdict().items():
+        assert torch.equal(values[~bad], getattr(sound, role)[~bad])
+        expected = torch.as_tensor(begun.get(role, 0.0)).expand(values.shape)
+        assert torch.equal(values[bad].nan_to_num(nan=7), expected[bad].nan_to_num(nan=7))
+
+
+class SpoiltVita(torch.nn.Module):
+    """The video part whose outputs overflow in the first stream, and in slot 4 of the third."""
+
+    def __init__(self, vita: GenVisModule) -> None:
+        super().__init__()
+        self.vita = vita
+        self.next_start, self.memory_entry = vita.next_start, vita.memory_entry
+
+    def forward(self, frame_queries: torch.Tensor, start: torch.Tensor) -> ClipOutputs:
+        outputs: ClipOutputs = self.vita(frame_queries, start)
+        prototypes, masks = outputs.prototypes.clone(), outputs.mask_embeddings.clone()
+        prototypes[0], masks[2, 4, 1] = torch.nan, torch.inf
+        return outputs._replace(prototypes=prototypes, mask_embeddings=masks)
 
 
 def test_genvis_a_session_runs_the_bundle_and_gives_ids_that_stay(report: ExportReport) -> None:
@@ -146,13 +188,19 @@ def test_genvis_checkpoints_go_to_their_own_family_only(report: ExportReport, tm
 def test_rtx_genvis_compiles_all_graphs_in_fp16_without_a_warning(
     rtx: TensorRt, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The frame graph for batches, the clip graph for clips of one to three frames."""
+    """The frame graph for batches, the clip graph for clips of one to three frames of up to four streams."""
     half = exported_genvis(tmp_path_factory, "fp16")
     assert half.parity.passed
     bundle = open_bundle(half.folder)
-    profiles = {"frame": {"batch": (1, 3, 3)}, "clip": {"frames": (1, 3, 3)}, "masks": {"masks": (1, 7, 7)}}
+    profiles = {
+        "frame": {"batch": (1, 3, 3)},
+        "memory": {"clips": (1, 16, 256)},
+        "clip": {"streams": (1, 4, 4), "frames": (1, 3, 3)},
+        "masks": {"streams": (1, 4, 4), "masks": (1, 7, 7)},
+    }
     for name, profile in profiles.items():
         built = build_engine(rtx, build_request(bundle, name, profile, ("8.6", "8.9", "12.0")))
         assert len(built.data) > 10_000
         assert not built.warnings
-        assert "fp16" in {kind.split()[-1] for kind in built.precision if not kind.startswith("tensor ")}
+        kinds = {kind.split()[-1] for kind in built.precision if not kind.startswith("tensor ")}
+        assert ("fp16" in kinds) == (name != "memory")
