@@ -279,10 +279,16 @@ class Network:
         given = mask_embeddings.astype(spec["mask_embeddings"].dtype, copy=False)
         feeds: dict[str, Feed] = {"mask_embeddings": given, "mask_features": device["mask_features"]}
         if "slots" in spec:
-            table = np.zeros((1, *spec["mask_embeddings"].shape[1:]), given.dtype)
+            slots_of_frame = spec["mask_embeddings"].shape[1]
+            assert isinstance(slots_of_frame, int)
+            table = np.zeros((1, slots_of_frame, given.shape[1]), given.dtype)
             table[0, : len(given)] = given
             slots = np.arange(len(given), dtype=np.int32)[None]
-            feeds = {"slots": slots, "mask_embeddings": table, "mask_features": Joined((device["mask_features"],), (1,))}
+            feeds = {
+                "slots": slots,
+                "mask_embeddings": table,
+                "mask_features": Joined((device["mask_features"],), (1,)),
+            }
         with self._watch.stage("mask_engine"):
             logits = _floats(self._engines[MASKS](feeds)["mask_logits"].numpy())
             refuse_nonfinite("mask_logits", logits)

@@ -42,8 +42,9 @@ __all__ = ["PendingCalls", "SavedStream", "SessionSettings", "StreamTracker", "c
 Wait = Callable[[], list[FrameOutputs]]
 """Waits for a call of the frame engine and gives the outputs for each of its frames."""
 
-BAD_FRAMES_OF_A_STATE = 3
-"""After so many frames in a row with NaN or infinity a network that carries state begins from its first one."""
+BAD_UPDATES_OF_A_STATE = 3
+"""After so many frames, or clips, in a row with NaN or infinity a network that carries state begins from its first
+one."""
 
 LOGGER = logging.getLogger("visrt.stream")
 
@@ -199,7 +200,7 @@ class StreamTracker:
         self._bad_in_a_row = 0 if frame.error is None else self._bad_in_a_row + 1
         if frame.error is not None and self._bad_in_a_row >= self._settings.bad_frames_max:
             raise NumericalError(f"{self._bad_in_a_row} frames in a row: {frame.error}") from frame.error
-        if self._network.stateful and self._bad_in_a_row == BAD_FRAMES_OF_A_STATE:
+        if self._network.stateful and self._bad_in_a_row == BAD_UPDATES_OF_A_STATE * self.clip_frames:
             self._restart("gave NaN or infinity in %d frames in a row", self._bad_in_a_row)
 
     def _on_the_clock(self, frame: FrameOutputs, index: int) -> FrameOutputs:

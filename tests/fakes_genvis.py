@@ -164,7 +164,7 @@ class ClipEngine(HostEngine):
         outputs, bad = self._answers(queries, start), self.poisoned.get(len(self.lengths), [])
         bad = list(range(SLOTS)) if not np.isfinite(queries).all() else bad
         for role, values in outputs.items():
-            values[bad] = {"class_logits": np.nan, "base": BASE[bad]}.get(role, 0)
+            values[bad] = BASE[bad] if role == "base" else np.nan if role == "class_logits" else 0
         self.lengths.append(len(queries))
         self.starts.append(start.copy())
         return outputs

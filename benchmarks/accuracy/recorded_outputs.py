@@ -27,7 +27,7 @@ from visrt.runtime.errors import DataError
 
 __all__ = ["RecordedEngine", "recorded", "recorded_sizes"]
 
-MASKS = "masks"
+MASKS, MASK_FEATURES = "masks", "mask_features"
 
 Feeds = Mapping[str, Feed]
 Outputs = dict[str, Tensor]
@@ -37,17 +37,21 @@ def recorded(manifest: Manifest, engines: Mapping[str, Engine], folder: Path | N
     """The engines of a bundle, which keep what they give: in `folder`, which may serve several bundles, or in memory.
 
     They own `engines` and are called from one thread. What stays on the device for other graphs than the masks, as
-    InsPro's feature pyramid, is larger than all else and not kept: it is computed again where a call of them is new.
+    InsPro's feature pyramid, is larger than all else and not kept: it is computed again where a call of them is new. A
+    graph that does nothing but read a ring, as GenVIS's memory, always runs: it takes less time than to look it up.
     """
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     of_masks = set(manifest.graphs[MASKS].inputs) if MASKS in manifest.graphs else set()
+    taken = {role for name, spec in manifest.graphs.items() if name != MASKS for role in spec.inputs}
     found = dict(engines)
     for name in engines.keys() - {MASKS}:
         spec, on_device = manifest.graphs[name], manifest.device_roles(name)
         carried = {state.output for state in manifest.renewed_by(name).values()}
-        kept = {role for role in spec.outputs if role not in on_device or role in of_masks | carried}
-        rounded = kept & on_device - carried
+        kept = {role for role in spec.outputs if role in of_masks | carried or role not in on_device & taken}
+        if not kept and any(state.ring for state in manifest.read_by(name).values()):
+            continue
+        rounded = kept & on_device & {MASK_FEATURES}
         found[name] = RecordedEngine(engines[name], name, spec, kept, rounded, folder)
     return found
 

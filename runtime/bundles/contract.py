@@ -66,7 +66,7 @@ def check_graphs(
         found = ", ".join(sorted(manifest.graphs)) or "none"
         raise BundleError(
             f"bundle {manifest.name!r}: family {manifest.family!r} needs graph {', '.join(sorted(missing))}, "
-            f"found {found}"
+            f"found {found}; export it again"
         )
     known: dict[str, Axis] = dict(sizes)
     faults: list[str] = []

@@ -1,9 +1,10 @@
 """GenVIS between engine calls: slots are objects, prototypes pass from clip to clip, each slot reads its own past.
 
 Nothing is matched (GenVIS, Heo et al., CVPR 2023): what slot j of the object decoder gives is the same object from the
-first clip to the last. What the next clip starts from, the slot's last prototype and what it reads from its memory, stays
-where the engines run; here is kept which clips the memory holds and where. The published code has no births, as it judges whole videos; here a slot gets a public id when it is
-first sure of an object, and shows nothing in clips where it is not.
+first clip to the last. What the next clip starts from, the slot's last prototype and what it reads from its memory,
+stays where the engines run; the host knows which clips the memory holds and where. The published code has no births, as
+it judges whole videos; here a slot gets a public id when it is first sure of an object, and shows nothing in clips
+where it is not.
 """
 
 from __future__ import annotations
@@ -218,7 +219,7 @@ class GenVis(TrackingMethod[GenVisState]):
         tracks = without_lost(forget_slots(state.tracks, clip.invalid), frames[0].now_s, settings.lost_s)
         tracks, objects, slots = update_tracks(tracks, clip.probabilities, frames[-1].now_s, settings)
         shown = [FrameTracks(error=nonfinite("frame_queries"))] * len(frames)
-        for at in np.flatnonzero(clip.finite):
+        for at in (at for at, finite in enumerate(clip.finite) if finite):
             shown[at] = yield from tracks_of_slots(frames[at], objects, clip.rows[slots])
         shown[0] = replace(shown[0], dropped_slots=int(clip.invalid.sum()))
         return shown, GenVisState(step, tracks)

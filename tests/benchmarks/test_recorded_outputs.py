@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fakes_genvis
 import fakes_inspro
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ class Network:
         return [[(one.id, one.label, one.score) for one in result.objects] for result in results + session.flush()]
 
     def calls(self) -> dict[str, int]:
-        return {name: engine.calls for name, engine in self.engines.items() if name != "masks"}
+        return {name: engine.calls for name, engine in self.engines.items() if name not in ("masks", "memory")}
 
 
 def seen() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
@@ -103,7 +104,12 @@ def seen() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
 
 
 def genvis(**association: Any) -> Network:
-    engines = {"frame": FrameEngine, "clip": ClipEngine, "masks": MasksEngine}
+    engines = {
+        "frame": FrameEngine,
+        "memory": fakes_genvis.MemoryEngine,
+        "clip": ClipEngine,
+        "masks": fakes_genvis.MasksEngine,
+    }
     return Network(genvis_manifest(association=association), {"base": BASE}, engines)
 
 

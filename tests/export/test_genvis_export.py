@@ -17,9 +17,9 @@ from visrt.calibration.calibrate import Calibration, calibrate_bundle
 from visrt.calibration.layers import layers_of
 from visrt.export.bundle import ExportReport, export_bundle
 from visrt.export.frames import synthetic_frames
+from visrt.export.genvis import ClipGraph
 from visrt.export.reference import reference_from_checkpoint
 from visrt.models.checkpoints.checkpoint import load_checkpoint
-from visrt.export.genvis import ClipGraph
 from visrt.models.checkpoints.genvis import GENVIS
 from visrt.models.genvis import ClipOutputs, GenVisModule, NextStart
 from visrt.runtime.bundles.bundle import initial_states, open_bundle
@@ -92,11 +92,10 @@ def test_genvis_a_slot_with_nan_says_so_and_begins_again_and_no_other(report: Ex
     network = load_checkpoint(report.folder.parent / "model.safetensors", GENVIS).network()
     first = network.first_start()
     clip = ClipGraph(network.vita_module, NextStart(first.base.detach(), first.key.detach()))
-    vita = SpoiltVita(network.vita_module)
     with torch.no_grad():
         queries, start = torch.randn(3, 2, 10, 32), torch.randn(3, SETTINGS.instances, 32)
         sound = clip(queries, start)
-        clip.vita = vita
+        clip.set_submodule("vita", SpoiltVita(network.vita_module))
         given = clip(queries, start)
     bad = torch.zeros(3, SETTINGS.instances, dtype=torch.bool)
     bad[0], bad[2, 4] = True, True

@@ -70,7 +70,9 @@ def session_of(golden: Golden, model: GenVisExport, engines: dict[str, Engine]) 
     manifest = genvis_manifest(golden.input_size, class_names(settings.classes), association, *sizes)
     modules = {**model.float32_graphs(), "memory": MemoryGraph(), "masks": SlotMasksGraph()}
     in_torch = {name: TorchEngine(manifest.graphs[name], one) for name, one in modules.items() if name not in engines}
-    return Session(manifest, {**in_torch, **engines}, states={name: model.states[name].values for name in (BASE, "key")})
+    return Session(
+        manifest, {**in_torch, **engines}, states={name: model.states[name].values for name in (BASE, "key")}
+    )
 
 
 def on_torch(golden: Golden, folder: Path) -> Session:

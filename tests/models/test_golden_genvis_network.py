@@ -9,9 +9,9 @@ from golden import Golden, comparing, golden_sets
 from golden_networks import genvis, genvis_run
 from torch import Tensor
 
+from visrt.export.genvis import MemoryGraph
 from visrt.models.decoder import mask_logits
 from visrt.models.genvis import read_memory
-from visrt.runtime.methods.genvis_memory import MemoryEntry, empty_memory, read, update_memory
 
 SETS = pytest.mark.parametrize("golden", golden_sets("genvis", "video"), indirect=True)
 STAGES = ("res2", "res3", "res4", "res5")
@@ -103,12 +103,20 @@ def test_golden_genvis_prototypes(golden: Golden) -> None:
             compare(clip, {"memory_k_new": key, "memory_v_new": value})
 
 
+def read_by_graph(key: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    """What slots [S, C] read of past clips, each [1, S, C]; one entry more is empty."""
+    zeros, count = torch.zeros_like(key), len(keys)
+    rings = (torch.stack([*(entry[0] for entry in entries), key], dim=1) for entries in (keys, values))
+    clips = torch.tensor([*range(count), -1], dtype=torch.int32)
+    read: Tensor = MemoryGraph()(zeros, key, *rings, clips, torch.zeros(len(key), dtype=torch.int32))
+    return read
+
+
 @SETS
 @torch.inference_mode()
 def test_golden_genvis_memory(golden: Golden) -> None:
-    """Read by torch, as in training, and by numpy, as at run time, until a clip's entry is not stored."""
+    """As read in training, and by the memory graph, until a clip's entry is not stored."""
     clips = golden.parts("clip", "pre_query_k", "memory_k_new", "memory_v_new")
-    memory = empty_memory(len(golden[clips[0] + "pre_query_k"]))
     keys: list[Tensor] = []
     values: list[Tensor] = []
     with comparing(golden) as compare:
@@ -116,10 +124,9 @@ def test_golden_genvis_memory(golden: Golden) -> None:
             if i != len(keys):
                 break
             key = golden[clip + "pre_query_k"][:, 0]
-            compare(clip, {"memory_read_z": read(memory, key)})
             compare(clip, {"memory_read_z": read_memory(torch.from_numpy(key)[None], keys, values)})
+            compare(clip, {"memory_read_z": read_by_graph(torch.from_numpy(key), keys, values)})
             entry = [golden[f"{clip}memory_{name}_new"].reshape(key.shape) for name in "kv"]
-            memory = update_memory(memory, MemoryEntry(i, *entry), cap=len(clips))
             keys.append(torch.from_numpy(entry[0])[None])
             values.append(torch.from_numpy(entry[1])[None])
 
