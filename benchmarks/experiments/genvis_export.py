@@ -95,12 +95,13 @@ def _parity(report: ExportReport) -> dict[str, Any]:
 def _builds(
     checkpoint: Path, size: tuple[int, int], association: dict[str, Any], targets: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """What TensorRT-RTX made of the FP16 graphs: the clip graph for clips up to the longest."""
+    """What TensorRT-RTX made of the FP16 graphs: the clip graph for clips up to the longest, of up to four streams."""
     longest = max(association["clip_lengths"])
     profiles: dict[str, Profile] = {
         "frame": {"batch": (1, 1, longest)},
-        "clip": {"frames": (1, association["clip_frames"], longest)},
-        "masks": {"masks": (1, 10, 50)},
+        "memory": {"clips": (1, 256, 256)},
+        "clip": {"streams": (1, 1, 4), "frames": (1, association["clip_frames"], longest)},
+        "masks": {"streams": (1, 1, 4), "masks": (1, 10, 50)},
     }
     library = load_tensorrt("tensorrt-rtx")
     graphs = half_graphs(checkpoint, size, association)
