@@ -25,7 +25,6 @@ __all__ = [
     "OPSET",
     "TRACED_WITH",
     "cleaned",
-    "onnx_from_clip_graph",
     "onnx_from_frame_graph",
     "onnx_from_masks_graph",
     "onnx_from_module",
@@ -62,21 +61,6 @@ def onnx_from_frame_graph(
         {"images": images, "valid_sizes": sizes},
         {"images": "batch", "valid_sizes": "batch"},
         dict.fromkeys(outputs, "batch"),
-    )
-
-
-def onnx_from_clip_graph(
-    module: nn.Module, frame_queries: int, instances: int, dim: int, outputs: Sequence[str]
-) -> onnx.ModelProto:
-    """The `clip` graph of a dynamic number of frames with `frame_queries` each; its slots are `instances`."""
-    return onnx_from_module(
-        module,
-        {
-            "frame_queries": torch.zeros(TRACED_WITH, frame_queries, dim),
-            "instance_queries": torch.zeros(instances, dim),
-        },
-        {"frame_queries": "frames"},
-        dict.fromkeys(outputs),
     )
 
 
