@@ -18,7 +18,8 @@ demo: $(RUNTIME)/ready
 test: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-# Full-size networks through the exporter, TensorRT-RTX's builder and two steps of training: half an hour on two cores.
+# Full-size networks through the exporter, TensorRT-RTX's builder and two steps of training: an hour and a half on two
+# cores, an hour of it for VidEoMT and EoMT, whose ViT-L needs 8 GB.
 test-full: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q -m full_size
 
