@@ -108,10 +108,7 @@ def test_a_figure_is_measured_as_published(name: str) -> None:
     assert figure.top_k == (top_k_ovis if figure.set == "ovis" else top_k)
 
 
-TRAINED = [name for name, figure in FIGURES.items() if figure.family != "videomt" or name in RECIPES]
-
-
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_a_recipe_that_trains_it(name: str) -> None:
     figure, recipe = FIGURES[name], RECIPES[name]
     settings: Any = usual_settings(name, ROOT)

@@ -126,12 +126,8 @@ def _weights(figure: Figure, trained: bool) -> Path:
 
 
 def _weights_line(figure: Figure, trained: bool) -> str:
-    from visrt.training.published_recipes import RECIPES
-
     if trained or figure.checkpoint is None:
         why = "" if trained else "none were released; "
-        if figure.name not in RECIPES:
-            return f"weights: {why}of a training of your own; there is no recipe for it"
         return f"weights: {why}visrt train --recipe {figure.name} --data ROOT --out runs/{figure.name}"
     return f"weights: {figure.checkpoint.file}, linked in {figure.page}"
 
