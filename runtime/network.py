@@ -82,12 +82,11 @@ class FrameStates:
 
 
 class StreamCall(NamedTuple):
-    """A call for one stream. alone: it is not to share one of the engine."""
+    """A call for one stream."""
 
     network: Network
     states: StreamStates
     call: Call
-    alone: bool = False
 
 
 T = TypeVar("T")
@@ -425,7 +424,7 @@ def of_stream(steps: Steps[T], network: Network, states: StreamStates) -> Stream
 
 def drive(works: Sequence[StreamSteps[T]], watch: Stopwatch) -> list[T | VisrtError]:
     """Does the `works` of streams together: calls of one graph that wait at a time become one. Each gives its result
-    or its error, and an error is nobody else's; a call of several that the engine refuses is repeated one by one."""
+    or its error, and an error is nobody else's. Where the engine refuses a call of several, they go on one by one."""
     results: dict[int, T | VisrtError] = {}
     waiting: dict[int, StreamCall] = {}
 
@@ -438,34 +437,42 @@ def drive(works: Sequence[StreamSteps[T]], watch: Stopwatch) -> list[T | VisrtEr
         except VisrtError as error:
             results[at] = error
 
-    for at in range(len(works)):
-        go_on(at, None)
-    while waiting:
-        together = _next_together(waiting)
+    def call(together: Sequence[int]) -> None:
         calls = [waiting.pop(at) for at in together]
         try:
             answers = calls[0].network.run(calls[0].call.graph, calls)
         except EngineError as error:
             if len(calls) == 1:
                 results[together[0]] = error
-                continue
-            for at, call in zip(together, calls, strict=True):
-                waiting[at] = call._replace(alone=True)
-            continue
+            else:
+                for at, one in zip(together, calls, strict=True):
+                    finish_alone(at, one)
+            return
         for at, answer in zip(together, answers, strict=True):
             go_on(at, answer)
+
+    def finish_alone(at: int, first: StreamCall) -> None:
+        """To the end, as an engine's outputs do not outlast its calls for many others."""
+        waiting[at] = first
+        while at in waiting:
+            call([at])
+
+    for at in range(len(works)):
+        go_on(at, None)
+    while waiting:
+        call(_next_together(waiting))
     return [results[at] for at in range(len(works))]
 
 
 def _next_together(waiting: Mapping[int, StreamCall]) -> list[int]:
     """The works whose calls are made next, as one: all of the same graph and clip length as the first."""
-    first = next(iter(waiting.values()))
-    if first.alone or not first.network.shares_calls(first.call.graph):
-        return [next(iter(waiting))]
+    at, first = next(iter(waiting.items()))
+    if not first.network.shares_calls(first.call.graph):
+        return [at]
 
     def like_first(other: StreamCall) -> bool:
         same = other.network is first.network and other.call.graph == first.call.graph
-        return same and not other.alone and len(other.call.frames) == len(first.call.frames)
+        return same and len(other.call.frames) == len(first.call.frames)
 
     return [at for at, call in waiting.items() if like_first(call)]
 

@@ -390,6 +390,12 @@ def test_a_state_that_gives_nothing_but_nan_begins_from_the_first_one(bundle: Bu
     assert used.isdisjoint(one.id for one in results[5].objects)
 
 
+def test_streams_that_an_engine_refuses_together_go_on_one_by_one(bundle: Bundle) -> None:
+    if bundle.manifest.family == "fused":
+        pytest.skip("a frame graph with state is called frame by frame")
+    assert_together_as_alone(bundle, "decoder", most=1)
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_streams_in_one_call_are_bit_for_bit_those_of_single_sessions(bundle: Bundle, missing: bool) -> None:
     """Also where streams have no frame now and then."""
