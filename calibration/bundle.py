@@ -23,8 +23,8 @@ def int8_graphs(bundle: Bundle) -> tuple[str, ...]:
     """The graphs of `bundle` whose layers may compute in INT8, as its family's plan names them.
 
     Raises UsageError for a bundle that calibration does not support: one that holds Q/DQ pairs already, whose family
-    names none of its graphs, or where the network itself carries state through one of them. BundleError for one that
-    is damaged.
+    names none of its graphs, or where one of them carries state and its plan judges no streams. BundleError for a
+    damaged one.
     """
     manifest = bundle.manifest
     plan = method_of(manifest).int8
@@ -41,7 +41,7 @@ def int8_graphs(bundle: Bundle) -> tuple[str, ...]:
             "keep it in fp16"
         )
     for name in graphs:
-        if carried := manifest.read_by(name):
+        if not plan.follows_state and (carried := manifest.read_by(name)):
             raise UsageError(
                 f"{bundle.folder}: its {name} graph carries the state {', '.join(carried)} from call to call, in which "
                 "rounding would add up unseen; expected graphs without such state; keep it in fp16"

@@ -1,7 +1,8 @@
 """The graphs of InsPro as torch modules to be traced: frame, head, for the lite variant head_lite, and masks.
 
-The pyramid goes from the frame graph to a head on the device, pixel by pixel as the boxes read it. A head sees one
-frame of one stream, so all its axes are fixed. Numbers that travel from frame to frame are float32 in every precision.
+The pyramid goes from the frame graph to a head on the device, pixel by pixel as the boxes read it. A head sees a frame
+of each of S streams, none of which hangs on another. What travels from frame to frame is float32 in every precision,
+and stays on the device: a slot that cannot go on is given its learned pair in the graph.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from visrt.export.graphs import FrameGraph
+from visrt.export.graphs import FrameGraph, SlotMasks, rows_of, valid_slots
 from visrt.models.condinst import dynamic_masks
 from visrt.models.feature_pyramid import PyramidRows, pyramid_sizes
-from visrt.models.inspro import InsPro, Pairs
+from visrt.models.inspro import InsPro, Pairs, entries_that_count
 from visrt.models.interaction import StageOutputs
 from visrt.models.layers import FrozenBatchNorm2d
 
@@ -26,7 +27,6 @@ __all__ = [
     "InsProFrameTensors",
     "InsProMasksGraph",
     "LiteHeadGraph",
-    "LiteHeadTensors",
     "head_examples",
     "with_frozen_norms",
 ]
@@ -43,9 +43,13 @@ class InsProFrameTensors(NamedTuple):
 
 
 class HeadTensors(NamedTuple):
-    """Outputs of the `head` graph, float32, for N slots: class_logits [N, K], before sigmoid; boxes [N, 4], x1, y1, x2,
-    y2 in pixels; mask_embeddings [N, P], the object's convolutions, None of a network of boxes alone; object_features
-    [N, C], the bank's new entry; next_queries [N, C] and next_proposals [N, 4], as parts of the picture."""
+    """Outputs of both heads for the N slots of a frame of each of S streams, float32.
+
+    class_logits [S, N, K], before sigmoid, NaN for a slot with NaN or infinity in any output; boxes [S, N, 4], x1, y1,
+    x2, y2 in pixels; mask_embeddings [S, N, P], the object's convolutions, None of a network of boxes alone;
+    object_features [S, N, C], the bank's new entry; next_queries [S, N, C] and next_proposals [S, N, 4], as parts of
+    the picture; restarted [S, N], 1 where they are the learned pair.
+    """
 
     class_logits: Tensor
     boxes: Tensor
@@ -53,16 +57,7 @@ class HeadTensors(NamedTuple):
     object_features: Tensor
     next_queries: Tensor
     next_proposals: Tensor
-
-
-class LiteHeadTensors(NamedTuple):
-    """Outputs of the `head_lite` graph, as `HeadTensors`; queries stay those of the key frame."""
-
-    class_logits: Tensor
-    boxes: Tensor
-    mask_embeddings: Tensor | None
-    object_features: Tensor
-    next_proposals: Tensor
+    restarted: Tensor
 
 
 class InsProFrameGraph(FrameGraph):
@@ -77,18 +72,41 @@ class InsProFrameGraph(FrameGraph):
 
 
 class _Head(nn.Module):
-    """The inputs of both heads: one frame's tensors, as the network takes them."""
+    """What both heads share: their inputs as the network takes them, and the hand-over to the next frame."""
 
     def __init__(self, network: InsPro, height: int, width: int, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network, self.precision = network, precision
         self.sizes = pyramid_sizes(height, width)
+        # No buffers, which would become FP16 with the network: they are a state's values before the first frame.
+        self.learned = Pairs(*(part.detach().float() for part in network.first_pairs()))
 
-    def _inputs(
-        self, pyramid: Tensor, picture_size: Tensor, queries: Tensor, proposals: Tensor
-    ) -> tuple[PyramidRows, Pairs, Tensor]:
-        rows = PyramidRows(pyramid.unsqueeze(0), self.sizes)
-        return rows, Pairs(queries.to(self.precision).unsqueeze(0), proposals.unsqueeze(0)), picture_size.unsqueeze(0)
+    def _inputs(self, pyramid: Tensor, queries: Tensor, proposals: Tensor) -> tuple[PyramidRows, Pairs]:
+        return PyramidRows(pyramid, self.sizes), Pairs(queries.to(self.precision), proposals)
+
+    def _handed_over(
+        self, last: StageOutputs, masks: Tensor | None, queries: Tensor, proposals: Tensor, box_side_min: Tensor
+    ) -> HeadTensors:
+        """The outputs. A slot with NaN or infinity, or whose box in the next frame has a side below `box_side_min` [S]
+        of the picture, restarts from its learned pair: such a box collapsed, or was clipped away, and cannot grow."""
+        seen = [tensor.float() for tensor in (last.class_logits, last.boxes, last.object_features)]
+        masks = None if masks is None else masks.float()
+        queries, proposals = queries.float(), proposals.float()
+        every = (*seen, queries, proposals) if masks is None else (*seen, masks, queries, proposals)
+        valid = valid_slots(*every)
+        sides = proposals[..., 2:] - proposals[..., :2]
+        goes_on = (valid & (sides >= box_side_min[:, None, None]).all(dim=2)).unsqueeze(2)
+        valid = valid.unsqueeze(2)
+        class_logits, boxes, object_features = seen
+        return HeadTensors(
+            torch.where(valid, class_logits, torch.nan),
+            torch.where(valid, boxes, 0.0),
+            None if masks is None else torch.where(valid, masks, 0.0),
+            torch.where(valid, object_features, 0.0),
+            torch.where(goes_on, queries, self.learned.queries),
+            torch.where(goes_on, proposals, self.learned.proposals),
+            1.0 - goes_on.squeeze(2).float(),
+        )
 
 
 class HeadGraph(_Head):
@@ -97,59 +115,70 @@ class HeadGraph(_Head):
     def forward(
         self,
         pyramid: Tensor,
-        picture_size: Tensor,
+        picture_sizes: Tensor,
         queries: Tensor,
         proposals: Tensor,
+        box_side_min: Tensor,
         bank: Tensor | None = None,
+        ages: Tensor | None = None,
         fill: Tensor | None = None,
     ) -> HeadTensors:
-        """`pyramid` [S, C] and `picture_size` [2] of one frame, `queries` [N, C], `proposals` [N, 4] as parts of the
-        picture, `bank` [T - 1, N, C], the newest entry last, `fill` [N]: how many of the newest count. The last two
-        only where the network attends to the past."""
-        rows, pairs, size = self._inputs(pyramid, picture_size, queries, proposals)
-        last = self.network.stages(rows, pairs, size)[-1]
-        bank = queries.new_zeros(0, *queries.shape) if bank is None else bank
-        fill = queries.new_zeros(len(queries)) if fill is None else fill
-        queries = self.network.next_queries(last.object_features, bank.unsqueeze(0), fill.unsqueeze(0))
-        proposals = self.network.next_proposals(last.boxes, size)
+        """`pyramid` [S, pixels, C] and `picture_sizes` [S, 2] of a frame of each stream, `queries` [S, N, C],
+        `proposals` [S, N, 4] as parts of the picture, `box_side_min` [S]. Only where the network attends to the past:
+        `bank` [S, N, E, C], a ring; `ages` int32 [S, E] and `fill` int32 [S, N] as of `entries_that_count`."""
+        rows, pairs = self._inputs(pyramid, queries, proposals)
+        last = self.network.stages(rows, pairs, picture_sizes)[-1]
         masks = self.network.mask_parameters(last) if self.network.settings.outputs == "masks" else None
-        return HeadTensors(*_seen(last, masks), _alone(queries), _alone(proposals))
+        if bank is None or ages is None or fill is None:
+            bank, counts = queries.new_zeros(1, 1, 0, 1), queries.new_zeros(1, 1, 0, dtype=torch.bool)
+        else:
+            counts = entries_that_count(ages, fill)
+        queries = self.network.next_queries(last.object_features, bank, counts)
+        proposals = self.network.next_proposals(last.boxes, picture_sizes)
+        return self._handed_over(last, masks, queries, proposals, box_side_min)
 
 
 class LiteHeadGraph(_Head):
-    """The one stage between key frames, and the hand-over of the boxes."""
+    """The one stage between key frames, and the hand-over of the boxes; the queries stay those of the key frame."""
 
-    def forward(self, pyramid: Tensor, picture_size: Tensor, queries: Tensor, proposals: Tensor) -> LiteHeadTensors:
+    def forward(
+        self, pyramid: Tensor, picture_sizes: Tensor, queries: Tensor, proposals: Tensor, box_side_min: Tensor
+    ) -> HeadTensors:
         """Inputs as those of `HeadGraph`."""
-        rows, pairs, size = self._inputs(pyramid, picture_size, queries, proposals)
-        last = self.network.lite(rows, pairs, size)[-1]
+        rows, pairs = self._inputs(pyramid, queries, proposals)
+        last = self.network.lite(rows, pairs, picture_sizes)[-1]
         masks = self.network.lite_mask_parameters(last) if self.network.settings.outputs == "masks" else None
-        return LiteHeadTensors(*_seen(last, masks), _alone(self.network.next_proposals(last.boxes, size)))
+        proposals = self.network.next_proposals(last.boxes, picture_sizes)
+        return self._handed_over(last, masks, queries, proposals, box_side_min)
 
 
 class InsProMasksGraph(nn.Module):
-    """Mask convolutions of chosen slots of one frame in, their stride-4 mask logits out."""
+    """Chosen slots of one frame of each of S streams in, their stride-4 mask logits and mask convolutions out."""
 
     def __init__(self, scale_px: float) -> None:
         super().__init__()
         self.scale_px = scale_px
 
-    def forward(self, mask_embeddings: Tensor, mask_features: Tensor) -> Tensor:
-        """Logits [masks, H/4, W/4] from `mask_embeddings` [masks, P] and one frame's `mask_features` [F, H/8, W/8]."""
-        return dynamic_masks(mask_embeddings, mask_features, self.scale_px)
+    def forward(self, slots: Tensor, mask_embeddings: Tensor, mask_features: Tensor) -> SlotMasks:
+        """`slots` int32 [S, M], `mask_embeddings` [S, N, P], `mask_features` [S, F, H/8, W/8]."""
+        kept = rows_of(mask_embeddings, slots)
+        return SlotMasks(dynamic_masks(kept, mask_features, self.scale_px), kept)
 
 
-def head_examples(network: InsPro, height: int, width: int, precision: torch.dtype) -> dict[str, Tensor]:
-    """Inputs of the `head` graph by name, of the right sizes."""
+def head_examples(network: InsPro, height: int, width: int, precision: torch.dtype, streams: int) -> dict[str, Tensor]:
+    """Inputs of the `head` graph by name, of the right sizes, in the order of its `forward`."""
     settings, (queries, proposals) = network.settings, network.first_pairs()
     rows = sum(rows * columns for rows, columns in pyramid_sizes(height, width))
+    slots, entries = settings.queries, settings.bank_entries
     return {
-        "pyramid": torch.zeros(rows, settings.dim, dtype=precision),
-        "picture_size": torch.tensor([height, width], dtype=torch.float32),
-        "queries": queries.detach().float(),
-        "proposals": proposals.detach().float(),
-        "bank": torch.zeros(settings.bank_entries, settings.queries, settings.dim),
-        "fill": torch.zeros(settings.queries),
+        "pyramid": torch.zeros(streams, rows, settings.dim, dtype=precision),
+        "picture_sizes": torch.tensor([[height, width]] * streams, dtype=torch.float32),
+        "queries": queries.detach().float().repeat(streams, 1, 1),
+        "proposals": proposals.detach().float().repeat(streams, 1, 1),
+        "box_side_min": torch.zeros(streams),
+        "bank": torch.zeros(streams, slots, entries, settings.dim),
+        "ages": torch.zeros(streams, entries, dtype=torch.int32),
+        "fill": torch.zeros(streams, slots, dtype=torch.int32),
     }
 
 
@@ -162,13 +191,3 @@ def with_frozen_norms(network: InsPro) -> InsPro:
         frozen.load_state_dict({key: value for key, value in norm.state_dict().items() if key in frozen.state_dict()})
         network.set_submodule(name, frozen)
     return network
-
-
-def _seen(last: StageOutputs, mask_parameters: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    masks = None if mask_parameters is None else _alone(mask_parameters)
-    return _alone(last.class_logits), _alone(last.boxes), masks, _alone(last.object_features)
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """Without the batch axis, in float32."""
-    return tensor.squeeze(0).float()

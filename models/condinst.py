@@ -92,14 +92,18 @@ def placed(parameters: Tensor, boxes: Tensor, scale_px: float) -> Tensor:
 
 
 def dynamic_masks(parameters: Tensor, features: Tensor, scale_px: float) -> Tensor:
-    """Mask logits [N, H/4, W/4] of `placed` parameters [N, P] in one picture's mask features [F, H/8, W/8]."""
-    height, width = features.shape[1:]
-    x = torch.cat((_places(height, width, features.device) / -scale_px, features.flatten(1)))
-    weights, biases = _layers(parameters, len(features))
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x = F.relu(weight @ x + bias.unsqueeze(-1))
-    logits = weights[-1] @ x + biases[-1].unsqueeze(-1)
-    return aligned_bilinear(logits.unflatten(-1, (height, width)).squeeze(1), STRIDE // 4)
+    """Mask logits [..., N, H/4, W/4] of `placed` parameters [..., N, P] in mask features [..., F, H/8, W/8], of one
+    picture or of several."""
+    height, width = features.shape[-2:]
+    places = (_places(height, width, features.device) / -scale_px).expand(*features.shape[:-3], PLACE, height * width)
+    (first, second, third), biases = _layers(parameters, features.shape[-3])
+    seen = torch.cat((places, features.flatten(-2)), dim=-2)
+    # All objects see the same, so the first layer is one product for all of a picture's.
+    x = (first.flatten(-3, -2) @ seen).unflatten(-2, (-1, WIDTH))
+    x = second @ F.relu(x + biases[0].unsqueeze(-1))
+    x = third @ F.relu(x + biases[1].unsqueeze(-1))
+    logits = (x + biases[2].unsqueeze(-1)).squeeze(-2)
+    return aligned_bilinear(logits.unflatten(-1, (height, width)), STRIDE // 4)
 
 
 def _widths(features: int) -> tuple[int, ...]:

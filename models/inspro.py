@@ -31,6 +31,7 @@ __all__ = [
     "InsProSettings",
     "Pairs",
     "clipped",
+    "entries_that_count",
 ]
 
 
@@ -154,20 +155,28 @@ class IntraQueryAttention(nn.Linear):
     goes on for a whole video.
     """
 
-    def forward(self, now: Tensor, past: Tensor, fill: Tensor) -> Tensor:  # type: ignore[override]
-        """Queries [B, N, C] for the next frame from object features `now` [B, N, C], `past` [B, T, N, C], the newest
-        last, and `fill` int32 [B, N]: how many of the newest count for each query, none in its first frame."""
-        entries = torch.cat((past.float(), now.float().unsqueeze(1)), dim=1)
-        out: Tensor = (self.weights(entries, fill) * entries).sum(dim=1) + now.float()
+    def forward(self, now: Tensor, past: Tensor, counts: Tensor) -> Tensor:  # type: ignore[override]
+        """Queries [B, N, C] for the next frame from object features `now` [B, N, C] and those of frames before, `past`
+        [B, N, E, C] in any order; `counts` bool [B, N, E]: which of them count, none in a query's first frame."""
+        weights = self.weights(now, past, counts)
+        entries = torch.cat((past.float(), now.float().unsqueeze(2)), dim=2)
+        out: Tensor = (weights * entries).sum(dim=2) + now.float()
         return out
 
-    def weights(self, entries: Tensor, fill: Tensor) -> Tensor:
-        """Weights of `entries` [B, T + 1, N, C], [B, T + 1, N, 1 or C]; 0 for all but the newest `fill` + 1."""
-        length = entries.shape[1]
-        importance = nn.functional.linear(entries, self.weight.float(), self.bias.float())
-        age = torch.arange(length - 1, -1, -1, dtype=fill.dtype, device=fill.device)
-        known = age[:, None] <= fill.unsqueeze(1)
-        return importance.masked_fill(~known.unsqueeze(-1), float("-inf")).softmax(dim=1)
+    def weights(self, now: Tensor, past: Tensor, counts: Tensor) -> Tensor:
+        """Weights [B, N, E + 1, 1 or C] of `past` and, last, of `now`; 0 for what does not count."""
+        before, own = (nn.functional.linear(x.float(), self.weight.float(), self.bias.float()) for x in (past, now))
+        before = before.masked_fill(~counts.unsqueeze(-1), float("-inf"))
+        return torch.cat((before, own.unsqueeze(2)), dim=2).softmax(dim=2)
+
+
+def entries_that_count(ages: Tensor, fill: Tensor) -> Tensor:
+    """Which of a ring's entries count for each query, bool [B, N, E].
+
+    `ages` int32 [B, E]: 1 is the newest entry, 0 an empty one. `fill` int32 [B, N]: how many of the newest count.
+    """
+    age = ages.unsqueeze(1)
+    return (age > 0) & (age <= fill.unsqueeze(2))
 
 
 class InsPro(nn.Module):
@@ -219,7 +228,7 @@ class InsPro(nn.Module):
         outputs: list[StageOutputs] = self.lite_head(pyramid, pairs.queries, _in_pixels(pairs.proposals, sizes))
         return outputs
 
-    def next_queries(self, now: Tensor, past: Tensor, fill: Tensor) -> Tensor:
+    def next_queries(self, now: Tensor, past: Tensor, counts: Tensor) -> Tensor:
         """The queries [B, N, C] of the next frame, from the last stage's object features; see `IntraQueryAttention`.
 
         Where queries do not travel, the learned ones.
@@ -228,7 +237,7 @@ class InsPro(nn.Module):
             return self.first_pairs().queries.expand_as(now)
         if not self.settings.bank_entries:
             return now
-        out: Tensor = self.intra_query_eps(now, past, fill)
+        out: Tensor = self.intra_query_eps(now, past, counts)
         return out
 
     def next_proposals(self, boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -81,7 +81,9 @@ def _line(start: Tensor, end: Tensor, size: Tensor, outside: Outside) -> tuple[T
     place = torch.minimum(place.clamp(min=0), size - 1)
     low = place.floor()
     beyond = place - low
-    pixels = torch.stack((low, torch.minimum(low + 1, size - 1)), dim=-1).to(torch.int64)
+    # Whole numbers are clamped, as these survive what is not finite: a box of NaN reads NaN, and no row but a table's.
+    pixels = torch.stack((low, low + 1), dim=-1).to(torch.int64).clamp(min=0)
+    pixels = torch.minimum(pixels, (size - 1).to(torch.int64).unsqueeze(-1))
     shares = torch.stack(((1 - beyond) * weight, beyond * weight), dim=-1)
     return pixels.flatten(3), shares.flatten(3)
 

@@ -116,7 +116,7 @@ class Network:
             raise UsageError(f"resize {resize!r} was given, but this bundle resizes inside its graph; leave it out")
         self._resize: Callable[[Frame, tuple[int, int]], Frame] = RESIZERS[resize or self.input.resize]
         self.states: Tensors = {
-            name: np.zeros(spec.shape, spec.dtype) for name, spec in manifest.states.items()
+            name: np.zeros(manifest.initial_shape(name), spec.dtype) for name, spec in manifest.states.items()
         } | dict(states or {})
         self._image_size = self.input.image_size
         self._on_device = {name: manifest.device_roles(name) for name in manifest.graphs}

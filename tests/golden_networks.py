@@ -222,8 +222,7 @@ def _inspro_arrays(golden: Golden, images: list[Tensor]) -> tuple[Arrays, Arrays
     first = network.first_pairs()
     pairs = Pairs(first.queries[None], first.proposals[None])
     slots, dim = pairs.queries.shape[1:]
-    bank = torch.zeros(1, settings.bank_frames - 1, slots, dim)
-    fill = torch.zeros(1, slots, dtype=torch.int32)
+    bank = torch.zeros(1, slots, 0, dim)
     arrays: Arrays = {}
     probabilities: Arrays = {}
     for t, image in enumerate(images):
@@ -232,9 +231,8 @@ def _inspro_arrays(golden: Golden, images: list[Tensor]) -> tuple[Arrays, Arrays
         stages = (network.stages if key else network.lite)(maps.pyramid, pairs, sizes)
         last, queries = stages[-1], pairs.queries
         if key:
-            queries = network.next_queries(last.object_features, bank, fill)
-            bank = torch.cat((bank, last.object_features[:, None]), dim=1)[:, 1:]
-            fill = (fill + 1).clamp(max=bank.shape[1])
+            queries = network.next_queries(last.object_features, bank, torch.ones(bank.shape[:3], dtype=torch.bool))
+            bank = torch.cat((bank, last.object_features.unsqueeze(2)), dim=2)[:, :, -settings.bank_entries :]
             arrays[frame + "query_out"] = queries.numpy()
         pairs = Pairs(queries, network.next_proposals(last.boxes, sizes))
         parameters = (network.mask_parameters if key else network.lite_mask_parameters)(last)

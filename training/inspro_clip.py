@@ -39,9 +39,9 @@ def first_walk(network: InsPro, clips: int) -> Walk:
 def walked(network: InsPro, walk: Walk, last: StageOutputs, sizes: Tensor) -> Walk:
     """After a frame in which all stages looked, of which `last` is the last; `sizes` [B, 2] of the pictures."""
     now = last.object_features
-    past = torch.stack(walk.past, dim=1) if walk.past else now.new_zeros(len(now), 0, *now.shape[1:])
-    fill = torch.full(now.shape[:2], past.shape[1], dtype=torch.int32, device=now.device)
-    pairs = Pairs(network.next_queries(now, past, fill), network.next_proposals(last.boxes.detach(), sizes))
+    past = torch.stack(walk.past, dim=2) if walk.past else now.new_zeros(*now.shape[:2], 0, now.shape[2])
+    counts = torch.ones(past.shape[:3], dtype=torch.bool, device=now.device)
+    pairs = Pairs(network.next_queries(now, past, counts), network.next_proposals(last.boxes.detach(), sizes))
     most = network.settings.bank_entries
     return Walk(pairs, (*walk.past, now)[-most:] if most else ())
 

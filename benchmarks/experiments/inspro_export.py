@@ -36,7 +36,7 @@ from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.engines.trt.build import Profile
 from visrt.runtime.engines.trt.library import load_tensorrt
 
-__all__ = ["half_graphs", "main", "random_network"]
+__all__ = ["PROFILES", "half_graphs", "main", "one_stream", "random_network"]
 
 SEED = 5
 PROFILES: dict[str, Profile] = {
@@ -45,6 +45,7 @@ PROFILES: dict[str, Profile] = {
     "head_lite": {},
     "masks": {"masks": (1, 10, 50)},
 }
+"""Of one stream."""
 
 
 def random_network(settings: InsProSettings) -> InsPro:
@@ -108,7 +109,12 @@ def _parity(report: ExportReport) -> dict[str, Any]:
 def _builds(checkpoint: Path, size: tuple[int, int], targets: tuple[str, ...]) -> list[dict[str, Any]]:
     """What TensorRT-RTX made of the FP16 graphs."""
     library, graphs = load_tensorrt("tensorrt-rtx"), half_graphs(checkpoint, size)
-    return [built_from(library, graphs, name, PROFILES[name], targets) for name in graphs.models]
+    return [built_from(library, graphs, name, one_stream(name), targets) for name in graphs.models]
+
+
+def one_stream(name: str) -> Profile:
+    """What the engine of the graph `name` is built for."""
+    return PROFILES[name] if name == "frame" else {"streams": (1, 1, 1), **PROFILES[name]}
 
 
 def arguments(argv: Sequence[str] | None = None) -> Namespace:

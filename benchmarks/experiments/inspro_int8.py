@@ -23,7 +23,7 @@ from typing import Any
 import onnx
 
 from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_result_options, write_result
-from visrt.benchmarks.experiments.inspro_export import PROFILES, SEED, half_graphs, random_network
+from visrt.benchmarks.experiments.inspro_export import PROFILES, SEED, half_graphs, one_stream, random_network
 from visrt.benchmarks.experiments.inspro_lite import in_turns
 from visrt.benchmarks.experiments.large_build import built_from
 from visrt.benchmarks.experiments.large_graphs import in_int8 as whole_in_int8
@@ -153,7 +153,7 @@ def _builds(targets: tuple[str, ...], size: str) -> list[dict[str, Any]]:
         half = half_graphs(checkpoint, (height, width))
     kinds = {"fp16": half, "int8": whole_in_int8(half, INT8.graphs)}
     return [
-        {"precision": precision, **built_from(library, graphs, name, PROFILES[name], targets)}
+        {"precision": precision, **built_from(library, graphs, name, one_stream(name), targets)}
         for name in INT8.graphs
         for precision, graphs in kinds.items()
     ]

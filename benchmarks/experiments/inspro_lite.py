@@ -23,12 +23,13 @@ from visrt.benchmarks.accuracy.result_files import EXPERIMENT_RESULTS, add_resul
 from visrt.benchmarks.speed.sweeps import KEY_EVERY
 from visrt.export.frames import synthetic_frames
 from visrt.models.inspro import INSPRO_R50_LITE
-from visrt.runtime.arrays import Array, Tensor, Tensors
+from visrt.runtime.arrays import Feed, Tensors
 from visrt.runtime.bundles.bundle import Bundle, initial_states, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
-from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES
+from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES, InsProSettings
+from visrt.runtime.methods.inspro_pairs import first_pairs
 from visrt.runtime.session import Session
 
 __all__ = ["bound_by_macs", "in_turns"]
@@ -92,19 +93,17 @@ def _graph_calls(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, Cal
     spec, states = bundle.manifest.input, initial_states(bundle)
     frame = synthetic_frames(1, spec.height, spec.width)
     given = engines["frame"]({"images": frame.images, "valid_sizes": frame.valid_sizes})
-    lite: dict[str, Array | Tensor] = {
-        "pyramid": given["pyramid"].row(0),
-        "picture_size": np.array([spec.height, spec.width], dtype=np.float32),
-        "queries": states[QUERIES],
-        "proposals": states[PROPOSALS],
-    }
-    full = {**lite, "bank": states[BANK], "fill": np.zeros(len(states[QUERIES]), dtype=np.float32)}
-    seen = engines["head"](full)["mask_embeddings"].numpy()[:MASKS]
-    feeds: dict[str, Mapping[str, Array | Tensor]] = {
+    pairs = first_pairs(states[QUERIES], states[PROPOSALS], states[BANK].shape[1], streams=1)
+    looking: dict[str, Feed] = {role: given[role] for role in ("pyramid", "picture_sizes")}
+    heads = {name: {**looking, **pairs.feeds(name, InsProSettings().box_side_min)} for name in ("head", "head_lite")}
+    feeds: dict[str, Mapping[str, Feed]] = {
         "frame": {"images": frame.images, "valid_sizes": frame.valid_sizes},
-        "head": full,
-        "head_lite": lite,
-        "masks": {"mask_embeddings": seen, "mask_features": given["mask_features"].row(0)},
+        **heads,
+        "masks": {
+            "slots": np.arange(MASKS, dtype=np.int32)[None],
+            "mask_embeddings": engines["head"](heads["head"])["mask_embeddings"],
+            "mask_features": given["mask_features"],
+        },
     }
     return {name: partial(engines[name], fed) for name, fed in feeds.items()}
 

@@ -13,7 +13,7 @@ from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.methods.minvis import FAMILY
 from visrt.runtime.session import Session
 
-__all__ = ["Scene", "disc_masks", "scripted_session"]
+__all__ = ["NO_FILE", "Scene", "disc_masks", "graph_of", "scripted_session"]
 
 NO_FILE = FileSpec(file="scripted", bytes=0, sha256="0" * 64)
 CLASSES = 3
@@ -118,7 +118,7 @@ def _graphs(scene: Scene) -> dict[str, GraphSpec]:
     queries = ("batch", scene.queries)
     embeddings, features = (*queries, CHANNELS), (CHANNELS, *scene.cells)
     return {
-        "frame": _graph(
+        "frame": graph_of(
             {"images": ("uint8", ("batch", *scene.network, 3)), "valid_sizes": ("int32", ("batch", 2))},
             {
                 "class_logits": ("float32", (*queries, CLASSES + 1)),
@@ -127,7 +127,7 @@ def _graphs(scene: Scene) -> dict[str, GraphSpec]:
                 "mask_features": ("float32", ("batch", *features)),
             },
         ),
-        "masks": _graph(
+        "masks": graph_of(
             {"mask_embeddings": ("float32", ("masks", CHANNELS)), "mask_features": ("float32", features)},
             {"mask_logits": ("float32", ("masks", *scene.cells))},
         ),
@@ -137,7 +137,7 @@ def _graphs(scene: Scene) -> dict[str, GraphSpec]:
 Tensors = Mapping[str, tuple[str, tuple[int | str, ...]]]
 
 
-def _graph(inputs: Tensors, outputs: Tensors) -> GraphSpec:
+def graph_of(inputs: Tensors, outputs: Tensors) -> GraphSpec:
     def specs(tensors: Tensors) -> dict[str, TensorSpec]:
         return {
             role: TensorSpec.model_validate({"name": role, "dtype": dtype, "shape": shape, "meaning": role})

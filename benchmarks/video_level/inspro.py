@@ -22,12 +22,13 @@ from visrt.benchmarks.video_level.tracks import (
     mean_over_frames,
     plain_result,
 )
-from visrt.runtime.arrays import Floats, Tensors
+from visrt.runtime.arrays import Floats
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.mask_resize import STRIDE, MaskResize, bilinear
 from visrt.runtime.masks import Rle, encode_region, rectangle
 from visrt.runtime.methods.inspro import InsPro, first_step, frame_step, sigmoid
-from visrt.runtime.network import ClipGraphs, Network
+from visrt.runtime.methods.method import FrameOutputs
+from visrt.runtime.network import Network
 
 __all__ = ["inspro_result"]
 
@@ -48,10 +49,10 @@ def inspro_result(network: Network, family: InsPro, read_frames: ReadFrames, top
 
 def _result_of_boxes(network: Network, family: InsPro, frames: Iterable[Frame], top_k: int) -> VideoResult:
     scores, corners, fits = [], [], []
-    for outputs, probabilities, fit in _answers(network, family, frames):
+    for frame, of_frame, probabilities in _answers(network, family, frames):
         scores.append(probabilities)
-        corners.append(outputs["boxes"])
-        fits.append(fit)
+        corners.append(of_frame)
+        fits.append(frame.fit)
     if not scores:
         return VideoResult(0, (), ())
     mean: Floats = np.stack(scores).mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -81,21 +82,22 @@ def _best_boxes(scores: Floats, corners: Floats, fit: Letterbox) -> FrameBoxes:
 
 def _in_slot_order(network: Network, family: InsPro, frames: Iterable[Frame]) -> Iterator[tuple[Floats, Floats]]:
     """Class probabilities [N, K] and mask embeddings [N, P] of each frame."""
-    for outputs, probabilities, _ in _answers(network, family, frames):
-        yield probabilities, outputs["mask_embeddings"]
+    for frame, _, probabilities in _answers(network, family, frames):
+        yield probabilities, frame.device["mask_embeddings"].numpy()
 
 
-def _answers(network: Network, family: InsPro, frames: Iterable[Frame]) -> Iterator[tuple[Tensors, Floats, Letterbox]]:
-    """The head's outputs, class probabilities [N, K] and place of each frame; invalid slots score zero."""
-    step = first_step(network.states)
-    for frame in frames:
-        [outputs] = network.run_frames([frame])
-        outputs.check_finite()
-        graphs = ClipGraphs(network, [outputs], network.new_states())
-        answer = frame_step(outputs.tensors, graphs.run, step, family.settings)
+def _answers(
+    network: Network, family: InsPro, frames: Iterable[Frame]
+) -> Iterator[tuple[FrameOutputs, Floats, Floats]]:
+    """Each frame after its head, the boxes [N, 4] of its slots and their class probabilities [N, K]; invalid slots
+    score zero."""
+    states, step = network.new_states(), first_step(network.states)
+    for image in frames:
+        [frame] = network.run_frames([image])
+        answer = network.alone(frame_step(frame, step, family.settings), states)
         step = answer.step
         probabilities = np.where(answer.invalid[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
-        yield answer.outputs, probabilities, outputs.fit
+        yield frame, answer.outputs["boxes"], probabilities
 
 
 def _rle(resize: MaskResize, logits: Floats) -> Rle | None:

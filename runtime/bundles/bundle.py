@@ -97,7 +97,7 @@ def initial_states(bundle: Bundle) -> dict[str, Array]:
 
 def _initial(bundle: Bundle, name: str, spec: StateSpec) -> Array:
     if spec.initial is None:
-        return np.zeros(spec.shape, dtype=spec.dtype)
+        return np.zeros(bundle.manifest.initial_shape(name), dtype=spec.dtype)
     where = f"{bundle.folder / spec.initial.file}"
     try:
         values: Array = np.load(io.BytesIO(bundle.read(spec.initial)), allow_pickle=False)

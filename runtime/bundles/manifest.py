@@ -227,6 +227,15 @@ class Manifest(Strict):
     def _carried(self) -> dict[str, StateSpec]:
         return {name: state for name, state in self.states.items() if state.device == "engine"}
 
+    def initial_shape(self, name: str) -> tuple[int, ...]:
+        """Of state `name` before the first frame: of a ring all its entries, none where their number is dynamic."""
+        state = self.states[name]
+        if not state.ring:
+            return state.shape
+        inputs = (graph.inputs[state.input] for graph in self.graphs.values() if state.input in graph.inputs)
+        entries = next((spec.shape[-2] for spec in inputs), 0)
+        return (*state.shape[:-1], entries if isinstance(entries, int) else 0, state.shape[-1])
+
     def files(self) -> tuple[FileSpec, ...]:
         """Every file the bundle must hold beside the manifest, once."""
         sizes: tuple[Manifest | SizeSpec, ...] = (self, *self.other_sizes)

@@ -1,9 +1,10 @@
 """InsPro between engine calls: query-proposal pairs travel from frame to frame, each the same object throughout.
 
 Nothing is matched (InsPro, He et al., NeurIPS 2022). A frame starts from the queries and boxes of the frame before; all
-pairs always go on. The lite variant looks at most frames with one stage, which moves the boxes only. As the published
-rule judges whole videos, here a slot gets a public id when it is first sure of an object, and shows nothing in frames
-where it is not.
+pairs always go on. The lite variant looks at most frames with one stage, which moves the boxes only. Pairs and bank
+stay in the engine's memory, and the graphs restart a slot that cannot go on; the host knows which frames count in the
+bank. As the published rule judges whole videos, here a slot gets a public id when it is first sure of an object, and
+shows nothing in frames where it is not.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from visrt.runtime.arrays import Array, Floats, Tensors
-from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
+from visrt.runtime.bundles.contract import GraphNeed, TensorNeed, slot_masks
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
-from visrt.runtime.errors import NumericalError
-from visrt.runtime.methods.inspro_outputs import inspro_outputs, outputs_of_frame, running
+from visrt.runtime.methods.inspro_outputs import frame_of_stream, inspro_outputs, running
 from visrt.runtime.methods.inspro_pairs import (
-    Pairs,
-    feeds_of,
+    HostPairs,
+    Past,
     first_pairs,
-    invalid_slots,
-    reset_slots,
-    too_small,
-    update_bank,
+    forget_past,
+    no_past,
+    past_feeds,
     update_pairs,
+    with_entry,
 )
 from visrt.runtime.methods.int8 import Int8Plan
 from visrt.runtime.methods.method import (
     BoxTrack,
+    Call,
     FrameOutputs,
     FrameTracks,
     Graphs,
-    RunGraph,
     Steps,
     TrackingMethod,
-    tracks_with_masks,
+    tracks_of_slots,
+    valid_outputs,
 )
 from visrt.runtime.methods.outputs import Outputs
 from visrt.runtime.methods.slot_tracks import (
@@ -76,11 +77,11 @@ LITE_KEY_EVERY_FRAMES = 10
 """Of the published lite variant."""
 
 QUERIES, PROPOSALS, BANK = "queries", "proposals", "bank"
-"""The states that lie in the bundle: the learned pairs, and the empty bank of a network that attends to the past."""
+"""The states: pairs, learned ones first, and the bank of a network that attends to the past, a ring."""
 
-# K classes without "no object", images of I x J, maps of h x w = stride 4 and u x v = stride 8 of the network input;
-# N slots, S pixels of all levels of the pyramid, E = T - 1 entries of the bank. A network of T = 1 has no bank, one of
-# boxes alone nothing of masks.
+# K classes without "no object", images of I x J, maps of h x w = stride 4 and u x v = stride 8 of the network input; N
+# streams, Q slots, S pixels of all levels of the pyramid, E = T - 1 entries of the bank. With T = 1 there is no bank,
+# in a network of boxes alone nothing of masks.
 FRAME = GraphNeed(
     inputs={"images": TensorNeed("B I J 3", ("uint8",)), "valid_sizes": TensorNeed("B 2", ("int32",))},
     outputs={
@@ -89,28 +90,33 @@ FRAME = GraphNeed(
         "picture_sizes": TensorNeed("B 2", ("float32",)),
     },
 )
-LOOKING: Mapping[str, TensorNeed] = {
-    "pyramid": TensorNeed("S C"),
-    "picture_size": TensorNeed("2", ("float32",)),
-    "queries": TensorNeed("N C", ("float32",)),
-    "proposals": TensorNeed("N 4", ("float32",)),
-}
-SEEN: Mapping[str, TensorNeed] = {
-    "class_logits": TensorNeed("N K", ("float32",)),
-    "boxes": TensorNeed("N 4", ("float32",)),
-    "mask_embeddings": TensorNeed("N P", ("float32",), optional=True),
-    "object_features": TensorNeed("N C", ("float32",)),
-    "next_proposals": TensorNeed("N 4", ("float32",)),
-}
+LITE_HEAD = GraphNeed(
+    inputs={
+        "pyramid": TensorNeed("N S C"),
+        "picture_sizes": TensorNeed("N 2", ("float32",)),
+        "queries": TensorNeed("N Q C", ("float32",)),
+        "proposals": TensorNeed("N Q 4", ("float32",)),
+        "box_side_min": TensorNeed("N", ("float32",)),
+    },
+    outputs={
+        "class_logits": TensorNeed("N Q K", ("float32",)),
+        "boxes": TensorNeed("N Q 4", ("float32",)),
+        "mask_embeddings": TensorNeed("N Q P", ("float32",), optional=True),
+        "object_features": TensorNeed("N Q C", ("float32",)),
+        "next_queries": TensorNeed("N Q C", ("float32",)),
+        "next_proposals": TensorNeed("N Q 4", ("float32",)),
+        "restarted": TensorNeed("N Q", ("float32",)),
+    },
+)
 HEAD = GraphNeed(
     inputs={
-        **LOOKING,
-        "bank": TensorNeed("E N C", ("float32",), optional=True),
-        "fill": TensorNeed("N", ("float32",), optional=True),
+        **LITE_HEAD.inputs,
+        "bank": TensorNeed("N Q E C", ("float32",), optional=True),
+        "ages": TensorNeed("N E", ("int32",), optional=True),
+        "fill": TensorNeed("N Q", ("int32",), optional=True),
     },
-    outputs={**SEEN, "next_queries": TensorNeed("N C", ("float32",))},
+    outputs=LITE_HEAD.outputs,
 )
-LITE_HEAD = GraphNeed(inputs=LOOKING, outputs=SEEN)
 INT8 = Int8Plan(
     ("frame", "head", "head_lite"),
     range_frames=3,
@@ -119,14 +125,7 @@ INT8 = Int8Plan(
     compared=("embeddings", "class_logits", "boxes"),
 )
 """In the third frame the bank is not empty, of the lite variant too, and the fourth shows what was read from it."""
-MASKS = GraphNeed(
-    inputs={
-        "mask_embeddings": TensorNeed("M P", ("float32",)),
-        "mask_features": TensorNeed("F u v", ("float32",)),
-    },
-    outputs={"mask_logits": TensorNeed("M h w", ("float32",))},
-    optional=True,
-)
+MASKS = replace(slot_masks("P", features="F u v", dtypes=("float32",)), optional=True)
 
 
 @dataclass(frozen=True)
@@ -158,12 +157,13 @@ class InsProSettings:
 
 @dataclass(frozen=True)
 class FrameStep:
-    """The model's state between frames, without the public tracks.
+    """What the host knows of the model between frames, without the public tracks.
 
-    until_key: frames until the next key frame; 0 asks for one now. key_score: mean score of what was shown at the last.
+    past: what counts in the bank. until_key: frames until the next key frame; 0 asks for one now. key_score: mean score
+    of what was shown at the last.
     """
 
-    pairs: Pairs
+    past: Past
     until_key: int = 0
     key_score: float = 0.0
 
@@ -174,13 +174,13 @@ class FrameStep:
 
 @dataclass(frozen=True)
 class FrameAnswer:
-    """The head's outputs by role, zeros for the slots [N] that are `invalid`; `reset` [N]: those that restart
-    from their learned pair in the next frame."""
+    """The head's outputs that came to the host, by role, zeros for the slots [Q] that are `invalid`; `restarted` [Q]:
+    those that start from their learned pair in the next frame."""
 
     outputs: Tensors
     step: FrameStep
     invalid: NDArray[np.bool_]
-    reset: NDArray[np.bool_]
+    restarted: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -206,18 +206,16 @@ class InsPro(TrackingMethod[InsProState]):
 
     def required_states(self) -> Mapping[str, TensorNeed]:
         return {
-            QUERIES: TensorNeed("N C", ("float32",)),
-            PROPOSALS: TensorNeed("N 4", ("float32",)),
-            BANK: TensorNeed("E N C", ("float32",), optional=True),
+            QUERIES: TensorNeed("Q C", ("float32",)),
+            PROPOSALS: TensorNeed("Q 4", ("float32",)),
+            BANK: TensorNeed("Q C", ("float32",), optional=True),
         }
 
     def start(self, initial: Tensors) -> InsProState:
-        step = first_step(initial)
-        return InsProState(step, new_slot_tracks(len(step.pairs.queries), next_id=0))
+        return InsProState(first_step(initial), new_slot_tracks(len(initial[QUERIES]), next_id=0))
 
     def restart(self, state: InsProState, initial: Tensors) -> InsProState:
-        step = first_step(initial)
-        return InsProState(step, new_slot_tracks(len(step.pairs.queries), state.tracks.next_id))
+        return InsProState(first_step(initial), new_slot_tracks(len(initial[QUERIES]), state.tracks.next_id))
 
     def update(
         self, frames: Sequence[FrameOutputs], graphs: Graphs, state: InsProState
@@ -226,9 +224,8 @@ class InsPro(TrackingMethod[InsProState]):
 
         Slots that restart from their learned pair are counted as dropped.
         """
-        yield from ()
         [frame], settings = frames, self.settings
-        answer = frame_step(frame.tensors, graphs.run, state.step, settings)
+        answer = yield from frame_step(frame, state.step, settings)
         probabilities = np.where(answer.invalid[:, None], np.float32(0), sigmoid(answer.outputs["class_logits"]))
         tracks = without_lost(forget_slots(state.tracks, answer.invalid), frame.now_s, settings.lost_s)
         tracks, visible = mark_seen(
@@ -241,83 +238,73 @@ class InsPro(TrackingMethod[InsProState]):
         )
         tracks = with_mean_scores(tracks, visible, probabilities, settings.score_window_frames)
         objects, slots = shown_objects(tracks, visible)
-        shown = _shown(frame, graphs, objects, {role: rows[slots] for role, rows in answer.outputs.items()})
-        shown = replace(shown, dropped_slots=int(answer.reset.sum()))
+        dropped = int(answer.restarted.sum())
+        if "mask_features" in frame.device:
+            shown = yield from tracks_of_slots(frame, objects, slots, dropped)
+        else:
+            boxes = answer.outputs["boxes"][slots]
+            tracked = tuple(BoxTrack(*one, box) for one, box in zip(objects, boxes, strict=True))
+            shown = FrameTracks(tracked, dropped_slots=dropped)
         step = with_key_on_drop(answer.step, probabilities[visible], state.step.is_key, settings.key_score_drop)
-        return [shown], InsProState(step, forget_slots(tracks, answer.reset))
+        return [shown], InsProState(step, forget_slots(tracks, answer.restarted))
 
     def full_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
     ) -> Outputs:
         size = (manifest.input.height, manifest.input.width)
-        return inspro_outputs(engines, images, valid_sizes, first_step(initial).pairs, size)
+        return inspro_outputs(engines, images, valid_sizes, _host_pairs(initial, len(images)), size)
 
     def stream_outputs(
         self, engines: Mapping[str, Engine], manifest: Manifest, initial: Tensors, images: Array, valid_sizes: Array
     ) -> Iterator[Outputs]:
         """Of the lite variant every second frame is a key frame, so that a few frames show both heads and the bank."""
-        settings = replace(self.settings, key_every_frames=min(self.settings.key_every_frames, 2))
-        step, size = first_step(initial), (manifest.input.height, manifest.input.width)
+        settings, size = self.settings, (manifest.input.height, manifest.input.width)
+        key_every_frames, pairs = min(settings.key_every_frames, 2), _host_pairs(initial, streams=1)
         for t in range(len(images)):
+            graph = "head_lite" if t % key_every_frames else "head"
             made = engines["frame"]({"images": images[t : t + 1], "valid_sizes": valid_sizes[t : t + 1]})
-            frame = {"picture_sizes": made["picture_sizes"].numpy()[0]}
-            answer = _answer(frame, running(engines, made["pyramid"].row(0)), step, settings)
-            step = answer.step
-            yield outputs_of_frame(_with_nan(answer), engines, made, size)
+            run = running(engines, made["pyramid"], made["picture_sizes"])
+            outputs = run(graph, pairs.feeds(graph, settings.box_side_min))
+            pairs = update_pairs(pairs, outputs, graph == "head" or settings.bank_takes == "all")
+            yield frame_of_stream(outputs, engines, made, size)
 
     def graph_of(self, role: str) -> str:
         kind, _, which = role.partition("@")
         return {"mask_logits": "masks", "mask_features": "frame"}.get(kind, "head_lite" if which == "lite" else "head")
 
 
-def _shown(
-    frame: FrameOutputs, graphs: Graphs, objects: Sequence[tuple[int, int, float]], outputs: Tensors
-) -> FrameTracks:
-    """The tracks of `objects`, (id, label, score) each, with the mask or box that the head's `outputs` give them."""
-    if "mask_embeddings" in outputs:
-        return tracks_with_masks(frame, graphs, objects, outputs["mask_embeddings"])
-    return FrameTracks(tuple(BoxTrack(*one, box) for one, box in zip(objects, outputs["boxes"], strict=True)))
-
-
 def first_step(initial: Tensors) -> FrameStep:
-    return FrameStep(first_pairs(initial[QUERIES], initial[PROPOSALS], initial.get(BANK)))
+    return FrameStep(no_past(len(initial[QUERIES]), _entries(initial)))
 
 
-def frame_step(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProSettings) -> FrameAnswer:
+def frame_step(frame: FrameOutputs, step: FrameStep, settings: InsProSettings) -> Steps[FrameAnswer]:
     """One frame through the head, or between key frames through the lite head.
 
-    Raises NumericalError if the network gave NaN or infinity for all slots.
+    Raises NumericalError if the network gave NaN or infinity for all slots; the states then stay as they were.
     """
-    answer = _answer(frame, run, step, settings)
-    if answer.invalid.all():
-        raise NumericalError(
-            "the network gave NaN or infinity in every slot of its head; check the bundle with its reference frames, "
-            "and an FP16 engine against FP32"
-        )
-    return answer
-
-
-def _answer(frame: Tensors, run: RunGraph, step: FrameStep, settings: InsProSettings) -> FrameAnswer:
-    outputs = _looked(frame, run, step)
-    invalid = invalid_slots(outputs)
-    outputs = {role: np.where(invalid[:, None], np.float32(0), values) for role, values in outputs.items()}
-    pairs = update_pairs(step.pairs, outputs)
-    if step.is_key or settings.bank_takes == "all":
-        pairs = update_bank(pairs, outputs["object_features"])
-    reset = invalid | too_small(pairs, settings.box_side_min)
+    graph, past = "head" if step.is_key else "head_lite", step.past
+    side_min = np.array(settings.box_side_min, dtype=np.float32)
+    answer = yield Call(graph, [frame], {"box_side_min": side_min, **past_feeds(past, graph)})
+    outputs, invalid = valid_outputs(answer, graph)
+    if past.entries and (step.is_key or settings.bank_takes == "all"):
+        answer.renew(entry=past.next_entry)
+        past = with_entry(past)
+    else:
+        answer.renew()
+    restarted = answer.host["restarted"] > 0
     until_key = (settings.key_every_frames if step.is_key else step.until_key) - 1
-    return FrameAnswer(outputs, replace(step, pairs=reset_slots(pairs, reset), until_key=until_key), invalid, reset)
+    return FrameAnswer(
+        outputs, replace(step, past=forget_past(past, restarted), until_key=until_key), invalid, restarted
+    )
 
 
-def _with_nan(answer: FrameAnswer) -> Tensors:
-    """The outputs of an answer, NaN in place of zeros for the slots that are invalid."""
-    return {role: np.where(answer.invalid[:, None], np.nan, rows) for role, rows in answer.outputs.items()}
+def _host_pairs(initial: Tensors, streams: int) -> HostPairs:
+    return first_pairs(initial[QUERIES], initial[PROPOSALS], _entries(initial), streams)
 
 
-def _looked(frame: Tensors, run: RunGraph, step: FrameStep) -> Tensors:
-    """The outputs of a head; `run` adds the frame's pyramid, which stays on the device."""
-    graph = "head" if step.is_key else "head_lite"
-    return run(graph, {"picture_size": frame["picture_sizes"], **feeds_of(step.pairs, graph)})
+def _entries(initial: Tensors) -> int:
+    """Of the bank [Q, E, C]; none where the network does not attend to the past."""
+    return initial[BANK].shape[1] if BANK in initial else 0
 
 
 def with_key_on_drop(step: FrameStep, probabilities: Floats, was_key: bool, drop: float | None) -> FrameStep:

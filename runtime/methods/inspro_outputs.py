@@ -10,50 +10,56 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
+from visrt.runtime.arrays import Array, Feed, Floats, Tensor
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.mask_resize import STRIDE
-from visrt.runtime.methods.inspro_pairs import Pairs, feeds_of, update_bank, update_pairs
-from visrt.runtime.methods.outputs import Outputs, checked_batch, mask_logits_of
+from visrt.runtime.methods.inspro_pairs import HostPairs, update_pairs
+from visrt.runtime.methods.outputs import Outputs, checked_batch, slot_masks_of
 
-__all__ = ["Look", "box_logits", "inspro_outputs", "outputs_of_frame", "roles_of_frame", "running"]
+__all__ = ["RunHead", "box_logits", "frame_of_stream", "inspro_outputs", "named", "roles_of_frames", "running"]
 
 AGAIN, LITE = "@2", "@lite"
 
-Look = Callable[[str, Tensors], Tensors]
-"""Calls a head by name for one frame: as `RunGraph`, with the picture's size and pyramid added."""
+RunHead = Callable[[str, Mapping[str, Array]], Outputs]
+"""Calls a head by name for frames of B streams with what it takes from host and states; adds the rest. Its outputs by
+role, [B, ...]."""
+
+NO_LEAST = 0.0
+"""Of a box's sides in parity: whether a side lies just above a limit or below it hangs on rounding."""
 
 
-def roles_of_frame(look: Look, pairs: Pairs, heads: tuple[str, ...]) -> Outputs:
-    """The outputs that are compared for one frame, by role; `heads`: "head", and "head_lite" where there is one."""
-    first = look("head", feeds_of(pairs, "head"))
-    pairs = update_bank(update_pairs(pairs, first), first["object_features"])
-    roles = _named(first, "")
-    roles |= _named(look("head", feeds_of(pairs, "head")), AGAIN)
+def roles_of_frames(run: RunHead, pairs: HostPairs, heads: tuple[str, ...]) -> Outputs:
+    """The outputs that are compared, by role, [B, ...]; `heads`: "head", and "head_lite" where there is one."""
+    first = run("head", pairs.feeds("head", NO_LEAST))
+    pairs = update_pairs(pairs, first, bank_takes_it=True)
+    roles = named(first, "") | named(run("head", pairs.feeds("head", NO_LEAST)), AGAIN)
     if "head_lite" in heads:
-        roles |= _named(look("head_lite", feeds_of(pairs, "head_lite")), LITE)
+        roles |= named(run("head_lite", pairs.feeds("head_lite", NO_LEAST)), LITE)
     return roles
 
 
 def inspro_outputs(
-    engines: Mapping[str, Engine], images: Array, valid_sizes: Array, pairs: Pairs, size: tuple[int, int]
+    engines: Mapping[str, Engine], images: Array, valid_sizes: Array, pairs: HostPairs, size: tuple[int, int]
 ) -> Outputs:
-    """All outputs for `images` of a network for inputs of `size` (height, width); each video starts from `pairs`."""
+    """All outputs for `images` of a network for inputs of `size` (height, width); each starts from its `pairs`."""
     made = checked_batch(engines["frame"]({"images": images, "valid_sizes": valid_sizes}), len(images))
-    frames = [
-        roles_of_frame(_looking(engines, made["pyramid"].row(i), size), pairs, tuple(engines))
-        for i in range(len(images))
-    ]
-    outputs = {role: np.stack([frame[role] for frame in frames]) for role in frames[0]}
+    pictures = np.tile(np.array(size, dtype=np.float32), (len(images), 1))
+    outputs = roles_of_frames(running(engines, made["pyramid"], pictures), pairs, tuple(engines))
     return _with_shapes(outputs, engines, made, size)
 
 
-def outputs_of_frame(
-    seen: Tensors, engines: Mapping[str, Engine], made: Mapping[str, Tensor], size: tuple[int, int]
+def frame_of_stream(
+    seen: Outputs, engines: Mapping[str, Engine], made: Mapping[str, Tensor], size: tuple[int, int]
 ) -> Outputs:
     """What a head has `seen` in one frame of a stream, by the roles that parity knows, [1, ...], and the masks or boxes
-    of all slots; `made`: the frame graph's outputs for it."""
-    return _with_shapes({role: values[None] for role, values in _named(seen, "").items()}, engines, made, size)
+    of all slots; `made`: the frame graph's outputs for it. All of a slot that is invalid is NaN."""
+    outputs = _with_shapes(named(seen, ""), engines, made, size)
+    invalid = ~np.isfinite(seen["class_logits"]).all(axis=2)
+    for role in outputs.keys() - {"mask_features"}:
+        outputs[role] = np.where(
+            invalid.reshape(*invalid.shape, *[1] * (outputs[role].ndim - 2)), np.nan, outputs[role]
+        )
+    return outputs
 
 
 def _with_shapes(
@@ -62,15 +68,16 @@ def _with_shapes(
     """`outputs` [B, ...] of the heads with the masks of all slots, or without a masks graph with their boxes."""
     if "masks" not in engines:
         return {**outputs, "box_logits": box_logits(outputs["boxes"], size)}
-    masks = mask_logits_of(engines["masks"], outputs["mask_embeddings"], made["mask_features"])
-    return {**outputs, "mask_features": made["mask_features"].numpy(), "mask_logits": masks}
+    features = made["mask_features"]
+    masks = slot_masks_of(engines["masks"], outputs["mask_embeddings"], features)
+    return {**outputs, "mask_features": features.numpy(), "mask_logits": masks}
 
 
-def running(engines: Mapping[str, Engine], pyramid: Tensor) -> Look:
-    """Calls a head by name for one frame with its `pyramid`."""
+def running(engines: Mapping[str, Engine], pyramid: Feed, picture_sizes: Feed) -> RunHead:
+    """Calls a head by name for frames with their `pyramid` [B, pixels, C] and `picture_sizes` [B, 2]."""
 
-    def run(graph: str, feeds: Tensors) -> Tensors:
-        given = engines[graph]({**feeds, "pyramid": pyramid})
+    def run(graph: str, feeds: Mapping[str, Array]) -> Outputs:
+        given = engines[graph]({**feeds, "pyramid": pyramid, "picture_sizes": picture_sizes})
         return {role: tensor.numpy() for role, tensor in given.items()}
 
     return run
@@ -86,17 +93,13 @@ def box_logits(boxes: Array, size: tuple[int, int]) -> Floats:
     return inside
 
 
-def _looking(engines: Mapping[str, Engine], pyramid: Tensor, size: tuple[int, int]) -> Look:
-    run, picture = running(engines, pyramid), np.array(size, dtype=np.float32)
-    return lambda graph, feeds: run(graph, {**feeds, "picture_size": picture})
-
-
-def _named(outputs: Tensors, which: str) -> Outputs:
+def named(outputs: Outputs, which: str) -> Outputs:
     """Outputs by the roles that parity knows. Class logits get a zero for "no object", which sigmoid scores lack."""
     logits = outputs["class_logits"]
+    others = outputs.keys() - {"class_logits", "object_features", "restarted"}
     roles = {
-        "class_logits": np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1),
+        "class_logits": np.concatenate([logits, np.zeros_like(logits[..., :1])], axis=-1),
         "embeddings": outputs["object_features"],
-        **{role: values for role, values in outputs.items() if role not in ("class_logits", "object_features")},
+        **{role: outputs[role] for role in outputs if role in others},
     }
     return {role + which: values for role, values in roles.items()}

@@ -1,92 +1,107 @@
-"""InsPro's query-proposal pairs between frames, and each query's bank of what it was: plain values, pure updates."""
+"""What the host knows of InsPro's query-proposal pairs, which the engine keeps: which entries of the bank count.
+
+Plain values, pure updates. `HostPairs` are pairs on the host, as parity steps through a few frames with them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.arrays import Floats, Tensors
+from visrt.runtime.arrays import Array, Floats
 
-__all__ = [
-    "Pairs",
-    "feeds_of",
-    "first_pairs",
-    "invalid_slots",
-    "reset_slots",
-    "too_small",
-    "update_bank",
-    "update_pairs",
-]
+__all__ = ["HostPairs", "Past", "first_pairs", "forget_past", "no_past", "past_feeds", "update_pairs", "with_entry"]
 
 Slots = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """N pairs, and what each began as.
+class Past:
+    """Which of the `entries` of a stream's bank count; 0 where the network does not attend to the past.
 
-    queries [N, C] and proposals [N, 4], x1, y1, x2, y2 as parts of the picture. bank [E, N, C]: object features of
-    frames before, the newest last, none (E = 0) where the network does not attend to them; fill [N]: how many of the
-    newest count for each slot.
+    The bank is a ring: each new entry takes the place of the oldest. written: how many there were ever. fill int32 [N]:
+    how many of the newest count for each slot.
     """
 
-    first_queries: Floats
-    first_proposals: Floats
+    entries: int
+    written: int
+    fill: NDArray[np.int32]
+
+    @property
+    def next_entry(self) -> int:
+        """Where the next entry goes."""
+        return self.written % self.entries
+
+    @property
+    def ages(self) -> NDArray[np.int32]:
+        """Of each entry, [E]: 1 is the newest, 0 was never written."""
+        ages = (self.written - 1 - np.arange(self.entries)) % max(self.entries, 1) + 1
+        return np.where(ages <= self.written, ages, 0).astype(np.int32)
+
+
+def no_past(slots: int, entries: int) -> Past:
+    """Before the first frame of a stream."""
+    return Past(entries, 0, np.zeros(slots, dtype=np.int32))
+
+
+def with_entry(past: Past) -> Past:
+    """After an entry was written, the oldest gone; as it was where there is no bank."""
+    fill = np.minimum(past.fill + 1, past.entries).astype(np.int32)
+    return replace(past, written=past.written + 1, fill=fill) if past.entries else past
+
+
+def forget_past(past: Past, slots: Slots) -> Past:
+    """Nothing before counts for `slots` [N]."""
+    return replace(past, fill=np.where(slots, np.int32(0), past.fill))
+
+
+def past_feeds(past: Past, graph: str) -> dict[str, Array]:
+    """What a head takes of the past from the host; nothing if it does not attend to it, as the lite one."""
+    return {"ages": past.ages, "fill": past.fill} if graph == "head" and past.entries else {}
+
+
+@dataclass(frozen=True)
+class HostPairs:
+    """The states of B streams on the host: queries [B, N, C], proposals [B, N, 4], x1, y1, x2, y2 as parts of the
+    picture, bank [B, N, E, C], and what counts in each stream's bank."""
+
     queries: Floats
     proposals: Floats
     bank: Floats
-    fill: Floats
+    pasts: tuple[Past, ...]
+
+    def feeds(self, graph: str, box_side_min: float) -> dict[str, Array]:
+        """What a head takes of the states, and from the host."""
+        pasts = [past_feeds(past, graph) for past in self.pasts]
+        of_bank = {role: np.stack([past[role] for past in pasts]) for role in pasts[0]}
+        return {
+            "queries": self.queries,
+            "proposals": self.proposals,
+            "box_side_min": np.full(len(self.pasts), box_side_min, dtype=np.float32),
+            **({"bank": self.bank} if of_bank else {}),
+            **of_bank,
+        }
 
 
-def first_pairs(queries: Floats, proposals: Floats, bank: Floats | None) -> Pairs:
-    """The learned pairs; nothing counts in a bank of the size of `bank`."""
-    bank = np.zeros((0, *queries.shape), dtype=np.float32) if bank is None else bank
-    return Pairs(queries, proposals, queries, proposals, bank, np.zeros(len(queries), dtype=np.float32))
+def first_pairs(queries: Floats, proposals: Floats, entries: int, streams: int) -> HostPairs:
+    """The learned pairs [N, C] and [N, 4] for each stream, with an empty bank."""
+    slots, channels = queries.shape
+    bank = np.zeros((streams, slots, entries, channels), dtype=np.float32)
+    first_queries, first_proposals = (np.repeat(rows[None], streams, axis=0) for rows in (queries, proposals))
+    return HostPairs(first_queries, first_proposals, bank, (no_past(slots, entries),) * streams)
 
 
-def feeds_of(pairs: Pairs, graph: str) -> Tensors:
-    """What a head takes of the pairs, by role; the lite head, and one that does not attend to the past, no bank."""
-    feeds: Tensors = {"queries": pairs.queries, "proposals": pairs.proposals}
-    return {**feeds, "bank": pairs.bank, "fill": pairs.fill} if graph == "head" and len(pairs.bank) else feeds
-
-
-def update_pairs(pairs: Pairs, outputs: Tensors) -> Pairs:
-    """The pairs after a head's `outputs`. The lite head has no next queries: those of the key frame stay."""
-    return replace(pairs, queries=outputs.get("next_queries", pairs.queries), proposals=outputs["next_proposals"])
-
-
-def update_bank(pairs: Pairs, object_features: Floats) -> Pairs:
-    """The pairs with a new entry [N, C] in the bank, the oldest gone."""
-    if not len(pairs.bank):
-        return pairs
-    bank = np.concatenate([pairs.bank[1:], object_features[None]])
-    return replace(pairs, bank=bank, fill=np.minimum(pairs.fill + 1, len(bank)).astype(np.float32))
-
-
-def reset_slots(pairs: Pairs, slots: Slots) -> Pairs:
-    """The pairs with those of `slots` [N] as they were learned, without a past."""
-    if not slots.any():
-        return pairs
-    rows = slots[:, None]
-    return replace(
-        pairs,
-        queries=np.where(rows, pairs.first_queries, pairs.queries),
-        proposals=np.where(rows, pairs.first_proposals, pairs.proposals),
-        bank=np.where(rows, np.float32(0), pairs.bank),
-        fill=np.where(slots, np.float32(0), pairs.fill),
-    )
-
-
-def invalid_slots(outputs: Tensors) -> Slots:
-    """For which slots [N] a head gave NaN or infinity anywhere."""
-    invalid: Slots = np.any([~np.isfinite(values).all(axis=1) for values in outputs.values()], axis=0)
-    return invalid
-
-
-def too_small(pairs: Pairs, side_min: float) -> Slots:
-    """The slots [N] whose box has a side below `side_min` of the picture: collapsed, or clipped away outside it."""
-    sides = pairs.proposals[:, 2:] - pairs.proposals[:, :2]
-    small: Slots = np.any(~(sides >= side_min), axis=1)
-    return small
+def update_pairs(pairs: HostPairs, outputs: Mapping[str, Array], bank_takes_it: bool) -> HostPairs:
+    """The pairs after a head's `outputs` [B, ...], of which the bank takes the object features or not."""
+    bank, pasts = pairs.bank, list(pairs.pasts)
+    if bank_takes_it and bank.shape[2]:
+        bank = bank.copy()
+        for stream, past in enumerate(pasts):
+            bank[stream, :, past.next_entry] = outputs["object_features"][stream]
+            pasts[stream] = with_entry(past)
+    gone: Array = outputs["restarted"] > 0
+    pasts = [forget_past(past, slots) for past, slots in zip(pasts, gone, strict=True)]
+    return HostPairs(outputs["next_queries"], outputs["next_proposals"], bank, tuple(pasts))

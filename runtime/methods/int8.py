@@ -25,6 +25,11 @@ class Int8Plan:
     ranked_frames: int = 1
     compared: tuple[str, ...] = ("mask_features",)
 
+    @property
+    def follows_state(self) -> bool:
+        """Whether its streams are long enough to show what rounding does to state that goes from frame to frame."""
+        return self.range_frames > 1
+
 
 FRAME_ALONE = Int8Plan(("frame",))
 """The frame graph, whose outputs for a frame hang on no other frame. The masks graph has no constant weight."""

@@ -65,8 +65,8 @@ def mask_logits_of(engine: Engine, mask_embeddings: Array, mask_features: Tensor
     return np.stack([engine(feeds)["mask_logits"].numpy() for feeds in calls])
 
 
-def slot_masks_of(engine: Engine, mask_embeddings: Tensor, mask_features: Tensor) -> Array:
-    """Mask logits [B, Q, h, w] of all slots, from embeddings [B, Q, D] and features of B streams, on their device."""
+def slot_masks_of(engine: Engine, mask_embeddings: Array | Tensor, mask_features: Tensor) -> Array:
+    """Mask logits [B, Q, h, w] of all slots, from embeddings [B, Q, D] and features, on their device, of B streams."""
     streams, slots = mask_embeddings.shape[:2]
     every = np.tile(np.arange(slots, dtype=np.int32), (streams, 1))
     feeds: dict[str, Array | Tensor] = {

@@ -172,7 +172,7 @@ def test_what_only_heads_take_from_the_device_is_not_kept(tmp_path: Path) -> Non
     assert len(frames) == 10, "three of the twelve frames are the same grey"
     for path in frames:
         with np.load(path) as arrays:
-            assert set(arrays) == {"mask_features", "picture_sizes"}
+            assert set(arrays) == {"mask_features"}
 
 
 def test_only_mask_features_are_rounded(annotated: AnnotatedSet, tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.engines.trt.build import Profile, build_engine
 from visrt.runtime.engines.trt.library import load_tensorrt
 from visrt.runtime.methods.inspro import INT8, first_step, frame_step
-from visrt.runtime.network import ClipGraphs
 from visrt.runtime.parity.agreement import Floors
 from visrt.runtime.parity.frames import Frames
 from visrt.runtime.parity.verify import closing, verify
@@ -101,11 +100,11 @@ class TestStream:
         bundle = open_bundle(exported_inspro(tmp_path_factory, "inspro").folder)
         given = streamed(bundle, pictures[:5])
         with Session.open(bundle.folder, threads=1) as session:
-            step = first_step(session.network.states)
+            network = session.network
+            states, step = network.new_states(), first_step(network.states)
             for t, one in enumerate(given):
-                [outputs] = session.network.run_frames([pictures[t]])
-                run = ClipGraphs(session.network, [outputs], session.network.new_states()).run
-                answer = frame_step(outputs.tensors, run, step, session.method.settings)
+                [frame] = network.run_frames([pictures[t]])
+                answer = network.alone(frame_step(frame, step, session.method.settings), states)
                 step = answer.step
                 np.testing.assert_array_equal(one["boxes"][0], answer.outputs["boxes"], err_msg=f"frame {t}")
                 np.testing.assert_array_equal(one["class_logits"][0, :, :-1], answer.outputs["class_logits"])
@@ -126,7 +125,7 @@ class TestStream:
         bundle = open_bundle(exported_inspro(tmp_path_factory, "inspro").folder)
         still = np.repeat(pictures[:1], 3, axis=0)
         with closing(open_engines(bundle, "cpu", EngineOptions(1))) as engines:
-            outputs = streamed(bundle, still, {"head": Counting("head", engines["head"], Counter(), broken=[1])})
+            outputs = streamed(bundle, still, {"frame": Counting("frame", engines["frame"], Counter(), broken=[1])})
         assert np.isnan(outputs[1]["class_logits"][..., :-1]).all()
         np.testing.assert_array_equal(outputs[2]["boxes"], outputs[0]["boxes"])
 
@@ -213,7 +212,7 @@ def test_rtx_builds_the_graph_with_every_layer_in_int8(name: str, tmp_path_facto
     bundle = open_bundle(exported_inspro(tmp_path_factory, "inspro_lite", "fp16").folder)
     models = {name: onnx.load_from_string(bundle.graph(name))}
     graphs = in_int8(FullSize("fp16", models), [name])
-    profile: Profile = {"batch": (1, 1, 1)} if name == "frame" else {}
+    profile: Profile = {"batch" if name == "frame" else "streams": (1, 1, 1)}
     built = build_engine(load_tensorrt("tensorrt-rtx"), graphs.request(name, profile, ("8.9",)))
     assert all("conv" in line for line in built.warnings) if name == "frame" else not built.warnings
     kinds = {"frame": ("convolution int8", "matrix multiply int8"), "head": ("matrix multiply int8",)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +13,8 @@ from golden_networks import bundle_of, inspro, inspro_run, key_every
 from visrt.benchmarks.video_level.rules import official_result
 from visrt.export.bundle import Export
 from visrt.models.checkpoints.checkpoint import save_checkpoint
-from visrt.runtime.methods.inspro import first_step, frame_step
-from visrt.runtime.methods.inspro_pairs import Pairs
+from visrt.runtime.methods.inspro import FrameAnswer, first_step, frame_step
 from visrt.runtime.methods.method import FrameOutputs
-from visrt.runtime.network import ClipGraphs
 from visrt.runtime.session import Session
 
 SETS = pytest.mark.parametrize("golden", golden_sets("inspro", "video"), indirect=True)
@@ -55,20 +52,18 @@ def official_size(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     fit_officially(monkeypatch, golden)
 
 
-def from_stored_pairs(golden: Golden, session: Session) -> Iterator[tuple[str, FrameOutputs, Any]]:
-    """Each frame by its heads, from the pairs of the set: its prefix, what the frame graph and what the heads made."""
+def from_stored_pairs(golden: Golden, session: Session) -> Iterator[tuple[str, FrameOutputs, FrameAnswer]]:
+    """Each frame by its heads, from the pairs of the set: its prefix, the frame and what the host knows after it."""
     height, width = golden.valid_size
-    step = first_step(session.network.states)
-    for t, frame in golden.parts("frame", "query_in", "proposals_in").items():
-        [outputs] = session.network.run_frames([golden.frames[t]])
-        proposals = (golden[frame + "proposals_in"] / (width, height, width, height)).astype(np.float32)
-        own = step.pairs
-        pairs = Pairs(own.first_queries, own.first_proposals, golden[frame + "query_in"], proposals, own.bank, own.fill)
-        step = type(step)(pairs, step.until_key, step.key_score)
-        graphs = ClipGraphs(session.network, [outputs], session.network.new_states())
-        answer = frame_step(outputs.tensors, graphs.run, step, session.method.settings)
+    network = session.network
+    states, step = network.new_states(), first_step(network.states)
+    for t, prefix in golden.parts("frame", "query_in", "proposals_in").items():
+        [frame] = network.run_frames([golden.frames[t]])
+        proposals = (golden[prefix + "proposals_in"] / (width, height, width, height)).astype(np.float32)
+        states.renew({"next_queries": golden[prefix + "query_in"], "next_proposals": proposals})
+        answer = network.alone(frame_step(frame, step, session.method.settings), states)
         step = answer.step
-        yield frame, outputs, answer
+        yield prefix, frame, answer
 
 
 @SETS
@@ -78,19 +73,19 @@ def test_golden_inspro_onnx_heads_from_stored_pairs(golden: Golden, opened: Open
     if len(golden.parts("frame", "query_in", "proposals_in")) < len(golden.frames):
         pytest.skip(f"{golden.path.stem} does not store the pairs of every frame")
     with comparing(golden) as compare:
-        for t, (frame, outputs, answer) in zip(frames, from_stored_pairs(golden, session), strict=True):
-            given = answer.outputs
-            stages = golden.parts(frame + "stage")
+        for t, (prefix, frame, answer) in zip(frames, from_stored_pairs(golden, session), strict=True):
+            stays = {role: tensor.numpy() for role, tensor in frame.device.items()}
+            stages = golden.parts(prefix + "stage")
             last = stages[max(stages)]
-            compare(last, {name: given[name] for name in ("class_logits", "boxes", "object_features")})
-            masks = session.network.run_masks(given["mask_embeddings"], outputs.device)
-            compare(
-                frame, {"mask_feats_stride8": outputs.device["mask_features"].numpy(), "mask_logits_stride4": masks}
-            )
-            compare(frame, {"proposals_out_clipped": given["next_proposals"] * (width, height, width, height)})
-            assert ("next_queries" in given) == (t % key_every(golden) == 0)
-            if "next_queries" in given:
-                compare(frame, {"query_out": given["next_queries"]})
+            compare(last, {name: answer.outputs[name] for name in ("class_logits", "boxes")})
+            compare(last, {"object_features": stays["object_features"]})
+            masks = session.network.run_masks(stays["mask_embeddings"], frame.device)
+            compare(prefix, {"mask_feats_stride8": stays["mask_features"], "mask_logits_stride4": masks})
+            compare(prefix, {"proposals_out_clipped": stays["next_proposals"] * (width, height, width, height)})
+            if t % key_every(golden) == 0:
+                compare(prefix, {"query_out": stays["next_queries"]})
+            else:
+                assert np.array_equal(stays["next_queries"], golden[prefix + "query_in"])
 
 
 @SETS

@@ -27,9 +27,9 @@ from visrt.runtime.session import Session
 
 BUILDS: list[tuple[str, Profile]] = [
     ("frame", {"batch": (1, 2, 4)}),
-    ("head", {}),
-    ("head_lite", {}),
-    ("masks", {"masks": (1, 10, 100)}),
+    ("head", {"streams": (1, 1, 8)}),
+    ("head_lite", {"streams": (1, 1, 8)}),
+    ("masks", {"streams": (1, 1, 8), "masks": (1, 10, 100)}),
 ]
 TARGETS = ("8.6", "8.9", "12.0")
 
@@ -61,7 +61,10 @@ def test_inspro_a_lite_bundle_holds_four_graphs_and_the_learned_pairs(report: Ex
     states = initial_states(bundle)
     assert np.array_equal(states["queries"], queries)
     assert np.array_equal(states["proposals"], proposals)
-    assert states["bank"].shape == (3, 6, 32)
+    assert states["bank"].shape == (6, 3, 32)
+    assert not states["bank"].any()
+    assert manifest.states["bank"].ring
+    assert {state.device for state in manifest.states.values()} == {"engine"}
     assert manifest.association["key_every_frames"] == 10
     heads = [manifest.graphs[name].macs for name in ("head", "head_lite")]
     assert all(macs for macs in heads)
@@ -70,8 +73,9 @@ def test_inspro_a_lite_bundle_holds_four_graphs_and_the_learned_pairs(report: Ex
 def test_inspro_parity_covers_every_output_twice_in_a_row_and_the_lite_head(report: ExportReport) -> None:
     seen = {"class_logits", "embeddings", "mask_embeddings", "boxes", "next_proposals"}
     rows = {(row.graph, row.role) for row in report.parity.tensors}
+    seen |= {"next_queries"}
     expected = {("frame", "mask_features"), ("masks", "mask_logits")}
-    expected |= {("head", role + again) for role in (*seen, "next_queries") for again in ("", "@2")}
+    expected |= {("head", role + again) for role in seen for again in ("", "@2")}
     expected |= {("head_lite", role + "@lite") for role in seen}
     assert rows == expected
     assert all(row.tolerance <= 1e-3 and not row.beyond for row in report.parity.tensors)
@@ -86,8 +90,24 @@ def test_inspro_no_graph_holds_what_tensorrt_cannot_compile(report: ExportReport
 def test_inspro_heads_have_no_axis_that_depends_on_the_data(report: ExportReport) -> None:
     for name in ("head", "head_lite"):
         graph = report.manifest.graphs[name]
-        tensors = [*graph.inputs.values(), *graph.outputs.values()]
-        assert all(isinstance(size, int) for tensor in tensors for size in tensor.shape)
+        for tensor in (*graph.inputs.values(), *graph.outputs.values()):
+            assert tensor.shape[0] == "streams"
+            assert all(isinstance(size, int) for size in tensor.shape[1:])
+
+
+def test_inspro_only_what_the_host_decides_with_crosses_to_it(report: ExportReport) -> None:
+    """No pyramid, no state and no mask features."""
+    crossing = {
+        name: {role for role, tensor in {**graph.inputs, **graph.outputs}.items() if tensor.place == "host"}
+        for name, graph in report.manifest.graphs.items()
+    }
+    seen = {"box_side_min", "class_logits", "boxes", "restarted"}
+    assert crossing == {
+        "frame": {"images", "valid_sizes"},
+        "head": seen | {"ages", "fill"},
+        "head_lite": seen,
+        "masks": {"slots", "mask_logits", "kept_embeddings"},
+    }
 
 
 @pytest.mark.parametrize("key_every_frames", [1, 3])
@@ -111,7 +131,7 @@ def test_inspro_fp16_keeps_what_travels_in_fp32_and_passes(half: ExportReport) -
     graphs = half.manifest.graphs
     assert set(graphs) == {"frame", "head", "masks"}
     assert graphs["frame"].outputs["pyramid"].dtype == graphs["head"].inputs["pyramid"].dtype == "float16"
-    others = [spec for role, spec in graphs["head"].inputs.items() if role != "pyramid"]
+    others = [spec for role, spec in graphs["head"].inputs.items() if role not in ("pyramid", "ages", "fill")]
     assert all(spec.dtype == "float32" for spec in (*others, *graphs["head"].outputs.values()))
 
 
@@ -174,4 +194,4 @@ def test_rtx_compiles_the_head_of_a_variant(rtx: TensorRt, tmp_path: Path, chang
     wanted = wanted_inspro(tmp_path, "inspro")
     saved_inspro(wanted.checkpoint, replace(WITHOUT_LITE, **change))
     bundle = open_bundle(export_bundle(wanted).folder)
-    assert not build_engine(rtx, build_request(bundle, "head", {}, TARGETS[:1])).warnings
+    assert not build_engine(rtx, build_request(bundle, "head", {"streams": (1, 1, 2)}, TARGETS[:1])).warnings

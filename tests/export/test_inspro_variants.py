@@ -20,7 +20,6 @@ from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.inspro import InsProSettings
 from visrt.runtime.bundles.manifest import InputSpec
 from visrt.runtime.methods.inspro import first_step, frame_step
-from visrt.runtime.network import ClipGraphs
 from visrt.runtime.session import Session
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.motion import CameraSettings
@@ -92,11 +91,11 @@ def in_torch(weights: Path, settings: InsProTrainSettings, images: Any) -> Any:
 
 def in_the_runtime(session: Session, images: Any) -> list[dict[str, Any]]:
     """The head's outputs for each frame, as a stream gets them."""
-    step, answers = first_step(session.network.states), []
+    network, answers = session.network, []
+    states, step = network.new_states(), first_step(network.states)
     for image in images:
-        [outputs] = session.network.run_frames([image])
-        graphs = ClipGraphs(session.network, [outputs], session.network.new_states())
-        answer = frame_step(outputs.tensors, graphs.run, step, session.method.settings)
+        [frame] = network.run_frames([image])
+        answer = network.alone(frame_step(frame, step, session.method.settings), states)
         step = answer.step
         answers.append(dict(answer.outputs))
     return answers

@@ -120,12 +120,12 @@ def test_golden_inspro_next_queries_from_stored_inputs(golden: Golden) -> None:
                 continue
             now = tensor(golden, stages_of(golden, t)[-1][0] + "object_features")
             held = past[max(len(past) - entries, 0) :]
-            bank = torch.stack([*[torch.zeros_like(now)] * (entries - len(held)), *held])[None]
-            fill = torch.full((1, len(now)), len(held), dtype=torch.int32)
-            weights = network.intra_query_eps.weights(torch.cat((bank, now[None, None]), dim=1), fill)
-            compare(frame, {"intra_query_weights": weights[0, entries - len(held) :]})
-            assert not weights[0, : entries - len(held)].any()
-            compare(frame, {"query_out": network.next_queries(now[None], bank, fill)})
+            bank = torch.stack([*[torch.zeros_like(now)] * (entries - len(held)), *held], dim=1)[None]
+            counts = (torch.arange(entries) >= entries - len(held)).expand(1, len(now), entries)
+            weights = network.intra_query_eps.weights(now[None], bank, counts)[0].transpose(0, 1)
+            compare(frame, {"intra_query_weights": weights[entries - len(held) :]})
+            assert not weights[: entries - len(held)].any()
+            compare(frame, {"query_out": network.next_queries(now[None], bank, counts)})
             past.append(now)
 
 

@@ -13,7 +13,15 @@ from visrt.models.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from visrt.models.checkpoints.inspro import INSPRO
 from visrt.models.condinst import dynamic_masks, parameter_count, placed
 from visrt.models.efficientnet import EfficientNetLite0Settings
-from visrt.models.inspro import INSPRO_R50, INSPRO_R50_LITE, INSPRO_VID_R101, InsPro, InsProSettings, Pairs
+from visrt.models.inspro import (
+    INSPRO_R50,
+    INSPRO_R50_LITE,
+    INSPRO_VID_R101,
+    InsPro,
+    InsProSettings,
+    Pairs,
+    entries_that_count,
+)
 from visrt.models.interaction import moved_boxes
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.runtime.errors import CheckpointError, UsageError
@@ -101,14 +109,14 @@ def test_inspro_proposals_are_clipped_to_the_picture_or_not_at_all() -> None:
 @torch.inference_mode()
 def test_inspro_a_query_sees_the_filled_part_of_its_own_past_only(importance: str) -> None:
     network = small(importance=importance)
-    now, past = torch.randn(1, 5, 32), torch.randn(1, 3, 5, 32)
-    fill = torch.tensor([[0, 1, 2, 3, 3]], dtype=torch.int32)
-    queries = network.next_queries(now, past, fill)
+    now, past = torch.randn(1, 5, 32), torch.randn(1, 5, 3, 32)
+    counts = entries_that_count(torch.tensor([[3, 2, 1]]), torch.tensor([[0, 1, 2, 3, 3]]))
+    queries = network.next_queries(now, past, counts)
     torch.testing.assert_close(queries[:, 0], 2 * now[:, 0], msg="without a past the mean is the query itself")
     changed = past.clone()
-    changed[0, 0, 2] = 100.0
-    changed[0, :, 3] = 100.0
-    after = network.next_queries(now, changed, fill)
+    changed[0, 2, 0] = 100.0
+    changed[0, 3] = 100.0
+    after = network.next_queries(now, changed, counts)
     same = torch.tensor([0, 1, 2, 4])
     torch.testing.assert_close(after[:, same], queries[:, same])
     assert not torch.allclose(after[:, 3], queries[:, 3])
@@ -117,7 +125,28 @@ def test_inspro_a_query_sees_the_filled_part_of_its_own_past_only(importance: st
 def test_inspro_without_a_bank_queries_go_on_as_they_are() -> None:
     now = torch.randn(1, 5, 32)
     network = small(bank_frames=1)
-    assert torch.equal(network.next_queries(now, torch.zeros(1, 0, 5, 32), torch.zeros(1, 5)), now)
+    assert torch.equal(network.next_queries(now, torch.zeros(1, 5, 0, 32), torch.zeros(1, 5, 0)), now)
+
+
+@torch.inference_mode()
+def test_inspro_past_frames_count_alike_wherever_the_ring_keeps_them() -> None:
+    network = small()
+    now, past = torch.randn(2, 5, 32), torch.randn(2, 5, 3, 32)
+    ages = torch.tensor([[1, 3, 2], [0, 0, 1]])
+    fill = torch.tensor([[3, 2, 1, 0, 3], [1, 0, 1, 1, 1]])
+    order = torch.tensor([2, 0, 1])
+    queries = network.next_queries(now, past, entries_that_count(ages, fill))
+    turned = network.next_queries(now, past[:, :, order], entries_that_count(ages[:, order], fill))
+    torch.testing.assert_close(turned, queries)
+
+
+@torch.inference_mode()
+def test_inspro_masks_of_pictures_in_a_batch_are_those_of_each() -> None:
+    torch.manual_seed(0)
+    parameters, features = torch.randn(2, 4, parameter_count(8)), torch.randn(2, 8, 6, 10)
+    both = dynamic_masks(parameters, features, 64.0)
+    assert both.shape == (2, 4, 12, 20)
+    torch.testing.assert_close(both[1], dynamic_masks(parameters[1], features[1], 64.0))
 
 
 @torch.inference_mode()

@@ -104,3 +104,15 @@ def test_what_is_learned_reaches_the_pyramid() -> None:
     levels = pyramid_rows([level.requires_grad_() for level in maps()])
     roi_align(PyramidRows(levels.rows, levels.sizes), boxes_around(4)[None], "edge").sum().backward()
     assert levels.rows.grad_fn is not None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])
+def test_a_box_that_is_not_finite_spoils_no_other(bad: float) -> None:
+    levels, boxes = pyramid_rows(maps(batch=2)), torch.stack((boxes_around(6), boxes_around(6).flip(0)))
+    expected = roi_align(levels, boxes, "edge")
+    spoilt = boxes.clone()
+    spoilt[0, 2] = torch.tensor([bad, 10.0, 30.0, bad])
+    given = roi_align(levels, spoilt, "edge")
+    others = torch.ones(2, 6, dtype=torch.bool)
+    others[0, 2] = False
+    assert torch.equal(given[others], expected[others])

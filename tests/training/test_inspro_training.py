@@ -22,7 +22,7 @@ from visrt.models.inspro import InsPro, InsProSettings
 from visrt.models.mask2former import Mask2Former, NetworkSettings
 from visrt.models.resnet import ResNetSettings
 from visrt.runtime.errors import CheckpointError, SettingsError
-from visrt.runtime.methods.inspro_pairs import feeds_of, first_pairs, update_bank, update_pairs
+from visrt.runtime.methods.inspro_pairs import first_pairs, update_pairs
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.motion import CameraSettings
 from visrt.training.data.sources import SourceSettings
@@ -132,24 +132,24 @@ def test_pairs_travel_through_a_clip_as_they_do_in_the_runtime(
     """More frames than the bank holds."""
     settings = settings_on(pictures, replace(NETWORK, propagation=propagation))
     network = load_checkpoint(saved_network(tmp_path, settings.network), INSPRO).network()
-    images, size = torch.randn(4, 3, 64, 96), torch.tensor([64.0, 96.0])
+    images, size = torch.randn(4, 3, 64, 96), torch.tensor([[64.0, 96.0]])
     head, entries = HeadGraph(network, 64, 96), network.settings.bank_entries
     learned = tuple(part.detach().numpy() for part in network.first_pairs())
-    pairs = first_pairs(learned[0], learned[1], np.zeros((entries, 5, NETWORK.dim), np.float32))
+    pairs = first_pairs(learned[0], learned[1], entries, streams=1)
     trained = TrainedPairs(network, settings).eval()
     with torch.no_grad():
         [clip] = trained(images, 4)
         for frame, last, image in zip(clip, stages_of_clip(network, images, settings), images, strict=True):
-            pyramid = network(image[None]).pyramid.rows[0]
-            feeds = {role: torch.from_numpy(part) for role, part in feeds_of(pairs, "head").items()}
+            pyramid = network(image[None]).pyramid.rows
+            feeds = {role: torch.from_numpy(part) for role, part in pairs.feeds("head", box_side_min=0.0).items()}
             outputs = {role: tensor.numpy() for role, tensor in head(pyramid, size, **feeds)._asdict().items()}
-            pairs = update_bank(update_pairs(pairs, outputs), outputs["object_features"])
+            pairs = update_pairs(pairs, outputs, bank_takes_it=True)
             for stage in (frame.stages[-1], last):
-                np.testing.assert_allclose(stage.boxes, outputs["boxes"], rtol=1e-4, atol=1e-3)
-                np.testing.assert_allclose(stage.object_features, outputs["object_features"], rtol=1e-3, atol=1e-4)
+                np.testing.assert_allclose(stage.boxes, outputs["boxes"][0], rtol=1e-4, atol=1e-3)
+                np.testing.assert_allclose(stage.object_features, outputs["object_features"][0], rtol=1e-3, atol=1e-4)
     assert entries == (2 if propagation in ("both", "queries") else 0)
-    assert np.array_equal(pairs.queries, learned[0]) == (propagation in ("proposals", "off"))
-    assert np.array_equal(pairs.proposals, learned[1]) == (propagation in ("queries", "off"))
+    assert np.array_equal(pairs.queries[0], learned[0]) == (propagation in ("proposals", "off"))
+    assert np.array_equal(pairs.proposals[0], learned[1]) == (propagation in ("queries", "off"))
 
 
 @pytest.mark.parametrize("propagation", PROPAGATIONS)

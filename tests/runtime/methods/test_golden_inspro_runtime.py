@@ -15,7 +15,9 @@ from torch import nn
 
 from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.export.inspro_graphs import HeadGraph, InsProFrameGraph, InsProMasksGraph, LiteHeadGraph
+from visrt.models.condinst import parameter_count
 from visrt.runtime.arrays import Feed, HostTensor, Tensor
+from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.methods.inspro import BANK, PROPOSALS, QUERIES, InsPro, InsProSettings
 from visrt.runtime.network import Network
@@ -24,7 +26,7 @@ from visrt.runtime.times import Stopwatch
 
 @dataclass
 class TorchEngine(HostEngine):
-    """A graph in torch behind the Engine protocol; one that gives a tensor alone is the masks graph."""
+    """A graph in torch behind the Engine protocol."""
 
     graph: nn.Module
     provider: str = "torch"
@@ -33,8 +35,7 @@ class TorchEngine(HostEngine):
     def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Tensor]:
         given = {role: value if isinstance(value, np.ndarray) else value.numpy() for role, value in feeds.items()}
         made = self.graph(**{role: torch.from_numpy(values) for role, values in given.items()})
-        roles = {"mask_logits": made} if isinstance(made, torch.Tensor) else made._asdict()
-        return {role: HostTensor(tensor.numpy()) for role, tensor in roles.items()}
+        return {role: HostTensor(tensor.numpy()) for role, tensor in made._asdict().items()}
 
     def close(self) -> None: ...
 
@@ -51,10 +52,30 @@ def torch_network(golden: Golden, family: InsPro) -> Network:
         modules["head_lite"] = LiteHeadGraph(network, height, width)
     engines: dict[str, Engine] = {name: TorchEngine(modules[name]) for name in family.required_graphs()}
     queries, proposals = (part.detach().numpy() for part in network.first_pairs())
-    bank = np.zeros((network.settings.bank_frames - 1, *queries.shape), dtype=np.float32)
-    states = {QUERIES: queries, PROPOSALS: proposals, BANK: bank}
+    slots, dim = queries.shape
+    states = {
+        QUERIES: queries,
+        PROPOSALS: proposals,
+        BANK: np.zeros((slots, network.settings.bank_entries, dim), np.float32),
+    }
     manifest = inspro_manifest((height, width), family="inspro_lite" if "head_lite" in engines else "inspro")
-    return Network(engines, manifest, Stopwatch(), states=states)
+    return Network(engines, _of_size(manifest, slots, dim, network.settings.bank_entries), Stopwatch(), states=states)
+
+
+def _of_size(manifest: Manifest, slots: int, dim: int, entries: int) -> Manifest:
+    """The fake network's manifest with the state of another size."""
+    shapes = {QUERIES: (slots, dim), PROPOSALS: (slots, 4), BANK: (slots, dim)}
+    states = {name: state.model_copy(update={"shape": shapes[name]}) for name, state in manifest.states.items()}
+    head, of_slots = manifest.graphs["head"], ("streams", slots, parameter_count(8))
+    bank = head.inputs["bank"].model_copy(update={"shape": ("streams", slots, entries, dim)})
+    masks = manifest.graphs["masks"]
+    embeddings = masks.inputs["mask_embeddings"].model_copy(update={"shape": of_slots})
+    graphs = {
+        **manifest.graphs,
+        "head": head.model_copy(update={"inputs": {**head.inputs, "bank": bank}}),
+        "masks": masks.model_copy(update={"inputs": {**masks.inputs, "mask_embeddings": embeddings}}),
+    }
+    return manifest.model_copy(update={"graphs": graphs, "states": states})
 
 
 @pytest.mark.parametrize("golden", golden_sets("inspro", "video"), indirect=True)

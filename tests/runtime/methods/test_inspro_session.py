@@ -75,11 +75,12 @@ def test_inspro_each_frame_starts_from_the_pairs_of_the_one_before() -> None:
     session = inspro_session()
     run(session, [moving(t) for t in range(3)])
     first, second, third = head_of(session).fed
-    assert np.array_equal(first["queries"], STATES["queries"])
-    assert second["fill"].tolist() == [1] * 5
-    np.testing.assert_allclose(third["proposals"], STATES["proposals"] * 0.99**2, rtol=1e-5)
-    np.testing.assert_array_equal(third["bank"][-2], second["bank"][-1])
-    assert first["picture_size"].tolist() == [64, 96]
+    assert np.array_equal(first["queries"], STATES["queries"][None])
+    assert second["fill"].tolist() == [[1] * 5]
+    assert third["ages"].tolist() == [[2, 1, 0]]
+    np.testing.assert_allclose(third["proposals"][0], STATES["proposals"] * 0.99**2, rtol=1e-5)
+    np.testing.assert_array_equal(third["bank"][:, :, 0], second["bank"][:, :, 0])
+    assert first["picture_sizes"].tolist() == [[64, 96]]
 
 
 def test_inspro_the_lite_family_has_a_key_frame_every_ten_frames_and_another_number_if_asked() -> None:
@@ -116,8 +117,9 @@ def test_inspro_a_slot_with_nan_or_a_collapsed_box_begins_anew_and_is_counted() 
     assert session.events == SessionEvents(frames=6, dropped_slots=2)
     assert ids(results) == [[0, 1], [1], [1, 2], [1, 2], [2, 3], [2, 3]]
     fed = head_of(session).fed
-    assert np.array_equal(fed[2]["queries"][0], STATES["queries"][0])
-    assert np.array_equal(fed[4]["proposals"][1], STATES["proposals"][1])
+    assert np.array_equal(fed[2]["queries"][0, 0], STATES["queries"][0])
+    assert np.array_equal(fed[4]["proposals"][0, 1], STATES["proposals"][1])
+    assert fed[5]["fill"].tolist() == [[3, 1, 3, 3, 3]]
 
 
 def test_inspro_a_frame_of_nan_leaves_the_state_as_it_was() -> None:
@@ -127,7 +129,9 @@ def test_inspro_a_frame_of_nan_leaves_the_state_as_it_was() -> None:
     results = run(session, [moving(t) for t in range(6)])
     assert ids(results) == [[0, 1], [0, 1], [], [0, 1], [], [0, 1]]
     assert session.events == SessionEvents(frames=6, bad_frames=2)
-    assert np.array_equal(head_of(session).fed[3]["queries"], head_of(session).fed[2]["queries"])
+    bad, after = head_of(session).fed[2:4]
+    for role in ("queries", "proposals", "bank", "ages", "fill"):
+        assert np.array_equal(after[role], bad[role])
 
 
 def test_inspro_a_network_that_gives_nothing_but_nan_ends_the_stream() -> None:
@@ -143,17 +147,17 @@ def test_inspro_another_aspect_is_another_picture_and_another_size_is_not() -> N
     results = run(session, frames)
     assert ids(results) == [[0, 1], [0, 1], [2], [2]]
     assert session.events.restarts == 1
-    assert np.array_equal(head_of(session).fed[2]["queries"], STATES["queries"])
+    assert np.array_equal(head_of(session).fed[2]["queries"][0], STATES["queries"])
+    assert not head_of(session).fed[2]["ages"].any()
 
 
 def test_inspro_key_and_lite_heads_that_do_not_fit_each_other_are_refused() -> None:
     manifest = inspro_manifest(family="inspro_lite")
     spec = manifest.graphs["head_lite"]
-    wrong = {**spec.inputs, "queries": spec.inputs["queries"].model_copy(update={"shape": (7, 8)})}
+    wrong = {**spec.inputs, "queries": spec.inputs["queries"].model_copy(update={"shape": ("streams", 7, 8)})}
     broken = with_graph(manifest, "head_lite", spec.model_copy(update={"inputs": wrong}))
-    with pytest.raises(
-        BundleError, match=r"head_lite\.inputs\.queries: expected float32 \[N=5 C=8\], found .* \[7 8\]"
-    ):
+    expected = r"head_lite\.inputs\.queries: expected float32 \[.* Q=5 C=8\], found .* \[streams 7 8\]"
+    with pytest.raises(BundleError, match=expected):
         method_of(broken)
 
 
@@ -164,8 +168,8 @@ def test_inspro_a_bundle_without_a_lite_head_cannot_skip_stages() -> None:
 
 def test_inspro_states_that_do_not_fit_the_head_are_refused() -> None:
     manifest = inspro_manifest()
-    bank = manifest.states["bank"].model_copy(update={"shape": (9, 5, 8)})
-    with pytest.raises(BundleError, match=r"expected float32 \[E=3 N=5 C=8\], found float32 \[9 5 8\]"):
+    bank = manifest.states["bank"].model_copy(update={"shape": (5, 9)})
+    with pytest.raises(BundleError, match=r"expected float32 \[Q=5 C=8\], found float32 \[5 9\]"):
         method_of(manifest.model_copy(update={"states": {**manifest.states, "bank": bank}}))
 
 
