@@ -28,7 +28,7 @@ from visrt.benchmarks.gpu_check.report import exit_code, page, part_line
 from visrt.benchmarks.gpu_check.runner import in_process
 from visrt.benchmarks.speed.percentiles import by_stage, percentiles
 from visrt.export.families import FAMILIES
-from visrt.models.eomt import Eomt, EomtSettings
+from visrt.models.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.engines.backends import BACKENDS
 from visrt.runtime.errors import BundleError, DataError, EngineError, ParityError, UsageError, VisrtError
@@ -50,13 +50,11 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
-    """A bundle with random weights, made from a small EoMT."""
+    """A bundle with random weights, made from a small VidEoMT: an encoder, a decoder with state, masks."""
     sizes: dict[str, Any] = {"queries": 12, "dim": 64, "blocks": 2, "heads": 1, "feedforward_dim": 96}
-    settings = EomtSettings(classes=40, table_side=3, query_blocks=1, **sizes)
+    settings = VideoMtSettings(classes=40, table_side=3, query_blocks=1, **sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(
-            NETWORKS, "tiny", RandomNetwork("eomt", lambda: Eomt(settings), 64, 96, NETWORKS["eomt-s"].association)
-        )
+        patch.setitem(NETWORKS, "tiny", RandomNetwork("videomt", lambda: VideoMt(settings), 64, 96))
         [one] = random_bundles("tiny,tiny@64x96", "fp16")
         subject = Subject(one.bundle, tmp_path_factory.mktemp("bundles") / one.bundle, "64x96", one)
         assert measured(Part("export", subject))["bytes"] > 1000
@@ -136,7 +134,7 @@ def test_every_part_runs_on_tensorrt_and_the_table_has_its_figures(
     assert all(float(first[at]) > 0 for at in (3, 6, 7, 8))
     assert (second[7], float(second[8]) > 0) == ("–", True), "one stream shares no calls"
     assert len(stages) == 5
-    assert "mask engine" in report
+    assert "decoder engine" in report
 
 
 def test_an_engine_that_cannot_be_built_costs_its_own_parts_alone(
