@@ -216,7 +216,8 @@ class GenVis(TrackingMethod[GenVisState]):
         """The same slots are shown in each frame of the clip, each with the mask it has there."""
         settings = self.settings
         clip, step = yield from clip_step(frames, graphs, state.step, settings)
-        tracks = without_lost(forget_slots(state.tracks, clip.invalid), frames[0].now_s, settings.lost_s)
+        tracks = forget_slots(state.tracks, clip.invalid) if clip.invalid.any() else state.tracks
+        tracks = without_lost(tracks, frames[0].now_s, settings.lost_s)
         tracks, objects, slots = update_tracks(tracks, clip.probabilities, frames[-1].now_s, settings)
         shown = [FrameTracks(error=nonfinite("frame_queries"))] * len(frames)
         for at in (at for at, finite in enumerate(clip.finite) if finite):
