@@ -134,7 +134,7 @@ def test_each_size_starts_from_initial_states_of_its_own() -> None:
     starts = [head_of(sizes[0]).fed[0], head_of(sizes[1]).fed[0], head_of(sizes[0]).fed[2]]
     signs = [1, -1, 1]
     for fed, sign in zip(starts, signs, strict=True):
-        np.testing.assert_array_equal(fed["queries"], sign * STATES["queries"])
+        np.testing.assert_array_equal(fed["queries"][0], sign * STATES["queries"])
     assert [len(head_of(one).fed) for one in sizes] == [3, 2]
 
 
