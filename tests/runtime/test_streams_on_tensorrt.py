@@ -15,10 +15,12 @@ from fake_pycuda import install_cuda
 from fake_sources import FakeSource
 from fake_tensorrt import install_tensorrt
 from genvis_bundles import exported_genvis
+from inspro_bundles import exported_inspro
 from stateful_families import NetworkSettings, QueryNetwork, register
 
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints.checkpoint import save_checkpoint
+from visrt.models.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.arrays import Feed, Tensor
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.trt.engine import TrtEngine
@@ -46,7 +48,30 @@ def genvis(folders: pytest.TempPathFactory) -> Path:
     return exported_genvis(folders).folder
 
 
-BUNDLES: dict[str, Callable[[pytest.TempPathFactory], Path]] = {"split": split, "genvis": genvis}
+def inspro_lite(folders: pytest.TempPathFactory) -> Path:
+    """Two graphs that renew the same state, and a bank that one of them writes."""
+    return exported_inspro(folders, "inspro_lite").folder
+
+
+def videomt(folders: pytest.TempPathFactory) -> Path:
+    """A transformer, half of it with the state; every slot is an object."""
+    torch.manual_seed(0)
+    folder = folders.mktemp("videomt")
+    settings = VideoMtSettings(
+        classes=3, queries=6, dim=64, blocks=3, heads=1, feedforward_dim=96, query_blocks=2, table_side=3
+    )
+    save_checkpoint(VideoMt(settings).eval(), folder / "model.safetensors", ("person", "vehicle", "animal"))
+    shown = {"birth_score": 0.0, "keep_score": 0.0}
+    export = Export(folder / "model.safetensors", folder / "made", 64, 96, family="videomt", association=shown)
+    return export_bundle(export).folder
+
+
+BUNDLES: dict[str, Callable[[pytest.TempPathFactory], Path]] = {
+    "split": split,
+    "genvis": genvis,
+    "inspro_lite": inspro_lite,
+    "videomt": videomt,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
