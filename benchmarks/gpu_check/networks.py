@@ -108,7 +108,8 @@ def _inspro_lite() -> nn.Module:
 
 
 def spread_inspro(settings: InsProSettings) -> InsPro:
-    """InsPro whose boxes lie all over the picture and move little, as those of a trained network do."""
+    """InsPro whose boxes lie all over the picture and move little, as those of a trained network do, and whose masks
+    hang more on the generator's bias than on an untrained query, so that FP16 agrees with torch."""
     import torch
 
     from visrt.models.inspro import InsPro
@@ -120,6 +121,10 @@ def spread_inspro(settings: InsProSettings) -> InsPro:
         network.init_proposal_boxes.weight.copy_(torch.cat(boxes, dim=-1))
         for stage in (module for module in network.modules() if isinstance(module, InteractionStage)):
             stage.bboxes_delta.weight.mul_(0.1)
+        for name in ("controller", "lite_controller"):
+            if (generator := getattr(network, name, None)) is not None:
+                torch.nn.init.normal_(generator.bias, std=0.3)
+                generator.weight.mul_(WEAK)
     return network
 
 
