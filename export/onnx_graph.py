@@ -228,13 +228,20 @@ def _check_axes(model: onnx.ModelProto, axes: Mapping[str, Axes]) -> None:
     """Dynamic axes carry their symbols and everything else is fixed: nothing became static."""
     tensors = {value.name: value for value in (*model.graph.input, *model.graph.output)}
     for name, symbols in axes.items():
-        found = [axis.dim_param or axis.dim_value for axis in tensors[name].type.tensor_type.shape.dim]
-        expected = [*_symbols(symbols), *[None] * len(found)][: len(found)]
-        if any(
-            axis != symbol if symbol else isinstance(axis, str) for axis, symbol in zip(found, expected, strict=True)
-        ):
-            named = ", ".join(symbol or "fixed" for symbol in expected)
+        shape = tuple(axis.dim_param or axis.dim_value for axis in tensors[name].type.tensor_type.shape.dim)
+        expected = (*_symbols(symbols), *[None] * len(shape))[: len(shape)]
+        pairs = zip(shape, expected, strict=True)
+        if any(axis != symbol if symbol else isinstance(axis, str) for axis, symbol in pairs):
             raise ParityError(
-                f"{name} was traced as {found}; expected axes ({named}): something in the network fixes the batch size "
-                "or lets a size depend on the data"
+                f"{name} was traced as {shape}; expected {_described(expected)}: something in the network fixes the "
+                "batch size or lets a size depend on the data"
             )
+
+
+def _described(expected: tuple[str | None, ...]) -> str:
+    dynamic = [symbol for symbol in expected if symbol]
+    if not dynamic:
+        return "static axes"
+    if expected[0] and len(dynamic) == 1:
+        return f"a dynamic first axis {dynamic[0]!r} and static others"
+    return f"axes ({', '.join(symbol or 'static' for symbol in expected)})"

@@ -26,11 +26,11 @@ from visrt.runtime.times import Stopwatch
 
 __all__ = [
     "Batch",
-    "ClipGraphs",
     "FrameStates",
     "Network",
     "Networks",
     "StreamCall",
+    "StreamGraphs",
     "StreamSteps",
     "drive",
     "of_stream",
@@ -121,6 +121,11 @@ class Network:
         self._image_size = self.input.image_size
         self._on_device = {name: manifest.device_roles(name) for name in manifest.graphs}
         self._reads = {name: manifest.read_by(name) for name in manifest.graphs}
+        self._shared = {
+            name
+            for name, graph in manifest.graphs.items()
+            if any(spec.shape[:1] == (STREAMS,) for spec in graph.inputs.values())
+        }
         self._worker_threads = worker_threads
         self._engines: Mapping[str, Engine] = {}
         self._workers: ThreadPoolExecutor | None = None
@@ -233,7 +238,7 @@ class Network:
 
     def shares_calls(self, graph: str) -> bool:
         """Whether a call of `graph` serves several streams."""
-        return any(spec.shape[:1] == (STREAMS,) for spec in self._manifest.graphs[graph].inputs.values())
+        return graph in self._shared
 
     def _feed(self, graph: str, role: str, calls: Sequence[StreamCall]) -> Feed:
         """The input `role` of all `calls`, with a stream axis where the graph has one."""
@@ -264,12 +269,7 @@ class Network:
         stays = {role: tensor.row(at) if shared else tensor for role, tensor in device.items()}
         for frame in call.call.frames:
             frame.device.update(stays)
-        return Answer(own, stays, partial(_renew, call.states, {**own, **stays}))
-
-    def run_alone(self, graph: str, feeds: Mapping[str, Floats | Tensor]) -> tuple[Tensors, dict[str, Tensor]]:
-        """One call of `graph`: its outputs on the host, and those that stay on the device, by role."""
-        with self._watch.stage(f"{graph}_engine"):
-            return self._split(graph, self._engines[graph](feeds))
+        return Answer(own, stays, partial(call.states.renew, {**own, **stays}))
 
     def run_masks(self, mask_embeddings: Floats, device: Mapping[str, Tensor]) -> Floats:
         """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame whose tensors on the device these
@@ -292,10 +292,6 @@ class Network:
             logits = _floats(self._engines[MASKS](feeds)["mask_logits"].numpy())
             refuse_nonfinite("mask_logits", logits)
             return logits[0] if "slots" in spec else logits
-
-    def device_inputs(self, graph: str) -> list[str]:
-        """Inputs of `graph` that lie on the device."""
-        return [role for role in self._manifest.graphs[graph].inputs if role in self._on_device[graph]]
 
     def close(self) -> None:
         if self._workers is not None:
@@ -388,19 +384,11 @@ class Networks:
             network.close()
 
 
-class ClipGraphs:
-    """The graphs of a bundle for the frames of one clip; see `method.Graphs`."""
+class StreamGraphs:
+    """The graphs of a bundle for one stream; see `method.Graphs`."""
 
-    def __init__(self, network: Network, frames: Sequence[FrameOutputs], states: StreamStates) -> None:
-        self._network, self._frames, self._states = network, frames, states
-
-    def run(self, graph: str, feeds: Tensors) -> Tensors:
-        last = self._frames[-1].device
-        on_device = {role: last[role] for role in self._network.device_inputs(graph)}
-        host, made = self._network.run_alone(graph, {**feeds, **on_device})
-        for frame in self._frames:
-            frame.device.update(made)
-        return host
+    def __init__(self, network: Network, states: StreamStates) -> None:
+        self._network, self._states = network, states
 
     def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
         assert frame.resize is not None, "the tracker sets the resize before it updates the method"
@@ -475,10 +463,6 @@ def _next_together(waiting: Mapping[int, StreamCall]) -> list[int]:
         return same and len(other.call.frames) == len(first.call.frames)
 
     return [at for at, call in waiting.items() if like_first(call)]
-
-
-def _renew(states: StreamStates, outputs: Mapping[str, Array | Tensor], entry: int | None = None) -> None:
-    states.renew(outputs, entry)
 
 
 def _entries(graph: GraphSpec, state: StateSpec, feeds: Mapping[str, Array]) -> int | None:

@@ -26,10 +26,10 @@ from visrt.runtime.methods.method import (
 )
 from visrt.runtime.network import (
     Batch,
-    ClipGraphs,
     FrameStates,
     Network,
     Networks,
+    StreamGraphs,
     StreamSteps,
     drive,
     of_stream,
@@ -179,7 +179,7 @@ class StreamTracker:
         if finite:
             frames = [clip[at] for at in finite]
             states = self.carried(self._network).states
-            steps = self._method.update(frames, ClipGraphs(self._network, frames, states), self.state)
+            steps = self._method.update(frames, StreamGraphs(self._network, states), self.state)
             try:
                 found, self.state = yield from of_stream(steps, self._network, states)
             except NumericalError as error:

@@ -28,7 +28,7 @@ from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
 from visrt.runtime.methods.genvis import BASE, GenVis, clip_step, first_step
 from visrt.runtime.methods.method import nonfinite
-from visrt.runtime.network import ClipGraphs, Network
+from visrt.runtime.network import Network, StreamGraphs
 
 __all__ = ["genvis_result", "segmented"]
 
@@ -61,7 +61,7 @@ def segmented(network: Network, family: GenVis, frames: Iterable[Frame]) -> Iter
     step, waiting = first_step(len(network.states[BASE])), iter(frames)
     while images := list(islice(waiting, family.clip_frames)):
         seen = network.run_frames(images)
-        steps = clip_step(seen, ClipGraphs(network, seen, states), step, settings)
+        steps = clip_step(seen, StreamGraphs(network, states), step, settings)
         clip, step = network.alone(steps, states)
         if not all(clip.finite):
             raise nonfinite("frame_queries")

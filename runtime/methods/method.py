@@ -36,7 +36,6 @@ __all__ = [
     "Graphs",
     "MasksOf",
     "PerFrameMethod",
-    "RunGraph",
     "Steps",
     "Track",
     "TrackingMethod",
@@ -51,9 +50,6 @@ MasksOf = Callable[[Floats], Floats]
 """Mask logits [M, h, w] of mask embeddings [M, D], at stride 4 and only where the frame is, not its padding.
 
 Each call is one of the masks engine."""
-
-RunGraph = Callable[[str, Tensors], Tensors]
-"""Calls a graph of the bundle by name: its host inputs in, its host outputs back, by role."""
 
 
 class Track(NamedTuple):
@@ -170,15 +166,7 @@ streams that wait at a time share one call of the engine."""
 
 
 class Graphs(Protocol):
-    """The graphs of a bundle, as a method calls them at once for the frames of one clip."""
-
-    def run(self, graph: str, feeds: Tensors) -> Tensors:
-        """Calls `graph` once with the inputs that come from the host, by role; gives the outputs that come back to it.
-
-        Inputs that live on the device are taken from the clip's last frame, outputs that stay there are added to the
-        clip's frames.
-        """
-        ...
+    """What a method may ask of its stream at once, without a `Call` that other streams could share."""
 
     def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
         """Mask logits [M, h, w] in `frame` of `mask_embeddings` [M, D]. Raises NumericalError for NaN or infinity."""

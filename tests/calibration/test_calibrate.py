@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from visrt.commands.calibrate import floors_from
 from visrt.export.workplace import Existing
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.errors import OutputError, ParityError, UsageError
+from visrt.runtime.methods.inspro import InsPro
 from visrt.runtime.methods.int8 import Int8Plan
 from visrt.runtime.methods.minvis import MinVis
 from visrt.runtime.parity.agreement import Floors
@@ -139,10 +141,16 @@ class TestRefusals:
         with pytest.raises(UsageError, match="family 'minvis' has no graph for INT8 among frame, masks; keep it in fp"):
             int8_graphs(open_bundle(bundle))
 
-    def test_a_graph_through_which_the_network_carries_state_is_not_calibrated(self, tmp_path: Path) -> None:
+    def test_a_graph_through_which_the_network_carries_state_is_not_calibrated(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the family's plan judges by single frames, which do not show what becomes of the state."""
+        monkeypatch.setattr(InsPro, "int8", replace(InsPro.int8, range_frames=1))
         manifest = inspro_manifest()
-        carried = manifest.states["queries"].model_copy(update={"device": "engine"})
-        states = {**manifest.states, "queries": carried}
+        states = {
+            name: state.model_copy(update={"device": "engine" if name == "queries" else "cpu"})
+            for name, state in manifest.states.items()
+        }
         with pytest.raises(UsageError, match="head graph carries the state queries from call to call"):
             int8_graphs(Bundle(tmp_path, manifest.model_copy(update={"states": states})))
 

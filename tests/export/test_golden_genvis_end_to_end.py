@@ -28,7 +28,7 @@ from visrt.runtime.engines.ort import CpuEngine
 from visrt.runtime.methods.genvis import BASE, clip_step, first_step
 from visrt.runtime.methods.genvis import GenVis as GenVisFamily
 from visrt.runtime.methods.method import Answer, Steps
-from visrt.runtime.network import ClipGraphs
+from visrt.runtime.network import StreamGraphs
 from visrt.runtime.session import Session
 
 SETS = pytest.mark.parametrize("golden", golden_sets("genvis", "video"), indirect=True)
@@ -173,7 +173,7 @@ def test_golden_genvis_clip_after_clip_from_frames(golden: Golden, opened: Opene
         for at in range(0, len(golden.frames), length):
             seen, watched = network.run_frames(golden.frames[at : at + length]), Watched()
             name = clips.get(step.clip, f"clip{step.clip}/")
-            steps = watched.answers(clip_step(seen, ClipGraphs(network, seen, states), step, settings))
+            steps = watched.answers(clip_step(seen, StreamGraphs(network, states), step, settings))
             clip, step = network.alone(steps, states)
             assert not clip.invalid.any()
             compare(name, {stored: watched.outputs[role] for role, stored in OUTPUTS.items()})
