@@ -146,13 +146,8 @@ class TestRefusals:
     ) -> None:
         """Where the family's plan judges by single frames, which do not show what becomes of the state."""
         monkeypatch.setattr(InsPro, "int8", replace(InsPro.int8, range_frames=1))
-        manifest = inspro_manifest()
-        states = {
-            name: state.model_copy(update={"device": "engine" if name == "queries" else "cpu"})
-            for name, state in manifest.states.items()
-        }
-        with pytest.raises(UsageError, match="head graph carries the state queries from call to call"):
-            int8_graphs(Bundle(tmp_path, manifest.model_copy(update={"states": states})))
+        with pytest.raises(UsageError, match="head graph carries the state queries, proposals, bank from call to call"):
+            int8_graphs(Bundle(tmp_path, inspro_manifest()))
 
     def test_a_bundle_is_replaced_only_on_request(self, bundle: Path, clip: str) -> None:
         with pytest.raises(OutputError, match="--overwrite"):
