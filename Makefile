@@ -18,8 +18,8 @@ demo: $(RUNTIME)/ready
 test: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-# Full-size networks through the exporter, TensorRT-RTX's builder and two steps of training: an hour and a half on two
-# cores, an hour of it for VidEoMT and EoMT, whose ViT-L needs 8 GB.
+# Full-size networks through the exporter, TensorRT-RTX's builder and two steps of training: more than an hour on two cores;
+# exporting a ViT-L takes more than 10 GB.
 test-full: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q -m full_size
 
@@ -27,7 +27,7 @@ test-full: $(DEV)/ready
 test-sizes: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q -m every_size
 
-# Two steps of every published recipe at full network size: half an hour on two cores.
+# Two steps of every published recipe at full network size: more than half an hour on two cores.
 test-recipes: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q -m "full_size or every_recipe" tests/published
 
