@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -229,11 +230,21 @@ class Gpu:
             stream.queue.append(operation)
             stream.issued += 1
 
+    def mark(self, stream: Stream) -> tuple[Stream, int]:
+        """What an event records: the work that `stream` was given so far."""
+        with self.call("record_event"):
+            self._forbid_in_capture(stream)
+            return stream, stream.issued
+
+    def let_wait(self, stream: Stream, mark: tuple[Stream, int] | None) -> None:
+        """What `stream` is given from now on begins after the work that `mark` names, of any stream."""
+        self._forbid_in_capture(stream)
+        if mark is not None:
+            self.enqueue(stream, Operation("wait", partial(self.wait, *mark)))
+
     def wait(self, stream: Stream, until: int | None = None) -> None:
         """Does the work of `stream` up to its operation number `until`, or all."""
-        if stream.capture is not None:
-            stream.broken = True
-            raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+        self._forbid_in_capture(stream)
         last = stream.issued if until is None else until
         while stream.done < last:
             operation = stream.queue.pop(0)
@@ -243,9 +254,16 @@ class Gpu:
                 operation.run()
             except CudaFault as fault:
                 self.lost = str(fault)
-            self.record.append(operation.what)
+            if operation.what != "wait":
+                self.record.append(operation.what)
         if self.lost is not None:
             raise CudaFault(self.lost)
+
+    def _forbid_in_capture(self, stream: Stream) -> None:
+        """Events and waits are no part of what is recorded here."""
+        if stream.capture is not None:
+            stream.broken = True
+            raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
 
     def _forbid_while_capturing(self) -> None:
         """In the thread-local mode, the capturing thread may make no call that could wait for the device."""
