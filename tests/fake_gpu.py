@@ -23,13 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RUBBISH", "CudaFault", "Faults", "Gpu", "HostMemory", "Stream"]
+__all__ = ["GREATEST_PRIORITY", "RUBBISH", "CudaFault", "Faults", "Gpu", "HostMemory", "Stream"]
 
 Bytes = NDArray[np.uint8]
 RUBBISH = 0xDB
 """Fills memory that holds nothing: as float32 or float16 a number that no network gives."""
 
+MAX_PITCH = 2**31 - 1
+"""Bytes between rows of a copy in two dimensions, as GPUs report it."""
+
 ALIGNMENT = 512
+FIRST_STREAM = 0x5000
+GREATEST_PRIORITY = -5
 FIRST_ADDRESS = 0x7F00_0000_0000
 
 
@@ -41,7 +46,8 @@ class CudaFault(Exception):  # noqa: N818
 class Faults:
     """What goes wrong next; a number counts down with each time it does.
 
-    out_of_memory_at: numbers of device allocations, from 1, that find no memory.
+    out_of_memory_at: numbers of device allocations, from 1, that find no memory. missing_functions: of the driver, by
+    name, which an old one does not have; "libcuda" for all.
     """
 
     out_of_memory_at: set[int] = field(default_factory=set)
@@ -61,6 +67,7 @@ class Faults:
     init: int = 0
     stream: int = 0
     runtime: int = 0
+    missing_functions: set[str] = field(default_factory=set)
 
     def strikes(self, name: str) -> bool:
         """Whether fault `name` happens now."""
@@ -83,7 +90,9 @@ class Stream:
     flags: int
     queue: list[Operation] = field(default_factory=list)
     issued: int = 0
+    priority: int = 0
     capture: list[Operation] | None = None
+    captured_by: int = 0
     broken: bool = False
 
     @property
@@ -98,11 +107,12 @@ class HostMemory:
         self._gpu = gpu
         self.bytes = np.full(size, RUBBISH, dtype=np.uint8)
         self.__array_interface__ = self.bytes.__array_interface__
-        self.address = self.bytes.__array_interface__["data"][0]
+        self.address: int = self.bytes.__array_interface__["data"][0]
         gpu.pinned[self.address] = self
 
     def release(self) -> None:
         with self._gpu.call("free_host"):
+            self._gpu._forbid_while_capturing()
             if self._gpu.pinned.pop(self.address, None) is None:
                 raise CudaFault("CUDA_ERROR_INVALID_VALUE")
             self.bytes[:] = RUBBISH
@@ -111,8 +121,9 @@ class HostMemory:
 class Gpu:
     """One card. counts: calls by name, and bytes copied ("htod_bytes"). record: what streams did, in order.
 
-    objects: the streams, events, engines, contexts and so on that are alive. strayed: contexts that are on CUDA's stack
-    though pycuda knows nothing of them.
+    objects: the streams, events, engines, contexts and so on that are alive. retained: how often the primary context is
+    held. epoch: counts the primary contexts there were; each goes with its last holder, and with it all that is in it.
+    event_flags: of all events that were made.
     """
 
     def __init__(
@@ -125,7 +136,8 @@ class Gpu:
         self.pinned: dict[int, HostMemory] = {}
         self.objects: weakref.WeakSet[Any] = weakref.WeakSet()
         self.retained = 0
-        self.strayed = 0
+        self.epoch = 0
+        self.event_flags: list[int] = []
         self.lost: str | None = None
         self._memory: dict[int, Bytes] = {}
         self._next = FIRST_ADDRESS
@@ -147,6 +159,7 @@ class Gpu:
         self.counts[name] += 1
         if not self.stack:
             raise CudaFault("CUDA_ERROR_INVALID_CONTEXT")
+        self._require_alive(self.stack[-1])
         if self.lost is not None:
             raise CudaFault(self.lost)
         yield
@@ -180,11 +193,47 @@ class Gpu:
             if self._memory.pop(address, None) is None:
                 raise CudaFault("CUDA_ERROR_INVALID_VALUE")
 
-    def push(self, context: Any) -> None:
-        """After a failed kernel this may fail too."""
+    def retain(self) -> int:
+        """The primary context, by its epoch."""
+        self.retained += 1
+        return self.epoch
+
+    def release(self) -> None:
+        """Gives the primary context back; with its last holder it goes, and so does all that is in it."""
+        if not self.retained:
+            raise CudaFault("CUDA_ERROR_INVALID_CONTEXT")
+        self.retained -= 1
+        if not self.retained:
+            self.epoch += 1
+            self._memory.clear()
+            self._streams.clear()
+            self.pinned.clear()
+
+    def push(self, epoch: int) -> None:
+        """Makes the primary context of `epoch` current. After a failed kernel this may fail too."""
         if self.lost is not None:
             raise CudaFault(self.lost)
-        self.stack.append(context)
+        self._require_alive(epoch)
+        self.stack.append(epoch)
+
+    def pop(self) -> int:
+        if not self.stack:
+            raise CudaFault("CUDA_ERROR_INVALID_CONTEXT")
+        return self.stack.pop()  # type: ignore[no-any-return]
+
+    def _require_alive(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            raise CudaFault("CUDA_ERROR_CONTEXT_IS_DESTROYED")
+
+    @property
+    def left(self) -> dict[str, int]:
+        """What is held, by kind, but for the primary context, which one holder may keep to the end of the process."""
+        held = Counter(type(thing).__name__ for thing in self.objects)
+        del held["Context"]
+        held.update(memory=self.allocated, pinned=len(self.pinned), streams=len(self._streams))
+        held.update({name: self.counts[name] for name in ("events", "graphs", "recordings")})
+        held.update(stack=len(self.stack), contexts=max(self.retained - 1, 0))
+        return dict(+held)
 
     def view(self, address: int, size: int) -> Bytes:
         """Device memory, for work on a stream."""
@@ -205,23 +254,108 @@ class Gpu:
         start = array.__array_interface__["data"][0]
         return any(base <= start and start + array.nbytes <= base + len(m.bytes) for base, m in self.pinned.items())
 
+    def pin(self, size: int, kind: type[HostMemory] = HostMemory) -> HostMemory:
+        with self.call("pin"):
+            self._forbid_while_capturing()
+            if self.faults.strikes("pin"):
+                raise CudaFault("CUDA_ERROR_OUT_OF_MEMORY")
+            return kind(self, size)
+
+    # Copies, of bytes in one piece
+
+    def upload(self, stream: Stream, address: int, source: Bytes) -> None:
+        with self.call("htod"):
+            self.counts["htod_bytes"] += source.nbytes
+            pinned = self.is_pinned(source)
+            self.counts["pageable"] += not pinned
+            data = source if pinned else source.copy()
+
+            def copy() -> None:
+                self.view(address, data.nbytes)[:] = data
+
+            self.enqueue(stream, Operation("htod", copy))
+
+    def download(self, stream: Stream, target: Bytes, address: int) -> None:
+        with self.call("dtoh"):
+            self.counts["dtoh_bytes"] += target.nbytes
+
+            def copy() -> None:
+                target[:] = self.view(address, target.nbytes)
+
+            self.enqueue(stream, Operation("dtoh", copy))
+            if not self.is_pinned(target):
+                self.counts["pageable"] += 1
+                self.wait(stream)
+
+    def copy(self, stream: Stream, target: int, source: int, size: int) -> None:
+        with self.call("dtod"):
+            self.counts["dtod_bytes"] += size
+
+            def copy() -> None:
+                self.view(target, size)[:] = self.view(source, size)
+
+            self.enqueue(stream, Operation("dtod", copy))
+
+    def copy_rows(
+        self, stream: Stream, target: int, pitch: int, source: int, source_pitch: int, width: int, rows: int
+    ) -> None:
+        with self.call("dtod"):
+            self.counts["dtod_bytes"] += width * rows
+            if min(pitch, source_pitch) < width or max(pitch, source_pitch) > MAX_PITCH:
+                raise CudaFault("CUDA_ERROR_INVALID_VALUE")
+
+            def copy() -> None:
+                for row in range(rows):
+                    self.view(target + row * pitch, width)[:] = self.view(source + row * source_pitch, width)
+
+            self.enqueue(stream, Operation("dtod", copy))
+
+    def fill(self, stream: Stream, address: int, value: int, size: int) -> None:
+        with self.call("memset"):
+
+            def fill() -> None:
+                self.view(address, size)[:] = value
+
+            self.enqueue(stream, Operation("memset", fill))
+
     # Streams: work is put into a queue and done when someone waits.
 
-    def create_stream(self, flags: int) -> Stream:
+    def create_stream(self, flags: int, priority: int = 0) -> Stream:
+        """priority: from -5, the greatest, to 0."""
         with self.call("create_stream"):
             if self.faults.strikes("stream"):
                 raise CudaFault("CUDA_ERROR_OUT_OF_MEMORY")
-            handle = 0x5000 + 16 * self.counts["create_stream"]
-            self._streams[handle] = Stream(handle, flags)
+            handle = FIRST_STREAM + 16 * self.counts["create_stream"]
+            self._streams[handle] = Stream(handle, flags, priority=max(GREATEST_PRIORITY, min(priority, 0)))
             return self._streams[handle]
 
     def destroy_stream(self, stream: Stream) -> None:
-        self._streams.pop(stream.handle)
+        self._streams.pop(stream.handle, None)
 
     def stream(self, handle: int) -> Stream:
         if handle not in self._streams:
-            raise CudaFault("CUDA_ERROR_INVALID_HANDLE")
+            known = FIRST_STREAM < handle <= FIRST_STREAM + 16 * self.counts["create_stream"]
+            raise CudaFault("CUDA_ERROR_CONTEXT_IS_DESTROYED" if known and self.epoch else "CUDA_ERROR_INVALID_HANDLE")
         return self._streams[handle]
+
+    def begin_capture(self, stream: Stream) -> None:
+        with self.call("begin_capture"):
+            if stream.capture is not None:
+                raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+            stream.capture, stream.captured_by = [], threading.get_ident()
+            stream.broken = self.faults.strikes("capture")
+
+    def end_capture(self, stream: Stream) -> list[Operation]:
+        """What was recorded. In the thread-local mode only the thread that began can end it."""
+        with self.call("end_capture"):
+            if stream.capture is None:
+                raise CudaFault("CUDA_ERROR_INVALID_VALUE")
+            if stream.captured_by != threading.get_ident():
+                raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD")
+            operations, stream.capture = stream.capture, None
+            if stream.broken:
+                raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+            return operations
 
     def enqueue(self, stream: Stream, operation: Operation) -> None:
         if stream.capture is not None:
@@ -266,8 +400,9 @@ class Gpu:
             raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
 
     def _forbid_while_capturing(self) -> None:
-        """In the thread-local mode, the capturing thread may make no call that could wait for the device."""
+        """In the thread-local mode, the capturing thread may make no call that could wait for the device; others may,
+        on their streams."""
         for stream in self._streams.values():
-            if stream.capture is not None:
+            if stream.capture is not None and stream.captured_by == threading.get_ident():
                 stream.broken = True
                 raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")

@@ -188,7 +188,7 @@ def test_eight_streams_are_as_each_alone_and_nothing_but_results_crosses(
         for stream in range(STREAMS):
             assert tracked(pipeline, [Noise(stream)]) == [together[stream]]
     assert any(result.objects for results in together for result in results)
-    assert (gpu.allocated, len(gpu.pinned), gpu.retained) == (0, 0, 0)
+    assert not gpu.left
 
 
 def test_streams_that_come_and_go_leave_no_memory_behind(bundle: Bundle, gpu: Gpu) -> None:

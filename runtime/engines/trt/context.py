@@ -39,6 +39,8 @@ class TrtContext:
         except BaseException:
             gpu.close()
             raise
+        for text in gpu.notices:
+            self.notice(text)
         try:
             self.capture = open_capture(gpu.stream.handle)
         except CaptureRefusedError as error:

@@ -19,9 +19,39 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from visrt.runtime.arrays import Array
-from visrt.runtime.errors import EngineError, one_line
+from visrt.runtime.engines.driver_api import DriverError, driver_api
+from visrt.runtime.engines.options import usable_cores
+from visrt.runtime.errors import EngineError, install_hint, one_line
 
-__all__ = ["DeviceMemory", "Event", "Gpu", "GpuMemoryError", "Layer", "PinnedMemory", "Stream", "megabytes"]
+__all__ = [
+    "DeviceMemory",
+    "Event",
+    "Gpu",
+    "GpuMemoryError",
+    "Layer",
+    "PinnedMemory",
+    "Stream",
+    "cuda_layer",
+    "megabytes",
+]
+
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: work that others put on CUDA's default stream neither waits for ours nor breaks a capture."""
+
+BLOCKING_SYNC, DISABLE_TIMING = 1, 2
+"""Flags of events: CU_EVENT_BLOCKING_SYNC and CU_EVENT_DISABLE_TIMING."""
+
+FEW_CORES = 5
+"""Below so many, as on a Jetson, a core is worth more than the microseconds that a sleeping thread wakes up later."""
+
+_CONTEXTS: dict[tuple[str, int], Any] = {}
+"""The primary contexts in use by name of the layer and index of the GPU, kept to the end of the process.
+
+The primary context is destroyed when nobody holds it any more. TensorRT keeps objects of it in static memory, which
+the next engine would find destroyed.
+"""
+
+_RETAINING = threading.Lock()
 
 
 class GpuMemoryError(EngineError):
@@ -79,8 +109,9 @@ class PinnedMemory:
 
 class Layer(Protocol):
     """The calls of CUDA's driver by one library. They raise `error`, and `memory_error`, a child of it, if memory is
-    short. But for the first four, they need a current context."""
+    short. But for the first four and `push`, they need a current context."""
 
+    name: str
     error: type[Exception]
     memory_error: type[Exception]
 
@@ -97,22 +128,20 @@ class Layer(Protocol):
         ...
 
     def retain(self, index: int) -> Any:
-        """The primary context of a GPU."""
+        """The primary context of a GPU, which is never released."""
         ...
 
     def push(self, context: Any) -> None: ...
 
     def pop(self) -> None: ...
 
-    def stream(self) -> Stream:
-        """A stream that waits for nothing that others put on CUDA's default stream."""
+    def stream(self, flags: int) -> Stream: ...
+
+    def urgent_stream(self, flags: int) -> Stream:
+        """A stream whose kernels go before those of other streams; DriverError if the driver makes none."""
         ...
 
-    def urgent_stream(self) -> Stream:
-        """A stream as above whose kernels go before those of other streams."""
-        ...
-
-    def event(self) -> Event: ...
+    def event(self, flags: int) -> Event: ...
 
     def allocate(self, size: int) -> tuple[int, Callable[[], None]]:
         """The address of `size` bytes on the device, and what frees them."""
@@ -138,20 +167,19 @@ class Layer(Protocol):
 
     def clear(self, address: int, size: int, stream: Any) -> None: ...
 
-    def give_back(self, context: Any) -> None: ...
-
 
 class Gpu:
     """A GPU with two streams, for the thread that opens it and no other.
 
     name: as the driver tells it. capability: compute capability, (8, 6). memory_bytes: all there is on the card.
     driver: the newest CUDA that the driver serves, "13.0". stream: of the frame graph. side: of the other graphs, whose
-    kernels go before those of the frame graph.
+    kernels go before those of the frame graph. notices: what is slower than it could be, in words.
     """
 
     def __init__(self, device: int = 0) -> None:
         """Opens GPU number `device`; EngineError if there is no such GPU, no driver or no library for it."""
-        self._layer = _layer()
+        self._layer = cuda_layer()
+        self.notices: list[str] = []
         self._owner = threading.current_thread()
         self.index = device
         try:
@@ -161,7 +189,7 @@ class Gpu:
             self.name, self.capability, self.memory_bytes = self._layer.card(device)
             newest = self._layer.version()
             self.driver = f"{newest // 1000}.{newest % 1000 // 10}"
-            self._context = self._layer.retain(device)
+            self._context = _retained(self._layer, device)
         except self._layer.error as error:
             raise EngineError(
                 f"GPU {device} cannot be opened: {one_line(error)}; check the driver with nvidia-smi, or use "
@@ -170,14 +198,21 @@ class Gpu:
         streams: list[Stream] = []
         try:
             with self.current("opening a stream"):
-                streams.append(self._layer.stream())
-                streams.append(self._layer.urgent_stream())
+                streams.append(self._layer.stream(NON_BLOCKING))
+                streams.append(self._side_stream())
         except EngineError:
             self._streams = streams
             self.close()
             raise
         self._streams = streams
         self.stream, self.side = streams
+
+    def _side_stream(self) -> Stream:
+        try:
+            return self._layer.urgent_stream(NON_BLOCKING)
+        except DriverError as error:
+            self.notices.append(f"masks wait for kernels of the next frame, which costs some speed: {error}")
+            return self._layer.stream(NON_BLOCKING)
 
     @property
     def label(self) -> str:
@@ -237,7 +272,8 @@ class Gpu:
             ) from error
 
     def event(self) -> Event:
-        return self._layer.event()
+        """A mark that nobody times. On few cores, who waits for it sleeps: to wait in a loop would cost one of them."""
+        return self._layer.event(DISABLE_TIMING | (BLOCKING_SYNC if usable_cores() < FEW_CORES else 0))
 
     # Copies are enqueued on `stream`, or where none is given on that of the frame graph.
 
@@ -300,10 +336,9 @@ class Gpu:
         return True
 
     def close(self) -> None:
-        """Gives streams and context back."""
+        """Frees the streams."""
         self.release([stream.free for stream in self._streams])
         self._streams = []
-        self._layer.give_back(self._context)
 
 
 LESS_MEMORY = "use a smaller batch (--batch), or end what else runs on this GPU"
@@ -313,7 +348,39 @@ def megabytes(size: float) -> str:
     return f"{size / 2**20:.1f} MB"
 
 
-def _layer() -> Layer:
-    from visrt.runtime.engines.trt.cuda_pycuda import pycuda_layer
+def cuda_layer() -> Layer:
+    """pycuda if it is installed, else cuda-bindings; EngineError if there is neither or it does not load."""
+    from visrt.runtime.engines.trt.cuda_bindings import BindingsLayer
+    from visrt.runtime.engines.trt.cuda_pycuda import PycudaLayer
 
-    return pycuda_layer()
+    try:
+        import pycuda.driver
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pycuda":
+            raise _does_not_load(error) from None
+    except ImportError as error:
+        raise _does_not_load(error) from None
+    else:
+        return PycudaLayer(pycuda.driver)
+    try:
+        return BindingsLayer(driver_api())
+    except DriverError as error:
+        raise EngineError(
+            f"pycuda is not installed, and {error}; {install_hint('trt')} on a machine with an NVIDIA driver, or use "
+            "--engine cpu"
+        ) from None
+
+
+def _does_not_load(error: ImportError) -> EngineError:
+    return EngineError(
+        f"pycuda is installed but does not load ({one_line(error)}); check the driver with nvidia-smi, build pycuda "
+        "again for the CUDA that is here, or pip uninstall pycuda: cuda-bindings takes its place; or use --engine cpu"
+    )
+
+
+def _retained(layer: Layer, device: int) -> Any:
+    with _RETAINING:
+        key = (layer.name, device)
+        if key not in _CONTEXTS:
+            _CONTEXTS[key] = layer.retain(device)
+        return _CONTEXTS[key]

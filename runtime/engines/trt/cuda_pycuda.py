@@ -1,24 +1,22 @@
 """CUDA's driver through pycuda.
 
 pycuda destroys streams and events with their last reference, which must go while their context is current. Its streams
-take no priority: cuda-bindings gives them one.
+take no priority; cuda-bindings raises that of a stream that pycuda made.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from visrt.runtime.arrays import Array
-from visrt.runtime.errors import EngineError, install_hint
+from visrt.runtime.engines.driver_api import driver_api
+from visrt.runtime.engines.trt.cuda_bindings import raise_priority
 
-__all__ = ["PycudaLayer", "pycuda_layer"]
-
-NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING: work that others put on CUDA's default stream neither waits for ours nor breaks a capture."""
+__all__ = ["PycudaLayer"]
 
 
 class PycudaStream:
@@ -36,7 +34,7 @@ class PycudaStream:
         self.native.wait_for_event(event.native)
 
     def free(self) -> None:
-        self.native = None
+        del self.native
 
 
 class PycudaEvent:
@@ -50,18 +48,18 @@ class PycudaEvent:
         self.native.synchronize()
 
     def free(self) -> None:
-        self.native = None
+        del self.native
 
 
 class PycudaLayer:
-    """See `cuda.Layer`."""
+    """See `cuda.Layer`; `cuda` is the module pycuda.driver."""
+
+    name = "pycuda"
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
         self.error: type[Exception] = cuda.Error
         self.memory_error: type[Exception] = cuda.MemoryError
-        # Looked for now: an engine that dies with its last reference, at the end of the process too, cannot import.
-        self._driver = _driver_api()
 
     def count(self) -> int:
         self._cuda.init()
@@ -75,7 +73,10 @@ class PycudaLayer:
         return int(self._cuda.get_driver_version())
 
     def retain(self, index: int) -> Any:
-        return self._cuda.Device(index).retain_primary_context()
+        context = self._cuda.Device(index).retain_primary_context()
+        # pycuda releases it with the last reference, and the end of Python drops those of modules: this one stays.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
+        return context
 
     def push(self, context: Any) -> None:
         context.push()
@@ -83,14 +84,16 @@ class PycudaLayer:
     def pop(self) -> None:
         self._cuda.Context.pop()
 
-    def stream(self) -> PycudaStream:
-        return PycudaStream(self._cuda.Stream(NON_BLOCKING))
+    def stream(self, flags: int) -> PycudaStream:
+        return PycudaStream(self._cuda.Stream(flags))
 
-    def urgent_stream(self) -> PycudaStream:
-        return self.stream()
+    def urgent_stream(self, flags: int) -> PycudaStream:
+        stream = self.stream(flags)
+        raise_priority(driver_api(), stream.handle)
+        return stream
 
-    def event(self) -> PycudaEvent:
-        return PycudaEvent(self._cuda.Event(int(self._cuda.event_flags.DISABLE_TIMING)))
+    def event(self, flags: int) -> PycudaEvent:
+        return PycudaEvent(self._cuda.Event(flags))
 
     def allocate(self, size: int) -> tuple[int, Callable[[], None]]:
         allocation = self._cuda.mem_alloc(size)
@@ -125,42 +128,3 @@ class PycudaLayer:
 
     def clear(self, address: int, size: int, stream: Any) -> None:
         self._cuda.memset_d8_async(address, 0, size, stream.native)
-
-    def give_back(self, context: Any) -> None:
-        """Releases the primary context, which goes when nobody else in the process holds it.
-
-        pycuda leaves a primary context that it released on CUDA's stack, where the next to use the GPU in this thread
-        finds it destroyed. pycuda cannot take it off, cuda-bindings can; without these the context is kept to the end
-        of the process.
-        """
-        if self._driver is None:
-            _KEPT.append(context)
-            return
-        with suppress(self.error):
-            context.detach()
-            self._driver.cuCtxPopCurrent()
-
-
-_KEPT: list[Any] = []
-"""Contexts that could not be given back."""
-
-
-def pycuda_layer() -> PycudaLayer:
-    """EngineError if pycuda cannot be imported."""
-    try:
-        import pycuda.driver
-    except ImportError as error:
-        raise EngineError(
-            f"pycuda cannot be imported ({error}); {install_hint('trt')} on a machine with an NVIDIA driver, "
-            "or use --engine cpu"
-        ) from None
-    return PycudaLayer(pycuda.driver)
-
-
-def _driver_api() -> Any | None:
-    """The driver API of cuda-bindings, None where that is not installed."""
-    try:
-        from cuda.bindings import driver
-    except ImportError:
-        return None
-    return driver

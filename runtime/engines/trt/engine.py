@@ -43,6 +43,9 @@ SLOTS = 2
 EXECUTIONS_MAX = 64
 """Execution contexts an engine keeps; beyond that, the least recently used one is freed."""
 
+REFUSALS_MAX = 3
+"""One refused recording may be chance, as when something else frees memory of the GPU meanwhile."""
+
 IN_PLACE_EXECUTIONS = 32
 """With so many, inputs that no execution knows yet are copied: a copy on the GPU costs less than a new context."""
 
@@ -59,7 +62,8 @@ class Binding:
 class TrtEngine:
     """One graph on the GPU of its bundle.
 
-    provider: "TensorRT 10.13.3", as the library reports it. captures: CUDA graphs recorded. retries: calls that failed
+    provider: "TensorRT 10.13.3", as the library reports it. captures: CUDA graphs recorded. refusals: recordings
+    that failed; after three of them none is tried any more. retries: calls that failed
     once and succeeded in a fresh context.
     """
 
@@ -81,6 +85,7 @@ class TrtEngine:
         self.is_async: Literal[True] = True
         self.provider = f"{PROVIDERS[context.library.flavour]} {context.library.version}"
         self.captures = 0
+        self.refusals = 0
         self.retries = 0
         self._context, self._plan, self._graph, self._axes = context, plan, graph, axes
         self._executions: OrderedDict[Binding, Execution] = OrderedDict()
@@ -229,8 +234,10 @@ class TrtEngine:
         try:
             execution.record(self._capture)
         except CaptureRefusedError as error:
-            self._capture = None
-            self._context.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
+            self.refusals += 1
+            if self.refusals == REFUSALS_MAX:
+                self._capture = None
+                self._context.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
             # TensorRT does not define the state of a context whose recording was aborted. It has no work left, because
             # taking its slot waited for it.
             self._executions.pop(binding).close()

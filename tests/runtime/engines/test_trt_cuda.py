@@ -9,6 +9,8 @@ from fake_pycuda import install_cuda
 
 from visrt.runtime.engines.trt.cuda import Gpu, PinnedMemory
 
+pytestmark = pytest.mark.usefixtures("layer")
+
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:

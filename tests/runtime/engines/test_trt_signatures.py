@@ -18,8 +18,9 @@ from typing import Any
 
 import fake_tensorrt
 import pytest
+from fake_cuda_bindings import cuda_bindings
 from fake_gpu import Gpu
-from fake_pycuda import cuda_bindings, pycuda_driver
+from fake_pycuda import pycuda_driver
 
 import visrt.runtime.engines.trt
 
