@@ -123,7 +123,8 @@ class Gpu:
 
     objects: the streams, events, engines, contexts and so on that are alive. retained: how often the primary context is
     held. epoch: counts the primary contexts there were; each goes with its last holder, and with it all that is in it.
-    event_flags: of all events that were made.
+    event_flags: of all events that were made. static_epoch: of the context in which TensorRT's static objects lie.
+    kept_contexts: what visrt keeps of it to the end of the process.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class Gpu:
         self.objects: weakref.WeakSet[Any] = weakref.WeakSet()
         self.retained = 0
         self.epoch = 0
+        self.kept_contexts: dict[tuple[str, int], Any] = {}
+        self.static_epoch: int | None = None
         self.event_flags: list[int] = []
         self.lost: str | None = None
         self._memory: dict[int, Bytes] = {}

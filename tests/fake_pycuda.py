@@ -27,7 +27,7 @@ DEFAULT: Layer = "pycuda"
 
 def install_cuda(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
     """Makes `import pycuda.driver` and `from cuda.bindings import driver` find the fakes, in a process that has used no
-    GPU yet. If DEFAULT is cuda-bindings, there is no pycuda."""
+    other GPU. If DEFAULT is cuda-bindings, there is no pycuda."""
     modules: dict[str, Any] = {
         "pycuda": ModuleType("pycuda"),
         "pycuda.driver": pycuda_driver(gpu),
@@ -43,7 +43,7 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
     if DEFAULT == "cuda-bindings":
         monkeypatch.setitem(sys.modules, "pycuda", None)
         monkeypatch.delitem(sys.modules, "pycuda.driver")
-    monkeypatch.setattr(cuda, "_CONTEXTS", {})
+    monkeypatch.setattr(cuda, "_CONTEXTS", gpu.kept_contexts)
 
 
 class event_flags(enum.IntEnum):  # noqa: N801

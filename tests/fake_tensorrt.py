@@ -735,6 +735,11 @@ def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
 def _runtime(engine_class: type[ICudaEngine], gpu: Gpu, identity: str, logger: ILogger) -> Runtime:
     if gpu.faults.strikes("runtime"):
         raise TypeError("pybind11::init(): factory function returned nullptr")
+    # In static memory, from its first use to the end of the process.
+    gpu.static_epoch = gpu.epoch if gpu.static_epoch is None else gpu.static_epoch
+    if gpu.static_epoch != gpu.epoch:
+        logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (context is destroyed)")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
     runtime = Runtime(gpu, identity, logger)
     runtime.fake_engine_class = engine_class
     return runtime

@@ -490,6 +490,21 @@ def test_engines_that_were_forgotten_free_themselves(monkeypatch: pytest.MonkeyP
     assert not gpu.left
 
 
+def test_engines_are_closed_and_opened_again_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's static objects lie in the context of the first ones."""
+    gpu = Gpu()
+    for _ in range(3):
+        rig = rig_of(monkeypatch, gpu)
+        assert class_of(rig.frame(frames(4))) == 0
+        rig.close()
+        assert not gpu.left
+
+    gpu.release()
+    gpu.kept_contexts.clear()
+    with pytest.raises(EngineError, match=r"does not start: .*context is destroyed"):
+        rig_of(monkeypatch, gpu)
+
+
 def test_no_call_leaves_the_context_pushed(rig: Rig) -> None:
     """pycuda aborts a process whose context is still pushed when it ends."""
     answer = rig.frame(frames(4))
