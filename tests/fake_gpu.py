@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -279,13 +280,19 @@ class Gpu:
         """A copy of `size` bytes between host and device."""
         self.enqueue(stream, Operation(what, copy, size / self.costs.bytes_per_s, part))
 
-    def enqueue_wait(self, stream: Stream, other: Stream, until: int) -> None:
-        """What comes behind it on `stream` starts after operation number `until` of `other`."""
-        if stream.capture is not None or other.capture is not None:
-            stream.broken = True
-            raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
-        if until and other is not stream:
-            self._put(stream, Operation("wait", lambda: self.wait_done(other, until)), [other.works[until - 1]])
+    def mark(self, stream: Stream) -> tuple[Stream, int]:
+        """What an event records: the work that `stream` was given so far."""
+        with self.call("record_event"):
+            self._forbid_in_capture(stream)
+            return stream, stream.issued
+
+    def let_wait(self, stream: Stream, mark: tuple[Stream, int] | None) -> None:
+        """What `stream` is given from now on begins after the work that `mark` names, of any stream."""
+        self._forbid_in_capture(stream)
+        if mark is not None and mark[1]:
+            other, until = mark
+            wait = Operation("wait", partial(self._do, other, until))
+            self._put(stream, wait, [other.works[until - 1]])
 
     def _put(self, stream: Stream, operation: Operation, after: Iterable[Work] = ()) -> None:
         operation = replace(operation)
@@ -307,17 +314,15 @@ class Gpu:
 
     def wait(self, stream: Stream, until: int | None = None) -> None:
         """Does the work of `stream` up to its operation number `until`, or all; the clock goes on to its end."""
-        if stream.capture is not None:
-            stream.broken = True
-            raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+        self._forbid_in_capture(stream)
         last = stream.issued if until is None else until
-        self.wait_done(stream, last)
+        self._do(stream, last)
         if last:
             self.timeline.wait(stream.works[last - 1])
         if self.lost is not None:
             raise CudaFault(self.lost)
 
-    def wait_done(self, stream: Stream, last: int) -> None:
+    def _do(self, stream: Stream, last: int) -> None:
         while stream.done < last:
             operation = stream.queue.pop(0)
             if self.lost is not None:
@@ -328,7 +333,14 @@ class Gpu:
                     operation.spoil()
             except CudaFault as fault:
                 self.lost = str(fault)
-            self.record.append(operation.what)
+            if operation.what != "wait":
+                self.record.append(operation.what)
+
+    def _forbid_in_capture(self, stream: Stream) -> None:
+        """Events and waits are no part of what is recorded here."""
+        if stream.capture is not None:
+            stream.broken = True
+            raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
 
     def _forbid_while_capturing(self) -> None:
         """In the thread-local mode, the capturing thread may make no call that could wait for the device."""

@@ -160,6 +160,13 @@ def pycuda_driver(gpu: Gpu) -> Any:
 
             told("cuStreamSynchronize", wait)
 
+        def wait_for_event(self, evt: Event) -> None:
+            def wait() -> None:
+                with gpu.call("wait_for_event"):
+                    gpu.let_wait(self._stream, evt._mark)
+
+            told("cuStreamWaitEvent", wait)
+
         @property
         def handle(self) -> int:
             return self._stream.handle  # type: ignore[no-any-return]
@@ -180,7 +187,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
 
         def record(self, stream: Stream | None = None) -> Event:
             assert stream is not None, "the default stream is none of ours"
-            self._mark = (stream._stream, stream._stream.issued)
+            self._mark = told("cuEventRecord", lambda: gpu.mark(stream._stream))
             return self
 
         def synchronize(self) -> Event:

@@ -40,7 +40,7 @@ class TrtContext:
             gpu.close()
             raise
         try:
-            self.capture = open_capture(gpu.handle)
+            self.capture = open_capture(gpu.stream.handle)
         except CaptureRefusedError as error:
             self.notice(f"TensorRT runs without CUDA graphs, which costs some speed: {error}")
 

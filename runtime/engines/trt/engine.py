@@ -249,7 +249,7 @@ class TrtEngine:
         ports = {role: slot.ports[role].address for role in tensors.keys() - in_place.keys()}
         addresses = {spec.name: (in_place | ports)[role] for role, spec in tensors.items()}
         shared = self._context
-        execution = Execution(self._plan.context(), shared.gpu.handle, shared.workspace, shapes, addresses)
+        execution = Execution(self._plan.context(), shared.gpu.stream.handle, shared.workspace, shapes, addresses)
         self._executions[binding] = execution
         return execution
 

@@ -195,8 +195,4 @@ class BufferSlot:
     def ends(self) -> list[Callable[[], None]]:
         """Invalidates the slot's tensors; returns the steps that free it, which may fail if the GPU was lost."""
         self.generation += 1
-        return [*(end for port in self.ports.values() for end in port.ends()), self._drop_event]
-
-    def _drop_event(self) -> None:
-        """pycuda destroys an event with its last reference."""
-        del self._done
+        return [*(end for port in self.ports.values() for end in port.ends()), self._done.free]
