@@ -117,7 +117,7 @@ class Pipeline:
         batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * method.clip_frames
         settings = replace(settings, batch=batch, calls=calls)
-        options = EngineOptions(threads_of_each(threads, calls), batch=together)
+        options = EngineOptions(threads_of_each(threads, calls), batch=together, clip_frames=method.clip_frames)
         main, *others = engines_by_size(opened, engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 

@@ -4,8 +4,8 @@ The clock is the program's. It moves when the program works (`advance`) or waits
 before its time. The rules are simple ones, so figures are those of a model:
 
 - work of one stream runs in order, and behind the work of other streams that it waits for;
-- kernels share the GPU: of streams that could run at a time, the one of higher priority runs and the others pause, so
-  that no kernel gains by running beside another;
+- kernels share the GPU: of streams that could run at a time, the one of higher priority runs and the others pause, and
+  those of one priority get equal parts of it, so that no kernel gains by running beside another;
 - copies to the GPU and copies from it run beside kernels, one at a time in each direction.
 """
 
@@ -80,22 +80,24 @@ class Timeline:
     def _step(self, until_s: float | None) -> None:
         """To the next end or start of any work, or to `until_s`."""
         heads = {stream: queue[0] for stream, queue in self._queues.items() if queue}
-        running = [work for part in PARTS if (work := self._chosen(part, heads)) is not None]
-        times = [self._time_s + work.left_s for work in running]
+        running = [
+            (work, 1 / len(chosen)) for part in PARTS if (chosen := self._chosen(part, heads)) for work in chosen
+        ]
+        times = [self._time_s + work.left_s / share for work, share in running]
         times += [work.issued_s for work in heads.values() if work.issued_s > self._time_s]
         times += [] if until_s is None else [until_s]
         assert times, f"work waits for work that was never enqueued: {', '.join(w.what for w in heads.values())}"
         spent, self._time_s = min(times) - self._time_s, min(times)
-        for work in running:
+        for work, share in running:
             work.start_s = self._time_s - spent if work.start_s is None else work.start_s
-            work.left_s -= spent
-        ended = [stream for stream, work in heads.items() if work in running and work.left_s <= 1e-12]
-        for stream in ended:
-            work = self._queues[stream].popleft()
-            work.end_s = self._time_s
-            self.done.append(work)
+            work.left_s -= spent * share
+        for stream, work in heads.items():
+            if work.start_s is not None and work.left_s <= 1e-12:
+                work.end_s = self._time_s
+                self.done.append(self._queues[stream].popleft())
 
-    def _chosen(self, part: Part, heads: dict[int, Work]) -> Work | None:
+    def _chosen(self, part: Part, heads: dict[int, Work]) -> list[Work]:
         """What `part` works on now."""
-        ready = [stream for stream, work in heads.items() if work.part == part and work.ready(self._time_s)]
-        return heads[min(ready, key=lambda stream: (self._priorities[stream], heads[stream].issued_s))] if ready else None
+        ready = {stream: work for stream, work in heads.items() if work.part == part and work.ready(self._time_s)}
+        first = min((self._priorities[stream] for stream in ready), default=0)
+        return [work for stream, work in ready.items() if self._priorities[stream] == first]
