@@ -73,7 +73,7 @@ class Session:
         self.method = method_of(manifest, association, preset)
         sizes = [SizedEngines(manifest, engines, states), *other_sizes]
         self.networks = Networks(sizes, self.watch, settings.resize, settings.in_flight - 1)
-        self._tracker = StreamTracker(self.method, self.networks, settings, self.watch)
+        self._tracker = StreamTracker(self.method, self.networks, settings)
         self._calls = PendingCalls()
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
         self._blas = ThreadpoolController()
@@ -213,7 +213,8 @@ class Session:
             [found] = update_together(call, self.watch)
             if isinstance(found, VisrtError):
                 raise found
-            results += found
+            with self.watch.stage("masks"):
+                results += [make() for make in found]
             self.last_times = self.watch.take(sum(len(outputs) for _, outputs in call))
             self.times = self.times.plus(self.last_times)
         return results

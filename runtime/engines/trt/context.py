@@ -53,8 +53,8 @@ class Lane:
 class TrtContext:
     """Shared by the engines of a bundle, and closed by the last one that leaves.
 
-    frames: the lane of the frame graph. side: that of all other graphs. notices: what makes the engines slower than they
-    could be, in words, each logged once.
+    frames: the lane of the frame graph. side: that of all other graphs. notices: what makes the engines slower than
+    they could be, in words, each logged once.
     """
 
     def __init__(self, gpu: Gpu, library: TensorRt) -> None:
