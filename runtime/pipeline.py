@@ -1,7 +1,8 @@
 """Many streams through one set of engines: decoding, network and output overlap, streams share calls of the network.
 
-Each source is read and resized in a thread of its own and its results are written in another; the caller's thread
-updates the tracks, and while the frame engine computes it works on the outputs of the calls before. A call holds the
+Each source is read and resized in a thread of its own, and another resizes its masks to the source's size and writes
+its results; the caller's thread updates the tracks, and while the frame engine computes it works on the outputs of the
+calls before. A call holds the
 next frames of the streams that have waited longest, so that no stream gets two before another gets one: on a GPU one
 wide call of all that are ready, on a CPU one frame for each core, as wide calls overflow its caches. Files wait when
 they are too fast; of a live source the newest frame is taken. A stream's ids and labels are those it has alone.
@@ -117,7 +118,7 @@ class Pipeline:
         batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * method.clip_frames
         settings = replace(settings, batch=batch, calls=calls)
-        options = EngineOptions(threads_of_each(threads, calls), batch=together)
+        options = EngineOptions(threads_of_each(threads, calls), batch=together, clip_frames=method.clip_frames)
         main, *others = engines_by_size(opened, engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
@@ -148,7 +149,7 @@ class Pipeline:
 
     def worker(self, job: Job, on_ready: Callable[[], None]) -> SourceWorker:
         """The worker for the source of `job`; `on_ready` is called when there may be something to do for it."""
-        tracker = StreamTracker(self.method, self.networks, self.settings.session, self.watch)
+        tracker = StreamTracker(self.method, self.networks, self.settings.session)
         return SourceWorker(job, tracker, self.networks, on_ready)
 
 

@@ -6,7 +6,11 @@ What makes a missing wait, a stale buffer or a leak visible:
 - freed memory is filled with rubbish, on both sides;
 - only page-locked memory is copied later; ordinary memory is copied at once, and counted;
 - a captured graph does what was recorded, at the addresses that were recorded;
+- streams know nothing of each other but by events: who does not wait for one reads what was there before;
+- two streams that compute in one workspace at a time both write rubbish;
 - after a failed kernel every call fails, as the context is lost.
+
+It has a clock, `Gpu.timeline`. All work is free until a test sets `Gpu.costs`.
 """
 
 from __future__ import annotations
@@ -14,16 +18,18 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GREATEST_PRIORITY", "RUBBISH", "CudaFault", "Faults", "Gpu", "HostMemory", "Stream"]
+from visrt.benchmarks.speed.gpu_timeline import Part, Timeline, Work
+
+__all__ = ["GREATEST_PRIORITY", "RUBBISH", "Costs", "CudaFault", "Faults", "Gpu", "HostMemory", "Operation", "Stream"]
 
 Bytes = NDArray[np.uint8]
 RUBBISH = 0xDB
@@ -31,6 +37,11 @@ RUBBISH = 0xDB
 
 MAX_PITCH = 2**31 - 1
 """Bytes between rows of a copy in two dimensions, as GPUs report it."""
+
+CONTEXT_BYTES = 4096
+"""Memory of the GPU that an execution context takes, beside its workspace."""
+
+CONTEXT_HOST_BYTES = 2**20
 
 ALIGNMENT = 512
 FIRST_STREAM = 0x5000
@@ -77,23 +88,48 @@ class Faults:
 
 
 @dataclass
+class Costs:
+    """Seconds that work takes. kernels: of one execution, by the shapes of its inputs. bytes_per_s: of copies to the
+    GPU and from it. call_s: host time of each call of the driver."""
+
+    kernels: Callable[[Mapping[str, tuple[int, ...]]], float] = lambda shapes: 0.0
+    bytes_per_s: float = float("inf")
+    call_s: float = 0.0
+
+
+@dataclass
 class Operation:
-    """One piece of work on a stream; `what` names it in the stream's record."""
+    """One piece of work on a stream; `what` names it in the stream's record.
+
+    part: of the GPU that does it. workspace: address and size of the scratch memory it needs. spoil: what happens in
+    place of its result where another stream uses that memory at the same time.
+    """
 
     what: str
     run: Callable[[], None]
+    cost_s: float = 0.0
+    part: Part = "kernels"
+    workspace: tuple[int, int] | None = None
+    spoil: Callable[[], None] = lambda: None
+    spoiled: bool = False
 
 
 @dataclass
 class Stream:
+    """priority: as CUDA counts, the lowest number is the highest."""
+
     handle: int
     flags: int
-    queue: list[Operation] = field(default_factory=list)
-    issued: int = 0
     priority: int = 0
+    queue: list[Operation] = field(default_factory=list)
+    works: list[Work] = field(default_factory=list)
     capture: list[Operation] | None = None
     captured_by: int = 0
     broken: bool = False
+
+    @property
+    def issued(self) -> int:
+        return len(self.works)
 
     @property
     def done(self) -> int:
@@ -124,18 +160,20 @@ class Gpu:
     objects: the streams, events, engines, contexts and so on that are alive. retained: how often the primary context is
     held. epoch: counts the primary contexts there were; each goes with its last holder, and with it all that is in it.
     event_flags: of all events that were made. static_epoch: of the context in which TensorRT's static objects lie.
-    kept_contexts: what visrt keeps of it to the end of the process.
+    contexts: TensorRT's execution contexts among the objects, each of which takes memory. kept_contexts: what
+    visrt keeps of the primary context to the end of the process.
     """
 
     def __init__(
         self, memory_mb: int = 64, name: str = "NVIDIA Fake 4090", capability: tuple[int, int] = (8, 9)
     ) -> None:
         self.name, self.capability, self.memory_bytes = name, capability, memory_mb * 2**20
-        self.faults = Faults()
+        self.faults, self.costs, self.timeline = Faults(), Costs(), Timeline()
         self.counts: Counter[str] = Counter()
         self.record: list[str] = []
         self.pinned: dict[int, HostMemory] = {}
         self.objects: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self.retained = 0
         self.epoch = 0
         self.kept_contexts: dict[tuple[str, int], Any] = {}
@@ -160,6 +198,7 @@ class Gpu:
     def call(self, name: str) -> Iterator[None]:
         """A call of the driver: it needs a current context, and fails for good after a failed kernel."""
         self.counts[name] += 1
+        self.timeline.advance(self.costs.call_s)
         if not self.stack:
             raise CudaFault("CUDA_ERROR_INVALID_CONTEXT")
         self._require_alive(self.stack[-1])
@@ -171,7 +210,13 @@ class Gpu:
 
     @property
     def free_bytes(self) -> int:
-        return self.memory_bytes - sum(block.size for block in self._memory.values())
+        held = sum(block.size for block in self._memory.values())
+        return self.memory_bytes - held - CONTEXT_BYTES * len(self.contexts)
+
+    @property
+    def context_host_bytes(self) -> int:
+        """Memory of the host that execution contexts take."""
+        return CONTEXT_HOST_BYTES * len(self.contexts)
 
     @property
     def allocated(self) -> int:
@@ -276,7 +321,7 @@ class Gpu:
             def copy() -> None:
                 self.view(address, data.nbytes)[:] = data
 
-            self.enqueue(stream, Operation("htod", copy))
+            self.enqueue_copy(stream, "htod", copy, data.nbytes, "up")
 
     def download(self, stream: Stream, target: Bytes, address: int) -> None:
         with self.call("dtoh"):
@@ -285,7 +330,7 @@ class Gpu:
             def copy() -> None:
                 target[:] = self.view(address, target.nbytes)
 
-            self.enqueue(stream, Operation("dtoh", copy))
+            self.enqueue_copy(stream, "dtoh", copy, target.nbytes, "down")
             if not self.is_pinned(target):
                 self.counts["pageable"] += 1
                 self.wait(stream)
@@ -330,6 +375,7 @@ class Gpu:
                 raise CudaFault("CUDA_ERROR_OUT_OF_MEMORY")
             handle = FIRST_STREAM + 16 * self.counts["create_stream"]
             self._streams[handle] = Stream(handle, flags, priority=max(GREATEST_PRIORITY, min(priority, 0)))
+            self.timeline.add_stream(handle, self._streams[handle].priority)
             return self._streams[handle]
 
     def destroy_stream(self, stream: Stream) -> None:
@@ -364,8 +410,11 @@ class Gpu:
         if stream.capture is not None:
             stream.capture.append(operation)
         else:
-            stream.queue.append(operation)
-            stream.issued += 1
+            self._put(stream, operation)
+
+    def enqueue_copy(self, stream: Stream, what: str, copy: Callable[[], None], size: int, part: Part) -> None:
+        """A copy of `size` bytes between host and device."""
+        self.enqueue(stream, Operation(what, copy, size / self.costs.bytes_per_s, part))
 
     def mark(self, stream: Stream) -> tuple[Stream, int]:
         """What an event records: the work that `stream` was given so far."""
@@ -376,25 +425,52 @@ class Gpu:
     def let_wait(self, stream: Stream, mark: tuple[Stream, int] | None) -> None:
         """What `stream` is given from now on begins after the work that `mark` names, of any stream."""
         self._forbid_in_capture(stream)
-        if mark is not None:
-            self.enqueue(stream, Operation("wait", partial(self.wait, *mark)))
+        if mark is not None and mark[1]:
+            other, until = mark
+            wait = Operation("wait", partial(self._do, other, until))
+            self._put(stream, wait, [other.works[until - 1]])
+
+    def _put(self, stream: Stream, operation: Operation, after: Iterable[Work] = ()) -> None:
+        operation = replace(operation)
+        for other in self._in_the_workspace_of(stream, operation):
+            self.counts["workspace_clashes"] += 1
+            operation.spoiled = other.spoiled = True
+        stream.queue.append(operation)
+        work = self.timeline.enqueue(stream.handle, operation.what, operation.part, operation.cost_s, after)
+        stream.works.append(work)
+
+    def _in_the_workspace_of(self, stream: Stream, operation: Operation) -> list[Operation]:
+        """Work of other streams, that nobody has waited for, in the same scratch memory or a part of it."""
+        if operation.workspace is None:
+            return []
+        start, size = operation.workspace
+        queued = [one for other in self._streams.values() if other is not stream for one in other.queue]
+        places = [(one, *one.workspace) for one in queued if one.workspace is not None]
+        return [one for one, first, length in places if first < start + size and start < first + length]
 
     def wait(self, stream: Stream, until: int | None = None) -> None:
-        """Does the work of `stream` up to its operation number `until`, or all."""
+        """Does the work of `stream` up to its operation number `until`, or all; the clock goes on to its end."""
         self._forbid_in_capture(stream)
         last = stream.issued if until is None else until
+        self._do(stream, last)
+        if last:
+            self.timeline.wait(stream.works[last - 1])
+        if self.lost is not None:
+            raise CudaFault(self.lost)
+
+    def _do(self, stream: Stream, last: int) -> None:
         while stream.done < last:
             operation = stream.queue.pop(0)
             if self.lost is not None:
                 continue
             try:
                 operation.run()
+                if operation.spoiled:
+                    operation.spoil()
             except CudaFault as fault:
                 self.lost = str(fault)
             if operation.what != "wait":
                 self.record.append(operation.what)
-        if self.lost is not None:
-            raise CudaFault(self.lost)
 
     def _forbid_in_capture(self, stream: Stream) -> None:
         """Events and waits are no part of what is recorded here."""

@@ -236,9 +236,9 @@ def test_the_mask_features_of_a_session_never_cross_the_bus(gpu: Gpu, bundle: Bu
 
     assert numbers(bundle, "mask_features") > 3000
     host = sum(numbers(bundle, role) for role in ("class_logits", "embeddings", "mask_embeddings")) * 4
-    one_mask = 16 * 24 * 4
-    assert gpu.counts["dtoh_bytes"] == len(FRAMES) * (host + one_mask)
-    assert gpu.counts["dtod"] == 0
+    one_mask, alignment = 16 * 24 * 4, 3 * 256
+    assert 0 <= gpu.counts["dtoh_bytes"] - len(FRAMES) * (host + one_mask) < len(FRAMES) * alignment
+    assert gpu.counts["dtod"] == len(FRAMES)
 
 
 # What is missing
