@@ -14,7 +14,7 @@ from visrt.runtime.engines.trt.buffer import Staging
 from visrt.runtime.engines.trt.cuda import DeviceMemory, Gpu, Stream
 from visrt.runtime.engines.trt.cuda_graph import Capture, CaptureRefusedError, open_capture
 from visrt.runtime.engines.trt.device_tensor import ALIGNMENT
-from visrt.runtime.engines.trt.library import TensorRt
+from visrt.runtime.engines.trt.library import TensorRt, target_absence
 from visrt.runtime.engines.trt.log import log_of, log_text
 from visrt.runtime.errors import EngineError, one_line
 
@@ -79,6 +79,8 @@ class TrtContext:
 
     def _started(self) -> Any:
         name, version = self.library.flavour, self.library.version
+        if absence := target_absence(self.library, [self.gpu.capability]):
+            raise EngineError(absence)
         with self.log.listening() as lines, self.gpu.current(f"starting {name}"):
             try:
                 return self.library.module.Runtime(self.log.logger)
@@ -86,7 +88,7 @@ class TrtContext:
                 reason = log_text(lines) if lines else one_line(error)
                 raise EngineError(
                     f"{name} {version} does not start: {reason}; check that it fits the driver, which serves CUDA "
-                    f"{self.gpu.driver}"
+                    f"{self.gpu.cuda}"
                 ) from None
 
     def lane(self, graph: str) -> Lane:

@@ -172,7 +172,7 @@ class Gpu:
     """A GPU with two streams, for the thread that opens it and no other.
 
     name: as the driver tells it. capability: compute capability, (8, 6). memory_bytes: all there is on the card.
-    driver: the newest CUDA that the driver serves, "13.0". stream: of the frame graph. side: of the other graphs, whose
+    cuda: the newest CUDA that the driver serves, "13.0". stream: of the frame graph. side: of the other graphs, whose
     kernels go before those of the frame graph. notices: what is slower than it could be, in words.
     """
 
@@ -188,7 +188,7 @@ class Gpu:
                 raise EngineError(f"GPU {device} was requested, this machine has {count}")
             self.name, self.capability, self.memory_bytes = self._layer.card(device)
             newest = self._layer.version()
-            self.driver = f"{newest // 1000}.{newest % 1000 // 10}"
+            self.cuda = f"{newest // 1000}.{newest % 1000 // 10}"
             self._context = _retained(self._layer, device)
         except self._layer.error as error:
             raise EngineError(

@@ -43,14 +43,15 @@ class EngineKey:
     """Everything that distinguishes one engine from another.
 
     graph: its name in the bundle. version: of TensorRT. gpu: name and compute capability of the GPU it is for, or the
-    targets. driver: version of the GPU's driver, empty with targets. profile: sizes by symbol, as in BuildRequest.
+    targets. cuda: the newest that the GPU's driver serves, empty with targets. profile: sizes by symbol, as in
+    BuildRequest.
     """
 
     graph: str
     flavour: str
     version: str
     gpu: str
-    driver: str
+    cuda: str
     precision: str
     profile: tuple[tuple[str, tuple[int, int, int]], ...]
     onnx_sha256: str
@@ -65,20 +66,20 @@ class EngineKey:
     @property
     def timings(self) -> str:
         """The file of TensorRT's timings, which are of the GPU and the software, whatever the graph."""
-        machine = [self.flavour, self.version, self.gpu, self.driver]
+        machine = [self.flavour, self.version, self.gpu, self.cuda]
         return f"timings-{hashlib.sha256(_canonical(machine)).hexdigest()[:32]}.bin"
 
 
-def engine_key(library: TensorRt, request: BuildRequest, gpu: str, driver: str) -> EngineKey:
-    """The key of the engine that `request` builds. `gpu` and `driver` of this machine; targets take their place."""
+def engine_key(library: TensorRt, request: BuildRequest, gpu: str, cuda: str) -> EngineKey:
+    """The key of the engine that `request` builds. `gpu` and `cuda` of this machine; targets take their place."""
     if request.targets:
-        gpu, driver = f"compute capability {', '.join(request.targets)}", ""
+        gpu, cuda = f"compute capability {', '.join(request.targets)}", ""
     return EngineKey(
         graph=request.name,
         flavour=library.flavour,
         version=library.version,
         gpu=gpu,
-        driver=driver,
+        cuda=cuda,
         precision=request.graph.precision,
         profile=tuple(sorted(request.profile.items())),
         onnx_sha256=hashlib.sha256(request.model).hexdigest(),

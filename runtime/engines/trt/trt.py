@@ -59,7 +59,7 @@ class _Source:
     def engine(self, name: str) -> Any:
         """TensorRT's own engine of graph `name`; the context must be current."""
         request = build_request(self._bundle, name, profile_of(self._bundle.manifest, name, self._batch))
-        key = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.driver)
+        key = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.cuda)
         file = request.graph.file.file
         with self._context.log.listening() as lines:
             engine = self._deserialized(request, key)

@@ -30,7 +30,7 @@ KEY = EngineKey(
     flavour="tensorrt",
     version="10.3.0",
     gpu="NVIDIA Orin 8.7",
-    driver="540.4.0",
+    cuda="12.6",
     precision="fp16",
     profile=(("batch", (1, 2, 4)),),
     onnx_sha256="a" * 64,
@@ -107,7 +107,7 @@ def test_another_session_finds_it(filled: Rig) -> None:
         {"flavour": "tensorrt-rtx"},
         {"version": "10.3.1"},
         {"gpu": "NVIDIA Orin 8.6"},
-        {"driver": "540.5.0"},
+        {"cuda": "12.8"},
         {"precision": "int8"},
         {"profile": (("batch", (1, 2, 8)),)},
         {"onnx_sha256": "b" * 64},
@@ -148,11 +148,11 @@ def test_the_key_is_made_from_the_request() -> None:
     graph = graph_spec({"x": ("float32", ("batch", 3))}, {"y": ("float32", ("batch", 3))})
     request = BuildRequest("frame", graph, b"onnx", {"batch": (1, 2, 4)})
     library = TensorRt(None, "tensorrt-rtx", "1.7.1")
-    here = engine_key(library, request, "RTX 4090 8.9", "580.1")
-    assert (here.gpu, here.driver) == ("RTX 4090 8.9", "580.1")
-    elsewhere = engine_key(library, replace(request, targets=("8.6", "8.9")), "RTX 4090 8.9", "580.1")
-    assert (elsewhere.gpu, elsewhere.driver) == ("compute capability 8.6, 8.9", "")
-    assert engine_key(library, replace(request, model=b"other"), "RTX 4090 8.9", "580.1").stem != here.stem
+    here = engine_key(library, request, "RTX 4090 8.9", "13.0")
+    assert (here.gpu, here.cuda) == ("RTX 4090 8.9", "13.0")
+    elsewhere = engine_key(library, replace(request, targets=("8.6", "8.9")), "RTX 4090 8.9", "13.0")
+    assert (elsewhere.gpu, elsewhere.cuda) == ("compute capability 8.6, 8.9", "")
+    assert engine_key(library, replace(request, model=b"other"), "RTX 4090 8.9", "13.0").stem != here.stem
 
 
 def test_an_engine_that_was_forgotten_is_built_again(filled: Rig) -> None:
@@ -549,7 +549,7 @@ def test_timings_are_kept_for_all_graphs_of_a_gpu_and_no_other(rig: Rig) -> None
     rig.cache.get_or_build(KEY, lambda: replace(BUILT, timings=b"measured"))
     assert rig.cache.timings(KEY) == b"measured"
     assert rig.cache.timings(replace(KEY, graph="masks", precision="int8")) == b"measured"
-    for change in ({"gpu": "other"}, {"driver": "1"}, {"version": "11.0"}, {"flavour": "tensorrt-rtx"}):
+    for change in ({"gpu": "other"}, {"cuda": "1"}, {"version": "11.0"}, {"flavour": "tensorrt-rtx"}):
         assert rig.cache.timings(replace(KEY, **change)) == b""  # type: ignore[arg-type]
 
 

@@ -24,8 +24,8 @@ from fake_gpu import Gpu
 from fake_pycuda import pycuda_driver
 
 import visrt.runtime.engines.trt
-from visrt.runtime.engines.diagnostics import gpu_absence
 from visrt.runtime.engines.driver_api import DriverError, call
+from visrt.runtime.engines.gpus import gpu_absence
 from visrt.runtime.engines.trt.cuda_bindings import BindingsEvent, BindingsLayer, BindingsStream, raise_priority
 from visrt.runtime.engines.trt.cuda_graph import Capture, CaptureRefusedError
 
