@@ -3,7 +3,8 @@ ends, and no execution context made after the start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from bundles import CHANNELS, SIZE, write_bundle
 from fake_gpu import RUBBISH, Costs, Gpu, Operation
 from fake_pycuda import install_cuda
+from fake_sources import FakeSource
 from fake_tensorrt import install_tensorrt
 from fakes import patches
 
@@ -20,6 +22,7 @@ from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
 from visrt.runtime.engines.trt.trt import open_tensorrt
 from visrt.runtime.methods.minvis import MinVis
+from visrt.runtime.pipeline import SWITCH_S, Job, Pipeline
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
 
@@ -114,6 +117,27 @@ def test_no_execution_context_is_made_after_the_start(gpu: Gpu, tmp_path: Path) 
 def close(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         engine.close()
+
+
+def test_threads_give_way_sooner_while_a_gpu_works_and_only_then(gpu: Gpu, tmp_path: Path) -> None:
+    bundle = open_bundle(write_bundle(tmp_path / "bundle"))
+    usual, seen = sys.getswitchinterval(), []
+
+    def jobs(broken: bool) -> Iterator[Job]:
+        yield Job(FakeSource(3), progress=lambda _: seen.append(sys.getswitchinterval()))
+        if broken:
+            raise RuntimeError("a bug")
+
+    for engine in ("cpu", "tensorrt"):
+        with Pipeline.open(bundle, engine) as pipeline:
+            pipeline.track(jobs(broken=False))
+            assert sys.getswitchinterval() == usual
+            with pytest.raises(RuntimeError, match="a bug"):
+                pipeline.track(jobs(broken=True))
+            assert sys.getswitchinterval() == usual
+
+    assert seen[:3] == [usual] * 3
+    assert seen[-3:] == [pytest.approx(SWITCH_S)] * 3
 
 
 # The fake itself
