@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import Array, in_float32
 from visrt.runtime.image import Letterbox
 from visrt.runtime.masks import Rle, box_of_region, encode_region
 
@@ -88,12 +89,13 @@ class MaskResize:
     rows: Axis
     columns: Axis
 
-    def crop(self, logits: Floats) -> Floats:
+    def crop(self, logits: Array) -> Array:
         """The part of mask logits [..., H / 4, W / 4] that shows the frame; the rest shows padding."""
         return logits[..., : self.rows.cells, : self.columns.cells]
 
-    def source_mask(self, logits: Floats) -> SourceMask | None:
-        """The mask of cropped `logits` [h, w] at the source size, None if it is empty there."""
+    def source_mask(self, logits: Array) -> SourceMask | None:
+        """The mask of cropped `logits` [h, w], float32 or float16, at the source size, None if it is empty there."""
+        logits = in_float32(logits)
         rows, columns = self._reached_by(logits)
         if rows.stop <= rows.start or columns.stop <= columns.start:
             return None

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, Feed, Floats, Joined, Tensor, Tensors, in_float32
+from visrt.runtime.arrays import Array, Feed, Floats, HostTensor, Joined, Tensor, Tensors, in_float32
 from visrt.runtime.bundles.dynamic_axes import FRAMES, MASKS, STREAMS
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest, StateSpec, TensorSpec
 from visrt.runtime.engines.backends import OpenEngines, SizedEngines
@@ -188,15 +188,28 @@ class Network:
         they are not open.
         """
         self.open()
-        batch = Batch.joined([one for one, _ in parts])
+        batches = [one for one, _ in parts]
+        fits, times = (sum(one, ()) for one in zip(*((part.fits, part.times_s) for part in batches), strict=True))
         with self._watch.stage("copy_in" if self._async else "frame_engine"):
             if self.stateful_frames:
                 calls = [self._stateful_call(one[at : at + 1], state) for one, state in parts for at in range(len(one))]
             else:
-                calls = [self._call(_frame_feeds(batch))]
-        return lambda: self._wait(batch, calls)
+                images: Feed = batches[0].images
+                if self._async and len(batches) > 1:
+                    # It copies them to page-locked memory, from where they lie.
+                    rows = tuple(HostTensor(image) for one in batches for image in one.images)
+                    images = Joined(rows, (len(rows),))
+                elif len(batches) > 1:
+                    images = Batch.joined(batches).images
+                calls = [self._call(_frame_feeds(images, fits))]
+        return lambda: self._wait(fits, times, calls)
 
-    def _wait(self, batch: Batch, calls: Sequence[Callable[[], Mapping[str, Tensor]]]) -> list[FrameOutputs]:
+    def _wait(
+        self,
+        fits: Sequence[Letterbox],
+        times_s: Sequence[float | None],
+        calls: Sequence[Callable[[], Mapping[str, Tensor]]],
+    ) -> list[FrameOutputs]:
         frames: list[FrameOutputs] = []
         for call in calls:
             with self._watch.stage("frame_engine"):
@@ -205,13 +218,13 @@ class Network:
                     _wait_for(outputs, self._on_device["frame"])
             with self._watch.stage("copy_out"):
                 host, device = self._split("frame", outputs)
-                done, count = len(frames), len(batch) // len(calls)
+                done, count = len(frames), len(fits) // len(calls)
                 frames += [
                     FrameOutputs(
-                        batch.fits[done + item],
+                        fits[done + item],
                         {role: array[item] for role, array in host.items()},
                         {role: tensor.row(item) for role, tensor in device.items()},
-                        batch.times_s[done + item],
+                        times_s[done + item],
                     )
                     for item in range(count)
                 ]
@@ -274,6 +287,10 @@ class Network:
     def run_masks(self, mask_embeddings: Floats, device: Mapping[str, Tensor]) -> Floats:
         """Mask logits [M, H / 4, W / 4] of `mask_embeddings` [M, D] in the frame whose tensors on the device these
         are. Of networks whose slots are objects, M is at most the number of slots."""
+        return in_float32(self.mask_logits(mask_embeddings, device))
+
+    def mask_logits(self, mask_embeddings: Floats, device: Mapping[str, Tensor]) -> Array:
+        """As `run_masks`, in the bundle's own dtype, float32 or float16."""
         spec = self._manifest.graphs[MASKS].inputs
         given = mask_embeddings.astype(spec["mask_embeddings"].dtype, copy=False)
         feeds: dict[str, Feed] = {"mask_embeddings": given, "mask_features": device["mask_features"]}
@@ -289,7 +306,7 @@ class Network:
                 "mask_features": Joined((device["mask_features"],), (1,)),
             }
         with self._watch.stage("mask_engine"):
-            logits = in_float32(self._engines[MASKS](feeds)["mask_logits"].numpy())
+            logits = self._engines[MASKS](feeds)["mask_logits"].numpy()
             refuse_nonfinite("mask_logits", logits)
             return logits[0] if "slots" in spec else logits
 
@@ -299,7 +316,7 @@ class Network:
         for engine in self._engines.values():
             engine.close()
 
-    def _call(self, feeds: Mapping[str, Array | Tensor]) -> Callable[[], Mapping[str, Tensor]]:
+    def _call(self, feeds: Mapping[str, Feed]) -> Callable[[], Mapping[str, Tensor]]:
         if self._workers is not None:
             return self._workers.submit(self._engines["frame"], feeds).result
         outputs = self._engines["frame"](feeds)
@@ -318,7 +335,7 @@ class Network:
                 state.states.reset(["frame"])
             reads = self._reads["frame"].items()
             fed = {spec.input: Joined((state.states.tensor(name),), (1,)) for name, spec in reads}
-            outputs = self._engines["frame"]({**_frame_feeds(frame), **fed})
+            outputs = self._engines["frame"]({**_frame_feeds(frame.images, frame.fits), **fed})
             renewed = {spec.output: outputs[spec.output].row(0) for _, spec in reads}
             if all(np.isfinite(tensor.numpy()).all() for tensor in renewed.values()):
                 state.states.renew(renewed)
@@ -390,9 +407,9 @@ class StreamGraphs:
     def __init__(self, network: Network, states: StreamStates) -> None:
         self._network, self._states = network, states
 
-    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
+    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Array:
         assert frame.resize is not None, "the tracker sets the resize before it updates the method"
-        return frame.resize.crop(self._network.run_masks(mask_embeddings, frame.device))
+        return frame.resize.crop(self._network.mask_logits(mask_embeddings, frame.device))
 
     def state(self, name: str) -> Array:
         return self._states.tensor(name).numpy()
@@ -483,8 +500,8 @@ def _stacked(arrays: Sequence[Array]) -> Array:
     return filled
 
 
-def _frame_feeds(batch: Batch) -> dict[str, Array]:
-    return {"images": batch.images, "valid_sizes": np.array([fit.valid for fit in batch.fits], dtype=np.int32)}
+def _frame_feeds(images: Feed, fits: Sequence[Letterbox]) -> dict[str, Feed]:
+    return {"images": images, "valid_sizes": np.array([fit.valid for fit in fits], dtype=np.int32)}
 
 
 def _wait_for(outputs: Mapping[str, Tensor], on_device: frozenset[str]) -> None:

@@ -26,16 +26,20 @@ PARTS: tuple[Part, ...] = ("kernels", "up", "down")
 
 @dataclass(eq=False)
 class Work:
-    """A piece of work that takes `left_s` seconds more. issued_s: when it was enqueued. after: what must have ended
-    before. start_s, end_s: None until it has started and ended."""
+    """A piece of work that takes `cost_s` seconds. issued_s: when it was enqueued. after: what must have ended before.
+    left_s: what it still takes. start_s, end_s: None until it has started and ended."""
 
     what: str
     part: Part
-    left_s: float
+    cost_s: float
     issued_s: float
     after: tuple[Work, ...] = ()
+    left_s: float = 0.0
     start_s: float | None = None
     end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.left_s = self.cost_s
 
     def ready(self, at_s: float) -> bool:
         return self.issued_s <= at_s and all(work.end_s is not None for work in self.after)
@@ -43,10 +47,12 @@ class Work:
 
 @dataclass
 class Timeline:
-    """now_s: the program's clock, in seconds. done: all work that has ended, in that order."""
+    """now_s: the program's clock, in seconds. done: all work that has ended, in that order. waited: when the program
+    waited, and how long."""
 
     now_s: float = 0.0
     done: list[Work] = field(default_factory=list)
+    waited: list[tuple[float, float]] = field(default_factory=list)
     _time_s: float = 0.0
     _queues: dict[int, deque[Work]] = field(default_factory=dict)
     _priorities: dict[int, int] = field(default_factory=dict)
@@ -70,7 +76,9 @@ class Timeline:
         """The program waits for `work`."""
         while work.end_s is None:
             self._step(None)
-        self.now_s = max(self.now_s, work.end_s)
+        if work.end_s > self.now_s:
+            self.waited.append((self.now_s, work.end_s - self.now_s))
+            self.now_s = work.end_s
 
     def catch_up(self) -> None:
         """Computes what happened up to now."""

@@ -13,7 +13,7 @@ from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.methods.minvis import FAMILY
 from visrt.runtime.session import Session
 
-__all__ = ["NO_FILE", "Scene", "disc_masks", "graph_of", "scripted_session"]
+__all__ = ["CHANNELS", "NO_FILE", "Scene", "disc_masks", "graph_of", "scripted_manifest", "scripted_session"]
 
 NO_FILE = FileSpec(file="scripted", bytes=0, sha256="0" * 64)
 CLASSES = 3
@@ -96,25 +96,29 @@ def disc_masks(count: int, cells: tuple[int, int], seed: int = 0) -> Floats:
 
 def scripted_session(scene: Scene) -> Session:
     """A session on it; no object is dropped for covering another."""
-    height, width = scene.network
     engines: dict[str, Engine] = {
         "frame": FrameEngine(scene),
         "masks": MasksEngine(disc_masks(scene.objects, scene.cells)),
     }
-    manifest = Manifest(
+    return Session(scripted_manifest(scene), engines)
+
+
+def scripted_manifest(scene: Scene, masks: str = "float32") -> Manifest:
+    """The bundle of the scripted network, with mask features and masks in the dtype `masks`."""
+    height, width = scene.network
+    return Manifest(
         name="scripted",
         family=FAMILY,
         classes=tuple(f"class {label}" for label in range(CLASSES)),
         input=InputSpec(height=height, width=width),
-        graphs=_graphs(scene),
+        graphs=_graphs(scene, masks),
         association={"nms_iou": 0.999},
         reference=NO_FILE,
         producer=Producer(versions={}, checkpoint="none", checkpoint_sha256="0" * 64, created="now"),
     )
-    return Session(manifest, engines)
 
 
-def _graphs(scene: Scene) -> dict[str, GraphSpec]:
+def _graphs(scene: Scene, masks: str) -> dict[str, GraphSpec]:
     queries = ("batch", scene.queries)
     embeddings, features = (*queries, CHANNELS), (CHANNELS, *scene.cells)
     return {
@@ -124,12 +128,12 @@ def _graphs(scene: Scene) -> dict[str, GraphSpec]:
                 "class_logits": ("float32", (*queries, CLASSES + 1)),
                 "embeddings": ("float32", embeddings),
                 "mask_embeddings": ("float32", embeddings),
-                "mask_features": ("float32", ("batch", *features)),
+                "mask_features": (masks, ("batch", *features)),
             },
         ),
         "masks": graph_of(
-            {"mask_embeddings": ("float32", ("masks", CHANNELS)), "mask_features": ("float32", features)},
-            {"mask_logits": ("float32", ("masks", *scene.cells))},
+            {"mask_embeddings": (masks, ("masks", CHANNELS)), "mask_features": (masks, features)},
+            {"mask_logits": (masks, ("masks", *scene.cells))},
         ),
     }
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from visrt.runtime.arrays import Floats, Tensors, softmax
+from visrt.runtime.arrays import Array, Floats, Tensors, positive, softmax
 from visrt.runtime.bundles.contract import GraphNeed
 from visrt.runtime.methods.assign import NOBODY, bisoftmax, cosine_similarity, greedy_pairs, hungarian_pairs
 from visrt.runtime.methods.mask_bits import packed
@@ -100,7 +100,7 @@ class Candidates:
 
     queries: Queries
     scores: Floats
-    mask_logits: Sequence[Floats]
+    mask_logits: Sequence[Array]
     cells: tuple[int, int]
     seen: Detections
 
@@ -165,7 +165,7 @@ def candidates_of(queries: Queries, masks_of: MasksOf, now_s: float, settings: C
     """The candidates among `queries`, less those whose mask a better one covers. Unusable queries take no part."""
     found, scores = best_queries(queries, settings)
     logits = masks_of(found.mask_embeddings) if len(found) else np.zeros((0, 1, 1), dtype=np.float32)
-    bits = packed(logits > 0) if settings.compares_masks else np.zeros((len(found), 0), dtype=np.uint64)
+    bits = packed(positive(logits)) if settings.compares_masks else np.zeros((len(found), 0), dtype=np.uint64)
     masks = list(logits)
     if settings.nms_iou < 1:
         places = np.array(nms(bits, settings.nms_iou, smoothed_iou), dtype=np.intp)

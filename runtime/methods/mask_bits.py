@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bits", "areas", "counts_by_table", "packed", "shared_areas", "unpacked"]
+__all__ = ["Bits", "areas", "bit_counts", "counts_by_table", "packed", "shared_areas", "unpacked"]
 
 Bits = NDArray[np.uint64]
 """Masks [N, words]: each row a mask row by row, zeros after its last pixel."""
@@ -36,7 +36,7 @@ def unpacked(bits: Bits, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 def areas(bits: Bits) -> NDArray[np.int64]:
     """Number of set bits [N] of each row of `bits` [N, words]."""
-    counted: NDArray[np.int64] = _bit_counts(bits).sum(axis=1, dtype=np.int64)
+    counted: NDArray[np.int64] = bit_counts(bits).sum(axis=1, dtype=np.int64)
     return counted
 
 
@@ -53,5 +53,5 @@ def counts_by_table(bits: Bits) -> NDArray[np.uint8]:
     return counted
 
 
-_bit_counts = getattr(np, "bitwise_count", counts_by_table)
+bit_counts = getattr(np, "bitwise_count", counts_by_table)
 """numpy 2 counts bits itself; before it a table does, by byte."""

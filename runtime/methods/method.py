@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.arrays import Array, Floats, Tensor, Tensors
+from visrt.runtime.arrays import Array, Floats, Tensor, Tensors, all_finite
 from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
@@ -46,19 +46,20 @@ __all__ = [
     "valid_outputs",
 ]
 
-MasksOf = Callable[[Floats], Floats]
-"""Mask logits [M, h, w] of mask embeddings [M, D], at stride 4 and only where the frame is, not its padding.
+MasksOf = Callable[[Floats], Array]
+"""Mask logits [M, h, w] of mask embeddings [M, D], at stride 4 and only where the frame is, not its padding. In float32
+or, of an FP16 bundle, float16, which `arrays.positive` compares and `arrays.in_float32` converts.
 
 Each call is one of the masks engine."""
 
 
 class Track(NamedTuple):
-    """One visible object of one frame: mask_logits [h, w] at stride 4, where the frame is."""
+    """One visible object of one frame: mask_logits [h, w] at stride 4, where the frame is, in float32 or float16."""
 
     id: int
     label: int
     score: float
-    mask_logits: Floats
+    mask_logits: Array
 
 
 class BoxTrack(NamedTuple):
@@ -117,7 +118,7 @@ class FrameOutputs:
 
 def refuse_nonfinite(role: str, values: Array) -> None:
     """Raises NumericalError if `values` hold NaN or infinity."""
-    if not np.isfinite(values).all():
+    if not all_finite(values):
         raise nonfinite(role)
 
 
@@ -168,8 +169,8 @@ streams that wait at a time share one call of the engine."""
 class Graphs(Protocol):
     """What a method may ask of its stream at once, without a `Call` that other streams could share."""
 
-    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Floats:
-        """Mask logits [M, h, w] in `frame` of `mask_embeddings` [M, D]. Raises NumericalError for NaN or infinity."""
+    def masks(self, frame: FrameOutputs, mask_embeddings: Floats) -> Array:
+        """Mask logits in `frame` of `mask_embeddings` [M, D], see `MasksOf`. NumericalError for NaN or infinity."""
         ...
 
     def state(self, name: str) -> Array:

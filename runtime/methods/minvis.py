@@ -8,7 +8,7 @@ Slots and the order of queries never show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from visrt.runtime.arrays import Floats, Tensors, softmax
+from visrt.runtime.arrays import Array, Floats, Tensors, in_float32, positive, softmax
 from visrt.runtime.bundles.contract import GraphNeed, TensorNeed
 from visrt.runtime.methods.assign import assign, cosine_similarity, nonzero_rows, row_cosines
+from visrt.runtime.methods.mask_bits import packed
 from visrt.runtime.methods.matching_cost import Predictions, matching_cost
 from visrt.runtime.methods.method import MasksOf, PerFrameMethod, Track
-from visrt.runtime.methods.nms import mask_nms
+from visrt.runtime.methods.nms import iou, nms
 from visrt.runtime.methods.queries import Queries
 
 __all__ = ["FAMILY", "GRAPHS", "MinVis", "MinVisSettings", "MinVisState", "continued_by", "match_to_slots"]
@@ -140,7 +141,7 @@ class MinVis(PerFrameMethod[MinVisState]):
         queries, scores = queries.take(canonical), scores[canonical]
         now = None
         if self.settings.compares_masks:
-            now = Predictions(queries.class_logits, masks_of(queries.mask_embeddings))
+            now = Predictions(queries.class_logits, in_float32(masks_of(queries.mask_embeddings)))
         if state.slots is None:
             slots, order = empty_slots(queries), np.arange(len(queries))
         else:
@@ -200,7 +201,7 @@ def without_lost(slots: Slots, queries: Queries, scores: Floats, now_s: float, s
 
 def visible_rows(
     slots: Slots, queries: Queries, scores: Floats, order: Indices, masks_of: MasksOf, settings: MinVisSettings
-) -> tuple[Indices, list[Floats]]:
+) -> tuple[Indices, list[Array]]:
     """The slots [N] whose objects, old or newborn, are visible in this frame, and their mask logits, N of [h, w].
 
     A query whose embedding is zero cannot be identified, and is not visible.
@@ -214,12 +215,13 @@ def visible_rows(
     if not len(rows):
         return rows, []
     logits = masks_of(queries.mask_embeddings[rows])
-    masks = logits > 0
     known_scores = np.where(has_object[rows], softmax(slots.mean_logits[rows])[:, :-1].max(axis=1), scores[rows])
     importance = np.lexsort((order[rows], -known_scores, ~has_object[rows], ~slots.visible[rows]))
-    importance = importance[np.any(masks[importance], axis=(1, 2))]
+    bits = packed(positive(logits))[importance]
+    shown = bits.any(axis=1)
+    importance, bits = importance[shown], bits[shown]
     if settings.nms_iou < 1:
-        importance = importance[mask_nms(masks[importance], settings.nms_iou)]
+        importance = importance[nms(bits, settings.nms_iou, iou)]
     kept = importance[: settings.max_objects]
     return rows[kept], [logits[at] for at in kept]
 
@@ -275,7 +277,7 @@ def held_predictions(last: Predictions | None, now: Predictions | None, held: ND
     )
 
 
-def tracks_of(slots: Slots, rows: Indices, logits: list[Floats]) -> list[Track]:
+def tracks_of(slots: Slots, rows: Indices, logits: Sequence[Array]) -> list[Track]:
     """The tracks of the objects in `rows`, by id: one label and one score each, from the running average."""
     probabilities = softmax(slots.mean_logits[rows])[:, :-1]
     labels, scores = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()

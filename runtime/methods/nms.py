@@ -7,9 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.methods.mask_bits import Bits, areas, packed, shared_areas
+from visrt.runtime.methods.mask_bits import Bits, areas, bit_counts, packed, shared_areas
 
-__all__ = ["bits_iou", "iou", "mask_iou", "mask_nms", "nms", "smoothed_iou"]
+__all__ = ["FEW", "bits_iou", "iou", "mask_iou", "nms", "smoothed_iou"]
+
+FEW = 16
+"""Masks that are compared each with each at once, which takes less time than one after the other."""
 
 Counts = NDArray[np.int64]
 Ratio = Callable[[Counts, Counts], NDArray[np.float32]]
@@ -43,13 +46,6 @@ def mask_iou(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     return bits_iou(bits, bits)
 
 
-def mask_nms(masks: NDArray[np.bool_], iou_max: float) -> list[int]:
-    """Indices of the masks [N, h, w] that stay, most important first as given: none covers a stayed one too far."""
-    if iou_max >= 1 or len(masks) < 2:
-        return list(range(len(masks)))
-    return nms(packed(masks), iou_max, iou)
-
-
 def nms(bits: Bits, iou_max: float, ratio: Ratio) -> list[int]:
     """Indices of the masks in `bits` [N, words] that stay, most important first as given.
 
@@ -58,6 +54,13 @@ def nms(bits: Bits, iou_max: float, ratio: Ratio) -> list[int]:
     sizes = areas(bits)
     left = np.arange(len(bits))
     kept: list[int] = []
+    if len(bits) <= FEW:
+        shared = bit_counts(bits[:, None] & bits[None, :]).sum(axis=2, dtype=np.int64)
+        covers = (ratio(shared, sizes[:, None] + sizes[None, :] - shared) > np.float32(iou_max)).tolist()
+        for at in left.tolist():
+            if not any(covers[better][at] for better in kept):
+                kept.append(at)
+        return kept
     while len(left):
         best, left = left[0], left[1:]
         kept.append(int(best))

@@ -71,6 +71,9 @@ class TrtContext:
             raise
         for text in gpu.notices:
             self.notice(text)
+        self._open_captures()
+
+    def _open_captures(self) -> None:
         try:
             for lane in (self.frames, self.side):
                 lane.capture = open_capture(lane.stream.handle)

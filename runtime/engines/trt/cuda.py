@@ -176,9 +176,10 @@ class Gpu:
     kernels go before those of the frame graph. notices: what is slower than it could be, in words.
     """
 
-    def __init__(self, device: int = 0) -> None:
-        """Opens GPU number `device`; EngineError if there is no such GPU, no driver or no library for it."""
-        self._layer = cuda_layer()
+    def __init__(self, device: int = 0, layer: Layer | None = None) -> None:
+        """Opens GPU number `device` by `layer`, or by a library that is installed; EngineError if there is no such GPU,
+        no driver or no library for it."""
+        self._layer = layer or cuda_layer()
         self.notices: list[str] = []
         self._owner = threading.current_thread()
         self.index = device

@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from visrt.runtime.methods.mask_bits import areas, counts_by_table, packed, shared_areas, unpacked
-from visrt.runtime.methods.nms import iou, mask_iou, mask_nms, nms, smoothed_iou
+from visrt.runtime.methods.nms import FEW, iou, mask_iou, nms, smoothed_iou
 
 some_masks = arrays(bool, st.tuples(st.integers(0, 7), st.just(3), st.just(4)))
 
@@ -26,17 +26,28 @@ def test_iou_is_shared_over_covered_pixels(masks: NDArray[np.bool_]) -> None:
 def test_what_stays_never_covers_another_too_far_and_what_goes_is_covered_by_a_better(
     masks: NDArray[np.bool_], limit: float
 ) -> None:
-    kept = mask_nms(masks, limit)
-    iou = mask_iou(masks)
+    kept = nms(packed(masks), limit, iou)
+    ratio = mask_iou(masks)
 
     if limit < 1:
-        assert all(iou[i, j] <= limit for i in kept for j in kept if i != j)
+        assert all(ratio[i, j] <= limit for i in kept for j in kept if i != j)
     for gone in set(range(len(masks))) - set(kept):
-        assert any(iou[gone, better] > limit for better in kept if better < gone)
+        assert any(ratio[gone, better] > limit for better in kept if better < gone)
 
 
 def test_a_limit_of_one_is_off() -> None:
-    assert mask_nms(np.ones((3, 2, 2), dtype=bool), 1.0) == [0, 1, 2]
+    assert nms(packed(np.ones((3, 2, 2), dtype=bool)), 1.0, iou) == [0, 1, 2]
+
+
+def test_few_masks_are_judged_as_many_are() -> None:
+    """Those that come after few enough are empty and put nothing out."""
+    random = np.random.default_rng(0)
+    for ratio in (iou, smoothed_iou):
+        for limit in random.random(40):
+            masks = random.random((FEW, 6, 7)) < random.random((FEW, 1, 1)) + 0.02
+            masks[:, 0, 0] = True
+            many = np.concatenate([masks, np.zeros((1, 6, 7), dtype=bool)])
+            assert nms(packed(masks), limit, ratio) == [at for at in nms(packed(many), limit, ratio) if at < FEW]
 
 
 def test_two_empty_masks_are_apart_but_for_the_released_rule_where_the_first_stays() -> None:
