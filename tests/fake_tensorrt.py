@@ -268,20 +268,24 @@ class INetworkDefinition:
 
 
 class ParserError:
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, node: onnx.NodeProto | None = None) -> None:
+        self._text, self._node = text, node or onnx.NodeProto()
 
     def desc(self) -> str:
         return self._text
 
     def node_name(self) -> str:
-        return ""
+        return self._node.name
 
     def node_operator(self) -> str:
-        return ""
+        return self._node.op_type
 
 
 class OnnxParser:
+    """Of TensorRT 10 and 11, where no layer but a conversion to floating point reads uint8."""
+
+    takes_uint8 = False
+
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         self._network, self._logger = network, logger
         self._errors: list[ParserError] = []
@@ -303,12 +307,32 @@ class OnnxParser:
             self._logger.log(Severity.ERROR, f"ModelImporter: {error}")
             return False
         graph, network = inferred.graph, self._network
+        if not self.takes_uint8 and (refused := _uint8_readers(graph)):
+            self._errors.append(ParserError("All UINT8 inputs must directly feed into a cast layer", refused[0]))
+            self._logger.log(Severity.ERROR, f"ModelImporter: While parsing node {refused[0].name}: UINT8 is refused")
+            return False
         tensors = {value.name: _tensor(value) for value in [*graph.value_info, *graph.input, *graph.output]}
         network.fake_model = bytes(model)
         network.fake_inputs = [tensors[value.name] for value in graph.input]
         network.fake_outputs = [tensors[value.name] for value in graph.output]
         network.fake_layers = [ILayer(node, tensors) for node in graph.node]
         return True
+
+
+class OnnxParserOfRtx(OnnxParser):
+    takes_uint8 = True
+
+
+def _uint8_readers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that read uint8 and do not convert it to float32 or float16."""
+    narrow = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+    return [
+        node
+        for node in graph.node
+        if narrow & {*node.input}
+        and not (node.op_type == "Cast" and any(a.name == "to" and a.i in floats for a in node.attribute))
+    ]
 
 
 def _tensor(value: onnx.ValueInfoProto) -> ITensor:
@@ -706,7 +730,7 @@ def _array(gpu: Gpu, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
 PUBLIC: tuple[type, ...] = (
     *(DataType, TensorIOMode, ExecutionContextAllocationStrategy, MemoryPoolType, ProfilingVerbosity),
     *(LayerInformationFormat, HardwareCompatibilityLevel, LayerType, NetworkDefinitionCreationFlag),
-    *(ILogger, Logger, IHostMemory, OnnxParser, IProgressMonitor, IOptimizationProfile, IBuilderConfig),
+    *(ILogger, Logger, IHostMemory, IProgressMonitor, IOptimizationProfile, IBuilderConfig),
     *(INetworkDefinition, ILayer, ITensor),
 )
 """What is the same in every flavour and version."""
@@ -721,6 +745,7 @@ def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
     for kind in PUBLIC:
         setattr(module, kind.__name__, kind)
     module.BuilderFlag = BuilderFlag10 if ten else BuilderFlag
+    module.OnnxParser = OnnxParserOfRtx if rtx else OnnxParser
     if rtx:
         module.ComputeCapability = ComputeCapability
         module.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy

@@ -377,6 +377,22 @@ def test_progress_ends_a_build_in_every_version(monkeypatch: pytest.MonkeyPatch,
         build_engine(faked(monkeypatch, flavour, version), here(conv_of("float32")), progress)
 
 
+UINT8 = {"images": ("uint8", (2, 4))}, {"y": ("int64", (2,))}
+
+
+@pytest.mark.parametrize(("flavour", "version"), ALL_VERSIONS)
+def test_what_reads_uint8_without_a_cast_is_refused_with_its_node(
+    monkeypatch: pytest.MonkeyPatch, flavour: Any, version: str
+) -> None:
+    request = one_node("Shape", *UINT8)
+    library = faked(monkeypatch, flavour, version)
+    if flavour == "tensorrt-rtx":
+        assert build_engine(library, here(request)).data
+        return
+    with pytest.raises(EngineError, match=r"node 'the node' \(Shape\): All UINT8 inputs must .*export it again"):
+        build_engine(library, here(request))
+
+
 # Warnings
 
 
