@@ -196,7 +196,7 @@ def _uint8_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def _target(cast: onnx.NodeProto) -> int:
-    return next(attribute.i for attribute in cast.attribute if attribute.name == "to")
+    return next(int(attribute.i) for attribute in cast.attribute if attribute.name == "to")
 
 
 def _strip(graph: onnx.GraphProto) -> None:

@@ -39,11 +39,13 @@ def test_weights_that_a_trace_rearranges_are_stored_as_they_are_used() -> None:
     onnx.checker.check_model(clean)
 
 
-IMAGES, SHAPE = (TensorProto.UINT8, ["batch", 4]), (TensorProto.INT64, [2])
+Value = tuple[int, list[int | str]]
+IMAGES: Value = TensorProto.UINT8, ["batch", 4]
+SHAPE: Value = TensorProto.INT64, [2]
 TO_FLOAT = helper.make_node("Cast", ["images"], ["levels"], name="to float", to=TensorProto.FLOAT)
 
 
-def uint8_model(*nodes: onnx.NodeProto, outputs: dict[str, tuple[int, list[int | str]]]) -> onnx.ModelProto:
+def uint8_model(*nodes: onnx.NodeProto, outputs: dict[str, Value]) -> onnx.ModelProto:
     """A graph that reads `images`, uint8 [batch, 4]."""
     values = [helper.make_tensor_value_info(name, *of) for name, of in {"images": IMAGES, **outputs}.items()]
     graph = helper.make_graph(nodes, "traced", values[:1], values[1:])
