@@ -107,6 +107,7 @@ class Pipeline:
         engine: str = "cpu",
         *,
         threads: int | None = None,
+        device: int = 0,
         settings: PipelineSettings = DEFAULTS,
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
@@ -117,7 +118,7 @@ class Pipeline:
         batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * method.clip_frames
         settings = replace(settings, batch=batch, calls=calls)
-        options = EngineOptions(threads_of_each(threads, calls), batch=together)
+        options = EngineOptions(threads_of_each(threads, calls), device, batch=together)
         main, *others = engines_by_size(opened, engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 

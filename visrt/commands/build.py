@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from visrt.commands.device import Device
 from visrt.runtime.engines.trt.library import FLAVOURS
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def build(
         list[str] | None,
         typer.Option(help="Compute capability of a GPU that is not here (8.6), tensorrt-rtx only; may be repeated."),
     ] = None,
-    device: Annotated[int, typer.Option(min=0, help="Index of the GPU.")] = 0,
+    device: Device = 0,
     optimize: Annotated[
         int, typer.Option(min=0, max=5, help="The builder's level: a higher one times more kernels, for longer.")
     ] = 3,
