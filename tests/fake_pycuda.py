@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,10 +16,9 @@ from fake_gpu import CudaFault, Gpu, HostMemory
 
 from visrt.runtime.engines.trt import cuda
 
-__all__ = ["LAYERS", "Layer", "install_cuda", "pycuda_driver"]
+__all__ = ["Layer", "install_cuda", "pycuda_driver"]
 
 Layer = Literal["pycuda", "cuda-bindings"]
-LAYERS: tuple[Layer, ...] = get_args(Layer)
 """The libraries that visrt calls CUDA's driver by."""
 
 DEFAULT: Layer = "pycuda"

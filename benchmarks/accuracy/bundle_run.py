@@ -47,7 +47,8 @@ class BundleRun:
     "official" the family's published video-level result, which sees the future. top_k: pairs of track and label in an
     official result; None: the number published for the family and the set. jobs: videos at a time, which share
     `threads`; None: one, so that frames a second are measured, but with `write_results` on a CPU up to four.
-    write_results: the folder for results.json and results.zip. existing: whether results there are replaced.
+    write_results: the folder for results.json and results.zip. existing: whether results there are replaced. device:
+    number of the GPU.
     """
 
     engine: str = "cpu"
@@ -60,6 +61,7 @@ class BundleRun:
     jobs: int | None = None
     write_results: Path | None = None
     existing: Existing = "refuse"
+    device: int = 0
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
@@ -170,7 +172,14 @@ class OpenedRun:
     def _session(self, jobs: int) -> Session:
         run = self.options
         threads = threads_of_each(run.threads, jobs)
-        return Session.open(self.bundle, run.engine, threads=threads, association=run.association, preset=run.preset)
+        return Session.open(
+            self.bundle,
+            run.engine,
+            threads=threads,
+            device=run.device,
+            association=run.association,
+            preset=run.preset,
+        )
 
     def _make(self, rule: str) -> MakeReport:
         fps, top_k = self.options.fps or FPS, self.options.top_k

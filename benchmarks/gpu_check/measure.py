@@ -64,7 +64,7 @@ def _build(part: Part) -> Figures:
     graphs: list[Figures] = []
     for flavour in FLAVOURS:
         if flavour == part.engine:
-            plan = BuildPlan(_frames_a_call(bundle, part.batch))
+            plan = BuildPlan(_frames_a_call(bundle, part.batch), device=part.device)
             built = build_bundle(bundle, load_tensorrt(flavour), plan, EngineCache(), lambda _: ignore_progress)
             graphs = [asdict(report) for report in built]
     start = perf_counter()
@@ -84,7 +84,8 @@ def _frames_a_call(bundle: Bundle, batch: int) -> int:
 def _verify(part: Part) -> Figures:
     bundle = part.subject.opened()
     batches = tuple(sorted({1, _frames_a_call(bundle, part.batch)}))
-    verification = verify_engines(bundle, stored_reference(bundle), VerifySettings((part.engine,), batches))
+    settings = VerifySettings((part.engine,), batches, device=part.device)
+    verification = verify_engines(bundle, stored_reference(bundle), settings)
     values = verification_values(verification)
     try:
         verification.require(part.subject.name)
@@ -127,7 +128,8 @@ def _streams(part: Part) -> Figures:
 def _pipeline(bundle: Bundle, part: Part, streams: int, in_flight: int) -> Pipeline:
     session = SessionSettings(in_flight=in_flight)
     calls = 1 if in_flight == 1 else None
-    return Pipeline.open(bundle, part.engine, settings=PipelineSettings(streams, part.batch, calls, session))
+    settings = PipelineSettings(streams, part.batch, calls, session)
+    return Pipeline.open(bundle, part.engine, device=part.device, settings=settings)
 
 
 def _frames_of(part: Part) -> list[VideoFrame]:

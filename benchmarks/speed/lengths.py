@@ -51,12 +51,13 @@ def over_length(
     frames: int,
     points: int = 40,
     threads: int | None = None,
+    device: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> LengthFigures:
     """`frames` frames of the looped clip as one stream, from its decoder to its journal, looked at `points` times."""
     every = max(1, frames // points)
     found: list[LengthPoint] = []
-    with TemporaryDirectory() as folder, Session.open(bundle, engine, threads=threads) as session:
+    with TemporaryDirectory() as folder, Session.open(bundle, engine, threads=threads, device=device) as session:
         journal = Journal(Path(folder) / "results.jsonl", session.manifest.classes)
         start, cpu = perf_counter(), process_time()
         for frame in itertools.islice(looped(clip), frames):
