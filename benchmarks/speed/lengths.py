@@ -66,7 +66,7 @@ def over_length(
             if (frame.index + 1) % every == 0:
                 now, cpu_now = perf_counter(), process_time()
                 ms, cpu_ms = 1e3 * (now - start) / every, 1e3 * (cpu_now - cpu) / every
-                found.append(LengthPoint(frame.index + 1, rss_mb(), gpu_memory_mb(), ms, cpu_ms))
+                found.append(LengthPoint(frame.index + 1, rss_mb(), gpu_memory_mb(device), ms, cpu_ms))
                 say(f"{frame.index + 1} of {frames} frames, {found[-1].rss_mb:.0f} MB")
                 start, cpu = perf_counter(), process_time()
         journal.close()
