@@ -23,6 +23,7 @@ __all__ = [
     "Joined",
     "Tensor",
     "Tensors",
+    "in_float32",
     "softmax",
 ]
 
@@ -176,6 +177,30 @@ CLOSED = "this state belongs to a stream that was closed; open a new session, or
 
 def _host(values: Array | Tensor) -> Array:
     return values if isinstance(values, np.ndarray) else values.numpy()
+
+
+def in_float32(array: Array) -> Floats:
+    """The numbers in float32; an array in float32 is not copied. The bits of float16 are moved to their places, which
+    takes a quarter of the time of numpy's conversion."""
+    if array.dtype != np.float16:
+        return array.astype(np.float32, copy=False)
+    bits = np.ascontiguousarray(array).view(np.int16)
+    if ((bits & FLOAT16_EXPONENT) == FLOAT16_EXPONENT).any():
+        return array.astype(np.float32)  # NaN or infinity
+    wide = bits.astype(np.int32)
+    wide <<= 13
+    wide &= FLOAT16_BITS
+    floats: Floats = wide.view(np.float32)
+    floats *= FLOAT16_SCALE
+    return floats.reshape(array.shape)
+
+
+FLOAT16_EXPONENT = np.int16(0x7C00)
+FLOAT16_BITS = np.int32(np.uint32(0x8FFFE000).astype(np.int32))
+"""Of a float16 that was moved up by 13 bits: its sign, repeated from bit 28 to 31, once, its exponent and its number."""
+
+FLOAT16_SCALE = np.float32(2.0**112)
+"""Between the exponents of float16 and float32, whose zero points are 15 and 127."""
 
 
 def softmax(logits: Floats) -> Floats:

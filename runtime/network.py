@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, Feed, Floats, Joined, Tensor, Tensors
+from visrt.runtime.arrays import Array, Feed, Floats, Joined, Tensor, Tensors, in_float32
 from visrt.runtime.bundles.dynamic_axes import FRAMES, MASKS, STREAMS
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest, StateSpec, TensorSpec
 from visrt.runtime.engines.backends import OpenEngines, SizedEngines
@@ -289,7 +289,7 @@ class Network:
                 "mask_features": Joined((device["mask_features"],), (1,)),
             }
         with self._watch.stage("mask_engine"):
-            logits = _floats(self._engines[MASKS](feeds)["mask_logits"].numpy())
+            logits = in_float32(self._engines[MASKS](feeds)["mask_logits"].numpy())
             refuse_nonfinite("mask_logits", logits)
             return logits[0] if "slots" in spec else logits
 
@@ -333,7 +333,7 @@ class Network:
     def _split(self, graph: str, outputs: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, Tensor]]:
         """Outputs that the host needs, in float32, and those that stay on the device."""
         stay = self._on_device[graph]
-        host = {role: _floats(tensor.numpy()) for role, tensor in outputs.items() if role not in stay}
+        host = {role: in_float32(tensor.numpy()) for role, tensor in outputs.items() if role not in stay}
         return host, {role: tensor for role, tensor in outputs.items() if role in stay}
 
 
@@ -492,7 +492,3 @@ def _wait_for(outputs: Mapping[str, Tensor], on_device: frozenset[str]) -> None:
     host = [tensor for role, tensor in outputs.items() if role not in on_device]
     if host:
         min(host, key=lambda tensor: prod(tensor.shape)).numpy()
-
-
-def _floats(array: Array) -> Floats:
-    return array.astype(np.float32, copy=False)

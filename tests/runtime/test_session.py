@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from visrt.runtime.arrays import in_float32
 from visrt.runtime.engines.backends import threads_of_each
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
@@ -38,6 +39,16 @@ def run(session: Session, frames: list[Frame]) -> list[FrameResult]:
 
 def ids(results: list[FrameResult]) -> list[list[int]]:
     return [[found.id for found in result.objects] for result in results]
+
+
+def test_every_number_in_float16_is_the_same_in_float32() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)].reshape(-1, 2)[:, ::-1]
+
+    assert np.array_equal(in_float32(every), every.astype(np.float32), equal_nan=True)
+    assert np.array_equal(in_float32(finite).view(np.int32), finite.astype(np.float32).view(np.int32))
+    assert in_float32(every[:1].reshape(())).shape == ()
+    assert in_float32(every[:0].reshape(0, 3)).shape == (0, 3)
 
 
 def test_every_frame_gives_its_result_with_index_time_and_size() -> None:
