@@ -118,7 +118,7 @@ class Pipeline:
         together = min(batch, settings.streams) * method.clip_frames
         settings = replace(settings, batch=batch, calls=calls)
         options = EngineOptions(threads_of_each(threads, calls), batch=together)
-        main, *others = engines_by_size(opened, engine, options)
+        main, *others = engines_by_size(opened.with_room_for(method.settings), engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
     def track(

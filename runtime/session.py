@@ -102,7 +102,9 @@ class Session:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         method = method_of(opened.manifest, association, preset)
         each = threads_of_each(threads, calls=settings.in_flight - 1)
-        main, *others = engines_by_size(opened, engine, EngineOptions(each, batch=batch + method.clip_frames - 1))
+        main, *others = engines_by_size(
+            opened.with_room_for(method.settings), engine, EngineOptions(each, batch=batch + method.clip_frames - 1)
+        )
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
