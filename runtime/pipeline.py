@@ -1,7 +1,8 @@
 """Many streams through one set of engines: decoding, network and output overlap, streams share calls of the network.
 
-Each source is read and resized in a thread of its own and its results are written in another; the caller's thread
-updates the tracks, and while the frame engine computes it works on the outputs of the calls before. A call holds the
+Each source is read and resized in a thread of its own, and another resizes its masks to the source's size and writes
+its results; the caller's thread updates the tracks, and while the frame engine computes it works on the outputs of the
+calls before. A call holds the
 next frames of the streams that have waited longest, so that no stream gets two before another gets one: on a GPU one
 wide call of all that are ready, on a CPU one frame for each core, as wide calls overflow its caches. Files wait when
 they are too fast; of a live source the newest frame is taken. A stream's ids and labels are those it has alone.
@@ -9,6 +10,7 @@ they are too fast; of a live source the newest frame is taken. A stream's ids an
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,6 +73,10 @@ DEFAULTS = PipelineSettings()
 WIDE = 8
 """Streams that share a call where it does not matter how many."""
 
+SWITCH_S = 2e-4
+"""Seconds after which a thread gives way to another while a GPU is at work. Every call of CUDA gives way and then waits
+for its turn: by Python's own 5 ms longer than a network takes for a frame."""
+
 
 class Pipeline:
     """Follows the objects of many sources at a time.
@@ -88,9 +94,11 @@ class Pipeline:
         preset: str | None = None,
         states: Tensors | None = None,
         other_sizes: Sequence[SizedEngines] = (),
+        switch_s: float | None = None,
     ) -> None:
-        """As of a Session. `engines` are owned from now on and take `batch` (None: 8) clips in one call."""
-        self.manifest = manifest
+        """As of a Session. `engines` are owned from now on and take `batch` (None: 8) clips in one call. switch_s:
+        seconds after which Python's threads give way to each other meanwhile, in the whole process."""
+        self.manifest, self._switch_s = manifest, switch_s
         self.batch, self.calls, self.settings = settings.batch or WIDE, settings.calls or 1, settings
         self.method = method_of(manifest, association, preset)
         self.watch = Stopwatch()
@@ -118,9 +126,11 @@ class Pipeline:
         batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * method.clip_frames
         settings = replace(settings, batch=batch, calls=calls)
-        options = EngineOptions(threads_of_each(threads, calls), device, batch=together)
+        frames = method.clip_frames
+        options = EngineOptions(threads_of_each(threads, calls), device, batch=together, clip_frames=frames)
         main, *others = engines_by_size(opened, engine, options)
-        return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
+        switch_s = SWITCH_S if backend_named(engine).on_gpu else None
+        return cls(opened.manifest, main.engines, settings, association, preset, main.states, others, switch_s)
 
     def track(
         self,
@@ -132,7 +142,7 @@ class Pipeline:
 
         A job is taken only when there is a place for it, so that `jobs` may open its sources one by one.
         """
-        with self._blas.limit(limits=1, user_api="blas"):
+        with self._blas.limit(limits=1, user_api="blas"), _switching(self._switch_s):
             _Run(self, iter(jobs), done, stopped).to_the_end()
 
     def close(self) -> None:
@@ -149,8 +159,19 @@ class Pipeline:
 
     def worker(self, job: Job, on_ready: Callable[[], None]) -> SourceWorker:
         """The worker for the source of `job`; `on_ready` is called when there may be something to do for it."""
-        tracker = StreamTracker(self.method, self.networks, self.settings.session, self.watch)
+        tracker = StreamTracker(self.method, self.networks, self.settings.session)
         return SourceWorker(job, tracker, self.networks, on_ready)
+
+
+@contextmanager
+def _switching(seconds: float | None) -> Iterator[None]:
+    """Threads give way after so many `seconds`; None leaves it as it is."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before if seconds is None else seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from visrt.runtime.errors import UsageError
 from visrt.runtime.masks import Rle, decode
 
-__all__ = ["FrameResult", "SessionEvents", "TrackedObject"]
+__all__ = ["FrameResult", "MakeResult", "SessionEvents", "TrackedObject"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class FrameResult:
     time_s: float
     size: tuple[int, int]
     objects: tuple[TrackedObject, ...]
+
+
+MakeResult = Callable[[], FrameResult]
+"""Makes the result of a frame from its tracks, whose masks it resizes and encodes. From any thread."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Session:
         self.method = method_of(manifest, association, preset)
         sizes = [SizedEngines(manifest, engines, states), *other_sizes]
         self.networks = Networks(sizes, self.watch, settings.resize, settings.in_flight - 1)
-        self._tracker = StreamTracker(self.method, self.networks, settings, self.watch)
+        self._tracker = StreamTracker(self.method, self.networks, settings)
         self._calls = PendingCalls()
         # The matrices here are small: BLAS threads gain nothing and fight the engine's for the cores.
         self._blas = ThreadpoolController()
@@ -104,7 +104,8 @@ class Session:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         method = method_of(opened.manifest, association, preset)
         each = threads_of_each(threads, calls=settings.in_flight - 1)
-        options = EngineOptions(each, device, batch=batch + method.clip_frames - 1)
+        frames = batch + method.clip_frames - 1
+        options = EngineOptions(each, device, batch=frames, clip_frames=method.clip_frames)
         main, *others = engines_by_size(opened, engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
@@ -215,7 +216,8 @@ class Session:
             [found] = update_together(call, self.watch)
             if isinstance(found, VisrtError):
                 raise found
-            results += found
+            with self.watch.stage("masks"):
+                results += [make() for make in found]
             self.last_times = self.watch.take(sum(len(outputs) for _, outputs in call))
             self.times = self.times.plus(self.last_times)
         return results

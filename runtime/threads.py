@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from visrt.runtime.results import FrameResult
+from visrt.runtime.results import FrameResult, MakeResult
 from visrt.runtime.sinks.output import Sink
 from visrt.runtime.sources.source import Image, Source, VideoFrame
 
@@ -109,17 +109,25 @@ class FrameReader(Generic[T]):
 
 
 class ResultWriter:
-    """Feeds sinks, one after the other, in a thread of its own. Its first error stops it and meets the next `write`.
+    """Makes results and feeds sinks with them, one after the other, in a thread of its own. Its first error stops it
+    and meets the next `write`.
 
-    write_s: seconds spent inside the sinks.
+    masks_s, write_s: seconds spent making results, and inside the sinks.
     """
 
-    def __init__(self, sinks: Sequence[Sink], on_written: Callable[[], None] = ignore, extra_capacity: int = 0) -> None:
-        """`on_written` is called after each result. extra_capacity: queue places beyond AHEAD_FRAMES."""
-        self.write_s = 0.0
-        self._sinks, self._on_written = sinks, on_written
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        on_written: Callable[[], None] = ignore,
+        extra_capacity: int = 0,
+        progress: Callable[[FrameResult], None] = ignore,
+    ) -> None:
+        """`on_written` is called after each result is written, `progress` with each before. extra_capacity: queue
+        places beyond AHEAD_FRAMES."""
+        self.masks_s = self.write_s = 0.0
+        self._sinks, self._on_written, self._progress = sinks, on_written, progress
         self._error: BaseException | None = None
-        self._results: queue.Queue[tuple[FrameResult, Image] | None] = queue.Queue(AHEAD_FRAMES + extra_capacity)
+        self._results: queue.Queue[tuple[MakeResult, Image] | None] = queue.Queue(AHEAD_FRAMES + extra_capacity)
         self._thread = threading.Thread(target=self._run, name="visrt-writer", daemon=True)
         self._thread.start()
 
@@ -128,10 +136,10 @@ class ResultWriter:
         """Whether so many results wait for the sinks that it is better to make no more of them."""
         return self._results.qsize() >= AHEAD_FRAMES
 
-    def write(self, result: FrameResult, image: Image) -> None:
-        """Hands a result over, waiting while the sinks are behind."""
+    def write(self, make: MakeResult, image: Image) -> None:
+        """Hands over what makes the result of `image`, waiting while the sinks are behind."""
         self._raise_error()
-        self._results.put((result, image))
+        self._results.put((make, image))
 
     def close(self) -> None:
         """Writes what was handed over, closes every sink, and raises the first error there was."""
@@ -144,14 +152,20 @@ class ResultWriter:
     def _run(self) -> None:
         while (item := self._results.get()) is not None:
             if self._error is None:
-                started = perf_counter()
-                self._guard(lambda item=item: self._write_all(*item))  # type: ignore[misc]
-                self.write_s += perf_counter() - started
+                self._guard(lambda item=item: self._make_and_write(*item))  # type: ignore[misc]
             self._on_written()
 
-    def _write_all(self, result: FrameResult, image: Image) -> None:
-        for sink in self._sinks:
-            sink.write(result, image)
+    def _make_and_write(self, make: MakeResult, image: Image) -> None:
+        started = perf_counter()
+        result = make()
+        made = perf_counter()
+        self.masks_s += made - started
+        self._progress(result)
+        try:
+            for sink in self._sinks:
+                sink.write(result, image)
+        finally:
+            self.write_s += perf_counter() - made
 
     def _guard(self, action: Callable[[], None]) -> None:
         try:

@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +35,7 @@ from visrt.runtime.network import (
     drive,
     of_stream,
 )
-from visrt.runtime.results import FrameResult, SessionEvents, TrackedObject
+from visrt.runtime.results import FrameResult, MakeResult, SessionEvents, TrackedObject
 from visrt.runtime.times import Stopwatch
 
 __all__ = ["PendingCalls", "SavedStream", "SessionSettings", "StreamTracker", "check_times", "update_together"]
@@ -99,10 +100,8 @@ class StreamTracker:
     inputs: sizes (height, width) of the network input that its frames had, in order of their first use.
     """
 
-    def __init__(
-        self, method: TrackingMethod[Any], networks: Networks, settings: SessionSettings, watch: Stopwatch
-    ) -> None:
-        self._method, self._networks, self._settings, self._watch = method, networks, settings, watch
+    def __init__(self, method: TrackingMethod[Any], networks: Networks, settings: SessionSettings) -> None:
+        self._method, self._networks, self._settings = method, networks, settings
         self.clip_frames = method.clip_frames
         self._carried: dict[Network, FrameStates] = {}
         self.reset()
@@ -148,23 +147,22 @@ class StreamTracker:
         while self._carried:
             self._carried.popitem()[1].states.close()
 
-    def update(self, outputs: Sequence[FrameOutputs]) -> StreamSteps[list[FrameResult]]:
-        """Results of the next frames of the stream, from the network's `outputs`; see `drive`.
+    def update(self, outputs: Sequence[FrameOutputs]) -> StreamSteps[list[MakeResult]]:
+        """What makes the results of the next frames of the stream, from the network's `outputs`; see `drive`.
 
         Raises NumericalError after too many frames in a row for which the network gave NaN or infinity.
         """
-        results: list[FrameResult] = []
+        results: list[MakeResult] = []
         for length, _ in _clips([frame.fit for frame in outputs], self.clip_frames):
             first = self.events.frames
             clip = [self._on_the_clock(frame, first + i) for i, frame in enumerate(outputs[len(results) :][:length])]
             tracks = yield from self._update_method(clip)
             for one in tracks:
                 self._count(one)
-            with self._watch.stage("masks"):
-                results += [
-                    FrameResult(first + i, frame.now_s, frame.fit.source, _objects(one.tracks, frame.resize))
-                    for i, (frame, one) in enumerate(zip(clip, tracks, strict=True))
-                ]
+            results += [
+                partial(_result, first + i, frame.now_s, one.tracks, frame.resize)
+                for i, (frame, one) in enumerate(zip(clip, tracks, strict=True))
+            ]
         return results
 
     def _update_method(self, clip: Sequence[FrameOutputs]) -> StreamSteps[list[FrameTracks]]:
@@ -339,8 +337,9 @@ class PendingCalls:
 
 def update_together(
     parts: Sequence[tuple[StreamTracker, list[FrameOutputs]]], watch: Stopwatch
-) -> list[list[FrameResult] | VisrtError]:
-    """Results of streams from their outputs, or the error of a stream, in order; see `StreamTracker.update`."""
+) -> list[list[MakeResult] | VisrtError]:
+    """What makes the results of streams from their outputs, or the error of a stream, in order; see
+    `StreamTracker.update`."""
     return drive([tracker.update(outputs) for tracker, outputs in parts], watch)
 
 
@@ -364,11 +363,12 @@ def _clips(fits: Sequence[Letterbox], clip_frames: int) -> list[tuple[int, bool]
     return clips
 
 
-def _objects(tracks: Sequence[Track | BoxTrack], resize: MaskResize | None) -> tuple[TrackedObject, ...]:
+def _result(index: int, time_s: float, tracks: Sequence[Track | BoxTrack], resize: MaskResize | None) -> FrameResult:
     """The tracks with their masks or boxes at the source's size, without those of which nothing is left there."""
     assert resize is not None
     shapes = [(track, _shape(track, resize)) for track in tracks]
-    return tuple(TrackedObject(track.id, track.label, track.score, *shape) for track, shape in shapes if shape)
+    objects = tuple(TrackedObject(track.id, track.label, track.score, *shape) for track, shape in shapes if shape)
+    return FrameResult(index, time_s, resize.fit.source, objects)
 
 
 def _shape(track: Track | BoxTrack, resize: MaskResize) -> tuple[tuple[int, int, int, int], Rle | None] | None:

@@ -1,7 +1,9 @@
-"""One source at work: read and resized in one thread, tracked in the caller's, its results written in another."""
+"""One source at work: read and resized in one thread, tracked in the caller's, its masks resized and its results
+written in another."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from time import perf_counter
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.image import check_frames
 from visrt.runtime.network import Batch, Networks
-from visrt.runtime.results import FrameResult
+from visrt.runtime.results import FrameResult, MakeResult
 from visrt.runtime.sinks.outcome import RunAccount, SourceOutcome, outcome_of
 from visrt.runtime.sinks.output import Sink
 from visrt.runtime.sources.source import Image, Source, VideoFrame
@@ -23,7 +25,8 @@ __all__ = ["Job", "SourceWorker"]
 
 @dataclass(frozen=True)
 class Job:
-    """A source and where its results go. limit: frames to stop after. progress: called with each result."""
+    """A source and where its results go. limit: frames to stop after. progress: called with each result, in the thread
+    that writes them."""
 
     source: Source
     sinks: Sequence[Sink] = ()
@@ -46,7 +49,7 @@ class SourceWorker:
         self._errors: list[VisrtError] = []
         self.failed = self._stopped = False
         self._started_s = perf_counter()
-        self._images: dict[int, Image] = {}
+        self._images: deque[Image] = deque()
 
         def prepare(frame: VideoFrame) -> Batch:
             check_frames([frame.image])
@@ -54,7 +57,7 @@ class SourceWorker:
             return batch
 
         self._reader = FrameReader(job.source, prepare, on_ready)
-        self._writer = ResultWriter(job.sinks, on_ready, extra_capacity=2 * tracker.clip_frames)
+        self._writer = ResultWriter(job.sinks, on_ready, 2 * tracker.clip_frames, job.progress)
 
     @property
     def full(self) -> bool:
@@ -78,7 +81,7 @@ class SourceWorker:
             self.over = True
             return True, self.tracker.last_clip()
         frame, batch = taken
-        self._images[self.processed] = frame.image
+        self._images.append(frame.image)
         self.processed += 1
         return True, self.tracker.next_clips(batch)
 
@@ -90,17 +93,17 @@ class SourceWorker:
             taken[1].network.open()
         return taken
 
-    def deliver(self, results: Sequence[FrameResult] | VisrtError) -> None:
-        """Hands the results of a call to the sinks, or ends with its error; drops them after an error."""
+    def deliver(self, results: Sequence[MakeResult] | VisrtError) -> None:
+        """Hands what makes the results of a call to the thread that writes them, or ends with its error; drops them
+        after an error."""
         self.calls -= 1
         if isinstance(results, VisrtError):
             return self.fail(results)
         if self.failed:
             return None
         try:
-            for result in results:
-                self._writer.write(result, self._images.pop(result.index))
-                self.job.progress(result)
+            for make in results:
+                self._writer.write(make, self._images.popleft())
         except VisrtError as error:
             self.fail(error)
 
@@ -130,6 +133,7 @@ class SourceWorker:
             "decode": self._reader.decode_s,
             **self._times.by_stage(),
             "preprocess": self._reader.prepare_s,
+            "masks": self._writer.masks_s,
             "write": self._writer.write_s,
         }
         dropped, events, inputs = self._reader.dropped, self.tracker.events, self.tracker.inputs

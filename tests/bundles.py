@@ -28,12 +28,13 @@ def write_bundle(
     association: Mapping[str, Any] | None = None,
     size: tuple[int, int] = SIZE,
     other_sizes: Sequence[tuple[int, int]] = (),
+    queries: int = QUERIES,
 ) -> Path:
     """A sound bundle in the new `folder`; `size` is height and width of its input, `other_sizes` are further ones."""
     folder.mkdir(parents=True)
     reference = write(folder / "reference.npz", b"frames and torch's outputs would be here")
     manifest, *others = (
-        fake_manifest(one, QUERIES, CLASSES, CHANNELS, CHANNELS, association) for one in (size, *other_sizes)
+        fake_manifest(one, queries, CLASSES, CHANNELS, CHANNELS, association) for one in (size, *other_sizes)
     )
     sizes = [
         SizeSpec(
@@ -72,7 +73,9 @@ def frame_model(spec: GraphSpec) -> onnx.ModelProto:
     """
     red = np.zeros((CHANNELS, 3, 4, 4), dtype=np.float32)
     red[0, 0], red[0, 1] = 1 / 512, -1 / 512
-    background, found = np.zeros((2, QUERIES, len(CLASSES) + 1), dtype=np.float32)
+    queries = spec.outputs["class_logits"].shape[1]
+    assert isinstance(queries, int)
+    background, found = np.zeros((2, queries, len(CLASSES) + 1), dtype=np.float32)
     background[:, -1], found[0, 0] = 6, 12
     constants = {
         "red": red,
@@ -82,7 +85,7 @@ def frame_model(spec: GraphSpec) -> onnx.ModelProto:
         "zeros": np.zeros((2, 1), dtype=np.float32),
         "background": background,
         "found": found,
-        "identity": np.eye(QUERIES, CHANNELS, dtype=np.float32),
+        "identity": np.eye(queries, CHANNELS, dtype=np.float32),
         "map axes": np.array([2, 3]),
         "query axis": np.array([2]),
     }

@@ -1,23 +1,34 @@
-"""pycuda.driver and cuda.bindings.driver on a fake GPU: the part of them that visrt uses, named and shaped as there."""
+"""pycuda.driver on a fake GPU: the part of it that visrt uses, named and shaped as there, and as strict."""
 
 from __future__ import annotations
 
 import enum
+import sys
 import threading
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
-from fake_gpu import CudaFault, Gpu, HostMemory, Operation
+from fake_cuda_bindings import cuda_bindings
+from fake_gpu import CudaFault, Gpu, HostMemory
 
-__all__ = ["cuda_bindings", "install_cuda", "pycuda_driver"]
+from visrt.runtime.engines.trt import cuda
+
+__all__ = ["LAYERS", "Layer", "install_cuda", "pycuda_driver"]
+
+Layer = Literal["pycuda", "cuda-bindings"]
+LAYERS: tuple[Layer, ...] = get_args(Layer)
+"""The libraries that visrt calls CUDA's driver by."""
+
+DEFAULT: Layer = "pycuda"
 
 
 def install_cuda(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
-    """Makes `import pycuda.driver` and `from cuda.bindings import driver` find the fakes."""
-    modules = {
+    """Makes `import pycuda.driver` and `from cuda.bindings import driver` find the fakes, in a process that has used no
+    other GPU. If DEFAULT is cuda-bindings, there is no pycuda."""
+    modules: dict[str, Any] = {
         "pycuda": ModuleType("pycuda"),
         "pycuda.driver": pycuda_driver(gpu),
         "cuda": ModuleType("cuda"),
@@ -25,20 +36,24 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> None:
         "cuda.bindings.driver": cuda_bindings(gpu),
     }
     for name, module in modules.items():
-        monkeypatch.setitem(__import__("sys").modules, name, module)
+        monkeypatch.setitem(sys.modules, name, module)
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(modules[parent], child, module)
-
-
-MAX_PITCH = 2**31 - 1
-"""Bytes between rows of a copy in two dimensions, as GPUs report it."""
+    if DEFAULT == "cuda-bindings":
+        monkeypatch.setitem(sys.modules, "pycuda", None)
+        monkeypatch.delitem(sys.modules, "pycuda.driver")
+    monkeypatch.setattr(cuda, "_CONTEXTS", gpu.kept_contexts)
 
 
 class event_flags(enum.IntEnum):  # noqa: N801
     DEFAULT = 0
     BLOCKING_SYNC = 1
     DISABLE_TIMING = 2
+
+
+INNER = ("driver", "gpu", "kinds", "told", "clean_up", "initialised", "in_one_piece", "address_of", "native")
+"""Names in the function below that pycuda does not have."""
 
 
 def pycuda_driver(gpu: Gpu) -> Any:
@@ -56,7 +71,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
 
     class RuntimeError(Error): ...
 
-    kinds = {"CUDA_ERROR_OUT_OF_MEMORY": MemoryError, "CUDA_ERROR_ILLEGAL_ADDRESS": LogicError}
+    kinds = {"CUDA_ERROR_OUT_OF_MEMORY": MemoryError, "CUDA_ERROR_LAUNCH_FAILED": LaunchError}
 
     def told(what: str, call: Callable[[], Any]) -> Any:
         try:
@@ -64,11 +79,27 @@ def pycuda_driver(gpu: Gpu) -> Any:
         except CudaFault as fault:
             raise kinds.get(str(fault), LogicError)(f"{what} failed: {fault}") from None
 
+    def in_one_piece(array: Any) -> Any:
+        """Its bytes, in the order in which they lie."""
+        if not (array.flags.c_contiguous or array.flags.f_contiguous):
+            raise BufferError("memoryview: underlying buffer is not contiguous")
+        return array.reshape(-1, order="A").view(np.uint8)
+
+    def address_of(given: Any) -> int:
+        """Boost.Python takes Python's own integers and its allocations, but no numpy.int64."""
+        if not isinstance(given, (int, DeviceAllocation)) or isinstance(given, bool):
+            raise TypeError(f"Python argument types did not match C++ signature: {type(given).__name__} as CUdeviceptr")
+        return int(given)
+
+    def native(stream: Stream | None) -> Any:
+        assert stream is not None, "the default stream is none of ours"
+        return stream._stream
+
     def clean_up(call: Callable[[], None]) -> None:
         """Frees: it makes a context current if none is, and of what fails then it only warns."""
         if not gpu.stack:
-            told("cuCtxPushCurrent", lambda: gpu.push(None))
-            gpu.stack.pop()
+            told("cuCtxPushCurrent", lambda: gpu.push(gpu.epoch))
+            gpu.pop()
             raise AssertionError("pycuda would free in a context that we did not make current")
         try:
             call()
@@ -113,24 +144,25 @@ def pycuda_driver(gpu: Gpu) -> Any:
             return gpu.memory_bytes
 
         def retain_primary_context(self) -> Context:
-            gpu.retained += 1
-            return Context()
+            return Context(gpu.retain())
 
     class Context:
-        """The primary context: retained once for each of these, pushed and popped by the thread that made it.
+        """The primary context: retained once for each of these, and pushed and popped by any thread.
 
-        Detaching pushes it, releases it and leaves it there, as pycuda does.
+        Its maker's thread releases it by detaching, or with the last reference. That pushes it and leaves it there, as
+        pycuda does.
         """
 
-        def __init__(self) -> None:
-            self._thread = threading.get_ident()
-            self._valid = True
+        _valid = False
+
+        def __init__(self, epoch: int) -> None:
+            self._thread, self._epoch, self._valid = threading.get_ident(), epoch, True
             gpu.objects.add(self)
 
         def push(self) -> None:
             if not self._valid:
                 raise LogicError("cuCtxPushCurrent failed: invalid device context")
-            told("cuCtxPushCurrent", lambda: gpu.push(self))
+            told("cuCtxPushCurrent", lambda: gpu.push(self._epoch))
 
         @staticmethod
         def pop() -> None:
@@ -143,8 +175,12 @@ def pycuda_driver(gpu: Gpu) -> Any:
                 raise LogicError("context::detach failed: invalid device context - cannot detach from invalid context")
             self._valid = False
             if self._thread == threading.get_ident():
-                gpu.retained -= 1
-                gpu.strayed += 1
+                gpu.stack.append(self._epoch)
+                gpu.release()
+
+        def __del__(self) -> None:
+            if self._valid:
+                self.detach()
 
     class Stream:
         _stream: Any = None
@@ -159,6 +195,13 @@ def pycuda_driver(gpu: Gpu) -> Any:
                     gpu.wait(self._stream)
 
             told("cuStreamSynchronize", wait)
+
+        def wait_for_event(self, evt: Event) -> None:
+            def wait() -> None:
+                with gpu.call("wait_for_event"):
+                    gpu.let_wait(self._stream, evt._mark)
+
+            told("cuStreamWaitEvent", wait)
 
         @property
         def handle(self) -> int:
@@ -175,12 +218,12 @@ def pycuda_driver(gpu: Gpu) -> Any:
                     pass
 
             told("cuEventCreate", create)
+            gpu.event_flags.append(flags)
             self._mark: tuple[Any, int] | None = None
             gpu.objects.add(self)
 
         def record(self, stream: Stream | None = None) -> Event:
-            assert stream is not None, "the default stream is none of ours"
-            self._mark = (stream._stream, stream._stream.issued)
+            self._mark = told("cuEventRecord", lambda: gpu.mark(native(stream)))
             return self
 
         def synchronize(self) -> Event:
@@ -215,66 +258,22 @@ def pycuda_driver(gpu: Gpu) -> Any:
         return gpu.free_bytes, gpu.memory_bytes
 
     def pagelocked_empty(shape: Any, dtype: Any, order: str = "C", mem_flags: int = 0) -> Any:
-        def pin() -> PagelockedHostAllocation:
-            with gpu.call("pin"):
-                if gpu.faults.strikes("pin"):
-                    raise CudaFault("CUDA_ERROR_OUT_OF_MEMORY")
-                return PagelockedHostAllocation(gpu, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-
-        memory = told("cuMemHostAlloc", pin)
-        return (
-            np.ndarray(shape, dtype, buffer=np.asarray(memory), order="C") if dtype != np.uint8 else np.asarray(memory)
-        )
+        assert dtype == np.uint8, "only bytes are modelled"
+        return np.asarray(told("cuMemHostAlloc", lambda: gpu.pin(int(shape), PagelockedHostAllocation)))
 
     def memcpy_htod_async(dest: Any, src: Any, stream: Stream | None = None) -> None:
-        source = np.asarray(src).reshape(-1).view(np.uint8)
-        address = int(dest)
-
-        def enqueue() -> None:
-            with gpu.call("htod"):
-                gpu.counts["htod_bytes"] += source.nbytes
-                pinned = gpu.is_pinned(source)
-                gpu.counts["pageable"] += not pinned
-                data = source if pinned else source.copy()
-
-                def copy() -> None:
-                    gpu.view(address, data.nbytes)[:] = data
-
-                gpu.enqueue(stream._stream, Operation("htod", copy))  # type: ignore[union-attr]
-
-        told("cuMemcpyHtoDAsync", enqueue)
+        target, source = address_of(dest), in_one_piece(src)
+        told("cuMemcpyHtoDAsync", lambda: gpu.upload(native(stream), target, source))
 
     def memcpy_dtoh_async(dest: Any, src: Any, stream: Stream | None = None) -> None:
-        target = dest.reshape(-1).view(np.uint8)
-        address = int(src)
-
-        def enqueue() -> None:
-            with gpu.call("dtoh"):
-                gpu.counts["dtoh_bytes"] += target.nbytes
-
-                def copy() -> None:
-                    target[:] = gpu.view(address, target.nbytes)
-
-                gpu.enqueue(stream._stream, Operation("dtoh", copy))  # type: ignore[union-attr]
-                if not gpu.is_pinned(target):
-                    gpu.counts["pageable"] += 1
-                    gpu.wait(stream._stream)  # type: ignore[union-attr]
-
-        told("cuMemcpyDtoHAsync", enqueue)
+        if not dest.flags.writeable:
+            raise BufferError("Object is not writable.")
+        target, source = in_one_piece(dest), address_of(src)
+        told("cuMemcpyDtoHAsync", lambda: gpu.download(native(stream), target, source))
 
     def memcpy_dtod_async(dest: Any, src: Any, size: int, stream: Stream | None = None) -> None:
-        target, address = int(dest), int(src)
-
-        def enqueue() -> None:
-            with gpu.call("dtod"):
-                gpu.counts["dtod_bytes"] += size
-
-                def copy() -> None:
-                    gpu.view(target, size)[:] = gpu.view(address, size)
-
-                gpu.enqueue(stream._stream, Operation("dtod", copy))  # type: ignore[union-attr]
-
-        told("cuMemcpyDtoDAsync", enqueue)
+        target, source = address_of(dest), address_of(src)
+        told("cuMemcpyDtoDAsync", lambda: gpu.copy(native(stream), target, source, size))
 
     class Memcpy2D:
         """Of the kinds that there are, only a copy within the device, of rows that lie a pitch apart."""
@@ -283,158 +282,21 @@ def pycuda_driver(gpu: Gpu) -> Any:
         src_pitch = dst_pitch = width_in_bytes = height = 0
 
         def set_src_device(self, devptr: int) -> None:
-            self._source = int(devptr)
+            self._source = address_of(devptr)
 
         def set_dst_device(self, devptr: int) -> None:
-            self._target = int(devptr)
+            self._target = address_of(devptr)
 
         def __call__(self, stream: Stream) -> None:
-            width, rows, source, target = self.width_in_bytes, self.height, self._source, self._target
-            pitches = self.src_pitch, self.dst_pitch
-
-            def enqueue() -> None:
-                with gpu.call("dtod"):
-                    gpu.counts["dtod_bytes"] += width * rows
-                    if min(pitches) < width or max(pitches) > MAX_PITCH:
-                        raise CudaFault("CUDA_ERROR_INVALID_VALUE")
-                    gpu.enqueue(stream._stream, Operation("dtod", copy))
-
-            def copy() -> None:
-                for row in range(rows):
-                    gpu.view(target + row * pitches[1], width)[:] = gpu.view(source + row * pitches[0], width)
-
-            told("cuMemcpy2DAsync", enqueue)
+            given = (self._target, self.dst_pitch, self._source, self.src_pitch, self.width_in_bytes, self.height)
+            told("cuMemcpy2DAsync", lambda: gpu.copy_rows(native(stream), *given))
 
     def memset_d8_async(dest: Any, data: int, size: int, stream: Stream | None = None) -> None:
-        target = int(dest)
-
-        def enqueue() -> None:
-            with gpu.call("memset"):
-
-                def fill() -> None:
-                    gpu.view(target, size)[:] = data
-
-                gpu.enqueue(stream._stream, Operation("memset", fill))  # type: ignore[union-attr]
-
-        told("cuMemsetD8Async", enqueue)
+        target = address_of(dest)
+        told("cuMemsetD8Async", lambda: gpu.fill(native(stream), target, data, size))
 
     for name, value in list(locals().items()):
-        if name not in ("driver", "gpu", "kinds", "told", "clean_up", "initialised"):
+        if name not in INNER:
             setattr(driver, name, value)
     driver.event_flags = event_flags
-    return driver
-
-
-class CUresult(enum.IntEnum):
-    CUDA_SUCCESS = 0
-    CUDA_ERROR_INVALID_VALUE = 1
-    CUDA_ERROR_OUT_OF_MEMORY = 2
-    CUDA_ERROR_INVALID_CONTEXT = 201
-    CUDA_ERROR_INVALID_HANDLE = 400
-    CUDA_ERROR_ILLEGAL_ADDRESS = 700
-    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
-    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
-
-
-class CUstreamCaptureMode(enum.IntEnum):
-    CU_STREAM_CAPTURE_MODE_GLOBAL = 0
-    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
-    CU_STREAM_CAPTURE_MODE_RELAXED = 2
-
-
-class CUgraph:
-    """Recorded operations."""
-
-    def __init__(self, operations: list[Operation]) -> None:
-        self.operations = operations
-
-
-class CUgraphExec(CUgraph):
-    """Recorded operations that can be launched."""
-
-    alive = True
-
-
-def cuda_bindings(gpu: Gpu) -> Any:
-    """The module cuda.bindings.driver: no call raises, each answers with a tuple whose first place is a CUresult."""
-    driver: Any = ModuleType("cuda.bindings.driver")
-
-    def answer(call: Callable[[], tuple[Any, ...]], values: int) -> tuple[Any, ...]:
-        try:
-            return (CUresult.CUDA_SUCCESS, *call())
-        except CudaFault as fault:
-            return (CUresult[str(fault)], *[None] * values)
-
-    def cuCtxPopCurrent() -> tuple[Any, ...]:  # noqa: N802
-        assert not gpu.stack, "this would pop what pycuda has pushed"
-        if not gpu.strayed:
-            return (CUresult.CUDA_ERROR_INVALID_CONTEXT, None)
-        gpu.strayed -= 1
-        return (CUresult.CUDA_SUCCESS, None)
-
-    def cuStreamBeginCapture(hStream: int, mode: CUstreamCaptureMode) -> tuple[Any, ...]:  # noqa: N802, N803
-        def begin() -> tuple[Any, ...]:
-            with gpu.call("begin_capture"):
-                stream = gpu.stream(int(hStream))
-                if stream.capture is not None:
-                    raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
-                assert CUstreamCaptureMode(mode) is CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-                stream.capture, stream.broken = [], gpu.faults.strikes("capture")
-                return ()
-
-        return answer(begin, 0)
-
-    def cuStreamEndCapture(hStream: int) -> tuple[Any, ...]:  # noqa: N802, N803
-        def end() -> tuple[Any, ...]:
-            with gpu.call("end_capture"):
-                stream = gpu.stream(int(hStream))
-                if stream.capture is None:
-                    raise CudaFault("CUDA_ERROR_INVALID_VALUE")
-                operations, stream.capture = stream.capture, None
-                if stream.broken:
-                    raise CudaFault("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
-                gpu.counts["recordings"] += 1
-                return (CUgraph(operations),)
-
-        return answer(end, 1)
-
-    def cuGraphInstantiate(hGraph: CUgraph, flags: int) -> tuple[Any, ...]:  # noqa: N802, N803
-        def instantiate() -> tuple[Any, ...]:
-            with gpu.call("instantiate"):
-                gpu.counts["graphs"] += 1
-                return (CUgraphExec(list(hGraph.operations)),)
-
-        return answer(instantiate, 1)
-
-    def cuGraphLaunch(hGraphExec: CUgraphExec, hStream: int) -> tuple[Any, ...]:  # noqa: N802, N803
-        def launch() -> tuple[Any, ...]:
-            with gpu.call("graph_launch"):
-                if not hGraphExec.alive or gpu.faults.strikes("graph_launch"):
-                    raise CudaFault("CUDA_ERROR_INVALID_VALUE")
-                for operation in hGraphExec.operations:
-                    gpu.enqueue(gpu.stream(int(hStream)), operation)
-                return ()
-
-        return answer(launch, 0)
-
-    def cuGraphExecDestroy(hGraphExec: CUgraphExec) -> tuple[Any, ...]:  # noqa: N802, N803
-        def destroy() -> tuple[Any, ...]:
-            with gpu.call("destroy_graph"):
-                assert hGraphExec.alive, "destroyed twice"
-                hGraphExec.alive = False
-                gpu.counts["graphs"] -= 1
-                return ()
-
-        return answer(destroy, 0)
-
-    def cuGraphDestroy(hGraph: CUgraph) -> tuple[Any, ...]:  # noqa: N802, N803
-        gpu.counts["recordings"] -= 1
-        hGraph.operations = []
-        return (CUresult.CUDA_SUCCESS,)
-
-    for name, value in list(locals().items()):
-        if name.startswith("cu"):
-            setattr(driver, name, value)
-    driver.CUresult = CUresult
-    driver.CUstreamCaptureMode = CUstreamCaptureMode
     return driver

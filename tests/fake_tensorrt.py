@@ -667,6 +667,7 @@ class IExecutionContext:
         self._changes = 0
         self._flushed = -1
         self._gpu.objects.add(self)
+        self._gpu.contexts.add(self)
         self._gpu.counts["contexts"] += 1
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
@@ -718,7 +719,16 @@ class IExecutionContext:
             return self._no("enqueueV3: shapes changed since the last run, which cannot be captured")
         self._gpu.counts["enqueued"] += 1
         self._flushed = self._changes
-        self._gpu.enqueue(stream, Operation(f"execute {self._told()}", self._work(stream.capture is not None)))
+        self._gpu.enqueue(
+            stream,
+            Operation(
+                f"execute {self._told()}",
+                self._work(stream.capture is not None),
+                self._gpu.costs.kernels(self._shapes),
+                workspace=self._workspace,
+                spoil=partial(_spoil, self._gpu, self._outputs()),
+            ),
+        )
         return True
 
     def _told(self) -> str:
@@ -754,16 +764,18 @@ class IExecutionContext:
 
     def _work(self, captured: bool) -> Callable[[], None]:
         """The execution with what is bound now. It holds no reference: who lets the context go early sees rubbish."""
-        outputs = self._output_shapes()
         return partial(
             _execute,
             weakref.ref(self),
             self._gpu,
             {name: (self._addresses[name], shape) for name, shape in self._shapes.items()},
-            {name: (self._addresses[name], shape) for name, shape in outputs.items()},
+            self._outputs(),
             self._workspace,
             self._changes if captured else None,
         )
+
+    def _outputs(self) -> Bound:
+        return {name: (self._addresses[name], shape) for name, shape in self._output_shapes().items()}
 
     def _changed(self, what: str, value: Any) -> None:
         if getattr(self, what) != value:
@@ -814,6 +826,12 @@ def _execute(
             gpu.view(address, int(np.prod(shape)))[:] = RUBBISH
 
 
+def _spoil(gpu: Gpu, outputs: Bound) -> None:
+    """Rubbish in place of all outputs."""
+    for address, shape in outputs.values():
+        gpu.view(address, int(np.prod(shape)))[:] = RUBBISH
+
+
 def _array(gpu: Gpu, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return gpu.view(address, size).view(dtype).reshape(shape)
@@ -851,6 +869,11 @@ def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
 
 def _runtime(engine_class: type[ICudaEngine], gpu: Gpu, identity: str, logger: ILogger) -> Runtime:
     if gpu.faults.strikes("runtime"):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+    # In static memory, from its first use to the end of the process.
+    gpu.static_epoch = gpu.epoch if gpu.static_epoch is None else gpu.static_epoch
+    if gpu.static_epoch != gpu.epoch:
+        logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (context is destroyed)")
         raise TypeError("pybind11::init(): factory function returned nullptr")
     runtime = Runtime(gpu, identity, logger)
     runtime.fake_engine_class = engine_class

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from visrt.runtime.engines.gpus import gpu_uuid
 from visrt.runtime.session import Session
 from visrt.runtime.sinks.journal import Journal
 from visrt.runtime.sinks.output import Sink
@@ -60,13 +61,13 @@ def _status_mb(field: str) -> float:
     raise RuntimeError(f"no {field} in /proc/self/status: this measurement needs Linux")
 
 
-def gpu_memory_mb() -> int | None:
-    """MB in use on the first GPU by all processes; None where nvidia-smi is missing or reports none, as on a Jetson,
-    whose GPU shares the host's memory."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+def gpu_memory_mb(device: int = 0) -> int | None:
+    """MB in use by all processes on the GPU that engines know as number `device`; None where nvidia-smi is missing or
+    reports none, as on a Jetson, whose GPU shares the host's memory, and of a part of a GPU."""
+    tool, uuid = shutil.which("nvidia-smi"), gpu_uuid(device)
+    if tool is None or uuid is None:
         return None
-    query = [tool, "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    query = [tool, f"--id={uuid}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

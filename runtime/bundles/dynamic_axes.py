@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import product
+
 from visrt.runtime.bundles.manifest import GraphSpec, Manifest
 from visrt.runtime.errors import BundleError
 
@@ -14,6 +17,7 @@ __all__ = [
     "MASKS_USUAL",
     "PADDED",
     "STREAMS",
+    "combinations",
     "largest_sizes",
     "one_frame",
     "profile_of",
@@ -89,6 +93,14 @@ def run_sizes(symbol: str, largest: int) -> tuple[int, ...]:
         return tuple(range(1, largest + 1))
     powers = (2**exponent for exponent in range(largest.bit_length()))
     return (*(size for size in powers if size < largest), largest)
+
+
+def combinations(axes: Mapping[str, Sequence[int]], clip_frames: int) -> list[dict[str, int]]:
+    """The sizes of dynamic axes that occur together, of those that each of `axes` is run at, where a stream gives up to
+    `clip_frames` frames a call."""
+    most = {FRAMES: clip_frames, **({STREAMS: max(1, axes[STREAMS][-1] // clip_frames)} if STREAMS in axes else {})}
+    sizes = [[size for size in known if size <= most.get(axis, size)] for axis, known in axes.items()]
+    return [dict(zip(axes, one, strict=True)) for one in product(*sizes)]
 
 
 def _symbols(graph: GraphSpec) -> set[str]:

@@ -5,43 +5,28 @@ No engine is opened: packages are imported, and the NVIDIA driver lists its GPUs
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visrt.runtime.engines.gpus import gpu_absence, gpu_capabilities
 from visrt.runtime.errors import EngineError, one_line
 
 if TYPE_CHECKING:
     from visrt.runtime.engines.trt.library import Flavour
 
-__all__ = ["Finding", "clashes", "examine", "gpu_absence", "onnxruntime_absence", "tensorrt_absence"]
-
-DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+__all__ = ["Finding", "clashes", "examine", "onnxruntime_absence", "tensorrt_absence"]
 
 RUNTIME_PACKAGES = ("visrt", "numpy", "scipy", "pillow", "pycocotools", "pydantic", "typer", "rich")
-TENSORRT_PACKAGES = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "pycuda")
+TENSORRT_PACKAGES = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "pycuda", "cuda-bindings")
 SHARED_FOLDERS = ("cv2", "onnxruntime")
 """Folders that several distributions install into: the last one wins, and removing one breaks the other."""
-
-
-def gpu_absence() -> str:
-    """Why there is no usable GPU, by the driver's own account; empty if there is one."""
-    try:
-        driver = ctypes.CDLL(DRIVER)
-    except OSError:
-        return f"no NVIDIA driver here ({DRIVER} does not load)"
-    count = ctypes.c_int(0)
-    if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return f"the NVIDIA driver finds no GPU it can use (error {status})"
-    return "" if count.value else "the NVIDIA driver finds no GPU"
 
 
 def onnxruntime_absence(provider: str) -> str:
@@ -56,16 +41,17 @@ def onnxruntime_absence(provider: str) -> str:
 
 def tensorrt_absence(flavour: Flavour) -> str:
     """Why TensorRT or TensorRT-RTX cannot run here; empty if it can."""
-    from visrt.runtime.engines.trt.library import load_tensorrt
+    from visrt.runtime.engines.trt.cuda import cuda_layer
+    from visrt.runtime.engines.trt.library import load_tensorrt, target_absence
 
     try:
-        load_tensorrt(flavour)
+        library = load_tensorrt(flavour)
+        if absence := gpu_absence():
+            return absence
+        cuda_layer()
     except EngineError as error:
         return str(error)
-    if absence := gpu_absence():
-        return absence
-    pycuda, problem = _module("pycuda.driver")
-    return "" if pycuda else f"pycuda does not load ({problem})"
+    return target_absence(library, gpu_capabilities())
 
 
 @dataclass(frozen=True)
@@ -87,6 +73,7 @@ def examine() -> list[Finding]:
         _onnxruntime(),
         *_gpus(),
         _tensorrt(),
+        *_engines(),
         *clashes(packages_distributions()),
     ]
 
@@ -160,6 +147,19 @@ def _nvidia_smi() -> list[str]:
 def _tensorrt() -> Finding:
     found = [f"{package} {installed}" for package in TENSORRT_PACKAGES if (installed := _version(package))]
     return Finding("tensorrt", ", ".join(found) or "not installed")
+
+
+def _engines() -> list[Finding]:
+    """Which engines a GPU could run here. That one is absent is no problem: each is a choice."""
+    absences = {
+        "cuda": onnxruntime_absence("CUDAExecutionProvider"),
+        "tensorrt": tensorrt_absence("tensorrt"),
+        "tensorrt-rtx": tensorrt_absence("tensorrt-rtx"),
+    }
+    return [
+        Finding(f"--engine {name}", f"absent: {absence}" if absence else "can be opened")
+        for name, absence in absences.items()
+    ]
 
 
 def _module(name: str) -> tuple[Any, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from visrt.runtime.engines.driver_api import DriverError, call, driver_api
 from visrt.runtime.errors import EngineError, install_hint
 
 __all__ = ["GpuCopies", "RowsCopy"]
@@ -27,20 +28,18 @@ class GpuCopies:
     def __init__(self, device: int) -> None:
         """EngineError without cuda-bindings or without that GPU."""
         try:
-            from cuda.bindings import driver
-        except ImportError as error:
+            self._driver, self._device = driver_api(), device
+        except DriverError as error:
             raise EngineError(
-                f"cuda-bindings cannot be imported ({error}), but this bundle keeps state on the GPU; "
-                f"{install_hint('gpu')}, or use --engine cpu"
+                f"{error}, but this bundle keeps state on the GPU; {install_hint('gpu')}, or use --engine cpu"
             ) from None
-        self._driver, self._device = driver, device
-        self._done("cuInit", driver.cuInit(0))
-        self._context = self._done("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(device))
+        self._call(self._driver.cuInit, 0)
+        self._context = self._call(self._driver.cuDevicePrimaryCtxRetain, device)
 
     def run(self, copies: Iterable[RowsCopy]) -> None:
         """Makes all `copies` and waits for them: ONNX Runtime's own work is on a stream of its own."""
         driver = self._driver
-        self._done("cuCtxPushCurrent", driver.cuCtxPushCurrent(self._context))
+        self._call(driver.cuCtxPushCurrent, self._context)
         try:
             for one in copies:
                 copy = driver.CUDA_MEMCPY2D()
@@ -48,19 +47,19 @@ class GpuCopies:
                 copy.srcDevice, copy.srcPitch = one.source, one.source_pitch
                 copy.dstDevice, copy.dstPitch = one.target, one.pitch
                 copy.WidthInBytes, copy.Height = one.width, one.rows
-                self._done("cuMemcpy2DUnaligned", driver.cuMemcpy2DUnaligned(copy))
-            self._done("cuStreamSynchronize", driver.cuStreamSynchronize(0))
+                self._call(driver.cuMemcpy2DUnaligned, copy)
+            self._call(driver.cuStreamSynchronize, 0)
         finally:
             driver.cuCtxPopCurrent()
 
     def close(self) -> None:
         self._driver.cuDevicePrimaryCtxRelease(self._device)
 
-    def _done(self, what: str, answer: tuple[Any, ...]) -> Any:
-        """The value of a driver call, whose answer begins with its error."""
-        if answer[0] != self._driver.CUresult.CUDA_SUCCESS:
+    def _call(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
+        try:
+            return call(function, *arguments)
+        except DriverError as error:
             raise EngineError(
-                f"copying state on GPU {self._device}: {what} failed ({answer[0].name}); open the session again, and "
-                "if that fails too, restart the process"
-            )
-        return answer[1] if len(answer) > 1 else None
+                f"copying state on GPU {self._device}: {error}; open the session again, and if that fails too, restart "
+                "the process"
+            ) from None

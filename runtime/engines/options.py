@@ -13,11 +13,13 @@ __all__ = ["EngineOptions", "usable_cores"]
 @dataclass(frozen=True)
 class EngineOptions:
     """threads: of one operator on the CPU; None takes all cores. device: number of the GPU, as CUDA counts those that
-    CUDA_VISIBLE_DEVICES shows it. batch: the most frames of one call, which TensorRT engines are built for."""
+    CUDA_VISIBLE_DEVICES shows it. batch: the most frames of one call, which TensorRT engines are built for.
+    clip_frames: of one stream, for a family that looks at clips."""
 
     threads: int | None = None
     device: int = 0
     batch: int = 1
+    clip_frames: int = 1
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.device < 0:

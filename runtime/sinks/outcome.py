@@ -23,7 +23,8 @@ class SourceOutcome:
     """The account of one source. captured = processed + dropped + corrupt + skipped; ms are means a processed frame.
     inputs: sizes (height, width) of the network input in which frames were seen, in order of their first use.
 
-    Decoding and writing run at the same time as the network, so the stages may add up to more than 1000 / fps.
+    Decoding, resizing (preprocess, masks) and writing run at the same time as the network, so the stages may add up to
+    more than 1000 / fps.
     """
 
     source: str

@@ -69,7 +69,7 @@ def assert_together_as_alone(
     counted = engines[graph] = Counted(engines[graph], most)
     watch, method = Stopwatch(), method_of(bundle.manifest, association)
     networks = Networks([SizedEngines(bundle.manifest, engines, initial_states(bundle))], watch)
-    trackers = [StreamTracker(method, networks, SessionSettings(), watch) for _ in range(STREAMS)]
+    trackers = [StreamTracker(method, networks, SessionSettings()) for _ in range(STREAMS)]
     together: list[list[FrameResult]] = [[] for _ in trackers]
     calls = PendingCalls()
     for t in range(FRAMES):
@@ -79,7 +79,7 @@ def assert_together_as_alone(
         [outputs] = calls.finish(keep_in_flight=0)
         for at, found in zip(ready, update_together(outputs, watch), strict=True):
             assert not isinstance(found, VisrtError), str(found)
-            together[at] += found
+            together[at] += [make() for make in found]
     for at in range(STREAMS):
         with Session.open(bundle, threads=1, association=association) as session:
             frames = [t for t in range(FRAMES) if has_frame(at, t, missing)]

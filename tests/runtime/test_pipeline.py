@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +20,14 @@ from fakes import colour_session, patches
 from fakes_genvis import genvis_session
 from numpy.typing import NDArray
 
-from visrt.runtime.arrays import Feed, Tensor
+from visrt.runtime.arrays import Feed, Floats, Tensor
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.engines.engine import Engine, HostEngine
 from visrt.runtime.engines.options import EngineOptions
-from visrt.runtime.errors import EngineError, SourceError, UsageError
+from visrt.runtime.errors import EngineError, NumericalError, SourceError, UsageError
+from visrt.runtime.mask_resize import MaskResize
+from visrt.runtime.masks import encode_region
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
@@ -152,6 +155,48 @@ def test_every_stream_gets_what_it_gets_alone(make_session: Callable[[], Session
         assert all(np.array_equal(*pair) for pair in zip(sink.images, video, strict=True))
         assert (outcomes[at].end, outcomes[at].processed) == ("complete", len(video))
         assert outcomes[at].events.frames == len(video)
+
+
+def test_masks_are_resized_and_encoded_in_no_thread_of_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+    resize, encode = MaskResize.source_mask, encode_region
+
+    def noted_resize(self: MaskResize, logits: Floats) -> Any:
+        threads.add(threading.current_thread().name)
+        return resize(self, logits)
+
+    def noted_encode(*region: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return encode(*region)
+
+    monkeypatch.setattr(MaskResize, "source_mask", noted_resize)
+    monkeypatch.setattr("visrt.runtime.mask_resize.encode_region", noted_encode)
+    sinks = [Kept() for _ in videos()]
+    pipeline = pipeline_of(colour_session(), PipelineSettings(streams=3))
+    outcomes = tracked(pipeline, [Job(Frames(v), [sink]) for v, sink in zip(videos(), sinks, strict=True)])
+
+    assert threads == {"visrt-writer"}
+    assert all(outcome.ms["masks"] > 0 for outcome in outcomes.values())
+    assert all(result.objects for sink in sinks for result in sink.results)
+
+
+def test_a_result_that_cannot_be_made_ends_its_source_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    resize = MaskResize.source_mask
+
+    def failing(self: MaskResize, logits: Floats) -> Any:
+        if self.fit.source == (100, 150):
+            raise NumericalError("no mask can be made")
+        return resize(self, logits)
+
+    monkeypatch.setattr(MaskResize, "source_mask", failing)
+    picture = patches((100, 150), (0, 8, 16, 48, 40))
+    kept = Kept()
+    pipeline = pipeline_of(colour_session(), PipelineSettings(streams=2))
+    outcomes = tracked(pipeline, [Job(Frames([picture] * 9)), Job(Frames([moving(t) for t in range(9)]), [kept])])
+
+    assert [outcomes[at].end for at in range(2)] == ["failed", "complete"]
+    assert "no mask can be made" in outcomes[0].reason
+    assert len(kept.results) == 9
 
 
 def test_streams_share_calls_and_none_takes_two_places_before_another_has_one() -> None:

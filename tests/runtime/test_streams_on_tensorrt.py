@@ -23,6 +23,7 @@ from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.arrays import Feed, Tensor
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
+from visrt.runtime.engines.trt.device_tensor import ALIGNMENT
 from visrt.runtime.engines.trt.engine import TrtEngine
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
 from visrt.runtime.results import FrameResult
@@ -127,19 +128,22 @@ def tracked(pipeline: Pipeline, sources: list[FakeSource]) -> list[list[FrameRes
 
 @dataclass
 class Crossing:
-    """Bytes of the tensors that the manifest gives to the host, of every call; and their roles."""
+    """Bytes of the tensors that the manifest gives to the host, of every call, how many they were, and their roles."""
 
     up: int = 0
     down: int = 0
+    tensors: int = 0
     roles: frozenset[str] = frozenset()
 
     def count(self, engine: TrtEngine, feeds: Mapping[str, Feed], outputs: Mapping[str, Tensor]) -> None:
         graph = engine._graph
         for role, spec in graph.inputs.items():
             if spec.place != "device":
+                self.tensors += 1
                 self.up += engine_bytes(engine, role, feeds[role])
         for role, tensor in outputs.items():
             if graph.outputs[role].place != "device":
+                self.tensors += 1
                 self.down += prod(tensor.shape) * tensor.dtype.itemsize
                 self.roles |= {role}
 
@@ -181,14 +185,13 @@ def test_eight_streams_are_as_each_alone_and_nothing_but_results_crosses(
         state = sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in plain)
 
         assert crossing.roles <= TO_HOST
-        assert down == crossing.down
-        assert up == crossing.up + STREAMS * state
+        assert 0 <= down + up - crossing.down - crossing.up - STREAMS * state < ALIGNMENT * crossing.tensors
         assert gpu.counts["pageable"] == 0
         assert calls < STREAMS * FRAMES * len(bundle.manifest.graphs)
         for stream in range(STREAMS):
             assert tracked(pipeline, [Noise(stream)]) == [together[stream]]
     assert any(result.objects for results in together for result in results)
-    assert (gpu.allocated, len(gpu.pinned), gpu.retained) == (0, 0, 0)
+    assert not gpu.left
 
 
 def test_streams_that_come_and_go_leave_no_memory_behind(bundle: Bundle, gpu: Gpu) -> None:

@@ -218,6 +218,6 @@ def test_the_writer_keeps_the_first_of_its_errors() -> None:
             raise OutputError("a later error")
 
     writer = ResultWriter([Failing(fails_at=0)])
-    writer.write(FrameResult(0, 0.0, (4, 4), ()), red_square(0))
+    writer.write(lambda: FrameResult(0, 0.0, (4, 4), ()), red_square(0))
     with pytest.raises(OutputError, match="disk full"):
         writer.close()

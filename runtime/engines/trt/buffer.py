@@ -1,20 +1,22 @@
-"""State in GPU memory between calls: buffers that are written and read on the stream of the engines.
+"""State in GPU memory between calls: buffers that are written and read on the stream of the graph that uses them.
 
 The stream's order is what makes them safe: a copy into a buffer is done behind every call that was enqueued before and
-reads it, and before every call that is enqueued after.
+reads it, and before every call that is enqueued after. What comes from the other stream, or goes there, is waited for
+by events; see `Order`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from visrt.runtime.arrays import CLOSED, Array, Tensor
-from visrt.runtime.engines.trt.cuda import DeviceMemory, Gpu, PinnedMemory
-from visrt.runtime.engines.trt.device_tensor import LARGE_BYTES, DeviceTensor, Shape, copy_tensor
+from visrt.runtime.engines.trt.cuda import DeviceMemory, Gpu, PinnedMemory, Stream
+from visrt.runtime.engines.trt.device_tensor import DeviceTensor, Order, Shape, copy_tensors
 from visrt.runtime.errors import EngineError
 
 __all__ = ["DeviceBuffer", "Staging"]
@@ -26,14 +28,14 @@ STATE = "state"
 
 
 class Staging:
-    """Page-locked memory through which all buffers of a bundle pass between host and device, in pieces.
+    """Page-locked memory through which tensors pass between host and device on `stream` now and then, in pieces.
 
     It is allocated when it is first needed. Pieces that are on their way lie one behind the other; when it is full, it
     is waited for.
     """
 
-    def __init__(self, gpu: Gpu) -> None:
-        self._gpu = gpu
+    def __init__(self, gpu: Gpu, stream: Stream) -> None:
+        self._gpu, self.stream = gpu, stream
         self._memory: PinnedMemory | None = None
         self._used = 0
 
@@ -43,15 +45,15 @@ class Staging:
         for first, size in _pieces(flat.nbytes):
             part = self._free(size)
             part[:] = flat[first : first + size]
-            self._gpu.upload(address + first, part)
+            self._gpu.upload(address + first, part, self.stream)
 
     def download(self, address: int, size: int) -> Array:
         """uint8 [size], read when all that was enqueued is done. The context must be current."""
         flat = np.empty(size, np.uint8)
         for first, length in _pieces(size):
             part = self._free(length)
-            self._gpu.download(part, address + first)
-            self._gpu.stream.synchronize()
+            self._gpu.download(part, address + first, self.stream)
+            self.stream.synchronize()
             self._used = 0
             flat[first : first + length] = part
         return flat
@@ -64,9 +66,9 @@ class Staging:
     def _free(self, size: int) -> Array:
         """`size` bytes that no copy on its way uses."""
         if self._memory is None:
-            self._memory = self._gpu.pin(STAGING_BYTES, "page-locked memory for the state of streams")
+            self._memory = self._gpu.pin(STAGING_BYTES, "page-locked memory for tensors that stay on the GPU")
         if self._used + size > STAGING_BYTES:
-            self._gpu.stream.synchronize()
+            self.stream.synchronize()
             self._used = 0
         part = self._memory.array[self._used : self._used + size]
         self._used += size
@@ -82,14 +84,15 @@ class DeviceBuffer:
     """A tensor that stays in GPU memory; see `arrays.Buffer`. address: of its memory, also when that was freed."""
 
     def __init__(self, gpu: Gpu, staging: Staging, shape: Shape, dtype: np.dtype[Any], what: str) -> None:
-        """Allocates it for `what`; the context must be current."""
+        """Allocates it for `what`, on the stream of `staging`; the context must be current."""
         self.gpu, self.generation, self.shape, self.dtype = gpu, 0, shape, dtype
         self.bytes = prod(shape) * dtype.itemsize
-        self.in_place = self.bytes >= LARGE_BYTES
         self._staging, self._what = staging, what
+        self.order = Order(gpu, staging.stream)
         self._memory: DeviceMemory | None = gpu.allocate(self.bytes, what)
         self.address = self._memory.address
-        gpu.clear(self.address, self.bytes)
+        gpu.clear(self.address, self.bytes, self.order.stream)
+        self.order.written()
 
     @property
     def tensor(self) -> DeviceTensor:
@@ -98,7 +101,7 @@ class DeviceBuffer:
 
     def write(self, values: Array | Tensor) -> None:
         self._check(self.shape, values)
-        with self.gpu.current(f"{self._what}, writing"):
+        with self.gpu.current(f"{self._what}, writing"), self._written():
             self._copy(self.address_of(STATE), values)
 
     def write_entries(self, at: int, values: Array | Tensor) -> None:
@@ -110,9 +113,10 @@ class DeviceBuffer:
             raise IndexError(f"{count} entries at {at} of a ring of {entries}")
         step = prod(entry) * self.dtype.itemsize
         first, pitch, width = self.address_of(STATE) + at * step, entries * step, count * step
-        with self.gpu.current(f"{self._what}, writing entries"):
+        with self.gpu.current(f"{self._what}, writing entries"), self._written():
             if isinstance(values, DeviceTensor) and values.compact:
-                self.gpu.copy_rows(first, pitch, values.address, width, width, slots)
+                with values.holder.order.reading(self.order.stream):
+                    self.gpu.copy_rows(first, pitch, values.address, width, width, slots, self.order.stream)
                 return
             for slot in range(slots):
                 row = values[slot] if isinstance(values, np.ndarray) else values.row(slot)
@@ -134,7 +138,7 @@ class DeviceBuffer:
         """Outdates its tensors; returns the steps that free it."""
         held, self._memory = self._memory, None
         self.generation += 1
-        return [] if held is None else [held.free]
+        return [] if held is None else [held.free, *self.order.ends()]
 
     def address_of(self, role: str) -> int:
         if self._memory is None:
@@ -149,10 +153,17 @@ class DeviceBuffer:
     def outdated(self, role: str) -> EngineError:
         return EngineError(CLOSED)
 
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """What is enqueued inside writes."""
+        self.order.before_writing()
+        yield
+        self.order.written()
+
     def _copy(self, address: int, values: Array | Tensor) -> None:
         """Enqueues a copy to `address`, where it lies without padding."""
         if isinstance(values, DeviceTensor):
-            copy_tensor(self.gpu, address, values.shape, values)
+            copy_tensors(self.order.stream, address, values.shape, [values])
         else:
             self._staging.upload(address, values if isinstance(values, np.ndarray) else values.numpy())
 

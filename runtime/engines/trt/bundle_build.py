@@ -12,7 +12,7 @@ from visrt.runtime.bundles.dynamic_axes import profile_of
 from visrt.runtime.engines.trt.build import DEFAULT_LEVEL, BuildRequest, BuiltEngine, build_engine, build_request
 from visrt.runtime.engines.trt.build_progress import Progress
 from visrt.runtime.engines.trt.engine_cache import EngineCache, EngineKey, KeptEngine, engine_key
-from visrt.runtime.engines.trt.library import TensorRt
+from visrt.runtime.engines.trt.library import TensorRt, target_absence
 from visrt.runtime.errors import EngineError
 
 __all__ = ["BuildPlan", "EngineReport", "build_bundle"]
@@ -60,13 +60,13 @@ def build_bundle(
 
     `progress_of` gives a graph's listener by name and size.
     """
-    with _gpu(library, plan) as (gpu, driver):
+    with _gpu(library, plan) as (gpu, cuda):
         for size in bundle.sizes:
             text = size.manifest.input.text
             for name in size.manifest.graphs:
                 profile = profile_of(size.manifest, name, plan.batch)
                 request = build_request(size, name, profile, plan.targets, plan.level)
-                key = engine_key(library, request, gpu, driver)
+                key = engine_key(library, request, gpu, cuda)
                 yield _reported(library, request, text, key, cache, progress_of(f"{name} {text}"))
 
 
@@ -123,7 +123,9 @@ def _gpu(library: TensorRt, plan: BuildPlan) -> Iterator[tuple[str, str]]:
             raise
         raise EngineError(f"{error}; or name the GPUs it is for, as in --target 8.6 --target 8.9") from error
     try:
+        if absence := target_absence(library, [gpu.capability]):
+            raise EngineError(absence)
         with gpu.current("building engines"):
-            yield gpu.label, gpu.driver
+            yield gpu.label, gpu.cuda
     finally:
         gpu.close()

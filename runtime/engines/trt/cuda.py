@@ -1,11 +1,13 @@
-"""One NVIDIA GPU as one thread uses it, through pycuda: context, stream, events, device and pinned host memory.
+"""One NVIDIA GPU as one thread uses it: context, two streams, events, device and pinned host memory.
+
+The calls of the driver are made by a layer, a thin file for each library that has them. All policy is here.
 
 The primary context is used, not one of our own: it is the context that CUDA's runtime API, and with it TensorRT, takes
 for a device. It is pushed for each call and popped again, so that other users of the GPU in this process find their
 own context as they left it, and a program that ends without closing us ends well: pycuda aborts a process whose
 context is still pushed.
 
-pycuda is imported when a GPU is opened, never before.
+A layer's library is imported when a GPU is opened, never before.
 """
 
 from __future__ import annotations
@@ -14,21 +16,75 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from visrt.runtime.arrays import Array
+from visrt.runtime.engines.driver_api import DriverError, driver_api
+from visrt.runtime.engines.options import usable_cores
 from visrt.runtime.errors import EngineError, install_hint, one_line
 
-__all__ = ["DeviceMemory", "Gpu", "GpuMemoryError", "PinnedMemory", "megabytes"]
+__all__ = [
+    "DeviceMemory",
+    "Event",
+    "Gpu",
+    "GpuMemoryError",
+    "Layer",
+    "PinnedMemory",
+    "Stream",
+    "cuda_layer",
+    "megabytes",
+]
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: work that others put on CUDA's default stream neither waits for ours nor breaks a capture."""
 
+BLOCKING_SYNC, DISABLE_TIMING = 1, 2
+"""Flags of events: CU_EVENT_BLOCKING_SYNC and CU_EVENT_DISABLE_TIMING."""
+
+FEW_CORES = 5
+"""Below so many, as on a Jetson, a core is worth more than the microseconds that a sleeping thread wakes up later."""
+
+_CONTEXTS: dict[tuple[str, int], Any] = {}
+"""The primary contexts in use by name of the layer and index of the GPU, kept to the end of the process.
+
+The primary context is destroyed when nobody holds it any more. TensorRT keeps objects of it in static memory, which
+the next engine would find destroyed.
+"""
+
+_RETAINING = threading.Lock()
+
 
 class GpuMemoryError(EngineError):
     """The GPU, or the host for page-locked memory, has not enough free memory."""
+
+
+class Stream(Protocol):
+    """What is enqueued on it runs in order. handle: the stream as TensorRT and the driver API take it."""
+
+    @property
+    def handle(self) -> int: ...
+
+    def synchronize(self) -> None:
+        """Waits until all that was enqueued is done."""
+        ...
+
+    def wait(self, event: Event) -> None:
+        """Lets what is enqueued from now on begin when `event` has come, as it was recorded last. The host goes on."""
+        ...
+
+    def free(self) -> None: ...
+
+
+class Event(Protocol):
+    """A mark on a stream. One that was never recorded counts as come."""
+
+    def record(self, stream: Stream) -> None: ...
+
+    def synchronize(self) -> None:
+        """Waits until the stream has come to the mark."""
+        ...
+
+    def free(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -37,69 +93,131 @@ class DeviceMemory:
 
     address: int
     bytes: int
-    allocation: Any
-
-    def free(self) -> None:
-        self.allocation.free()
+    free: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class PinnedMemory:
-    """Page-locked host memory, uint8 [bytes]: the only kind that CUDA copies while the host goes on."""
+    """Page-locked host memory, uint8 [bytes]: the only kind that CUDA copies while the host goes on.
+
+    free: unmaps it, after which no view of `array` may be used any more.
+    """
 
     array: Array
+    free: Callable[[], None]
 
-    def free(self) -> None:
-        """Unmaps it: no view of `array` may be used any more."""
-        self.array.base.free()  # type: ignore[union-attr]
+
+class Layer(Protocol):
+    """The calls of CUDA's driver by one library. They raise `error`, and `memory_error`, a child of it, if memory is
+    short. But for the first four and `push`, they need a current context."""
+
+    name: str
+    error: type[Exception]
+    memory_error: type[Exception]
+
+    def count(self) -> int:
+        """GPUs of this machine; the first call of all."""
+        ...
+
+    def card(self, index: int) -> tuple[str, tuple[int, int], int]:
+        """Name, compute capability and bytes of memory of a GPU."""
+        ...
+
+    def version(self) -> int:
+        """The newest CUDA that the driver serves: 13000 for 13.0."""
+        ...
+
+    def retain(self, index: int) -> Any:
+        """The primary context of a GPU, which is never released."""
+        ...
+
+    def push(self, context: Any) -> None: ...
+
+    def pop(self) -> None: ...
+
+    def stream(self, flags: int) -> Stream: ...
+
+    def urgent_stream(self, flags: int) -> Stream:
+        """A stream whose kernels go before those of other streams; DriverError if the driver makes none."""
+        ...
+
+    def event(self, flags: int) -> Event: ...
+
+    def allocate(self, size: int) -> tuple[int, Callable[[], None]]:
+        """The address of `size` bytes on the device, and what frees them."""
+        ...
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of device memory that are free, and all."""
+        ...
+
+    def pin(self, size: int) -> tuple[Array, Callable[[], None]]:
+        """uint8 [size] in page-locked memory, and what frees it."""
+        ...
+
+    def upload(self, address: int, pinned: Array, stream: Any) -> None: ...
+
+    def download(self, pinned: Array, address: int, stream: Any) -> None: ...
+
+    def copy(self, address: int, source: int, size: int, stream: Any) -> None: ...
+
+    def copy_rows(
+        self, address: int, pitch: int, source: int, source_pitch: int, width: int, rows: int, stream: Any
+    ) -> None: ...
+
+    def clear(self, address: int, size: int, stream: Any) -> None: ...
 
 
 class Gpu:
-    """A GPU with one stream, for the thread that opens it and no other.
+    """A GPU with two streams, for the thread that opens it and no other.
 
     name: as the driver tells it. capability: compute capability, (8, 6). memory_bytes: all there is on the card.
-    driver: the newest CUDA that the driver serves, "13.0".
+    cuda: the newest CUDA that the driver serves, "13.0". stream: of the frame graph. side: of the other graphs, whose
+    kernels go before those of the frame graph. notices: what is slower than it could be, in words.
     """
 
     def __init__(self, device: int = 0) -> None:
-        """Opens GPU number `device`; EngineError if there is no such GPU, no driver or no pycuda."""
-        self._cuda = _pycuda()
-        # Looked for now: an engine that dies with its last reference, at the end of the process too, cannot import.
-        self._driver = _driver_api()
+        """Opens GPU number `device`; EngineError if there is no such GPU, no driver or no library for it."""
+        self._layer = cuda_layer()
+        self.notices: list[str] = []
         self._owner = threading.current_thread()
         self.index = device
         try:
-            self._cuda.init()
-            if device >= self._cuda.Device.count():
-                raise EngineError(f"GPU {device} was requested, this machine has {self._cuda.Device.count()}")
-            found = self._cuda.Device(device)
-            self.name: str = found.name()
-            self.capability: tuple[int, int] = found.compute_capability()
-            self.memory_bytes: int = found.total_memory()
-            newest = self._cuda.get_driver_version()
-            self.driver = f"{newest // 1000}.{newest % 1000 // 10}"
-            self._context = found.retain_primary_context()
-        except self._cuda.Error as error:
+            count = self._layer.count()
+            if device >= count:
+                raise EngineError(f"GPU {device} was requested, this machine has {count}")
+            self.name, self.capability, self.memory_bytes = self._layer.card(device)
+            newest = self._layer.version()
+            self.cuda = f"{newest // 1000}.{newest % 1000 // 10}"
+            self._context = _retained(self._layer, device)
+        except self._layer.error as error:
             raise EngineError(
                 f"GPU {device} cannot be opened: {one_line(error)}; check the driver with nvidia-smi, or use "
                 "--engine cpu"
             ) from error
+        streams: list[Stream] = []
         try:
             with self.current("opening a stream"):
-                self.stream = self._cuda.Stream(NON_BLOCKING)
+                streams.append(self._layer.stream(NON_BLOCKING))
+                streams.append(self._side_stream())
         except EngineError:
-            self._give_back()
+            self._streams = streams
+            self.close()
             raise
+        self._streams = streams
+        self.stream, self.side = streams
+
+    def _side_stream(self) -> Stream:
+        try:
+            return self._layer.urgent_stream(NON_BLOCKING)
+        except DriverError as error:
+            self.notices.append(f"masks wait for kernels of the next frame, which costs some speed: {error}")
+            return self._layer.stream(NON_BLOCKING)
 
     @property
     def label(self) -> str:
         """The GPU as engines name it: "NVIDIA L4, compute capability 8.9"."""
         return f"{self.name}, compute capability {self.capability[0]}.{self.capability[1]}"
-
-    @property
-    def handle(self) -> int:
-        """The stream, as TensorRT and the driver API take it."""
-        return int(self.stream.handle)
 
     @property
     def owned(self) -> bool:
@@ -119,14 +237,14 @@ class Gpu:
         """Makes the context current. An error of CUDA meanwhile becomes an EngineError that starts with `doing`."""
         self.require_owner()
         try:
-            self._context.push()
+            self._layer.push(self._context)
             try:
                 yield
             finally:
-                self._cuda.Context.pop()
-        except self._cuda.MemoryError as error:
+                self._layer.pop()
+        except self._layer.memory_error as error:
             raise GpuMemoryError(f"{doing}: the GPU is out of memory ({one_line(error)}); {LESS_MEMORY}") from error
-        except self._cuda.Error as error:
+        except self._layer.error as error:
             raise EngineError(
                 f"{doing}: CUDA failed ({one_line(error)}); open the session again, and if that fails "
                 "too, restart the process"
@@ -135,58 +253,65 @@ class Gpu:
     def allocate(self, size: int, what: str) -> DeviceMemory:
         """`size` bytes on the GPU for `what`; GpuMemoryError tells how much there is. The context must be current."""
         try:
-            allocation = self._cuda.mem_alloc(max(size, 1))
-        except self._cuda.MemoryError as error:
-            free, total = self._cuda.mem_get_info()
+            address, free = self._layer.allocate(max(size, 1))
+        except self._layer.memory_error as error:
+            left, total = self._layer.memory()
             raise GpuMemoryError(
-                f"{what} needs {megabytes(size)} of GPU memory, {megabytes(free)} of {megabytes(total)} are free on "
+                f"{what} needs {megabytes(size)} of GPU memory, {megabytes(left)} of {megabytes(total)} are free on "
                 f"{self.name}; {LESS_MEMORY}"
             ) from error
-        return DeviceMemory(int(allocation), size, allocation)
+        return DeviceMemory(address, size, free)
 
     def pin(self, size: int, what: str) -> PinnedMemory:
         """`size` bytes of page-locked host memory for `what`. The context must be current."""
         try:
-            return PinnedMemory(self._cuda.pagelocked_empty(max(size, 1), np.uint8))
-        except self._cuda.MemoryError as error:
+            return PinnedMemory(*self._layer.pin(max(size, 1)))
+        except self._layer.memory_error as error:
             raise GpuMemoryError(
                 f"{what} needs {megabytes(size)} of page-locked host memory, which is refused; {LESS_MEMORY}"
             ) from error
 
-    def event(self) -> Any:
-        """A mark for the stream: `record(stream)` sets it, `synchronize()` waits until the stream has come to it."""
-        return self._cuda.Event(int(self._cuda.event_flags.DISABLE_TIMING))
+    def event(self) -> Event:
+        """A mark that nobody times. On few cores, who waits for it sleeps: to wait in a loop would cost one of them."""
+        return self._layer.event(DISABLE_TIMING | (BLOCKING_SYNC if usable_cores() < FEW_CORES else 0))
 
-    def upload(self, address: int, pinned: Array) -> None:
+    # Copies are enqueued on `stream`, or where none is given on that of the frame graph.
+
+    def upload(self, address: int, pinned: Array, stream: Stream | None = None) -> None:
         """Enqueues a copy of page-locked `pinned` to the device; it must not be written before the stream is there."""
-        self._cuda.memcpy_htod_async(address, pinned, self.stream)
+        self._layer.upload(address, pinned, stream or self.stream)
 
-    def download(self, pinned: Array, address: int) -> None:
+    def download(self, pinned: Array, address: int, stream: Stream | None = None) -> None:
         """Enqueues a copy from the device to page-locked `pinned`; it holds nothing before the stream is there."""
-        self._cuda.memcpy_dtoh_async(pinned, address, self.stream)
+        self._layer.download(pinned, address, stream or self.stream)
 
-    def copy(self, address: int, source: int, size: int) -> None:
+    def copy(self, address: int, source: int, size: int, stream: Stream | None = None) -> None:
         """Enqueues a copy of `size` bytes within the device."""
-        self._cuda.memcpy_dtod_async(address, source, size, self.stream)
+        self._layer.copy(address, source, size, stream or self.stream)
 
-    def copy_rows(self, address: int, pitch: int, source: int, source_pitch: int, width: int, rows: int) -> None:
+    def copy_rows(
+        self,
+        address: int,
+        pitch: int,
+        source: int,
+        source_pitch: int,
+        width: int,
+        rows: int,
+        stream: Stream | None = None,
+    ) -> None:
         """Enqueues a copy within the device of `rows` pieces of `width` bytes, which begin `source_pitch` bytes apart
         and come to lie `pitch` bytes apart."""
-        copy = self._cuda.Memcpy2D()
-        copy.set_src_device(source)
-        copy.set_dst_device(address)
-        copy.src_pitch, copy.dst_pitch = source_pitch, pitch
-        copy.width_in_bytes, copy.height = width, rows
-        copy(self.stream)
+        self._layer.copy_rows(address, pitch, source, source_pitch, width, rows, stream or self.stream)
 
-    def clear(self, address: int, size: int) -> None:
+    def clear(self, address: int, size: int, stream: Stream | None = None) -> None:
         """Enqueues zeros for `size` bytes on the device."""
-        self._cuda.memset_d8_async(address, 0, size, self.stream)
+        self._layer.clear(address, size, stream or self.stream)
 
     def settle(self) -> None:
-        """Waits for all enqueued work; its errors are ignored."""
-        with suppress(self._cuda.Error):
-            self.stream.synchronize()
+        """Waits for all that was enqueued on both streams; its errors are ignored."""
+        for stream in self._streams:
+            with suppress(self._layer.error):
+                stream.synchronize()
 
     def release(self, steps: Iterable[Callable[[], None]]) -> None:
         """Takes each of `steps` when all that was enqueued is done. Of a GPU that was lost each may fail: none is left
@@ -196,46 +321,25 @@ class Gpu:
         try:
             self.settle()
             for step in steps:
-                with suppress(self._cuda.Error):
+                with suppress(self._layer.error):
                     step()
         finally:
             if pushed:
-                self._cuda.Context.pop()
+                self._layer.pop()
 
     def _pushed(self) -> bool:
         """Whether the context could be made current."""
         try:
-            self._context.push()
-        except self._cuda.Error:
+            self._layer.push(self._context)
+        except self._layer.error:
             return False
         return True
 
     def close(self) -> None:
-        """Gives stream and context back."""
-        self.release([self._drop_stream])
-        self._give_back()
+        """Frees the streams."""
+        self.release([stream.free for stream in self._streams])
+        self._streams = []
 
-    def _give_back(self) -> None:
-        """Releases the primary context, which goes when nobody else in the process holds it.
-
-        pycuda leaves a primary context that it released on CUDA's stack, where the next to use the GPU in this thread
-        finds it destroyed. pycuda cannot take it off, cuda-bindings can; without these the context is kept to the end
-        of the process.
-        """
-        if self._driver is None:
-            _KEPT.append(self._context)
-            return
-        with suppress(self._cuda.Error):
-            self._context.detach()
-            self._driver.cuCtxPopCurrent()
-
-    def _drop_stream(self) -> None:
-        """pycuda destroys a stream with its last reference."""
-        del self.stream
-
-
-_KEPT: list[Any] = []
-"""Contexts that could not be given back."""
 
 LESS_MEMORY = "use a smaller batch (--batch), or end what else runs on this GPU"
 
@@ -244,21 +348,39 @@ def megabytes(size: float) -> str:
     return f"{size / 2**20:.1f} MB"
 
 
-def _pycuda() -> Any:
+def cuda_layer() -> Layer:
+    """pycuda if it is installed, else cuda-bindings; EngineError if there is neither or it does not load."""
+    from visrt.runtime.engines.trt.cuda_bindings import BindingsLayer
+    from visrt.runtime.engines.trt.cuda_pycuda import PycudaLayer
+
     try:
         import pycuda.driver
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pycuda":
+            raise _does_not_load(error) from None
     except ImportError as error:
-        raise EngineError(
-            f"pycuda cannot be imported ({error}); {install_hint('trt')} on a machine with an NVIDIA driver, "
-            "or use --engine cpu"
-        ) from None
-    return pycuda.driver
-
-
-def _driver_api() -> Any | None:
-    """The driver API of cuda-bindings, None where that is not installed."""
+        raise _does_not_load(error) from None
+    else:
+        return PycudaLayer(pycuda.driver)
     try:
-        from cuda.bindings import driver
-    except ImportError:
-        return None
-    return driver
+        return BindingsLayer(driver_api())
+    except DriverError as error:
+        raise EngineError(
+            f"pycuda is not installed, and {error}; {install_hint('trt')} on a machine with an NVIDIA driver, or use "
+            "--engine cpu"
+        ) from None
+
+
+def _does_not_load(error: ImportError) -> EngineError:
+    return EngineError(
+        f"pycuda is installed but does not load ({one_line(error)}); check the driver with nvidia-smi, build pycuda "
+        "again for the CUDA that is here, or pip uninstall pycuda: cuda-bindings takes its place; or use --engine cpu"
+    )
+
+
+def _retained(layer: Layer, device: int) -> Any:
+    with _RETAINING:
+        key = (layer.name, device)
+        if key not in _CONTEXTS:
+            _CONTEXTS[key] = layer.retain(device)
+        return _CONTEXTS[key]

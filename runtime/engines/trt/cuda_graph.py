@@ -6,10 +6,13 @@ other half, the runtime API, would bring a CUDA runtime of its own that must fit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from visrt.runtime.engines.driver_api import DriverError, call, driver_api
 from visrt.runtime.errors import install_hint
 
 __all__ = ["Capture", "CaptureRefusedError", "CudaGraph", "open_capture"]
@@ -28,11 +31,16 @@ class CudaGraph:
 
     def launch(self, stream: int) -> bool:
         """Enqueues all of it; False if the driver refuses."""
-        return bool(self.cuda.cuGraphLaunch(self.handle, stream)[0] == self.cuda.CUresult.CUDA_SUCCESS)
+        try:
+            call(self.cuda.cuGraphLaunch, self.handle, stream)
+        except DriverError:
+            return False
+        return True
 
     def destroy(self) -> None:
         """Frees it; of a launch that still runs, CUDA frees it afterwards."""
-        self.cuda.cuGraphExecDestroy(self.handle)
+        with suppress(DriverError):
+            call(self.cuda.cuGraphExecDestroy, self.handle)
 
 
 @dataclass(frozen=True)
@@ -43,38 +51,52 @@ class Capture:
     stream: int
 
     def record(self, enqueue: Callable[[], bool]) -> CudaGraph:
-        """What `enqueue` puts on the stream, recorded and not run. CaptureRefusedError if it returns False.
+        """What `enqueue` puts on the stream, recorded and not run. CaptureRefusedError if it returns False or the
+        driver refuses.
 
         Only this thread's calls may break the recording: other threads go on allocating.
         """
+        try:
+            with _no_collection():
+                return self._recorded(enqueue)
+        except DriverError as error:
+            raise CaptureRefusedError(str(error)) from None
+
+    def _recorded(self, enqueue: Callable[[], bool]) -> CudaGraph:
         mode = self.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _done("cuStreamBeginCapture", self.cuda, self.cuda.cuStreamBeginCapture(self.stream, mode))
-        enqueued = False
+        call(self.cuda.cuStreamBeginCapture, self.stream, mode)
         try:
             enqueued = enqueue()
-        finally:
+        except BaseException:
             # Whatever happened, the stream must not stay in capture: it would refuse all work.
-            ended = self.cuda.cuStreamEndCapture(self.stream)
-        graph = _done("cuStreamEndCapture", self.cuda, ended)
+            with suppress(DriverError):
+                call(self.cuda.cuStreamEndCapture, self.stream)
+            raise
+        graph = call(self.cuda.cuStreamEndCapture, self.stream)
         try:
             if not enqueued:
                 raise CaptureRefusedError("what was to be recorded could not be enqueued")
-            return CudaGraph(self.cuda, _done("cuGraphInstantiate", self.cuda, self.cuda.cuGraphInstantiate(graph, 0)))
+            return CudaGraph(self.cuda, call(self.cuda.cuGraphInstantiate, graph, 0))
         finally:
-            self.cuda.cuGraphDestroy(graph)
+            with suppress(DriverError):
+                call(self.cuda.cuGraphDestroy, graph)
 
 
 def open_capture(stream: int) -> Capture:
-    """Capture on the stream with handle `stream`; CaptureRefusedError if cuda-bindings is not installed."""
+    """Capture on the stream with handle `stream`; CaptureRefusedError if cuda-bindings or its driver is missing."""
     try:
-        from cuda.bindings import driver
-    except ImportError as error:
-        raise CaptureRefusedError(f"cuda-bindings cannot be imported ({error}); {install_hint('trt')}") from None
-    return Capture(driver, stream)
+        return Capture(driver_api(), stream)
+    except DriverError as error:
+        raise CaptureRefusedError(f"{error}; {install_hint('trt')}") from None
 
 
-def _done(what: str, cuda: Any, answer: tuple[Any, ...]) -> Any:
-    """The value of a driver call, which tells errors in the first place of its answer."""
-    if answer[0] != cuda.CUresult.CUDA_SUCCESS:
-        raise CaptureRefusedError(f"{what}: {answer[0].name}")
-    return answer[1] if len(answer) > 1 else None
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps Python's garbage collector from running: to free GPU memory breaks a recording."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

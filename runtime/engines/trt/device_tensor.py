@@ -1,9 +1,12 @@
-"""Tensors in GPU memory: how they lie there, with padding where an engine runs at a larger size, and who holds them."""
+"""Tensors in GPU memory: how they lie there, with padding where an engine runs at a larger size, who holds them, and
+which streams may use them when."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, Protocol
 
@@ -11,17 +14,18 @@ import numpy as np
 
 from visrt.runtime.arrays import Array
 from visrt.runtime.bundles.manifest import TensorSpec
-from visrt.runtime.engines.trt.cuda import Gpu
+from visrt.runtime.engines.trt.cuda import Gpu, Stream
 from visrt.runtime.errors import EngineError
 
 __all__ = [
     "ALIGNMENT",
-    "LARGE_BYTES",
     "DeviceTensor",
     "Holder",
+    "Order",
+    "Shape",
     "Sizes",
     "bytes_of",
-    "copy_tensor",
+    "copy_tensors",
     "shape_of",
     "steps_of",
     "stretches",
@@ -29,9 +33,6 @@ __all__ = [
 
 ALIGNMENT = 256
 """Bytes. TensorRT takes only addresses that are multiples of it."""
-
-LARGE_BYTES = 4 * 2**20
-"""State of this size and more is read where it lies; what is smaller is copied to where the graph reads it."""
 
 Sizes = Mapping[str, int]
 """The size of each dynamic axis by its symbol: {"batch": 2}."""
@@ -64,16 +65,55 @@ def stretches(shape: Shape, room: Shape, itemsize: int) -> list[tuple[int, int]]
     return [(offset, length) for offset in offsets]
 
 
+class Order:
+    """The order of two streams at memory that `stream` alone writes: who reads it waits for what was written, and what
+    is written next waits for who reads. Within one stream the order is that of the calls."""
+
+    def __init__(self, gpu: Gpu, stream: Stream) -> None:
+        self.stream = stream
+        self._written, self._read = gpu.event(), gpu.event()
+        self._reader: Stream | None = None
+
+    def before_writing(self) -> None:
+        """What `stream` does next may write. The host does not wait."""
+        if self._reader is not None:
+            self.stream.wait(self._read)
+            self._reader = None
+
+    def written(self) -> None:
+        """All that was written is enqueued."""
+        self._written.record(self.stream)
+
+    def wait_for_written(self) -> None:
+        """The host waits for it."""
+        self._written.synchronize()
+
+    @contextmanager
+    def reading(self, stream: Stream) -> Iterator[None]:
+        """What is enqueued on `stream` inside may read."""
+        if stream is self.stream:
+            yield
+            return
+        assert self._reader in (None, stream), "a GPU has two streams"
+        stream.wait(self._written)
+        yield
+        self._read.record(stream)
+        self._reader = stream
+
+    def ends(self) -> list[Callable[[], None]]:
+        """Steps that free it."""
+        return [self._written.free, self._read.free]
+
+
 class Holder(Protocol):
     """Memory that device tensors point into: the slot of a call, or a buffer of state.
 
-    generation: of the tensors that are valid now. in_place: whether graphs may read its tensors where they lie; each
-    address that a graph reads costs an execution context and a CUDA graph.
+    generation: of the tensors that are valid now. order: of the streams that use it.
     """
 
     gpu: Gpu
     generation: int
-    in_place: bool
+    order: Order
 
     def address_of(self, role: str) -> int: ...
 
@@ -143,11 +183,34 @@ class DeviceTensor:
         return self.holder.read(self)
 
 
-def copy_tensor(gpu: Gpu, address: int, room: Shape, tensor: DeviceTensor) -> None:
-    """Enqueues a copy of `tensor` to memory at `address` that is laid out as `room`."""
+def copy_tensors(stream: Stream, address: int, room: Shape, tensors: Sequence[DeviceTensor]) -> None:
+    """Enqueues copies of `tensors`, one behind the other, to memory at `address` where each lies as `room`."""
+    gpu = tensors[0].holder.gpu
+    step = prod(room) * tensors[0].dtype.itemsize
+    with ExitStack() as reading:
+        for order in dict.fromkeys(tensor.holder.order for tensor in tensors):
+            reading.enter_context(order.reading(stream))
+        whole = _in_one_piece(tensors)
+        if whole is not None and tensors[0].shape == room:
+            gpu.copy(address, whole.address, whole.bytes, stream)
+            return
+        for index, tensor in enumerate(tensors):
+            _copy(stream, address + index * step, room, tensor)
+
+
+def _copy(stream: Stream, address: int, room: Shape, tensor: DeviceTensor) -> None:
     if tensor.compact and tensor.shape[1:] == room[1:]:
-        gpu.copy(address, tensor.address, tensor.bytes)
+        tensor.holder.gpu.copy(address, tensor.address, tensor.bytes, stream)
         return
     step = steps_of(room, tensor.dtype.itemsize)[0]
     for index in range(tensor.shape[0]):
-        copy_tensor(gpu, address + index * step, room[1:], tensor.row(index))
+        _copy(stream, address + index * step, room[1:], tensor.row(index))
+
+
+def _in_one_piece(tensors: Sequence[DeviceTensor]) -> DeviceTensor | None:
+    """All of `tensors` as one, if they lie one behind the other."""
+    first = tensors[0]
+    if not first.compact or not all(after.follows(before) for before, after in pairwise(tensors)):
+        return None
+    shape = (len(tensors), *first.shape)
+    return first.part(shape, shape, 0)

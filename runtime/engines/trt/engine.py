@@ -1,31 +1,33 @@
 """One graph of a bundle on TensorRT.
 
-A call enqueues and returns at once: upload, execution, copies back, each behind the other on the stream. Its tensors
-wait for the GPU only when they are read. Two calls of an engine can be in flight, each in a slot of its own; the
-stream's order lets the masks of one frame read its features while the next frame is already enqueued behind.
+A call enqueues and returns at once: upload, execution, copy back, each behind the other on the stream of its lane. Its
+tensors wait for the GPU only when they are read. Two calls of an engine can be in flight, each in a slot of its own.
+Between the lanes stand events: the masks of one frame wait for its features and for nothing else, though the next frame
+is already at work, and the frame after that waits until the features were read.
 
-Buffers, workspace and execution contexts are created once and kept until the engine is closed: a call allocates none.
+Buffers, workspaces and execution contexts are created once and kept until the engine is closed: a call allocates none.
+There is a context for each slot and each combination of sizes; `warm` makes those that calls can have.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from visrt.runtime.arrays import Array, Feed, HostTensor, Joined, Tensor
+from visrt.runtime.arrays import Feed, HostTensor, Joined, Tensor
 from visrt.runtime.bundles.contract import check_feeds
 from visrt.runtime.bundles.dynamic_axes import CLIPS, CLIPS_SETTING, PADDED
 from visrt.runtime.bundles.manifest import GraphSpec
 from visrt.runtime.engines.trt.buffer import DeviceBuffer
-from visrt.runtime.engines.trt.context import TrtContext
+from visrt.runtime.engines.trt.context import Lane, TrtContext
 from visrt.runtime.engines.trt.cuda import GpuMemoryError
 from visrt.runtime.engines.trt.cuda_graph import CaptureRefusedError
-from visrt.runtime.engines.trt.device_tensor import ALIGNMENT, DeviceTensor, Sizes, bytes_of, shape_of
+from visrt.runtime.engines.trt.device_tensor import DeviceTensor, Sizes, shape_of
 from visrt.runtime.engines.trt.execution import Execution, ExecutionRefusedError
 from visrt.runtime.engines.trt.library import Flavour
 from visrt.runtime.engines.trt.log import Line, log_text
@@ -40,39 +42,38 @@ PROVIDERS: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "Tensor
 SLOTS = 2
 """Calls of an engine that can be in flight."""
 
-EXECUTIONS_MAX = 64
-"""Execution contexts an engine keeps; beyond that, the least recently used one is freed."""
-
-IN_PLACE_EXECUTIONS = 32
-"""With so many, inputs that no execution knows yet are copied: a copy on the GPU costs less than a new context."""
+REFUSALS_MAX = 3
+"""One refused recording may be chance, as when something else frees memory of the GPU meanwhile."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The key of an execution: sizes of the dynamic axes, slot, and where inputs lie that are read in place."""
+    """The key of an execution: sizes of the dynamic axes, and slot."""
 
     sizes: tuple[tuple[str, int], ...]
     slot: int
-    in_place: tuple[tuple[str, int], ...]
 
 
 class TrtEngine:
     """One graph on the GPU of its bundle.
 
-    provider: "TensorRT 10.13.3", as the library reports it. captures: CUDA graphs recorded. retries: calls that failed
-    once and succeeded in a fresh context.
+    provider: "TensorRT 10.13.3", as the library reports it. axes: for each dynamic axis the sizes it is run at.
+    captures: CUDA graphs recorded. refusals: recordings that failed; after three of them none is tried any more.
+    retries: calls that failed once and succeeded in a fresh context.
     """
 
     def __init__(
         self,
         context: TrtContext,
+        lane: Lane,
         plan: Plan,
         graph: GraphSpec,
         axes: Mapping[str, tuple[int, ...]],
         device_roles: frozenset[str],
         answers: int = SLOTS,
     ) -> None:
-        """axes: for each dynamic axis the sizes it is run at, in rising order; others are padded to the next.
+        """lane: of `context`, where it runs. axes: for each dynamic axis the sizes it is run at, in rising order;
+        others are padded to the next.
 
         device_roles: roles that go from one graph to another on the device, and states. answers: how many calls leave
         tensors on the device that are valid at a time. With more than there are slots they are copied: graphs that
@@ -81,10 +82,11 @@ class TrtEngine:
         self.is_async: Literal[True] = True
         self.provider = f"{PROVIDERS[context.library.flavour]} {context.library.version}"
         self.captures = 0
+        self.refusals = 0
         self.retries = 0
-        self._context, self._plan, self._graph, self._axes = context, plan, graph, axes
-        self._executions: OrderedDict[Binding, Execution] = OrderedDict()
-        self._capture = context.capture
+        self._context, self._plan, self._graph, self.axes = context, plan, graph, axes
+        self._lane, self._capture = lane, lane.capture
+        self._executions: dict[Binding, Execution] = {}
         self._turn = 0
         self._buffers: set[DeviceBuffer] = set()
         self._open = True
@@ -95,15 +97,19 @@ class TrtEngine:
         try:
             with context.gpu.current(f"{graph.file.file}, allocating its buffers"):
                 for _ in range(SLOTS):
-                    self._slots.append(BufferSlot(context.gpu, graph, largest, device_roles))
+                    self._slots.append(self._new_slot(largest, device_roles))
                     self._slots[-1].prepare()
                 leaves_tensors = bool(device_roles & graph.outputs.keys())
                 for _ in range(answers if answers > SLOTS and leaves_tensors else 0):
-                    self._kept.append(BufferSlot(context.gpu, graph, largest, device_roles, in_place=False))
+                    self._kept.append(self._new_slot(largest, device_roles))
                     self._kept[-1].prepare_kept()
         except EngineError:
             self.close()
             raise
+
+    def _new_slot(self, largest: Sizes, device_roles: frozenset[str]) -> BufferSlot:
+        reader = self._context.side.staging
+        return BufferSlot(self._context.gpu, self._graph, largest, device_roles, self._lane.staging, reader)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -120,13 +126,29 @@ class TrtEngine:
         with self._context.gpu.current(self._file):
             return dict(self._call(feeds, sizes, padded))
 
+    def warm(self, combinations: Iterable[Sizes]) -> None:
+        """Makes the execution contexts of these `combinations` of sizes and records their CUDA graphs, by calls with
+        zeros, so that no call has to. EngineError where that fails."""
+        self._require_open()
+        with self._context.gpu.current(f"{self._file}, warming up"):
+            for slot in self._slots:
+                slot.take()
+                slot.clear()
+            for sizes in combinations:
+                for at, slot in enumerate(self._slots):
+                    for _ in range(2):
+                        slot.take()
+                        slot.lay_out(sizes)
+                        self._start(_binding(sizes, at))
+                        slot.order.written()
+
     def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceBuffer:
         """GPU memory for state, kept until it or the engine is closed."""
         self._require_open()
-        self._forget_closed()
+        self._buffers = {buffer for buffer in self._buffers if buffer.is_open}
         what = f"{self._file}, state {list(shape)}"
         with self._context.gpu.current(what):
-            buffer = DeviceBuffer(self._context.gpu, self._context.staging, shape, np.dtype(dtype), what)
+            buffer = DeviceBuffer(self._context.gpu, self._lane.staging, shape, np.dtype(dtype), what)
         self._buffers.add(buffer)
         return buffer
 
@@ -154,49 +176,30 @@ class TrtEngine:
         if not self._open:
             raise EngineError(f"{self._file}: the engine is closed; open the bundle again")
 
-    def _forget_closed(self) -> None:
-        """Frees the executions that read buffers which were closed; closing waited for them."""
-        closed = {buffer for buffer in self._buffers if not buffer.is_open}
-        self._buffers -= closed
-        addresses = {buffer.address for buffer in closed if buffer.in_place}
-        for binding in [known for known in self._executions if addresses & {at for _, at in known.in_place}]:
-            self._executions.pop(binding).close()
-
     def _call(self, feeds: Mapping[str, Feed], sizes: Sizes, padded: Sizes) -> dict[str, DeviceTensor]:
         """Enqueues the whole call in the slot of the call before the last."""
+        self._refuse_unusable(feeds)
         index, self._turn = self._turn, (self._turn + 1) % SLOTS
         slot = self._slots[index]
         slot.take()
-        binding = self._binding(index, feeds, padded)
-        for role in feeds.keys() - dict(binding.in_place).keys():
-            slot.place(role, feeds[role], padded)
-        self._start(binding)
+        slot.place(feeds, padded)
+        self._start(_binding(padded, index))
         outputs = slot.outputs(sizes, padded)
         if not self._kept:
             return outputs
         self._kept.rotate()
         return self._kept[0].keep(outputs)
 
-    def _binding(self, slot: int, feeds: Mapping[str, Feed], padded: Sizes) -> Binding:
-        """Reads in place what can be, unless that takes one execution too many."""
-        places = ((role, self._place(role, feed, padded)) for role, feed in feeds.items())
-        in_place = tuple((role, address) for role, address in places if address is not None)
-        binding = Binding(tuple(padded.items()), slot, in_place)
-        if binding in self._executions or len(self._executions) < IN_PLACE_EXECUTIONS:
-            return binding
-        return replace(binding, in_place=())
-
-    def _place(self, role: str, feed: Feed, padded: Sizes) -> int | None:
-        """The address of an input if it lies on the device as TensorRT needs it, and may be read there."""
-        tensors = feed.rows if isinstance(feed, Joined) else (feed,)
-        for tensor in tensors:
-            if isinstance(tensor, DeviceTensor) and tensor.holder.gpu is not self._context.gpu:
-                raise EngineError(f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()")
-        whole = _in_one_piece(tensors)
-        if whole is None or not whole.holder.in_place or whole.bytes != bytes_of(self._graph.inputs[role], padded):
-            return None
-        address = whole.address
-        return address if address % ALIGNMENT == 0 else None
+    def _refuse_unusable(self, feeds: Mapping[str, Feed]) -> None:
+        """Raises EngineError for tensors that are outdated, or on another GPU."""
+        for role, feed in feeds.items():
+            for tensor in feed.rows if isinstance(feed, Joined) else (feed,):
+                if isinstance(tensor, DeviceTensor):
+                    tensor.require_valid()
+                    if tensor.holder.gpu is not self._context.gpu:
+                        raise EngineError(
+                            f"{self._file}: input {role!r} is of another bundle's engine; give it as .numpy()"
+                        )
 
     def _start(self, binding: Binding) -> None:
         """Starts the execution of `binding`; if that fails, frees all contexts and tries once more in a new one."""
@@ -223,14 +226,15 @@ class TrtEngine:
         execution = self._executions.get(binding)
         if execution is None:
             return self._new_execution(binding)
-        self._executions.move_to_end(binding)
         if self._capture is None or execution.captured:
             return execution
         try:
             execution.record(self._capture)
         except CaptureRefusedError as error:
-            self._capture = None
-            self._context.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
+            self.refusals += 1
+            if self.refusals == REFUSALS_MAX:
+                self._capture = None
+                self._context.notice(f"{self._file} runs without CUDA graphs, which costs some speed: {error}")
             # TensorRT does not define the state of a context whose recording was aborted. It has no work left, because
             # taking its slot waited for it.
             self._executions.pop(binding).close()
@@ -239,17 +243,15 @@ class TrtEngine:
         return execution
 
     def _new_execution(self, binding: Binding) -> Execution:
-        if len(self._executions) >= EXECUTIONS_MAX:
-            self._context.gpu.settle()
-            self._executions.popitem(last=False)[1].close()
-        sizes, slot, specs = dict(binding.sizes), self._slots[binding.slot], self._graph.inputs
-        dynamic = [spec for spec in specs.values() if not all(isinstance(axis, int) for axis in spec.shape)]
+        sizes, slot = dict(binding.sizes), self._slots[binding.slot]
+        dynamic = [
+            spec for spec in self._graph.inputs.values() if not all(isinstance(axis, int) for axis in spec.shape)
+        ]
         shapes = {spec.name: shape_of(spec, sizes) for spec in dynamic}
-        tensors, in_place = {**specs, **self._graph.outputs}, dict(binding.in_place)
-        ports = {role: slot.ports[role].address for role in tensors.keys() - in_place.keys()}
-        addresses = {spec.name: (in_place | ports)[role] for role, spec in tensors.items()}
-        shared = self._context
-        execution = Execution(self._plan.context(), shared.gpu.handle, shared.workspace, shapes, addresses)
+        tensors = {**self._graph.inputs, **self._graph.outputs}
+        addresses = {spec.name: slot.address_of(role) for role, spec in tensors.items()}
+        stream, workspace = self._lane.stream.handle, self._lane.workspace
+        execution = Execution(self._plan.context(), stream, workspace, shapes, addresses)
         self._executions[binding] = execution
         return execution
 
@@ -259,7 +261,7 @@ class TrtEngine:
 
     def _padded(self, symbol: str, size: int) -> int:
         """The size at which the engine runs an axis of `size`."""
-        sizes = self._axes[symbol]
+        sizes = self.axes[symbol]
         if size > sizes[-1]:
             raise EngineError(
                 f"{self._file}: {symbol} is {size}, the engine was opened for 1 to {sizes[-1]}; {_remedy(symbol)}"
@@ -282,18 +284,8 @@ def _remedy(symbol: str) -> str:
     return "give it less at once, or open it for more (--batch)"
 
 
-def _in_one_piece(tensors: Sequence[Array | Tensor]) -> DeviceTensor | None:
-    """All of `tensors` as one, if they lie on the device one behind the other."""
-    first, rest = tensors[0], tensors[1:]
-    if not isinstance(first, DeviceTensor) or not first.compact:
-        return None
-    last = first
-    for tensor in rest:
-        if not isinstance(tensor, DeviceTensor) or not tensor.follows(last):
-            return None
-        last = tensor
-    shape = (len(tensors), *first.shape)
-    return first.part(shape, shape, 0)
+def _binding(sizes: Sizes, slot: int) -> Binding:
+    return Binding(tuple(sorted(sizes.items())), slot)
 
 
 def _dynamic_sizes(graph: GraphSpec, feeds: Mapping[str, Feed]) -> dict[str, int]:

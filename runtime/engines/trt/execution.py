@@ -1,8 +1,8 @@
 """One execution context of an engine with everything bound, and from its second call on one CUDA graph.
 
 A CUDA graph holds shapes, addresses and kernels as they were when it was recorded, and TensorRT leaves undefined what
-a graph does whose context was changed since. So a context is bound once: each combination of sizes, slot and input
-addresses has a run of its own, and all share one workspace, which is safe because they share one stream.
+a graph does whose context was changed since. So a context is bound once: each combination of sizes and slot has a run
+of its own, and all of a lane share one workspace, which is safe because they share one stream.
 """
 
 from __future__ import annotations

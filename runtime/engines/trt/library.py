@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, Literal, get_args
 
 from visrt.runtime.errors import EngineError, one_line
 
-__all__ = ["FLAVOURS", "Flavour", "TensorRt", "cuda_build", "load_tensorrt"]
+__all__ = ["FLAVOURS", "Flavour", "TensorRt", "cuda_build", "load_tensorrt", "target_absence"]
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
@@ -68,6 +69,28 @@ def cuda_build(flavour: Flavour) -> str:
             continue
         found.append(build)
     return "+".join(found)
+
+
+def target_absence(library: TensorRt, capabilities: Iterable[tuple[int, int]]) -> str:
+    """Why `library` can build for none of the GPUs of these compute capabilities; empty if it can for one.
+
+    TensorRT-RTX lists its targets, which leave out the GPUs of data centres; TensorRT has no list.
+    """
+    if library.flavour == "tensorrt":
+        return ""
+    targets = [name[2:] for name in library.module.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", name)]
+    found = [f"{major}{minor}" for major, minor in capabilities]
+    if set(targets) & set(found):
+        return ""
+    return (
+        f"{library.flavour} {library.version} has no target for compute capability {_dotted(found)}, only for "
+        f"{_dotted(targets)}; use --engine tensorrt"
+    )
+
+
+def _dotted(capabilities: Iterable[str]) -> str:
+    """ "8.6, 12.0" of "86" and "120"."""
+    return ", ".join(f"{name[:-1]}.{name[-1]}" for name in capabilities)
 
 
 def _imported(flavour: Flavour) -> Any:

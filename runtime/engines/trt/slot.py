@@ -2,143 +2,174 @@
 
 An engine has two slots, so that two calls can be in flight: while the host works on the outputs of one, the GPU
 computes the other. A call waits only for the call before the last, whose slot it reuses.
+
+Tensors that go through the host lie together, inputs in one block and outputs in another, so that each call is one copy
+up and one copy down. Every graph reads and writes buffers of its own: what another graph made is copied there, which
+costs a GPU less than the execution context and the CUDA graph that each further address would take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 
 import numpy as np
 
 from visrt.runtime.arrays import Array, Feed, Joined
-from visrt.runtime.bundles.manifest import GraphSpec
+from visrt.runtime.bundles.manifest import GraphSpec, TensorSpec
+from visrt.runtime.engines.trt.buffer import Staging
 from visrt.runtime.engines.trt.cuda import DeviceMemory, Gpu, PinnedMemory
 from visrt.runtime.engines.trt.device_tensor import (
-    LARGE_BYTES,
+    ALIGNMENT,
     DeviceTensor,
+    Order,
     Shape,
     Sizes,
     bytes_of,
-    copy_tensor,
+    copy_tensors,
     shape_of,
-    steps_of,
     stretches,
 )
 from visrt.runtime.errors import EngineError
 
-__all__ = ["BufferSlot", "Port"]
+__all__ = ["BufferSlot"]
 
 
-class Port:
-    """Memory of one tensor of a slot at its largest size: on the device, and page-locked on the host to copy through.
+class Block:
+    """Memory of tensors that go through the host together: on the device, and page-locked with the same layout."""
 
-    Each is allocated once, when it is first needed.
-    """
+    def __init__(self, gpu: Gpu, file: str, specs: Mapping[str, TensorSpec], largest: Sizes) -> None:
+        """Allocates it for `specs` at their largest; the context must be current."""
+        self._specs = specs
+        size = _layout(specs, largest)[1]
+        what = f"{file}, memory for {', '.join(map(repr, specs))},"
+        self.device: DeviceMemory = gpu.allocate(size, what)
+        try:
+            self.pinned: PinnedMemory = gpu.pin(size, what)
+        except EngineError:
+            self.device.free()
+            raise
+        self.offsets: Mapping[str, int] = {}
 
-    def __init__(self, gpu: Gpu, what: str, size: int) -> None:
-        self.bytes = size
-        self._gpu, self._what = gpu, what
-        self._device: DeviceMemory | None = None
-        self._pinned: PinnedMemory | None = None
-
-    def allocate_device(self) -> DeviceMemory:
-        """The memory on the device, allocated by the first call."""
-        if self._device is None:
-            self._device = self._gpu.allocate(self.bytes, self._what)
-        return self._device
-
-    def allocate_pinned(self) -> PinnedMemory:
-        """The page-locked memory on the host, allocated by the first call."""
-        if self._pinned is None:
-            self._pinned = self._gpu.pin(self.bytes, self._what)
-        return self._pinned
-
-    @property
-    def address(self) -> int:
-        return self.allocate_device().address
-
-    @property
-    def pinned(self) -> Array:
-        """uint8 [bytes]."""
-        return self.allocate_pinned().array
+    def lay_out(self, sizes: Sizes) -> None:
+        """Sets `offsets` for a call at `sizes`."""
+        self.offsets = _layout(self._specs, sizes)[0]
 
     def ends(self) -> list[Callable[[], None]]:
         """Steps that free it."""
-        held = (self._device, self._pinned)
-        self._device = self._pinned = None
-        return [memory.free for memory in held if memory is not None]
+        return [self.device.free, self.pinned.free]
+
+
+def _layout(specs: Mapping[str, TensorSpec], sizes: Sizes) -> tuple[dict[str, int], int]:
+    """Offsets of tensors that lie one behind the other, as TensorRT needs them, and the bytes of all."""
+    offsets, end = {}, 0
+    for role, spec in specs.items():
+        offsets[role] = end
+        end += -(-bytes_of(spec, sizes) // ALIGNMENT) * ALIGNMENT
+    return offsets, end
 
 
 class BufferSlot:
     """Buffers of one call. Its tensors are valid until `take` gives them to the next call.
 
     device_roles: roles that one graph passes to another on the device, and states. Of these, outputs are copied to the
-    host only when they are read, and inputs have buffers of their own only where they cannot be read in place.
+    host only when they are read.
     """
 
     def __init__(
-        self, gpu: Gpu, graph: GraphSpec, largest: Sizes, device_roles: frozenset[str], in_place: bool = True
+        self,
+        gpu: Gpu,
+        graph: GraphSpec,
+        largest: Sizes,
+        device_roles: frozenset[str],
+        staging: Staging,
+        reader: Staging,
     ) -> None:
-        self.gpu, self.in_place = gpu, in_place
-        self.generation = 0
-        self.device_roles = device_roles
-        self._graph = graph
-        self.ports = {
-            role: Port(gpu, f"{graph.file.file}, tensor {role!r}", bytes_of(spec, largest))
-            for role, spec in {**graph.inputs, **graph.outputs}.items()
-        }
-        self._done = gpu.event()
+        """staging: of the stream that uses it. reader: through which the host reads what stays on the device."""
+        self.gpu, self.generation, self.device_roles = gpu, 0, device_roles
+        self.order = Order(gpu, staging.stream)
+        self._graph, self._largest, self._staging, self._reader = graph, largest, staging, reader
+        self._blocks: dict[str, Block] = {}
+        self._device: dict[str, DeviceMemory] = {}
 
     def prepare(self) -> None:
-        """Allocates what every call needs, so that no call has to."""
-        for role in self.ports.keys() - self.device_roles:
-            self.ports[role].allocate_device()
-            self.ports[role].allocate_pinned()
-        self.prepare_kept()
+        """Allocates what every call needs, so that no call has to; the context must be current."""
+        for side in (self._graph.inputs, self._graph.outputs):
+            if host := {role: spec for role, spec in side.items() if role not in self.device_roles}:
+                block = Block(self.gpu, self._graph.file.file, host, self._largest)
+                self._blocks |= dict.fromkeys(host, block)
         for role in self.device_roles & self._graph.inputs.keys():
-            if self._is_joined(role) or self.ports[role].bytes < LARGE_BYTES:
-                self.ports[role].allocate_device()
+            self._allocate(role)
+        self.prepare_kept()
 
     def prepare_kept(self) -> None:
         """Allocates what `keep` needs, and every call."""
         for role in self.device_roles & self._graph.outputs.keys():
-            self.ports[role].allocate_device()
+            self._allocate(role)
 
-    def _is_joined(self, role: str) -> bool:
-        """Whether an input takes the tensors of several streams in one call."""
-        spec = self._graph.inputs[role]
-        return spec.row_shape != spec.shape
+    def _allocate(self, role: str) -> None:
+        spec = {**self._graph.inputs, **self._graph.outputs}[role]
+        what = f"{self._graph.file.file}, tensor {role!r}"
+        self._device[role] = self.gpu.allocate(bytes_of(spec, self._largest), what)
 
     def take(self) -> None:
         """Invalidates the tensors of the slot's last call, and waits until the GPU has finished that call."""
         self.generation += 1
-        self._done.synchronize()
+        self.order.wait_for_written()
+        self.order.before_writing()
 
-    def place(self, role: str, feed: Feed, sizes: Sizes) -> None:
-        """Enqueues what brings `feed` into the slot's own buffer of an input, at `sizes`."""
-        port, room = self.ports[role], shape_of(self._graph.inputs[role], sizes)
-        rows, lead = (feed.rows, feed.lead) if isinstance(feed, Joined) else ((feed,), ())
-        steps = steps_of(room, feed.dtype.itemsize)
-        for index, row in zip(np.ndindex(*lead), rows, strict=True):
-            offset = sum(map(int.__mul__, index, steps))
-            if isinstance(row, DeviceTensor):
-                copy_tensor(self.gpu, port.address + offset, room[len(lead) :], row)
-            else:
-                self._upload(port, offset, room[len(lead) :], row if isinstance(row, np.ndarray) else row.numpy())
+    def clear(self) -> None:
+        """Enqueues zeros for all inputs."""
+        blocks = {block for role, block in self._blocks.items() if role in self._graph.inputs}
+        devices = [memory for role, memory in self._device.items() if role in self._graph.inputs]
+        for memory in [*(block.device for block in blocks), *devices]:
+            self.gpu.clear(memory.address, memory.bytes, self.order.stream)
 
-    def _upload(self, port: Port, offset: int, room: Shape, array: Array) -> None:
-        """Enqueues the upload of an array to where `room` lies. Padding of integers is zeros: they may be indices."""
+    def lay_out(self, sizes: Sizes) -> None:
+        """Sets where the tensors of a call at `sizes` lie."""
+        for block in set(self._blocks.values()):
+            block.lay_out(sizes)
+
+    def place(self, feeds: Mapping[str, Feed], sizes: Sizes) -> None:
+        """Enqueues what brings `feeds` into the slot's own buffers, at `sizes`."""
+        self.lay_out(sizes)
+        spans: list[tuple[int, int]] = []
+        for role, feed in feeds.items():
+            rows, lead = (feed.rows, feed.lead) if isinstance(feed, Joined) else ((feed,), ())
+            room = shape_of(self._graph.inputs[role], sizes)[len(lead) :]
+            tensors = [row for row in rows if isinstance(row, DeviceTensor)]
+            if len(tensors) == len(rows):
+                copy_tensors(self.order.stream, self.address_of(role), room, tensors)
+                continue
+            step = prod(room) * feed.dtype.itemsize
+            for at, row in enumerate(rows):
+                if isinstance(row, DeviceTensor):
+                    copy_tensors(self.order.stream, self.address_of(role) + at * step, room, [row])
+                else:
+                    array = row if isinstance(row, np.ndarray) else row.numpy()
+                    spans += self._from_host(role, at * step, room, array)
+        block = next((self._blocks[role] for role in self._graph.inputs if role in self._blocks), None)
+        for start, end in _joined(spans):
+            assert block is not None
+            self.gpu.upload(block.device.address + start, block.pinned.array[start:end], self.order.stream)
+
+    def _from_host(self, role: str, offset: int, room: Shape, array: Array) -> list[tuple[int, int]]:
+        """Puts an array to where `room` lies, `offset` bytes into an input; gives the stretches of the block, from and
+        to, that are still to be uploaded. Padding of integers is zeros: they may be indices."""
+        if role not in self._blocks:
+            padded = array if array.shape == room else np.zeros(room, array.dtype)
+            padded[tuple(map(slice, array.shape))] = array
+            self._staging.upload(self.address_of(role) + offset, padded)
+            return []
+        first = self._blocks[role].offsets[role] + offset
         size = prod(room) * array.itemsize
-        pinned = port.pinned[offset : offset + size].view(array.dtype).reshape(room)
+        pinned = self._blocks[role].pinned.array[first : first + size].view(array.dtype).reshape(room)
         shape: Shape = array.shape
         if room != shape and not np.issubdtype(array.dtype, np.floating):
             pinned[...] = 0
             shape = room
         pinned[tuple(map(slice, array.shape))] = array
-        for start, length in stretches(shape, room, array.itemsize):
-            first = offset + start
-            self.gpu.upload(port.address + first, port.pinned[first : first + length])
+        return [(first + start, first + start + length) for start, length in stretches(shape, room, array.itemsize)]
 
     def outputs(self, sizes: Sizes, padded: Sizes) -> dict[str, DeviceTensor]:
         """Enqueues the copies to the host, without padding, and the end of the call; returns the outputs."""
@@ -148,43 +179,49 @@ class BufferSlot:
             )
             for role, spec in self._graph.outputs.items()
         }
-        for role in outputs.keys() - self.device_roles:
-            self._download(outputs[role])
-        self._done.record(self.gpu.stream)
+        spans: list[tuple[int, int]] = []
+        block = None
+        for role in outputs.keys() & self._blocks.keys():
+            block, tensor = self._blocks[role], outputs[role]
+            first = block.offsets[role]
+            pieces = stretches(tensor.shape, tensor.room, tensor.dtype.itemsize)
+            spans += [(first + start, first + start + length) for start, length in pieces]
+        for start, end in _joined(spans):
+            assert block is not None
+            self.gpu.download(block.pinned.array[start:end], block.device.address + start, self.order.stream)
+        self.order.written()
         return outputs
 
     def keep(self, outputs: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
         """`outputs` of another slot's call: those on the device as copies in this slot, valid until its next `keep`."""
         self.generation += 1
+        self.order.before_writing()
         kept = dict(outputs)
         for role in outputs.keys() & self.device_roles:
             tensor = outputs[role]
-            copy_tensor(self.gpu, self.ports[role].address, tensor.shape, tensor)
+            copy_tensors(self.order.stream, self.address_of(role), tensor.shape, [tensor])
             kept[role] = DeviceTensor(self, self.generation, role, tensor.shape, tensor.dtype, tensor.shape)
+        self.order.written()
         return kept
-
-    def _download(self, tensor: DeviceTensor) -> None:
-        """Enqueues the copies of a tensor to where it lies in page-locked memory, without padding."""
-        port = self.ports[tensor.role]
-        for start, length in stretches(tensor.shape, tensor.room, tensor.dtype.itemsize):
-            first = tensor.offset + start
-            self.gpu.download(port.pinned[first : first + length], port.address + first)
 
     def read(self, tensor: DeviceTensor) -> Array:
         """The tensor on the host, in memory of its own."""
         with self.gpu.current(f"{self._graph.file.file}, reading {tensor.role!r}"):
-            if tensor.role in self.device_roles:
-                self._download(tensor)
-                self.gpu.stream.synchronize()
-            else:
-                self._done.synchronize()
             size = prod(tensor.room) * tensor.dtype.itemsize
-            pinned = self.ports[tensor.role].pinned[tensor.offset : tensor.offset + size]
-            room = pinned.view(tensor.dtype).reshape(tensor.room)
-            return room[tuple(map(slice, tensor.shape))].copy()
+            if tensor.role in self._device:
+                with self.order.reading(self._reader.stream):
+                    flat = self._reader.download(tensor.address, size)
+            else:
+                self.order.wait_for_written()
+                block = self._blocks[tensor.role]
+                first = block.offsets[tensor.role] + tensor.offset
+                flat = block.pinned.array[first : first + size]
+            return flat.view(tensor.dtype).reshape(tensor.room)[tuple(map(slice, tensor.shape))].copy()
 
     def address_of(self, role: str) -> int:
-        return self.ports[role].address
+        if role in self._device:
+            return self._device[role].address
+        return self._blocks[role].device.address + self._blocks[role].offsets[role]
 
     def outdated(self, role: str) -> EngineError:
         return EngineError(
@@ -195,8 +232,16 @@ class BufferSlot:
     def ends(self) -> list[Callable[[], None]]:
         """Invalidates the slot's tensors; returns the steps that free it, which may fail if the GPU was lost."""
         self.generation += 1
-        return [*(end for port in self.ports.values() for end in port.ends()), self._drop_event]
+        blocks, devices = set(self._blocks.values()), list(self._device.values())
+        self._blocks, self._device = {}, {}
+        return [*(end for block in blocks for end in block.ends()), *(one.free for one in devices), *self.order.ends()]
 
-    def _drop_event(self) -> None:
-        """pycuda destroys an event with its last reference."""
-        del self._done
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Stretches of a block, from and to, in order; those between which nothing but alignment lies are one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if joined and start - joined[-1][1] < ALIGNMENT:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined

@@ -1,4 +1,4 @@
-"""A bundle on TensorRT or TensorRT-RTX: its graphs as engines on one GPU, in one context, on one stream."""
+"""A bundle on TensorRT or TensorRT-RTX: its graphs as engines on one GPU, in one context, on two streams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from visrt.runtime.bundles.bundle import Bundle
-from visrt.runtime.bundles.dynamic_axes import BATCH, STREAMS, largest_sizes, profile_of, run_sizes
+from visrt.runtime.bundles.dynamic_axes import BATCH, STREAMS, combinations, largest_sizes, profile_of, run_sizes
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
@@ -36,13 +36,23 @@ __all__ = ["open_tensorrt", "start_engines"]
 def open_tensorrt(bundle: Bundle, flavour: Flavour, options: EngineOptions) -> dict[str, Engine]:
     """Engines for the graphs of `bundle`, which only the thread that opens them may use.
 
-    Each is taken from the engine cache, or built and cached now, which is logged and takes minutes. Raises EngineError
+    Each is taken from the engine cache, or built and cached now, which is logged and takes minutes. Then each runs once
+    at all sizes that calls can have, which takes seconds, so that no call is slower than the others. Raises EngineError
     if there is no library, no GPU or not enough memory, or TensorRT refuses an engine.
     """
     library = load_tensorrt(flavour)
     context = TrtContext(Gpu(options.device), library)
     source = _Source(context, bundle, options.batch)
-    return dict(start_engines(context, bundle.manifest, options.batch, source.engine, source.kernels))
+    engines = start_engines(context, bundle.manifest, options.batch, source.engine, source.kernels)
+    try:
+        for engine in engines.values():
+            engine.warm(combinations(engine.axes, options.clip_frames))
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        for engine in engines.values():
+            engine.close()
+        raise
+    return dict(engines)
 
 
 class _Source:
@@ -60,7 +70,7 @@ class _Source:
         It is of the highest optimisation level that is in the cache; a new one has TensorRT's own level.
         """
         request = build_request(self._bundle, name, profile_of(self._bundle.manifest, name, self._batch))
-        main = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.driver)
+        main = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.cuda)
         keys = [replace(main, level=level) for level in reversed(LEVELS)]
         key = next((known for known in keys if self._cache.holds(known)), main)
         request = replace(request, level=key.level)
@@ -118,7 +128,9 @@ def start_engines(
         with context.gpu.current("opening the engines"):
             for name, graph in manifest.graphs.items():
                 plans[name] = Plan(context.library.module, deserialized(name), graph, largest, kernels(name))
-            context.reserve(max(plan.workspace_bytes for plan in plans.values()))
+            for lane in (context.frames, context.side):
+                if sizes := [plan.workspace_bytes for name, plan in plans.items() if context.lane(name) is lane]:
+                    lane.reserve(max(sizes))
         for name, plan in plans.items():
             engines[name] = _started(context, plan, manifest, name, batch)
     except BaseException as error:
@@ -134,4 +146,5 @@ def start_engines(
 def _started(context: TrtContext, plan: Plan, manifest: Manifest, name: str, batch: int) -> TrtEngine:
     axes = {symbol: run_sizes(symbol, sizes[-1]) for symbol, sizes in profile_of(manifest, name, batch).items()}
     answers = SLOTS if axes.keys() & {BATCH, STREAMS} else max(SLOTS, batch)
-    return TrtEngine(context, plan, manifest.graphs[name], axes, manifest.device_roles(name), answers)
+    lane, roles = context.lane(name), manifest.device_roles(name)
+    return TrtEngine(context, lane, plan, manifest.graphs[name], axes, roles, answers)

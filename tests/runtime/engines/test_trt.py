@@ -35,6 +35,8 @@ from visrt.runtime.errors import BundleError, EngineError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
 
+pytestmark = pytest.mark.usefixtures("layer")
+
 VERSIONS = [(flavour, version) for flavour, versions in FLAVOURS.items() for version in versions]
 FRAMES = [patches((128, 192), (0, 20 + 10 * t, 30, 60, 50)) for t in range(8)]
 
@@ -67,12 +69,6 @@ def numbers(bundle: Bundle, role: str) -> int:
     return math.prod(axis for axis in bundle.manifest.graphs["frame"].outputs[role].shape if isinstance(axis, int))
 
 
-def nothing_is_left(gpu: Gpu) -> bool:
-    alive = {type(thing).__name__ for thing in gpu.objects} - {"Context"}
-    kept = gpu.retained or gpu.strayed or gpu.stack
-    return not (gpu.allocated or gpu.pinned or gpu.counts["graphs"] or kept or alive)
-
-
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("flavour", "version"), VERSIONS)
 def test_a_session_follows_objects_as_on_the_cpu(
@@ -86,7 +82,7 @@ def test_a_session_follows_objects_as_on_the_cpu(
     assert [[o.id for o in result.objects] for result in found] == [[0]] * len(FRAMES)
     assert gpu.counts["graph_launch"] > (4 if batch == 1 else 0)
     assert gpu.counts["pageable"] == 0
-    assert nothing_is_left(gpu)
+    assert not gpu.left
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
@@ -109,7 +105,7 @@ def test_a_camera_that_turns_to_and_fro_is_followed_at_both_sizes_of_a_bundle_as
     assert found["tensorrt"] == found["cpu"]
     assert [[one.id for one in result.objects] for result in found["cpu"]] == [[t] for t in [*range(17), 16]]
     assert gpu.counts["builds"] == 4
-    assert nothing_is_left(gpu)
+    assert not gpu.left
 
 
 def test_engines_are_built_once_and_said_so_and_kept(
@@ -242,7 +238,7 @@ def test_an_engine_that_is_refused_when_it_was_just_built_is_an_error(gpu: Gpu, 
         tracked(bundle, "tensorrt")
 
     assert gpu.counts["builds"] == before + 1
-    assert nothing_is_left(gpu)
+    assert not gpu.left
 
 
 def test_for_want_of_memory_no_engine_is_built_anew(gpu: Gpu, bundle: Bundle) -> None:
@@ -253,7 +249,7 @@ def test_for_want_of_memory_no_engine_is_built_anew(gpu: Gpu, bundle: Bundle) ->
         tracked(bundle, "tensorrt")
 
     assert gpu.counts["builds"] == 2
-    assert nothing_is_left(gpu)
+    assert not gpu.left
 
 
 def test_a_bundle_with_an_unknown_dynamic_axis_is_refused_and_nothing_stays_open(gpu: Gpu, bundle: Bundle) -> None:
@@ -270,7 +266,7 @@ def test_a_bundle_with_an_unknown_dynamic_axis_is_refused_and_nothing_stays_open
     ):
         open_tensorrt(strange, "tensorrt", EngineOptions())
 
-    assert nothing_is_left(gpu)
+    assert not gpu.left
 
 
 @pytest.mark.parametrize(
@@ -289,7 +285,7 @@ def test_an_engine_that_cannot_be_built_is_an_error_and_all_is_freed(
     with pytest.raises(EngineError, match=rf"frame\.onnx.*{told}"):
         tracked(bundle, "tensorrt")
 
-    assert nothing_is_left(gpu)
+    assert not gpu.left
 
 
 def test_results_so_far_are_kept_when_the_gpu_fails_half_way(gpu: Gpu, bundle: Bundle) -> None:
@@ -305,7 +301,7 @@ def test_results_so_far_are_kept_when_the_gpu_fails_half_way(gpu: Gpu, bundle: B
         assert session.events.frames == 7
 
     assert [result.index for result in kept] == list(range(7))
-    assert nothing_is_left(gpu)
+    assert not gpu.left
 
 
 def test_the_mask_features_of_a_session_never_cross_the_bus(gpu: Gpu, bundle: Bundle) -> None:
@@ -313,9 +309,9 @@ def test_the_mask_features_of_a_session_never_cross_the_bus(gpu: Gpu, bundle: Bu
 
     assert numbers(bundle, "mask_features") > 3000
     host = sum(numbers(bundle, role) for role in ("class_logits", "embeddings", "mask_embeddings")) * 4
-    one_mask = 16 * 24 * 4
-    assert gpu.counts["dtoh_bytes"] == len(FRAMES) * (host + one_mask)
-    assert gpu.counts["dtod"] == 0
+    one_mask, alignment = 16 * 24 * 4, 3 * 256
+    assert 0 <= gpu.counts["dtoh_bytes"] - len(FRAMES) * (host + one_mask) < len(FRAMES) * alignment
+    assert gpu.counts["dtod"] == len(FRAMES)
 
 
 # What is missing
@@ -365,7 +361,7 @@ def no_runtime(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> EngineOptions:
 @pytest.mark.parametrize(
     ("lack", "told"),
     [
-        (no_pycuda, r"pycuda cannot be imported .*libcuda.*pip install '\.\[trt\]'.*--engine cpu"),
+        (no_pycuda, r"pycuda is installed but does not load .*libcuda.*pip uninstall pycuda.*--engine cpu"),
         (second_gpu, "GPU 1 was requested, this machine has 1"),
         (no_driver, "GPU 0 cannot be opened: cuInit failed.*nvidia-smi"),
         (no_stream, r"opening a stream: the GPU is out of memory \(cuStreamCreate failed"),
@@ -385,7 +381,7 @@ def test_what_is_missing_is_told_and_nothing_stays_open(
     with pytest.raises(EngineError, match=told) as kept:
         open_tensorrt(bundle, "tensorrt", options)
 
-    assert nothing_is_left(gpu)
+    assert not gpu.left
     assert kept.value
 
 

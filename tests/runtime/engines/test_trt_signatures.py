@@ -11,17 +11,23 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import fake_tensorrt
+import numpy as np
 import pytest
+from fake_cuda_bindings import cuda_bindings
 from fake_gpu import Gpu
-from fake_pycuda import cuda_bindings, pycuda_driver
+from fake_pycuda import pycuda_driver
 
 import visrt.runtime.engines.trt
+from visrt.runtime.engines.driver_api import DriverError, call
+from visrt.runtime.engines.gpus import gpu_absence
+from visrt.runtime.engines.trt.cuda_bindings import BindingsEvent, BindingsLayer, BindingsStream, raise_priority
+from visrt.runtime.engines.trt.cuda_graph import Capture, CaptureRefusedError
 
 ROOM = Path(visrt.runtime.engines.trt.__path__[0])
 SOURCES = tuple(sorted(path.name for path in ROOM.glob("*.py")))
@@ -37,9 +43,9 @@ PYCUDA: dict[str, tuple[str, ...]] = {
     "Device.retain_primary_context": (),
     "Context.push": (),
     "Context.pop": (),
-    "Context.detach": (),
     "Stream": ("flags",),
     "Stream.synchronize": (),
+    "Stream.wait_for_event": ("arg1",),
     "Event": ("flags",),
     "Event.record": ("stream",),
     "Event.synchronize": (),
@@ -62,7 +68,37 @@ PYCUDA_ERRORS = ("MemoryError", "LogicError", "LaunchError", "RuntimeError")
 """Children of pycuda.driver.Error."""
 
 BINDINGS: dict[str, tuple[str, ...]] = {
+    "cuInit": ("Flags",),
+    "cuDriverGetVersion": (),
+    "cuDeviceGetCount": (),
+    "cuDeviceGet": ("ordinal",),
+    "cuDeviceGetName": ("length", "dev"),
+    "cuDeviceGetAttribute": ("attrib", "dev"),
+    "cuDeviceTotalMem": ("dev",),
+    "cuDevicePrimaryCtxRetain": ("dev",),
+    "cuCtxPushCurrent": ("ctx",),
     "cuCtxPopCurrent": (),
+    "cuCtxGetStreamPriorityRange": (),
+    "cuStreamCreate": ("Flags",),
+    "cuStreamCreateWithPriority": ("flags", "priority"),
+    "cuStreamSetAttribute": ("hStream", "attr", "value"),
+    "cuStreamSynchronize": ("hStream",),
+    "cuStreamWaitEvent": ("hStream", "hEvent", "Flags"),
+    "cuStreamDestroy": ("hStream",),
+    "cuEventCreate": ("Flags",),
+    "cuEventRecord": ("hEvent", "hStream"),
+    "cuEventSynchronize": ("hEvent",),
+    "cuEventDestroy": ("hEvent",),
+    "cuMemAlloc": ("bytesize",),
+    "cuMemFree": ("dptr",),
+    "cuMemGetInfo": (),
+    "cuMemHostAlloc": ("bytesize", "Flags"),
+    "cuMemFreeHost": ("p",),
+    "cuMemcpyHtoDAsync": ("dstDevice", "srcHost", "ByteCount", "hStream"),
+    "cuMemcpyDtoHAsync": ("dstHost", "srcDevice", "ByteCount", "hStream"),
+    "cuMemcpyDtoDAsync": ("dstDevice", "srcDevice", "ByteCount", "hStream"),
+    "cuMemcpy2DAsync": ("pCopy", "hStream"),
+    "cuMemsetD8Async": ("dstDevice", "uc", "N", "hStream"),
     "cuStreamBeginCapture": ("hStream", "mode"),
     "cuStreamEndCapture": ("hStream",),
     "cuGraphInstantiate": ("hGraph", "flags"),
@@ -70,6 +106,13 @@ BINDINGS: dict[str, tuple[str, ...]] = {
     "cuGraphExecDestroy": ("hGraphExec",),
     "cuGraphDestroy": ("hGraph",),
 }
+"""Parameters of cuda-bindings' functions, as 13.5 has them."""
+
+FIELDS = {
+    "CUDA_MEMCPY2D": ("srcMemoryType", "srcDevice", "srcPitch", "dstMemoryType", "dstDevice", "dstPitch"),
+    "CUstreamAttrValue": ("priority",),
+}
+ENUMS = ("CUstreamCaptureMode", "CUdevice_attribute", "CUmemorytype", "CUstreamAttrID", "CUresult")
 
 
 @cache
@@ -193,7 +236,7 @@ def test_the_fake_of_pycuda_has_the_signatures_that_were_recorded() -> None:
 
 def test_every_call_of_pycuda_was_recorded() -> None:
     """What visrt calls of a pycuda module or object has its line in the table."""
-    tree = ast.parse((ROOM / "cuda.py").read_text())
+    tree = ast.parse((ROOM / "cuda_pycuda.py").read_text())
     calls = {
         node.attr
         for node in ast.walk(tree)
@@ -235,16 +278,83 @@ def test_the_fake_of_cuda_bindings_has_the_signatures_that_were_recorded() -> No
     driver = cuda_bindings(Gpu())
 
     assert {name: named(getattr(driver, name)) for name in BINDINGS} == BINDINGS
-    assert {name for name in attributes_used() if re.match(r"cu[A-Z]", name)} == BINDINGS.keys()
+    assert {name for name in attributes_used() if re.match(r"cu[A-Z]", name)} | {
+        "cuDriverGetVersion"
+    } == BINDINGS.keys()
 
 
-def test_cuda_bindings_where_it_imports_has_the_signatures_that_were_recorded() -> None:
-    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+@pytest.fixture
+def real_bindings() -> Any:
+    return pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
 
+
+def test_cuda_bindings_where_it_imports_has_the_signatures_that_were_recorded(real_bindings: Any) -> None:
     for name, parameters in BINDINGS.items():
-        assert documented(name, getattr(driver, name).__doc__)[0] == parameters
-    assert driver.CUresult.CUDA_SUCCESS == 0
-    assert driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL == 1
+        assert documented(name, getattr(real_bindings, name).__doc__)[0] == parameters
+    for name, fields in FIELDS.items():
+        assert set(fields) <= set(dir(getattr(real_bindings, name)))
+    for name in ENUMS:
+        for member in getattr(cuda_bindings(Gpu()), name):
+            assert getattr(getattr(real_bindings, name), member.name) == member.value
+
+
+class Answering:
+    """cuda.bindings.driver where some functions answer as given."""
+
+    def __init__(self, driver: Any, **answers: tuple[Any, ...]) -> None:
+        self._driver, self._answers = driver, answers
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._answers:
+            return lambda *given: self._answers[name]
+        return getattr(self._driver, name)
+
+
+def test_cuda_bindings_takes_what_the_layer_gives_it(real_bindings: Any) -> None:
+    """Without a driver a call ends where it would enter the library, if its arguments are right, else in TypeError."""
+    if not gpu_absence().startswith("no NVIDIA driver"):
+        pytest.skip("a driver is here, which would take handles that were made up")
+    layer = BindingsLayer(real_bindings)
+    stream, event = BindingsStream(real_bindings, real_bindings.CUstream(1)), BindingsEvent(real_bindings, 2)
+    asked = Answering(real_bindings, cuCtxGetStreamPriorityRange=(0, 0, -5), cuDeviceGet=(0, real_bindings.CUdevice(0)))
+    array = np.zeros(8, np.uint8)
+    calls: dict[str, Callable[[], Any]] = {
+        "cuInit": layer.count,
+        "cuDriverGetVersion": layer.version,
+        "cuDeviceGet": lambda: layer.retain(0),
+        "cuCtxPushCurrent": lambda: layer.push(real_bindings.CUcontext(3)),
+        "cuCtxPopCurrent": layer.pop,
+        "cuStreamCreate": lambda: layer.stream(1),
+        "cuCtxGetStreamPriorityRange": lambda: layer.urgent_stream(1),
+        "cuStreamCreateWithPriority": lambda: BindingsLayer(asked).urgent_stream(1),
+        "cuEventCreate": lambda: layer.event(3),
+        "cuMemAlloc": lambda: layer.allocate(8),
+        "cuMemGetInfo": layer.memory,
+        "cuMemHostAlloc": lambda: layer.pin(8),
+        "cuMemFree": lambda: call(real_bindings.cuMemFree, real_bindings.CUdeviceptr(4)),
+        "cuMemFreeHost": lambda: call(real_bindings.cuMemFreeHost, 5),
+        "cuMemcpyHtoDAsync": lambda: layer.upload(6, array, stream),
+        "cuMemcpyDtoHAsync": lambda: layer.download(array, 6, stream),
+        "cuMemcpyDtoDAsync": lambda: layer.copy(6, 7, 8, stream),
+        "cuMemcpy2DAsync": lambda: layer.copy_rows(6, 16, 7, 16, 8, 2, stream),
+        "cuMemsetD8Async": lambda: layer.clear(6, 8, stream),
+        "cuStreamSynchronize": stream.synchronize,
+        "cuStreamWaitEvent": lambda: stream.wait(event),
+        "cuEventRecord": lambda: event.record(stream),
+        "cuEventSynchronize": event.synchronize,
+        "cuStreamDestroy": stream.free,
+        "cuEventDestroy": event.free,
+        "cuStreamSetAttribute": lambda: raise_priority(asked, 1),
+        "cuStreamBeginCapture": lambda: Capture(real_bindings, 1).record(lambda: True),
+        "cuGraphLaunch": lambda: call(real_bindings.cuGraphLaunch, real_bindings.CUgraphExec(1), 1),
+        "cuDeviceGetName": lambda: BindingsLayer(asked).card(0),
+        "cuDeviceGetAttribute": lambda: BindingsLayer(Answering(asked, cuDeviceGetName=(0, b"name"))).card(0),
+        "cuDevicePrimaryCtxRetain": lambda: BindingsLayer(asked).retain(0),
+    }
+
+    for name, made in calls.items():
+        with pytest.raises((DriverError, CaptureRefusedError), match=f"^{name} cannot be called"):
+            made()
 
 
 def _at(module: Any, path: str) -> Any:

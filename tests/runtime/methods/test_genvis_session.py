@@ -376,8 +376,7 @@ def bundle_with(data: bytes, folder: Path) -> Bundle:
 def streams(count: int) -> tuple[Session, list[StreamTracker]]:
     """A session whose engines serve `count` streams."""
     session = genvis_session(**THREE)
-    watch = Stopwatch()
-    return session, [StreamTracker(session.method, session.networks, SessionSettings(), watch) for _ in range(count)]
+    return session, [StreamTracker(session.method, session.networks, SessionSettings()) for _ in range(count)]
 
 
 def test_genvis_eight_streams_in_one_call_give_what_eight_single_runs_give() -> None:
@@ -392,9 +391,9 @@ def test_genvis_eight_streams_in_one_call_give_what_eight_single_runs_give() -> 
         for v in awake:
             clip, waiting[v] = waiting[v][:3], waiting[v][3:]
             calls.append((trackers[v], session.network.run_frames(clip)))
-        for v, results in zip(awake, update_together(calls, Stopwatch()), strict=True):
-            assert not isinstance(results, Exception)
-            given[v] += results
+        for v, found in zip(awake, update_together(calls, Stopwatch()), strict=True):
+            assert not isinstance(found, Exception)
+            given[v] += [make() for make in found]
     assert max(clip_engine(session).streams) == 8
     for video, results in zip(videos, given, strict=True):
         assert results == run(genvis_session(**THREE), video)
@@ -405,7 +404,7 @@ def test_genvis_a_stream_of_nan_in_a_shared_call_spoils_no_other() -> None:
     clip_engine(session).poisoned = {1: list(range(SLOTS))}
     frames = [moving(t) for t in range(3)]
     found = update_together([(one, session.network.run_frames(frames)) for one in trackers], Stopwatch())
-    assert [[len(result.objects) for result in results] for results in found] == [[2] * 3, [0] * 3, [2] * 3]  # type: ignore[union-attr]
+    assert [[len(make().objects) for make in makes] for makes in found] == [[2] * 3, [0] * 3, [2] * 3]  # type: ignore[union-attr]
     assert [tracker.events.bad_frames for tracker in trackers] == [0, 3, 0]
 
 

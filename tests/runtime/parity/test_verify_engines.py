@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -16,7 +15,6 @@ from rich.console import Console
 
 from visrt.commands.verify_table import lines_of
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
-from visrt.runtime.engines import diagnostics
 from visrt.runtime.engines.backends import BACKENDS, Backend
 from visrt.runtime.errors import EngineError, ParityError, UsageError
 from visrt.runtime.parity.check import ParityReport
@@ -146,33 +144,3 @@ def test_values_for_json_hold_no_number_that_json_cannot(bundle: Bundle, machine
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         VerifySettings(**settings)
-
-
-class Driver:
-    """libcuda as ctypes sees it."""
-
-    def __init__(self, status: int, gpus: int) -> None:
-        self.status, self.gpus = status, gpus
-
-    def cuInit(self, flags: int) -> int:  # noqa: N802
-        return self.status
-
-    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = self.gpus
-        return 0
-
-
-@pytest.mark.parametrize(
-    ("driver", "told"),
-    [(Driver(0, 1), ""), (Driver(0, 0), "finds no GPU"), (Driver(100, 0), "error 100")],
-)
-def test_a_gpu_is_looked_for_with_the_driver(monkeypatch: pytest.MonkeyPatch, driver: Driver, told: str) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    absence = diagnostics.gpu_absence()
-    assert told in absence
-    assert bool(absence) == bool(told)
-
-
-def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "DRIVER", "libcuda-of-nobody.so")
-    assert "libcuda-of-nobody.so does not load" in diagnostics.gpu_absence()
