@@ -106,7 +106,7 @@ class Session:
         each = threads_of_each(threads, calls=settings.in_flight - 1)
         frames = batch + method.clip_frames - 1
         options = EngineOptions(each, device, batch=frames, clip_frames=method.clip_frames)
-        main, *others = engines_by_size(opened, engine, options)
+        main, *others = engines_by_size(opened.with_room_for(method.settings), engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:
