@@ -126,8 +126,7 @@ class Pipeline:
         batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * method.clip_frames
         settings = replace(settings, batch=batch, calls=calls)
-        each = threads_of_each(threads, calls)
-        options = EngineOptions(each, device, batch=together, clip_frames=method.clip_frames)
+        options = EngineOptions(threads_of_each(threads, calls), device, batch=together, clip_frames=method.clip_frames)
         main, *others = engines_by_size(opened.with_room_for(method.settings), engine, options)
         switch_s = SWITCH_S if backend_named(engine).on_gpu else None
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others, switch_s)

@@ -104,7 +104,8 @@ class Session:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         method = method_of(opened.manifest, association, preset)
         each = threads_of_each(threads, calls=settings.in_flight - 1)
-        options = EngineOptions(each, device, batch=batch + method.clip_frames - 1, clip_frames=method.clip_frames)
+        frames = batch + method.clip_frames - 1
+        options = EngineOptions(each, device, batch=frames, clip_frames=method.clip_frames)
         main, *others = engines_by_size(opened.with_room_for(method.settings), engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 

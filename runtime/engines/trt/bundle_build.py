@@ -109,7 +109,8 @@ def _built_or_kept(built: list[BuiltEngine], key: EngineKey, cache: EngineCache)
 
 @contextmanager
 def _gpu(library: TensorRt, plan: BuildPlan) -> Iterator[tuple[str, str]]:
-    """Label and CUDA of the GPU in this machine, current meanwhile: engines without targets are built for it."""
+    """Label of the GPU in this machine and the version of CUDA that its driver serves. It is current meanwhile: engines
+    without targets are built for it."""
     if plan.targets:
         yield "", ""
         return

@@ -43,8 +43,8 @@ class EngineKey:
     """Everything that distinguishes one engine from another.
 
     graph: its name in the bundle. version: of TensorRT. gpu: name and compute capability of the GPU it is for, or the
-    targets. cuda: the version that the driver serves, empty with targets. profile, level: as in BuildRequest, sizes by
-    symbol. package: the version of CUDA that TensorRT's wheel is for.
+    targets. cuda: the newest that the GPU's driver serves, empty with targets. profile, level: as in BuildRequest,
+    sizes by symbol. package: the version of CUDA that TensorRT's wheel is for.
     """
 
     graph: str

@@ -59,6 +59,18 @@ def load_tensorrt(flavour: Flavour) -> TensorRt:
     return TensorRt(module, flavour, version)
 
 
+def cuda_build(flavour: Flavour) -> str:
+    """The version of CUDA that the installed wheel was made for, as "cu13"; empty where no wheel tells."""
+    found = []
+    for build in CUDA_BUILDS:
+        try:
+            distribution(f"{flavour}-{build}-bindings")
+        except PackageNotFoundError:
+            continue
+        found.append(build)
+    return "+".join(found)
+
+
 def target_absence(library: TensorRt, capabilities: Iterable[tuple[int, int]]) -> str:
     """Why `library` can build for none of the GPUs of these compute capabilities; empty if it can for one.
 
@@ -79,18 +91,6 @@ def target_absence(library: TensorRt, capabilities: Iterable[tuple[int, int]]) -
 def _dotted(capabilities: Iterable[str]) -> str:
     """ "8.6, 12.0" of "86" and "120"."""
     return ", ".join(f"{name[:-1]}.{name[-1]}" for name in capabilities)
-
-
-def cuda_build(flavour: Flavour) -> str:
-    """The version of CUDA that the installed wheel was made for, as "cu13"; empty where no wheel tells."""
-    found = []
-    for build in CUDA_BUILDS:
-        try:
-            distribution(f"{flavour}-{build}-bindings")
-        except PackageNotFoundError:
-            continue
-        found.append(build)
-    return "+".join(found)
 
 
 def _imported(flavour: Flavour) -> Any:

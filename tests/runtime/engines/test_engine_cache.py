@@ -107,7 +107,7 @@ def test_another_session_finds_it(filled: Rig) -> None:
         {"flavour": "tensorrt-rtx"},
         {"version": "10.3.1"},
         {"gpu": "NVIDIA Orin 8.6"},
-        {"cuda": "13.0"},
+        {"cuda": "12.8"},
         {"precision": "int8"},
         {"profile": (("batch", (1, 2, 8)),)},
         {"onnx_sha256": "b" * 64},
