@@ -12,6 +12,7 @@ from visrt.calibration.layers import Layer, layers_of
 from visrt.calibration.quantise import quantised
 from visrt.calibration.ranges import Replay, TensorRange, ranges_of
 from visrt.calibration.tensors import with_node_names
+from visrt.export.onnx_graph import check_uint8_inputs, rewire_uint8_inputs
 from visrt.runtime.bundles.bundle import Bundle
 
 __all__ = ["MeasuredGraph", "MeasuredGraphs", "all_layers", "in_int8", "measured_graph"]
@@ -34,8 +35,11 @@ MeasuredGraphs = Mapping[str, MeasuredGraph]
 def measured_graph(
     bundle: Bundle, name: str, replay: Replay, progress: Callable[[int, int], None] = lambda *_: None
 ) -> MeasuredGraph:
-    """The graph `name` of `bundle`, measured by running `replay`."""
+    """The graph `name` of `bundle`, measured by running `replay`. Raises ParityError if TensorRT cannot take its uint8
+    inputs."""
     model = with_node_names(onnx.load_from_string(bundle.graph(name)))
+    rewire_uint8_inputs(model.graph)
+    check_uint8_inputs(model.graph)
     ranges = ranges_of(name, bundle.manifest.graphs[name], model, replay, progress)
     layers = layers_of(name, model, ranges)
     limits = {tensor: ranges[tensor].magnitudes.int8_limit() for layer in layers for tensor in layer.inputs}

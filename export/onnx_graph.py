@@ -24,11 +24,13 @@ from visrt.runtime.errors import ParityError
 __all__ = [
     "OPSET",
     "TRACED_WITH",
+    "check_uint8_inputs",
     "cleaned",
     "onnx_from_frame_graph",
     "onnx_from_masks_graph",
     "onnx_from_module",
     "onnx_from_slot_masks_graph",
+    "rewire_uint8_inputs",
 ]
 
 OPSET = 18
@@ -48,6 +50,12 @@ Axes = str | tuple[str | None, ...] | None
 or None for a tensor without."""
 
 REARRANGES = ("Split", "Reshape", "Transpose")
+
+READ_SIZES = ("Shape", "Size")
+"""Operators that give the same answer for a tensor and for its Cast."""
+
+UINT8_CASTS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
+"""What TensorRT converts uint8 to."""
 
 
 def onnx_from_frame_graph(
@@ -146,7 +154,49 @@ def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     _strip(clean.graph)
     _fold_rearranged(clean.graph, clean.opset_import[0].version)
     _drop_unused_weights(clean.graph)
+    rewire_uint8_inputs(clean.graph)
     return clean
+
+
+def rewire_uint8_inputs(graph: onnx.GraphProto) -> None:
+    """Reads sizes of a uint8 input from its Cast, which goes to the front of `graph`: the values are the same.
+
+    Other readers stay, for `check_uint8_inputs` to refuse.
+    """
+    for value in _uint8_inputs(graph):
+        readers = [node for node in graph.node if value.name in node.input]
+        for cast in [node for node in readers if node.op_type == "Cast"][:1]:
+            first = onnx.NodeProto()
+            first.CopyFrom(cast)
+            graph.node.remove(cast)
+            graph.node.insert(0, first)
+            for node in readers:
+                if node.op_type in READ_SIZES:
+                    node.input[0] = first.output[0]
+
+
+def check_uint8_inputs(graph: onnx.GraphProto) -> None:
+    """Raises ParityError unless each uint8 input of `graph` has one reader, a Cast to floating point.
+
+    TensorRT takes nothing else: no other layer reads uint8, not even those that only move data.
+    """
+    for value in _uint8_inputs(graph):
+        readers = [node for node in graph.node if value.name in node.input]
+        kinds = [UINT8_CASTS.get(_target(node)) if node.op_type == "Cast" else None for node in readers]
+        if len(readers) != 1 or None in kinds:
+            found = ", ".join(f"{node.op_type} {node.name!r}" for node in readers) or "nothing"
+            raise ParityError(
+                f"the uint8 input {value.name} is read by {found}; expected one Cast, to "
+                f"{' or '.join(UINT8_CASTS.values())}, as TensorRT takes no other reader: convert it before all else"
+            )
+
+
+def _uint8_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    return [value for value in graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8]
+
+
+def _target(cast: onnx.NodeProto) -> int:
+    return next(int(attribute.i) for attribute in cast.attribute if attribute.name == "to")
 
 
 def _strip(graph: onnx.GraphProto) -> None:
@@ -205,6 +255,7 @@ def _check(model: onnx.ModelProto, dynamic: Mapping[str, Axes], outputs: Mapping
     onnx.checker.check_model(model, full_check=True)
     _check_opset(model)
     _check_operators(model)
+    check_uint8_inputs(model.graph)
     _check_axes(model, {**dict.fromkeys(value.name for value in model.graph.input), **dynamic, **outputs})
 
 

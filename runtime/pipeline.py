@@ -115,6 +115,7 @@ class Pipeline:
         engine: str = "cpu",
         *,
         threads: int | None = None,
+        device: int = 0,
         settings: PipelineSettings = DEFAULTS,
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
@@ -125,8 +126,8 @@ class Pipeline:
         batch, calls = settings.on(engine, threads or usable_cores())
         together = min(batch, settings.streams) * method.clip_frames
         settings = replace(settings, batch=batch, calls=calls)
-        options = EngineOptions(threads_of_each(threads, calls), batch=together, clip_frames=method.clip_frames)
-        main, *others = engines_by_size(opened, engine, options)
+        options = EngineOptions(threads_of_each(threads, calls), device, batch=together, clip_frames=method.clip_frames)
+        main, *others = engines_by_size(opened.with_room_for(method.settings), engine, options)
         switch_s = SWITCH_S if backend_named(engine).on_gpu else None
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others, switch_s)
 

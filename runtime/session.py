@@ -88,6 +88,7 @@ class Session:
         *,
         threads: int | None = None,
         batch: int = 1,
+        device: int = 0,
         settings: SessionSettings = DEFAULTS,
         association: Mapping[str, Any] | None = None,
         preset: str | None = None,
@@ -97,13 +98,15 @@ class Session:
         Of a bundle of several sizes, the engines of a size are opened, and built, for the first frame that needs them.
 
         `threads` of the network on the CPU; None takes all cores. `batch`: the most frames one call of `step_batch`
-        will bring; TensorRT engines are built for it. Raises BundleError, EngineError, UsageError or SettingsError.
+        will bring; TensorRT engines are built for it. `device`: number of the GPU, as CUDA counts those it is shown.
+        Raises BundleError, EngineError, UsageError or SettingsError.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         method = method_of(opened.manifest, association, preset)
         each = threads_of_each(threads, calls=settings.in_flight - 1)
-        options = EngineOptions(each, batch=batch + method.clip_frames - 1, clip_frames=method.clip_frames)
-        main, *others = engines_by_size(opened, engine, options)
+        frames = batch + method.clip_frames - 1
+        options = EngineOptions(each, device, batch=frames, clip_frames=method.clip_frames)
+        main, *others = engines_by_size(opened.with_room_for(method.settings), engine, options)
         return cls(opened.manifest, main.engines, settings, association, preset, main.states, others)
 
     def step(self, frame: Frame, time_s: float | None = None) -> list[FrameResult]:

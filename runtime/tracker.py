@@ -220,7 +220,7 @@ class StreamTracker:
             if not last.fit.like(frame.fit):
                 old, new = (f"{height}x{width}" for height, width in (last.fit.source, frame.fit.source))
                 self._restart("pictures are %s in place of %s (height x width)", new, old)
-        return replace(frame, time_s=now_s, resize=self._resize)
+        return FrameOutputs(frame.fit, frame.tensors, frame.device, now_s, self._resize)
 
     def save(self) -> SavedStream:
         """The stream as it is now: its frames so far are all it depends on, and nothing that comes changes it."""

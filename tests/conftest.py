@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from fake_pycuda import Layer
     from golden import Golden
 
 # Test processes side by side share the cores: each computes with its part of them. Read when torch is imported.
@@ -41,3 +42,13 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     from golden import load_golden
 
     return load_golden(request.param)
+
+
+@pytest.fixture(params=["pycuda", "cuda-bindings"])
+def layer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Layer:
+    """Each library that calls CUDA's driver in turn: `install_cuda` installs this one."""
+    import fake_pycuda
+
+    chosen: Layer = request.param
+    monkeypatch.setattr(fake_pycuda, "DEFAULT", chosen)
+    return chosen

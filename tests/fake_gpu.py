@@ -66,6 +66,7 @@ class Faults:
     deserialize_memory: int = 0
     build: int = 0
     build_warnings: list[str] = field(default_factory=list)
+    build_errors: list[str] = field(default_factory=list)
     context: int = 0
     input_shape: int = 0
     tensor_address: int = 0

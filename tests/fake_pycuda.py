@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,10 +16,9 @@ from fake_gpu import CudaFault, Gpu, HostMemory
 
 from visrt.runtime.engines.trt import cuda
 
-__all__ = ["LAYERS", "Layer", "install_cuda", "pycuda_driver"]
+__all__ = ["Layer", "install_cuda", "pycuda_driver"]
 
 Layer = Literal["pycuda", "cuda-bindings"]
-LAYERS: tuple[Layer, ...] = get_args(Layer)
 """The libraries that visrt calls CUDA's driver by."""
 
 DEFAULT: Layer = "pycuda"
@@ -82,7 +81,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
     def in_one_piece(array: Any) -> Any:
         """Its bytes, in the order in which they lie."""
         if not (array.flags.c_contiguous or array.flags.f_contiguous):
-            raise BufferError("memoryview: underlying buffer is not contiguous")
+            raise ValueError("ndarray is not contiguous")
         return array.reshape(-1, order="A").view(np.uint8)
 
     def address_of(given: Any) -> int:
@@ -267,7 +266,7 @@ def pycuda_driver(gpu: Gpu) -> Any:
 
     def memcpy_dtoh_async(dest: Any, src: Any, stream: Stream | None = None) -> None:
         if not dest.flags.writeable:
-            raise BufferError("Object is not writable.")
+            raise ValueError("buffer source array is read-only")
         target, source = in_one_piece(dest), address_of(src)
         told("cuMemcpyDtoHAsync", lambda: gpu.download(native(stream), target, source))
 

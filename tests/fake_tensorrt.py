@@ -17,7 +17,7 @@ import hashlib
 import json
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -268,20 +268,24 @@ class INetworkDefinition:
 
 
 class ParserError:
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, node: onnx.NodeProto | None = None) -> None:
+        self._text, self._node = text, node or onnx.NodeProto()
 
     def desc(self) -> str:
         return self._text
 
     def node_name(self) -> str:
-        return ""
+        return str(self._node.name)
 
     def node_operator(self) -> str:
-        return ""
+        return str(self._node.op_type)
 
 
 class OnnxParser:
+    """Of TensorRT 10 and 11, where no layer but a conversion to floating point reads uint8."""
+
+    takes_uint8 = False
+
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         self._network, self._logger = network, logger
         self._errors: list[ParserError] = []
@@ -303,12 +307,32 @@ class OnnxParser:
             self._logger.log(Severity.ERROR, f"ModelImporter: {error}")
             return False
         graph, network = inferred.graph, self._network
+        if not self.takes_uint8 and (refused := _uint8_readers(graph)):
+            self._errors.append(ParserError("All UINT8 inputs must directly feed into a cast layer", refused[0]))
+            self._logger.log(Severity.ERROR, f"ModelImporter: While parsing node {refused[0].name}: UINT8 is refused")
+            return False
         tensors = {value.name: _tensor(value) for value in [*graph.value_info, *graph.input, *graph.output]}
         network.fake_model = bytes(model)
         network.fake_inputs = [tensors[value.name] for value in graph.input]
         network.fake_outputs = [tensors[value.name] for value in graph.output]
         network.fake_layers = [ILayer(node, tensors) for node in graph.node]
         return True
+
+
+class OnnxParserOfRtx(OnnxParser):
+    takes_uint8 = True
+
+
+def _uint8_readers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that read uint8 and do not convert it to float32 or float16."""
+    narrow = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+    return [
+        node
+        for node in graph.node
+        if narrow & {*node.input}
+        and not (node.op_type == "Cast" and any(a.name == "to" and a.i in floats for a in node.attribute))
+    ]
 
 
 def _tensor(value: onnx.ValueInfoProto) -> ITensor:
@@ -383,6 +407,8 @@ class IBuilderConfig:
 
 
 class Builder:
+    """Gives engines for the GPU that is here, and logs what the fake GPU's faults say, as good builds do too."""
+
     def __init__(self, gpu: Gpu, identity: str, logger: ILogger) -> None:
         self._gpu, self._identity, self.logger = gpu, identity, logger
 
@@ -397,8 +423,16 @@ class Builder:
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         self._gpu.counts["builds"] += 1
-        for warning in self._gpu.faults.build_warnings:
-            self.logger.log(Severity.WARNING, warning)
+        for severity, texts in (
+            (Severity.WARNING, self._gpu.faults.build_warnings),
+            (Severity.ERROR, self._gpu.faults.build_errors),
+        ):
+            for text in texts:
+                self.logger.log(severity, text)
+        capabilities = self.fake_capabilities(config)
+        if unknown := [one for one in capabilities if not self.fake_builds_for(one)]:
+            self.logger.log(Severity.ERROR, f"IBuilder::buildSerializedNetwork: no kernels for {unknown[0]}")
+            return None
         shapes = config.fake_profiles[0].fake_shapes if config.fake_profiles else {}
         dynamic = [tensor.name for tensor in network.fake_inputs if -1 in tensor.shape]
         if any(name not in shapes for name in dynamic):
@@ -413,12 +447,46 @@ class Builder:
             monitor.phase_finish("Building Engine")
             if not going_on:
                 return None
-        return IHostMemory(engine_of(self._gpu, self._identity, network.fake_model, shapes))
+        detailed = config.profiling_verbosity is ProfilingVerbosity.DETAILED
+        return IHostMemory(
+            engine_of(self._gpu, self._identity, network.fake_model, shapes, capabilities, detailed=detailed)
+        )
+
+    def fake_capabilities(self, config: IBuilderConfig) -> list[tuple[int, int]]:
+        """What the engine is for."""
+        return [self._gpu.capability]
+
+    def fake_builds_for(self, capability: tuple[int, int]) -> bool:
+        return True
 
 
-def engine_of(gpu: Gpu, identity: str, model: bytes, shapes: Mapping[str, tuple[tuple[int, ...], ...]]) -> bytes:
-    """A serialised engine of `model` for this GPU. shapes: least, usual and largest of each dynamic input."""
-    head = json.dumps({"identity": identity, "capability": gpu.capability, "shapes": shapes}).encode()
+class BuilderOfRtx(Builder):
+    """Its configuration takes CURRENT without looking at the GPU; the build ends where it has no kernels for it."""
+
+    def fake_capabilities(self, config: IBuilderConfig) -> list[tuple[int, int]]:
+        chosen = [config.fake_capabilities[index].name for index in range(config.num_compute_capabilities)]
+        named = [(int(name[2:-1]), int(name[-1])) for name in chosen if name.startswith("SM")]
+        return named or [self._gpu.capability]
+
+    def fake_builds_for(self, capability: tuple[int, int]) -> bool:
+        return f"SM{capability[0]}{capability[1]}" in ComputeCapability.__members__
+
+
+def engine_of(
+    gpu: Gpu,
+    identity: str,
+    model: bytes,
+    shapes: Mapping[str, tuple[tuple[int, ...], ...]],
+    capabilities: Sequence[tuple[int, int]] = (),
+    *,
+    detailed: bool = True,
+) -> bytes:
+    """A serialised engine of `model`, for this GPU or for `capabilities`.
+
+    shapes: least, usual and largest of each dynamic input. detailed: whether its inspector knows types of layers.
+    """
+    given = {"identity": identity, "capabilities": list(capabilities) or [gpu.capability], "shapes": shapes}
+    head = json.dumps({**given, "detailed": detailed}).encode()
     body = len(head).to_bytes(4, "little") + head + model
     return MAGIC + hashlib.sha256(body).digest() + body
 
@@ -426,6 +494,7 @@ def engine_of(gpu: Gpu, identity: str, model: bytes, shapes: Mapping[str, tuple[
 class Runtime:
     def __init__(self, gpu: Gpu, identity: str, logger: ILogger) -> None:
         self._gpu, self._identity, self._logger = gpu, identity, logger
+        self.fake_identity = identity
         self.fake_engine_class = ICudaEngine
         gpu.objects.add(self)
 
@@ -438,24 +507,45 @@ class Runtime:
         head = json.loads(data[start + 4 : start + 4 + size])
         if head["identity"] != self._identity:
             return self._none(f"The engine plan file is not compatible: {head['identity']}, not {self._identity}")
-        if tuple(head["capability"]) != self._gpu.capability:
+        if list(self._gpu.capability) not in head["capabilities"]:
             return self._none("The engine plan file was generated on an incompatible device")
         if self._gpu.faults.strikes("deserialize"):
             return self._none("Error Code 4: Internal Error (Engine deserialization failed.)")
         if self._gpu.faults.strikes("deserialize_memory"):
             return self._none("Error Code 2: OutOfMemory (Requested size was 1000 bytes.)")
-        return self.fake_engine_class(self, self._gpu, self._logger, data[start + 4 + size :], head["shapes"])
+        engine = self.fake_engine_class(self, self._gpu, self._logger, data[start + 4 + size :], head["shapes"])
+        engine.fake_detailed = head["detailed"]
+        return engine
 
     def _none(self, why: str) -> ICudaEngine | None:
         self._logger.log(Severity.ERROR, why)
         return None
 
 
-class IRuntimeCache: ...
+class IRuntimeCache:
+    """Which engines have been compiled; what another version or GPU wrote is refused."""
+
+    def __init__(self, identity: str, gpu: Gpu) -> None:
+        self._origin = f"{identity} on {gpu.capability}"
+        self.fake_compiled: set[str] = set()
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(json.dumps([self._origin, sorted(self.fake_compiled)]).encode())
+
+    def deserialize(self, blob: bytes) -> bool:
+        origin, compiled = json.loads(bytes(blob))
+        if origin == self._origin:
+            self.fake_compiled |= set(compiled)
+        return bool(origin == self._origin)
+
+    def reset(self) -> bool:
+        self.fake_compiled.clear()
+        return True
 
 
 class IRuntimeConfig:
-    def __init__(self) -> None:
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._origin = engine.fake_runtime.fake_identity, engine.fake_gpu
         self.fake_strategy = ExecutionContextAllocationStrategy.STATIC
         self.fake_cache: IRuntimeCache | None = None
         self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
@@ -467,7 +557,7 @@ class IRuntimeConfig:
         return self.fake_strategy
 
     def create_runtime_cache(self) -> IRuntimeCache:
-        return IRuntimeCache()
+        return IRuntimeCache(*self._origin)
 
     def set_runtime_cache(self, cache: IRuntimeCache | None = None) -> bool:
         self.fake_cache = cache
@@ -488,6 +578,9 @@ class ICudaEngine:
         self.fake_inputs = {value.name for value in graph.input}
         self.fake_shapes = {name: [tuple(shape) for shape in given] for name, given in shapes.items()}
         self.fake_contexts = 0
+        self.fake_layers = [ILayer(node, {}) for node in graph.node]
+        self.fake_detailed = True
+        self.fake_digest = hashlib.sha256(model).hexdigest()
         self.num_layers = len(graph.node)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
@@ -526,13 +619,36 @@ class ICudaEngine:
             return None
         kind = strategy.fake_strategy if isinstance(strategy, IRuntimeConfig) else strategy
         assert kind is ExecutionContextAllocationStrategy.USER_MANAGED, "each context would allocate a workspace"
+        if isinstance(strategy, IRuntimeConfig) and strategy.fake_cache is not None:
+            if self.fake_digest not in strategy.fake_cache.fake_compiled:
+                self.fake_gpu.counts["compiled"] += 1
+            strategy.fake_cache.fake_compiled.add(self.fake_digest)
         self.fake_contexts += 1
         return self.fake_context_class(self)
 
     fake_context_class: type[IExecutionContext]
 
     def create_runtime_config(self) -> IRuntimeConfig:
-        return IRuntimeConfig()
+        return IRuntimeConfig(self)
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self)
+
+
+class EngineInspector:
+    """Names of layers, and what they are where the engine was built with the verbosity DETAILED."""
+
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine = engine
+
+    def get_layer_information(self, layer_index: int, format: LayerInformationFormat) -> str:
+        layer = self._engine.fake_layers[layer_index]
+        told: Any = {"Name": layer.name, "LayerType": layer.type.name} if self._engine.fake_detailed else layer.name
+        return json.dumps(told) if format is LayerInformationFormat.JSON else str(told)
+
+    def get_engine_information(self, format: LayerInformationFormat) -> str:
+        layers = [json.loads(self.get_layer_information(index, format)) for index in range(self._engine.num_layers)]
+        return json.dumps({"Layers": layers})
 
 
 class IExecutionContext:
@@ -724,7 +840,7 @@ def _array(gpu: Gpu, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
 PUBLIC: tuple[type, ...] = (
     *(DataType, TensorIOMode, ExecutionContextAllocationStrategy, MemoryPoolType, ProfilingVerbosity),
     *(LayerInformationFormat, HardwareCompatibilityLevel, LayerType, NetworkDefinitionCreationFlag),
-    *(ILogger, Logger, IHostMemory, OnnxParser, IProgressMonitor, IOptimizationProfile, IBuilderConfig),
+    *(ILogger, Logger, IHostMemory, IProgressMonitor, IOptimizationProfile, IBuilderConfig),
     *(INetworkDefinition, ILayer, ITensor),
 )
 """What is the same in every flavour and version."""
@@ -739,13 +855,14 @@ def tensorrt_module(gpu: Gpu, flavour: str, version: str) -> Any:
     for kind in PUBLIC:
         setattr(module, kind.__name__, kind)
     module.BuilderFlag = BuilderFlag10 if ten else BuilderFlag
+    module.OnnxParser = OnnxParserOfRtx if rtx else OnnxParser
     if rtx:
         module.ComputeCapability = ComputeCapability
         module.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
     context = ContextOfRtx if rtx else ContextOf10 if ten else IExecutionContext
     module.IExecutionContext = context
     module.ICudaEngine = type("ICudaEngine", (ICudaEngine,), {"fake_context_class": context})
-    module.Builder = partial(Builder, gpu, identity)
+    module.Builder = partial(BuilderOfRtx if rtx else Builder, gpu, identity)
     module.Runtime = partial(_runtime, module.ICudaEngine, gpu, identity)
     return module
 

@@ -29,7 +29,12 @@ SIZE = 16
 CHANNELS = 8
 
 Tensors = Mapping[str, tuple[str, tuple[Any, ...]]]
-_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
+_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "uint8": TensorProto.UINT8,
+    "int64": TensorProto.INT64,
+}
 
 
 def request_of(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from data_sets import ROOT, data_set
 
 from visrt.benchmarks.accuracy.evaluate import Evaluation, evaluate_session
+from visrt.export.onnx_graph import check_uint8_inputs
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.engines.trt.precision import node_precisions
@@ -49,6 +51,13 @@ def evaluated(name: str, bundle: Path = BUNDLE) -> Evaluation:
 @pytest.mark.parametrize("bundle", [BUNDLE, FP16, INT8], ids=lambda folder: folder.name)
 def test_it_computes_here_what_torch_computed_when_it_was_exported(bundle: Path) -> None:
     verify(bundle).require(str(bundle))
+
+
+@pytest.mark.parametrize("bundle", [BUNDLE, FP16, INT8], ids=lambda folder: folder.name)
+def test_tensorrt_takes_its_uint8_inputs(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    for name in opened.manifest.graphs:
+        check_uint8_inputs(onnx.load_from_string(opened.graph(name)).graph)
 
 
 @pytest.mark.parametrize("bundle", [BUNDLE, FP16, INT8], ids=lambda folder: folder.name)

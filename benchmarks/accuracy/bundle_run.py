@@ -47,7 +47,8 @@ class BundleRun:
     "official" the family's published video-level result, which sees the future. top_k: pairs of track and label in an
     official result; None: the number published for the family and the set. jobs: videos at a time, which share
     `threads`; None: one, so that frames a second are measured, but with `write_results` on a CPU up to four.
-    write_results: the folder for results.json and results.zip. existing: whether results there are replaced.
+    write_results: the folder for results.json and results.zip. existing: whether results there are replaced. device:
+    number of the GPU.
     """
 
     engine: str = "cpu"
@@ -60,6 +61,7 @@ class BundleRun:
     jobs: int | None = None
     write_results: Path | None = None
     existing: Existing = "refuse"
+    device: int = 0
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
@@ -131,9 +133,10 @@ class OpenedRun:
         kept: videos of the set that were done before, for the progress. Close it to end the run.
         """
         jobs = min(self.options.videos_at_a_time, len(videos))
-        of, frames, frames_done = kept + len(videos), sum(len(video.pictures) for video in videos), 0
+        lengths, frames_done = [len(video.pictures) for video in videos], 0
+        of, frames, longest = kept + len(videos), sum(lengths), max(lengths, default=0)
         on_progress(Progress(rule, kept, of, 0, frames))
-        outcomes = _Workers(partial(self._session, jobs), self._make(rule)).run(videos, jobs)
+        outcomes = _Workers(partial(self._session, rule, jobs, longest), self._make(rule)).run(videos, jobs)
         with closing(outcomes):
             for done, (video, report) in enumerate(outcomes, start=kept + 1):
                 frames_done += len(video.pictures)
@@ -167,10 +170,20 @@ class OpenedRun:
             "association_settings": asdict(self.method.settings),
         }
 
-    def _session(self, jobs: int) -> Session:
-        run = self.options
+    def _session(self, rule: str, jobs: int, longest: int) -> Session:
+        """For videos of at most `longest` frames, which an official rule remembers whole."""
+        run, association = self.options, dict(self.options.association or {})
+        if rule == "official":
+            association |= official_rule(self.method).room_for(self.method.settings, longest)
         threads = threads_of_each(run.threads, jobs)
-        return Session.open(self.bundle, run.engine, threads=threads, association=run.association, preset=run.preset)
+        return Session.open(
+            self.bundle,
+            run.engine,
+            threads=threads,
+            device=run.device,
+            association=association,
+            preset=run.preset,
+        )
 
     def _make(self, rule: str) -> MakeReport:
         fps, top_k = self.options.fps or FPS, self.options.top_k

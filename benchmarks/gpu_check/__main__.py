@@ -93,6 +93,7 @@ def _arguments(arguments: Sequence[str] | None) -> Namespace:
     add("--random", metavar="NAME[@HxW],...", help=f"bundles with random weights, {ALL} or: {', '.join(NETWORKS)}")
     add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the bundles with random weights")
     add("--engine", nargs="+", choices=list(BACKENDS), default=(), help="all that run on a GPU if not given")
+    add("--device", type=int, default=defaults.device, help="number of the GPU, as CUDA counts those it is shown")
     add("--batch", type=int, nargs="+", default=list(defaults.batches), help="the most streams that share a call")
     add("--streams", type=int, nargs="+", default=list(defaults.streams), help="streams at a time")
     add("--clip", type=Path, default=Path("clips/demo.mp4"))
@@ -115,7 +116,8 @@ def _subjects(given: Namespace) -> list[Subject]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; the report goes to stdout and to two files."""
     given = _arguments(arguments)
-    settings = CheckSettings(_each_once(given.batch), _each_once(given.streams), given.frames, given.rounds)
+    batches, streams = _each_once(given.batch), _each_once(given.streams)
+    settings = CheckSettings(batches, streams, given.frames, given.rounds, given.device)
     if not given.clip.is_file():
         raise UsageError(f"--clip {given.clip}: no such file; expected a video")
     absences = engines_here(given.engine)

@@ -60,11 +60,11 @@ def _export(part: Part) -> Figures:
 
 def _build(part: Part) -> Figures:
     """Builds what the engine builds, then opens it: seconds, bytes and GPU memory."""
-    bundle, before = part.subject.opened(), gpu_memory_mb()
+    bundle, before = part.subject.opened(), gpu_memory_mb(part.device)
     graphs: list[Figures] = []
     for flavour in FLAVOURS:
         if flavour == part.engine:
-            plan = BuildPlan(_frames_a_call(bundle, part.batch))
+            plan = BuildPlan(_frames_a_call(bundle, part.batch), device=part.device)
             built = build_bundle(bundle, load_tensorrt(flavour), plan, EngineCache(), lambda _: ignore_progress)
             graphs = [asdict(report) for report in built]
     start = perf_counter()
@@ -72,7 +72,7 @@ def _build(part: Part) -> Figures:
         return {
             "opened_s": perf_counter() - start,
             "graphs": graphs,
-            "memory_mb": _more_than(before),
+            "memory_mb": _more_than(before, part.device),
         }
 
 
@@ -84,7 +84,8 @@ def _frames_a_call(bundle: Bundle, batch: int) -> int:
 def _verify(part: Part) -> Figures:
     bundle = part.subject.opened()
     batches = tuple(sorted({1, _frames_a_call(bundle, part.batch)}))
-    verification = verify_engines(bundle, stored_reference(bundle), VerifySettings((part.engine,), batches))
+    settings = VerifySettings((part.engine,), batches, device=part.device)
+    verification = verify_engines(bundle, stored_reference(bundle), settings)
     values = verification_values(verification)
     try:
         verification.require(part.subject.name)
@@ -113,7 +114,7 @@ def _engine_stages(pipeline: Pipeline, part: Part, clip: Sequence[VideoFrame]) -
 
 def _streams(part: Part) -> Figures:
     """FPS of all streams together, end to end but for the writing of results, and where the time goes."""
-    bundle, before, clip = part.subject.opened(), gpu_memory_mb(), Path(part.clip)
+    bundle, before, clip = part.subject.opened(), gpu_memory_mb(part.device), Path(part.clip)
     runs: list[StreamRun] = []
     frames = len(_frames_of(part))
     with _pipeline(bundle, part, part.streams, in_flight=2) as pipeline:
@@ -121,13 +122,14 @@ def _streams(part: Part) -> Figures:
         for _ in range(part.rounds):
             runs.append(run_streams(pipeline, clip, part.streams, frames))
             _require_complete(runs[-1].outcomes)
-        return {**asdict(figures_of_runs(part.streams, frames, runs)), "memory_mb": _more_than(before)}
+        return {**asdict(figures_of_runs(part.streams, frames, runs)), "memory_mb": _more_than(before, part.device)}
 
 
 def _pipeline(bundle: Bundle, part: Part, streams: int, in_flight: int) -> Pipeline:
     session = SessionSettings(in_flight=in_flight)
     calls = 1 if in_flight == 1 else None
-    return Pipeline.open(bundle, part.engine, settings=PipelineSettings(streams, part.batch, calls, session))
+    settings = PipelineSettings(streams, part.batch, calls, session)
+    return Pipeline.open(bundle, part.engine, device=part.device, settings=settings)
 
 
 def _frames_of(part: Part) -> list[VideoFrame]:
@@ -157,9 +159,9 @@ def _require_complete(outcomes: Sequence[SourceOutcome]) -> None:
             raise EngineError(f"a stream ended as {outcome.end} after {outcome.processed} frames: {outcome.reason}")
 
 
-def _more_than(before: int | None) -> int | None:
-    """MB of GPU memory in use now and not `before`; None where it is not known."""
-    now = gpu_memory_mb()
+def _more_than(before: int | None, device: int) -> int | None:
+    """MB of the GPU's memory in use now and not `before`; None where it is not known."""
+    now = gpu_memory_mb(device)
     return None if before is None or now is None else now - before
 
 

@@ -26,16 +26,20 @@ streams: timed from the decoder to the masks."""
 @dataclass(frozen=True)
 class CheckSettings:
     """batches: the most streams that share a call of the engines. streams: at a time. frames: of each stream in a
-    round; None takes FRAMES, on the CPU CPU_FRAMES. rounds: of which the median counts, after one that warms up."""
+    round; None takes FRAMES, on the CPU CPU_FRAMES. rounds: of which the median counts, after one that warms up.
+    device: number of the GPU."""
 
     batches: tuple[int, ...] = (1, 4)
     streams: tuple[int, ...] = (1, 8)
     frames: int | None = None
     rounds: int = 3
+    device: int = 0
 
     def __post_init__(self) -> None:
         if min((*self.batches, *self.streams, self.rounds, self.frames or 1)) < 1:
             raise UsageError("batches, streams, frames and rounds are numbers of 1 or more")
+        if self.device < 0:
+            raise UsageError(f"device {self.device}: expected the number of a GPU, from 0")
 
     def frames_on(self, engine: str) -> int:
         return self.frames or (FRAMES if BACKENDS[engine].on_gpu else CPU_FRAMES)
@@ -72,7 +76,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement. Fields that a kind does not have are empty or 0; frames, rounds: as in CheckSettings."""
+    """One measurement. Fields that a kind does not have are empty or 0; frames, rounds, device: as in CheckSettings."""
 
     kind: Kind
     subject: Subject
@@ -82,6 +86,7 @@ class Part:
     frames: int = 0
     rounds: int = 0
     clip: str = ""
+    device: int = 0
 
     @property
     def id(self) -> str:
@@ -146,10 +151,11 @@ def _parts_of_one(subject: Subject, engines: Sequence[str], settings: CheckSetti
         yield Part("export", subject)
     for engine in engines:
         frames, rounds = settings.frames_on(engine), settings.rounds
+        device = settings.device if BACKENDS[engine].on_gpu else 0
         for batch in settings.batches:
-            yield Part("build", subject, engine, batch)
-            yield Part("verify", subject, engine, batch)
-            timed = Part("engines", subject, engine, batch, 0, frames, rounds, str(clip))
+            yield Part("build", subject, engine, batch, device=device)
+            yield Part("verify", subject, engine, batch, device=device)
+            timed = Part("engines", subject, engine, batch, 0, frames, rounds, str(clip), device)
             yield timed
             for streams in settings.streams:
                 # Fewer streams than the batch never fill a call.

@@ -36,7 +36,7 @@ class BenchSettings:
     by name. checkpoint: the weights of the peers in PyTorch. clip_lengths, key_every: each bundle is measured with
     clips of so many frames, or a key frame every so many. streams: numbers of streams; live_fps: rate of live sources,
     0 for none. length: frames of the endless stream. objects, queries, heights: of scenes for the work around the
-    engines. roofline: calls to time for it, 0 for none.
+    engines. roofline: calls to time for it, 0 for none. device: number of the GPU for the engines that use one.
     """
 
     clip: Path
@@ -56,6 +56,7 @@ class BenchSettings:
     queries: tuple[int, ...] = ()
     heights: tuple[int, ...] = ()
     roofline: int = 0
+    device: int = 0
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and not {"eager", "compile"} & set(self.peers):
@@ -63,6 +64,9 @@ class BenchSettings:
         scenes = (*self.objects, *self.queries, *self.heights)
         if min((*self.clip_lengths, *self.key_every, *self.streams, *scenes, self.frames, self.rounds)) < 1:
             raise UsageError("numbers of streams, objects, queries, pixels, frames and rounds are 1 or more")
+
+    def device_of(self, engine: str) -> int:
+        return self.device if backend_named(engine).on_gpu else 0
 
     @property
     def sweeps(self) -> list[tuple[Sweep, tuple[int, ...]]]:
@@ -105,8 +109,9 @@ def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda 
         name = f"{bundle.manifest.name} on {engine}"
         _streams(report, name, bundle, engine, say)
         if settings.length:
+            threads, device = settings.threads, settings.device_of(engine)
             report.length[name] = over_length(
-                bundle, engine, settings.clip, settings.length, threads=settings.threads, say=say
+                bundle, engine, settings.clip, settings.length, threads=threads, device=device, say=say
             )
     if settings.roofline:
         _roofline(report, pairs, say)
@@ -133,7 +138,7 @@ def _candidates(pairs: Sequence[tuple[Bundle, str]], settings: BenchSettings) ->
     ]
     of_clip = settings.clip, settings.frames, settings.threads
     return [
-        BundleCandidate(bundle, engine, *of_clip, in_flight, association, variant)
+        BundleCandidate(bundle, engine, *of_clip, in_flight, association, variant, settings.device_of(engine))
         for bundle, engine in pairs
         for in_flight in settings.in_flight
         for association, variant in variants or [({}, "")]
@@ -157,11 +162,11 @@ def _streams(report: BenchReport, name: str, bundle: Bundle, engine: str, say: S
     if not settings.streams:
         return
     of_clip = bundle, engine, settings.clip, settings.streams
-    rounds = min(settings.rounds, 3)
-    report.streams[name] = streams_at_once(*of_clip, settings.frames, rounds, settings.threads, say)
+    rounds, on = min(settings.rounds, 3), (settings.threads, settings.device_of(engine))
+    report.streams[name] = streams_at_once(*of_clip, settings.frames, rounds, *on, say)
     if settings.live_fps:
         say(f"{name}: live sources of {settings.live_fps:g} frames a second")
-        report.live[name] = live_streams(*of_clip, settings.frames, settings.live_fps, settings.threads)
+        report.live[name] = live_streams(*of_clip, settings.frames, settings.live_fps, *on)
 
 
 def _roofline(report: BenchReport, pairs: Sequence[tuple[Bundle, str]], say: Say) -> None:

@@ -229,8 +229,8 @@ def _streams_plots(streams: dict[str, list[StreamFigures]]) -> list[str]:
 
 
 def _length_plots(length: dict[str, LengthFigures]) -> list[str]:
-    """Memory and time a frame over the frames of one stream."""
-    (first, memory), (second, time) = _axes(INCHES), _axes(INCHES)
+    """Memory, time a frame and the norm of carried state over the frames of one stream."""
+    (first, memory), (second, time), (third, state) = _axes(INCHES), _axes(INCHES), _axes(INCHES)
     for name, found in length.items():
         frames = [point.frames for point in found.points]
         [line] = memory.plot(frames, [point.rss_mb for point in found.points], label=f"RSS, {_short(name)}")
@@ -240,9 +240,14 @@ def _length_plots(length: dict[str, LengthFigures]) -> list[str]:
         time.plot(frames, [point.ms for point in found.points], color=line.get_color(), label="wall clock")
         cpu_ms = [point.cpu_ms for point in found.points]
         time.plot(frames, cpu_ms, linestyle="--", color=line.get_color(), label="CPU, all threads")
+        if found.state_norm_per_10k is not None:
+            norms = [point.state_norm for point in found.points]
+            state.plot(frames, norms, color=line.get_color(), label=_short(name))
     memory.set(title="memory, MB", xlabel="frames")
     time.set(title="milliseconds a frame", xlabel="frames")
-    return [_with_legend(first, memory), _with_legend(second, time)]
+    state.set(title="largest norm of a vector in the state", xlabel="frames")
+    plots = [_with_legend(first, memory), _with_legend(second, time)]
+    return plots + ([_with_legend(third, state)] if state.lines else [])
 
 
 def _host_plots(found: Sequence[HostFigures]) -> list[str]:

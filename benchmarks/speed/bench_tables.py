@@ -120,7 +120,8 @@ def live_table(report: BenchReport) -> Table:
 
 
 def length_table(report: BenchReport) -> Table:
-    columns = ("frames", "RSS MB, first to last", "a 10,000 frames", "GPU MB", "ms a frame", "a 10,000 frames")
+    grows = "a 10,000 frames"
+    columns = ("frames", "RSS MB, first to last", grows, "GPU MB", "ms a frame", grows, "norm of the state", grows)
     title = f"Length: memory and time over one stream; growth is shown from {SLOPE_FROM:,} frames on"
     table = Table("", *columns, title=title)
     for name, found in report.length.items():
@@ -134,6 +135,8 @@ def length_table(report: BenchReport) -> Table:
             "-" if last.gpu_mb is None else f"{first.gpu_mb} to {last.gpu_mb}",
             f"{first.ms:.1f} to {last.ms:.1f}",
             f"{found.ms_per_10k:+.2f} ms" if long else "-",
+            "-" if last.state_norm is None else f"{first.state_norm:.1f} to {last.state_norm:.1f}",
+            "-" if found.state_norm_per_10k is None or not long else f"{found.state_norm_per_10k:+.2f}",
         )
     return table
 

@@ -97,6 +97,7 @@ class BundleCandidate:
     in_flight: int = 1
     association: Mapping[str, Any] = field(default_factory=dict)
     variant: str = ""
+    device: int = 0
     _folder: TemporaryDirectory[str] = field(init=False)
 
     @property
@@ -113,7 +114,12 @@ class BundleCandidate:
         start = perf_counter()
         settings = SessionSettings(in_flight=self.in_flight)
         self._session = Session.open(
-            self.bundle, self.engine, threads=self.threads, settings=settings, association=self.association
+            self.bundle,
+            self.engine,
+            threads=self.threads,
+            device=self.device,
+            settings=settings,
+            association=self.association,
         )
         self._folder = TemporaryDirectory()
         middle = perf_counter()

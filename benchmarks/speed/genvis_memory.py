@@ -3,7 +3,7 @@
     python -m visrt.benchmarks.speed.genvis_memory
 
 Slots, channels and classes are those of the published networks, with a small frame network and random weights: what is
-measured depends on neither. One thread, clips of one frame.
+measured depends on neither. One thread, clips of one frame, each of which shows ten objects.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ __all__ = ["main", "measured"]
 
 HEIGHT, WIDTH = 64, 96
 CLASSES = tuple(f"class {number}" for number in range(40))
+SHOWN = {"birth_score": 0.0, "keep_score": 0.0, "max_objects": 10}
+"""Settings by which ten objects are shown of a network that has learned nothing."""
+
 STAGES = ("association", "memory_engine", "clip_engine", "mask_engine")
 
 
 def measured(bundle: Path, cap: int, clips: int) -> StageTimes:
     """Times of `clips` clips after the first `cap`."""
     frames = synthetic_frames(8, HEIGHT, WIDTH).images
-    with Session.open(bundle, threads=1, association={"memory_clips": cap}) as session:
+    with Session.open(bundle, threads=1, association={"memory_clips": cap, **SHOWN}) as session:
         session.watch.clock = time.thread_time
         for at in range(cap):
             session.step(frames[at % len(frames)])

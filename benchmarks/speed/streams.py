@@ -128,12 +128,13 @@ def streams_at_once(
     frames: int,
     rounds: int,
     threads: int | None = None,
+    device: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[StreamFigures]:
     """`frames` frames of each stream, for each number of streams in turn, `rounds` times after one that warms up."""
     runs: dict[int, list[StreamRun]] = {count: [] for count in counts}
     with ExitStack() as opened:
-        pipelines = {count: opened.enter_context(_pipeline(bundle, engine, threads, count)) for count in counts}
+        pipelines = {count: opened.enter_context(_pipeline(bundle, engine, threads, device, count)) for count in counts}
         for number in range(rounds + 1):
             for count, pipeline in pipelines.items():
                 say(f"{count} streams, round {number} of {rounds}")
@@ -144,12 +145,19 @@ def streams_at_once(
 
 
 def live_streams(
-    bundle: Bundle, engine: str, clip: Path, counts: Sequence[int], frames: int, fps: float, threads: int | None = None
+    bundle: Bundle,
+    engine: str,
+    clip: Path,
+    counts: Sequence[int],
+    frames: int,
+    fps: float,
+    threads: int | None = None,
+    device: int = 0,
 ) -> list[LiveFigures]:
     """`frames` frames of each of so many sources that behave as cameras of `fps` frames a second."""
     found = []
     for count in counts:
-        with _pipeline(bundle, engine, threads, count) as pipeline:
+        with _pipeline(bundle, engine, threads, device, count) as pipeline:
             run_streams(pipeline, clip, 1, 2)
             outcomes: list[SourceOutcome] = []
             sources = [StampedSource(_Part(open_source(clip), frames), fps) for _ in range(count)]
@@ -162,8 +170,9 @@ def live_streams(
     return found
 
 
-def _pipeline(bundle: Bundle, engine: str, threads: int | None, streams: int) -> Pipeline:
-    return Pipeline.open(bundle, engine, threads=threads, settings=PipelineSettings(streams=streams))
+def _pipeline(bundle: Bundle, engine: str, threads: int | None, device: int, streams: int) -> Pipeline:
+    settings = PipelineSettings(streams=streams)
+    return Pipeline.open(bundle, engine, threads=threads, device=device, settings=settings)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from math import ceil
 
 import numpy as np
 
@@ -24,13 +25,14 @@ from visrt.benchmarks.video_level.tracks import (
     second_reading,
 )
 from visrt.runtime.arrays import Floats
+from visrt.runtime.bundles.dynamic_axes import CLIPS_SETTING
 from visrt.runtime.image import Frame, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
-from visrt.runtime.methods.genvis import BASE, GenVis, clip_step, first_step
+from visrt.runtime.methods.genvis import BASE, GenVis, GenVisSettings, clip_step, first_step
 from visrt.runtime.methods.method import nonfinite
 from visrt.runtime.network import Network, StreamGraphs
 
-__all__ = ["genvis_result", "segmented"]
+__all__ = ["genvis_result", "room_for_video", "segmented"]
 
 NO_CAP = 2**31
 
@@ -53,6 +55,11 @@ def genvis_result(network: Network, family: GenVis, read_frames: ReadFrames, top
     frames = [clip.mask_embeddings for clip in clips for _ in range(clip.frames)]
     masks = second_reading(network, read_frames(), embeddings_of_winners(winners, frames), _scored)
     return VideoResult(len(frames), tuple(scored_track(winner, masks[winner.slot], len(frames)) for winner in winners))
+
+
+def room_for_video(settings: GenVisSettings, frames: int) -> dict[str, int]:
+    """The settings with which engines have room for all clips of a video of so many frames."""
+    return {CLIPS_SETTING: max(1, ceil(frames / settings.clip_frames))}
 
 
 def segmented(network: Network, family: GenVis, frames: Iterable[Frame]) -> Iterator[Segmented]:

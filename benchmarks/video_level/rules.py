@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visrt.benchmarks.video_level.ctvis import ctvis_result
-from visrt.benchmarks.video_level.genvis import genvis_result
+from visrt.benchmarks.video_level.genvis import genvis_result, room_for_video
 from visrt.benchmarks.video_level.inspro import inspro_result
 from visrt.benchmarks.video_level.minvis import minvis_result
 from visrt.benchmarks.video_level.tracks import ReadFrames, VideoResult
@@ -34,19 +34,22 @@ class OfficialRule:
     """make: the result from engines, family, video and number of (track, label) pairs; None is the published number.
 
     settings: the association settings that change the result; None is all of them. top_k: the number of pairs that
-    was published for a public set, by its key in OFFICIAL_SETS, where it is not that of `make`.
+    was published for a public set, by its key in OFFICIAL_SETS, where it is not that of `make`. room_for: the
+    association settings with which a session's engines have room for a video, from the family's settings and the number
+    of its frames.
     """
 
     make: Callable[[Network, Any, ReadFrames, int | None], VideoResult]
     settings: tuple[str, ...] | None = None
     top_k: Mapping[str, int] = field(default_factory=dict)
+    room_for: Callable[[Any, int], Mapping[str, Any]] = lambda settings, frames: {}
 
 
 OFFICIAL_RULES: dict[type[Any], OfficialRule] = {
     InsPro: OfficialRule(inspro_result),
     MinVis: OfficialRule(minvis_result, settings=("similarity",)),
     CtVis: OfficialRule(ctvis_result),
-    GenVis: OfficialRule(genvis_result, top_k={"ovis": 20}),
+    GenVis: OfficialRule(genvis_result, top_k={"ovis": 20}, room_for=room_for_video),
     VideoMt: OfficialRule(videomt_result, settings=(), top_k={"ovis": 20}),
 }
 

@@ -10,12 +10,13 @@ import hashlib
 import io
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from visrt.runtime.arrays import Array
+from visrt.runtime.bundles.dynamic_axes import CLIPS_SETTING
 from visrt.runtime.bundles.manifest import FileSpec, Manifest, StateSpec, manifest_from_json
 from visrt.runtime.bundles.onnx_file import check_onnx
 from visrt.runtime.errors import BundleError
@@ -47,6 +48,14 @@ class Bundle:
     def sizes(self) -> tuple[Bundle, ...]:
         """A bundle of one size for each size of the network input, the main one first."""
         return tuple(Bundle(self.folder, manifest) for manifest in self.manifest.sizes)
+
+    def with_room_for(self, settings: object) -> Bundle:
+        """The bundle with engines for all clips that the `settings` of its method remember, and no fewer than its own
+        association says: those that were built before serve where they are enough."""
+        clips, own = getattr(settings, CLIPS_SETTING, 0), self.manifest.association
+        if clips <= own.get(CLIPS_SETTING, 0):
+            return self
+        return replace(self, manifest=self.manifest.model_copy(update={"association": {**own, CLIPS_SETTING: clips}}))
 
     def graph(self, name: str) -> bytes:
         """The ONNX model of graph `name`, whole and without external data.

@@ -105,10 +105,13 @@ def open_engines(bundle: Bundle, backend: str = "cpu", options: EngineOptions | 
 
 def engines_by_size(bundle: Bundle, backend: str, options: EngineOptions) -> list[SizedEngines]:
     """The sizes of `bundle`, the main one first. The engines of an only size are opened now, those of several on first
-    use: many streams need one size alone."""
+    use: many streams need one size alone. Raises UsageError if a GPU was chosen for an engine that uses none."""
     from visrt.runtime.bundles.bundle import initial_states
 
     known = backend_named(backend)
+    if options.device and not known.on_gpu:
+        gpus = ", ".join(name for name, other in BACKENDS.items() if other.on_gpu)
+        raise UsageError(f"device {options.device} was chosen for engine {backend}, which uses no GPU; take {gpus}")
     if not bundle.manifest.other_sizes:
         states = initial_states(bundle)
         return [SizedEngines(bundle.manifest, known.open(bundle, options), states)]

@@ -12,8 +12,9 @@ __all__ = ["EngineOptions", "usable_cores"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """threads: of one operator on the CPU; None takes all cores. device: index of the GPU. batch: the most frames of
-    one call, which TensorRT engines are built for. clip_frames: of one stream, for a family that looks at clips."""
+    """threads: of one operator on the CPU; None takes all cores. device: number of the GPU, as CUDA counts those that
+    CUDA_VISIBLE_DEVICES shows it. batch: the most frames of one call, which TensorRT engines are built for.
+    clip_frames: of one stream, for a family that looks at clips."""
 
     threads: int | None = None
     device: int = 0

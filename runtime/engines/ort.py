@@ -6,7 +6,10 @@ that was requested.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +31,15 @@ __all__ = ["CpuEngine", "CudaEngine", "DeviceTensor"]
 
 _EXTRAS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "gpu"}
 _QUIET = 3
+
+CUDA_SETTINGS = {
+    # TF32 rounds float32 to 10 bits, which misses the tolerance of an FP32 bundle.
+    "use_tf32": "0",
+    # By default cuDNN tries every algorithm for every new shape, so that each batch size stalls once.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # By default each growth of the arena is a power of two, of a GPU that others use too.
+    "arena_extend_strategy": "kSameAsRequested",
+}
 
 DEFAULTS = EngineOptions()
 
@@ -126,7 +138,9 @@ def _open(graph: GraphSpec, model: bytes, provider: str, options: EngineOptions)
     # cores: 163 CPU-ms a frame with it, 98 without; with other programs running, half the frames a second.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.intra_op_num_threads = options.threads or 0
-    chosen = {"device_id": str(options.device)} if provider == CudaEngine.provider else {}
+    on_cuda = provider == CudaEngine.provider
+    chosen = {"device_id": str(options.device), **CUDA_SETTINGS} if on_cuda else {}
+    said = _preloaded(getattr(ort, "preload_dlls", None)) if on_cuda else ""
     try:
         session = ort.InferenceSession(model, settings, providers=[(provider, chosen)])
     except Exception as error:
@@ -134,12 +148,30 @@ def _open(graph: GraphSpec, model: bytes, provider: str, options: EngineOptions)
     if session.get_providers()[0] != provider:
         raise EngineError(
             f"{provider} was requested but {session.get_providers()[0]} took {graph.file.file}; "
-            f"check the GPU's driver and libraries (`visrt doctor`), or use --engine cpu"
+            f"{said or 'its libraries did not load'}: check the GPU's driver (`visrt doctor`), {install_hint('gpu')}, "
+            "which brings the libraries of CUDA and cuDNN, or use --engine cpu"
         )
     session.disable_fallback()
     if faults := signature_faults(graph, _tensors(session.get_inputs()), _tensors(session.get_outputs())):
         raise EngineError(f"{graph.file.file} does not fit its manifest: {'; '.join(faults)}; export the bundle again")
     return session
+
+
+@cache
+def _preloaded(preload: Callable[[], None] | None) -> str:
+    """Loads the libraries of CUDA and cuDNN that pip installed, once in a process; what ONNX Runtime says of it.
+
+    Without it ONNX Runtime finds only libraries of the system. preload: `onnxruntime.preload_dlls`, of 1.21 or newer.
+    """
+    if preload is None:
+        return "this onnxruntime is older than 1.21 and finds no libraries of CUDA that pip installed"
+    said = StringIO()
+    try:
+        with redirect_stdout(said):
+            preload()
+    except Exception as error:
+        return one_line(error)
+    return " ".join(said.getvalue().split())
 
 
 def _tensors(nodes: list[Any]) -> list[EngineTensor]:

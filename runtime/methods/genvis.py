@@ -163,12 +163,13 @@ class Clip(NamedTuple):
     """What the network says of a clip.
 
     probabilities [S, K]: of each slot's classes, zero where it is invalid. invalid [S]: the network gave NaN or
-    infinity for it. rows [S]: each slot's place in the clip graph's outputs. finite: of each frame, whether the frame
-    graph gave numbers; frames without are no part of the clip.
+    infinity for it. dropped: for how many. rows [S]: each slot's place in the clip graph's outputs. finite: of each
+    frame, whether the frame graph gave numbers; frames without are no part of the clip.
     """
 
     probabilities: Floats
     invalid: NDArray[np.bool_]
+    dropped: int
     rows: NDArray[np.intp]
     finite: Sequence[bool]
 
@@ -216,13 +217,17 @@ class GenVis(TrackingMethod[GenVisState]):
         """The same slots are shown in each frame of the clip, each with the mask it has there."""
         settings = self.settings
         clip, step = yield from clip_step(frames, graphs, state.step, settings)
-        tracks = forget_slots(state.tracks, clip.invalid) if clip.invalid.any() else state.tracks
+        tracks = forget_slots(state.tracks, clip.invalid) if clip.dropped else state.tracks
         tracks = without_lost(tracks, frames[0].now_s, settings.lost_s)
         tracks, objects, slots = update_tracks(tracks, clip.probabilities, frames[-1].now_s, settings)
-        shown = [FrameTracks(error=nonfinite("frame_queries"))] * len(frames)
-        for at in (at for at, finite in enumerate(clip.finite) if finite):
-            shown[at] = yield from tracks_of_slots(frames[at], objects, clip.rows[slots])
-        shown[0] = replace(shown[0], dropped_slots=int(clip.invalid.sum()))
+        shown, rows = list[FrameTracks](), clip.rows[slots]
+        for frame, finite in zip(frames, clip.finite, strict=True):
+            if finite:
+                shown.append((yield from tracks_of_slots(frame, objects, rows)))
+            else:
+                shown.append(FrameTracks(error=nonfinite("frame_queries")))
+        if clip.dropped:
+            shown[0] = replace(shown[0], dropped_slots=clip.dropped)
         return shown, GenVisState(step, tracks)
 
     def full_outputs(
@@ -273,7 +278,7 @@ def _carried(
     place = place_of_next(memory, settings.memory_clips)
     answer.renew(entry=place)
     memory = with_clip(memory, step.clip, place)
-    if clip.invalid.any():
+    if clip.dropped:
         memory = forget_slots_before(memory, clip.invalid, step.clip + 1)
     return clip, ClipStep(step.clip + 1, memory)
 
@@ -290,7 +295,7 @@ def _matched(
     prototypes: Floats = answer.device["prototypes"].numpy()
     if step.prototypes is not None:
         order = assign(1 - cosine_similarity(step.prototypes, prototypes))
-        clip = Clip(clip.probabilities[order], clip.invalid[order], order, clip.finite)
+        clip = clip._replace(probabilities=clip.probabilities[order], invalid=clip.invalid[order], rows=order)
         prototypes = np.where(clip.invalid[:, None], step.prototypes, prototypes[order])
     return clip, replace(step, clip=step.clip + 1, prototypes=prototypes.copy())
 
@@ -337,5 +342,7 @@ def _clip(frames: Sequence[FrameOutputs], start: Start) -> Steps[tuple[Answer, C
             kept = [frame for frame, good in zip(frames, finite, strict=True) if good]
             answer = yield Call("clip", kept, start)
     outputs, invalid = valid_outputs(answer, "clip")
-    probabilities = np.where(invalid[:, None], np.float32(0), softmax(outputs["class_logits"])[:, :-1])
-    return answer, Clip(probabilities, invalid, np.arange(len(invalid)), finite)
+    probabilities, dropped = softmax(outputs["class_logits"])[:, :-1], int(np.count_nonzero(invalid))
+    if dropped:
+        probabilities[invalid] = 0
+    return answer, Clip(probabilities, invalid, dropped, np.arange(len(invalid)), finite)

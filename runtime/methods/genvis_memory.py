@@ -32,19 +32,16 @@ NO_CLIP = -1
 @dataclass(frozen=True)
 class Memory:
     """clips int32 [M]: number of the clip in each entry of the rings, in any order; entries are filled one after the
-    other. since int32 [S]: the first clip that counts for each slot; what it was before is forgotten."""
+    other. since int32 [S]: the first clip that counts for each slot; what it was before is forgotten. used: entries
+    that hold a clip."""
 
     clips: NDArray[np.int32]
     since: NDArray[np.int32]
-
-    @property
-    def used(self) -> int:
-        """Entries that hold a clip."""
-        return int(np.count_nonzero(self.clips != NO_CLIP))
+    used: int
 
 
 def empty_memory(slots: int) -> Memory:
-    return Memory(np.full(1, NO_CLIP, dtype=np.int32), np.zeros(slots, dtype=np.int32))
+    return Memory(np.full(1, NO_CLIP, dtype=np.int32), np.zeros(slots, dtype=np.int32), used=0)
 
 
 def with_room(memory: Memory, cap: int) -> Memory:
@@ -74,7 +71,7 @@ def with_clip(memory: Memory, clip: int, place: int) -> Memory:
     """The memory with number `clip` in the entry `place`."""
     clips = memory.clips.copy()
     clips[place] = clip
-    return replace(memory, clips=clips)
+    return Memory(clips, memory.since, max(memory.used, place + 1))
 
 
 def forget_slots_before(memory: Memory, slots: NDArray[np.bool_], clip: int) -> Memory:

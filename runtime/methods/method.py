@@ -311,14 +311,15 @@ def valid_outputs(answer: Answer, graph: str) -> tuple[Tensors, NDArray[np.bool_
     Where the network gave NaN or infinity anywhere in a slot, its class logits say so. Raises NumericalError if it did
     in all.
     """
-    invalid: NDArray[np.bool_] = np.any(~np.isfinite(answer.host["class_logits"]), axis=1)
+    finite = np.isfinite(answer.host["class_logits"])
+    if finite.all():
+        return answer.host, np.zeros(len(finite), dtype=np.bool_)
+    invalid: NDArray[np.bool_] = np.any(~finite, axis=1)
     if invalid.all():
         raise NumericalError(
             f"the network gave NaN or infinity in every slot of its {graph} graph; check the bundle with its reference "
             "frames, and an FP16 engine against FP32"
         )
-    if not invalid.any():
-        return answer.host, invalid
     rows = {role: invalid.reshape(-1, *[1] * (values.ndim - 1)) for role, values in answer.host.items()}
     return {role: np.where(rows[role], np.float32(0), values) for role, values in answer.host.items()}, invalid
 

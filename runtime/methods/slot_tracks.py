@@ -53,6 +53,8 @@ def new_slot_tracks(slots: int, next_id: int) -> SlotTracks:
 
 def forget_slots(tracks: SlotTracks, gone: NDArray[np.bool_]) -> SlotTracks:
     """The tracks with the slots `gone` [S] known as nothing."""
+    if not gone.any():
+        return tracks
     scores = None if tracks.scores is None else np.where(gone[:, None], np.float32(0), tracks.scores)
     ids, seen_frames = np.where(gone, NO_OBJECT, tracks.ids), np.where(gone, 0, tracks.seen_frames)
     return replace(tracks, ids=ids, seen_frames=seen_frames, scores=scores)
@@ -80,9 +82,8 @@ def mark_seen(
     stay as they were: how they are kept over time is the method's own.
     """
     scores = probabilities.max(axis=1)
-    by_score = np.argsort(-scores, kind="stable")
-    enough = scores >= np.where(tracks.ids == NO_OBJECT, birth_score, keep_score)
-    visible = by_score[enough[by_score]][:max_objects]
+    enough = (scores >= np.where(tracks.ids == NO_OBJECT, birth_score, keep_score)).nonzero()[0]
+    visible = enough[(-scores[enough]).argsort(kind="stable")][:max_objects]
     newborn = visible[tracks.ids[visible] == NO_OBJECT]
     ids, seen_s, seen_frames = tracks.ids.copy(), tracks.seen_s.copy(), tracks.seen_frames.copy()
     ids[newborn] = tracks.next_id + np.arange(len(newborn))
@@ -105,7 +106,7 @@ def shown_objects(tracks: SlotTracks, visible: Slots) -> tuple[list[tuple[int, i
     The label is the class with the best score over time, the score is that one.
     """
     assert tracks.scores is not None
-    slots = visible[np.argsort(tracks.ids[visible])]
+    slots = visible[tracks.ids[visible].argsort()]
     scores = tracks.scores[slots]
     ids, labels, best = tracks.ids[slots].tolist(), scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist()
     return list(zip(ids, labels, best, strict=True)), slots

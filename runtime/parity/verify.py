@@ -45,12 +45,14 @@ __all__ = [
 @dataclass(frozen=True)
 class VerifySettings:
     """engines: by name; none takes all that this machine can run. batches: frames a call. floors: of agreement by
-    name, in place of those of the bundle's precision. threads: of ONNX Runtime on the CPU, None takes all cores."""
+    name, in place of those of the bundle's precision. threads: of ONNX Runtime on the CPU, None takes all cores.
+    device: number of the GPU for the engines that use one."""
 
     engines: tuple[str, ...] = ()
     batches: tuple[int, ...] = BATCHES
     floors: Mapping[str, float] = field(default_factory=dict)
     threads: int | None = None
+    device: int = 0
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.engines if name not in BACKENDS]:
@@ -170,7 +172,7 @@ def _tried(bundle: Bundle, reference: Reference, name: str, settings: VerifySett
 
 def _judged(bundle: Bundle, reference: Reference, name: str, settings: VerifySettings) -> tuple[ParityReport, str]:
     """The judgement on engine `name`, and its provider."""
-    options = EngineOptions(settings.threads, batch=max(settings.batches))
+    options = EngineOptions(settings.threads, settings.device, batch=max(settings.batches))
     with closing(open_engines(bundle, name, options)) as engines:
         provider = engines["frame"].provider
         precision = precision_of(bundle.manifest)

@@ -118,6 +118,7 @@ def test_length_host_work_and_roofline_say_what_they_are_of(lines: list[dict[str
     [length] = of_kind(lines, "length")
     assert length["points"][-1]["frames"] == 20
     assert all(point["rss_mb"] > 10 for point in length["points"])
+    assert all(point["state_norm"] is None for point in length["points"]), "a network without state"
     assert [(line["varied"], line["objects"], line["size"]) for line in of_kind(lines, "host")] == [
         ("objects", 1, [720, 1280]),
         ("objects", 4, [720, 1280]),
@@ -238,6 +239,16 @@ def sweep(bundle: Path, folder: Path, options: str) -> Result:
 def lines_of(folder: Path, ended: Result) -> list[dict[str, Any]]:
     assert ended.exit_code == 0, ended.output
     return [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+
+
+def test_length_follows_the_norm_of_what_a_network_carries(folder: Path, genvis: Path) -> None:
+    [length] = of_kind(lines_of(folder, sweep(genvis, folder, "--length 12")), "length")
+
+    norms = [point["state_norm"] for point in length["points"]]
+    assert len(norms) == 12
+    assert norms[0] == 0, "no clip is full yet"
+    assert norms[-1] > 0
+    assert "largest norm of a vector in the state" in (folder / "sweep.html").read_text()
 
 
 def test_clip_lengths_are_candidates_of_one_run_whose_network_sees_such_clips(folder: Path, genvis: Path) -> None:

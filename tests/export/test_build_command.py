@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 from bundles import write_bundle
+from fake_gpu import Gpu
+from fake_pycuda import install_cuda
+from fake_tensorrt import install_tensorrt
 from networks import HEIGHT, PUBLISHED_KIND, WIDTH, saved
 from typer.testing import CliRunner
 
@@ -52,6 +55,29 @@ def test_rtx_build_keeps_an_engine_a_graph_and_inspect_shows_them(bundle: Path, 
     shown = run("inspect", bundle)
     assert shown.output.count("engine of tensorrt-rtx") == 2
     assert str(cache) not in bundle.as_posix()
+
+
+def test_build_takes_a_level_and_shows_messages_that_nobody_knows(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu()
+    gpu.faults.build_warnings = ["Something strange"]
+    install_cuda(monkeypatch, gpu)
+    install_tensorrt(monkeypatch, gpu, "tensorrt", "11.1.0")
+    arguments = ("build", "--bundle", bundle, "--optimize", 5, "--out-log", tmp_path / "log.json")
+
+    refused = run(*arguments)
+    assert refused.exit_code == 5
+    assert "Something strange; VISRT_ACCEPT_MESSAGES=1 takes the engine all the same" in refused.stderr
+
+    monkeypatch.setenv("VISRT_ACCEPT_MESSAGES", "1")
+    taken = run(*arguments)
+    assert taken.exit_code == 0, taken.stderr
+    assert "NOT accounted for: Something strange" in taken.output
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert log["plan"]["level"] == 5
+    assert [engine["unaccounted"] for engine in log["engines"]] == [["Something strange"]] * 2
+    assert run("inspect", bundle).output.count("1 messages NOT accounted for") == 2
 
 
 def test_rtx_export_with_an_engine_builds_it_too(cache: Path, tmp_path: Path) -> None:

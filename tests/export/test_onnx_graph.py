@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from visrt.export.graphs import FrameGraph, MasksGraph
-from visrt.export.onnx_graph import OPSET, cleaned, onnx_from_frame_graph, onnx_from_masks_graph
+from visrt.export.onnx_graph import OPSET, check_uint8_inputs, cleaned, onnx_from_frame_graph, onnx_from_masks_graph
 from visrt.models.checkpoints.checkpoint import load_checkpoint
 from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.mask2former import IMAGENET_MEAN, IMAGENET_STD, FrameOutputs
@@ -54,6 +54,13 @@ class FixedBatch(Pooled):
         return super().forward(images.mean(0, keepdim=True).expand(2, -1, -1, -1))
 
 
+class ReadsItsInput(FrameGraph):
+    """Normalises what it transposes as bytes."""
+
+    def normalised(self, images: Tensor, valid_sizes: Tensor) -> Tensor:
+        return images.permute(0, 3, 1, 2).to(torch.float32) * valid_sizes.sum()
+
+
 def traced(network: nn.Module) -> onnx.ModelProto:
     return onnx_from_frame_graph(FrameGraph(network, IMAGENET_MEAN, IMAGENET_STD), 32, 64)
 
@@ -61,6 +68,11 @@ def traced(network: nn.Module) -> onnx.ModelProto:
 def test_a_grid_sample_is_refused() -> None:
     with pytest.raises(ParityError, match="GridSample"):
         traced(Sampled())
+
+
+def test_an_image_that_is_moved_as_bytes_is_refused() -> None:
+    with pytest.raises(ParityError, match=r"uint8 input images is read by Transpose .*; expected one Cast, to float32"):
+        onnx_from_frame_graph(ReadsItsInput(Pooled(), IMAGENET_MEAN, IMAGENET_STD), 32, 64)
 
 
 def test_a_batch_that_became_static_is_refused() -> None:
@@ -75,6 +87,7 @@ def test_graphs_have_opset_18_and_nothing_but_standard_operators(published_kind:
             assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
             assert {node.domain for node in model.graph.node} == {""}
             assert "GridSample" not in {node.op_type for node in model.graph.node}
+            check_uint8_inputs(model.graph)
 
 
 def test_two_exports_are_the_same_bytes(published_kind: Exported) -> None:

@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from annotated_sets import set_values, write_set
 from fake_gpu import Gpu
 from fake_pycuda import install_cuda
 from fake_sources import FakeSource
 from fake_tensorrt import install_tensorrt
 from genvis_bundles import exported_genvis
 from inspro_bundles import exported_inspro
+from red_videos import CLASS_MAP
 from stateful_families import NetworkSettings, QueryNetwork, register
 
+from visrt.benchmarks.accuracy.bundle_run import BundleRun, OpenedRun
+from visrt.benchmarks.accuracy.evaluate import Reported
 from visrt.export.bundle import Export, export_bundle
 from visrt.models.checkpoints.checkpoint import save_checkpoint
 from visrt.models.videomt import VideoMt, VideoMtSettings
@@ -25,9 +29,12 @@ from visrt.runtime.arrays import Feed, Tensor
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.trt.device_tensor import ALIGNMENT
 from visrt.runtime.engines.trt.engine import TrtEngine
+from visrt.runtime.engines.trt.engine_cache import EngineCache
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
 from visrt.runtime.results import FrameResult
+from visrt.runtime.session import Session
 from visrt.runtime.sources.source import Image, VideoFrame
+from visrt.training.data.set_formats import load_annotations
 
 STREAMS = 8
 FRAMES = 4
@@ -85,6 +92,11 @@ def registered() -> Iterator[None]:
 @pytest.fixture(scope="module", params=list(BUNDLES))
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return open_bundle(BUNDLES[request.param](tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def genvis_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(genvis(tmp_path_factory))
 
 
 @pytest.fixture
@@ -201,3 +213,49 @@ def test_streams_that_come_and_go_leave_no_memory_behind(bundle: Bundle, gpu: Gp
         tracked(pipeline, [Noise(stream, 2) for stream in range(9)])
 
         assert gpu.allocated == allocated
+
+
+def remembering(bundle: Bundle, clips: int) -> Bundle:
+    """As if exported with as many `memory_clips`, for clips of one frame."""
+    association = {**bundle.manifest.association, "memory_clips": clips, "clip_frames": 1}
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"association": association}))
+
+
+def test_a_session_may_remember_more_clips_than_its_bundle_and_the_bundle_s_engines_serve_fewer(
+    genvis_bundle: Bundle, gpu: Gpu
+) -> None:
+    bundle, built = remembering(genvis_bundle, 4), list[int]()
+    images = [frame.image for frame in Noise(0, 6)]
+    for clips in (4, 2, 6):
+        with (
+            Session.open(bundle, "tensorrt", association={"memory_clips": clips}) as session,
+            Session.open(bundle, "cpu", threads=1, association={"memory_clips": clips}) as expected,
+        ):
+            for image in images:
+                [found], [wanted] = session.step(image), expected.step(image)
+                assert [one.id for one in found.objects] == [one.id for one in wanted.objects]
+                np.testing.assert_allclose(
+                    [one.score for one in found.objects], [one.score for one in wanted.objects], atol=1e-5
+                )
+        built.append(len(EngineCache().kept(bundle.manifest.graphs["memory"].file.sha256)))
+    assert built == [1, 1, 2], "the engine for four clips serves two, and six need one for eight"
+
+
+@pytest.mark.parametrize("frames", [2, 7])
+def test_the_official_rule_remembers_whole_videos_whatever_the_bundle_does(
+    genvis_bundle: Bundle, tmp_path: Path, gpu: Gpu, frames: int
+) -> None:
+    """The published memory has no cap; on TensorRT an engine has room for as many clips as it was built for."""
+    bundle = remembering(genvis_bundle, 2)
+    annotated = load_annotations(write_set(tmp_path / "set", set_values(2, frames)), bundle.manifest.classes, CLASS_MAP)
+
+    def reports(engine: str) -> dict[int, Reported]:
+        run = OpenedRun.of(bundle, BundleRun(engine, rules=("official",)), annotated)
+        return run.all_reports("official", annotated.videos, lambda progress: None)
+
+    found, wanted = reports("tensorrt"), reports("cpu")
+    for number, report in wanted.items():
+        assert [track.label for track in found[number].tracks] == [track.label for track in report.tracks]
+        np.testing.assert_allclose(
+            [track.score for track in found[number].tracks], [track.score for track in report.tracks], atol=1e-5
+        )

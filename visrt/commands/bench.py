@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from visrt.commands.device import Device
 from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def bench(
     frames: Annotated[int, typer.Option(min=2, help="Frames of the clip in a round.")] = 60,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each, after one that warms up.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
+    device: Device = 0,
     clip_lengths: Annotated[
         str, typer.Option(help="Frames of GenVIS's clips, such as 1,3,5,7: each in turn, as in the paper's figure 3.")
     ] = "",
@@ -65,6 +67,7 @@ def bench(
         frames=frames,
         rounds=rounds,
         threads=threads,
+        device=device,
         engines=tuple(engine or ()) or ("cpu",),
         in_flight=tuple(in_flight or ()) or (1,),
         peers=tuple(peer or ()),

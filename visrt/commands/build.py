@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from visrt.commands.device import Device
 from visrt.runtime.engines.trt.library import FLAVOURS
 
 if TYPE_CHECKING:
@@ -31,10 +32,17 @@ def build(
         list[str] | None,
         typer.Option(help="Compute capability of a GPU that is not here (8.6), tensorrt-rtx only; may be repeated."),
     ] = None,
-    device: Annotated[int, typer.Option(min=0, help="Index of the GPU.")] = 0,
+    device: Device = 0,
+    optimize: Annotated[
+        int, typer.Option(min=0, max=5, help="The builder's level: a higher one times more kernels, for longer.")
+    ] = 3,
     out_log: Annotated[Path | None, typer.Option(help="Json file for what was built, or why not.")] = None,
 ) -> None:
-    """Build an engine for each graph and size of a bundle and keep it in the cache; leave with 5 if one cannot be."""
+    """Build an engine for each graph and size of a bundle and keep it in the cache; leave with 5 if one cannot be.
+
+    TensorRT tells faults of an engine in its log alone, so a message that visrt does not know to be harmless refuses
+    the engine. VISRT_ACCEPT_MESSAGES=1 takes it all the same, shows the messages and keeps them with the engine.
+    """
     from visrt.console import report_console, say
     from visrt.runtime.bundles.bundle import open_bundle
     from visrt.runtime.engines.trt.bundle_build import BuildPlan, build_bundle
@@ -42,7 +50,7 @@ def build(
     from visrt.runtime.engines.trt.library import load_tensorrt
 
     flavour = flavour_named(engine)
-    plan = BuildPlan(batch, tuple(target or ()), device)
+    plan = BuildPlan(batch, tuple(target or ()), device, optimize)
     opened = open_bundle(bundle)
     console, cache = report_console(), EngineCache(notice=say)
     reports: list[EngineReport] = []
@@ -51,7 +59,9 @@ def build(
         reports.extend(build_bundle(opened, load_tensorrt(flavour), plan, cache, progress_of))
     console.print(_table(reports, f"{bundle} for {reports[0].gpu}"))
     for warning in dict.fromkeys(text for report in reports for text in report.warnings):
-        console.print(f"accepted warning: {warning}", markup=False)
+        console.print(f"accepted message: {warning}", markup=False)
+    for text in dict.fromkeys(text for report in reports for text in report.unaccounted):
+        console.print(f"NOT accounted for: {text}", markup=False)
     console.print(f"kept in {cache.folder}", markup=False)
     if plan.targets:
         console.print("these engines were built for GPUs by name and were not run: `make gpu-check` on each such GPU")

@@ -10,6 +10,7 @@ import typer
 
 from visrt.commands.association import PRESET_HELP, association_in
 from visrt.commands.class_choice import CHOICE_HELP, class_choice
+from visrt.commands.device import Device
 from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def evaluate(
     preset: Annotated[str | None, typer.Option(help=PRESET_HELP)] = None,
     engine: Annotated[str, typer.Option(help=f"What runs the network: {', '.join(BACKENDS)}.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
+    device: Device = 0,
     rule: Annotated[
         Rule,
         typer.Option(
@@ -124,7 +126,7 @@ def evaluate(
     rules = ("causal", "official") if rule is Rule.both else (rule.value,)
     changes = association_in(association, preset).changes
     existing: Existing = "replace" if overwrite else "refuse"
-    run = BundleRun(engine, threads, changes, preset, fps, rules, top_k, jobs, write_results, existing)
+    run = BundleRun(engine, threads, changes, preset, fps, rules, top_k, jobs, write_results, existing, device)
     if report is not None:
         new_folder(report, "--report")
     choice, places = class_choice(classes), SetPlaces(data, annotations, images, split=split)

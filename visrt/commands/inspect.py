@@ -169,9 +169,10 @@ def _engine(kept: KeptEngine) -> str:
     profile = ", ".join(f"{symbol} {'/'.join(map(str, sizes))}" for symbol, sizes in key["profile"])
     layers = ", ".join(f"{count} {kind}" for kind, count in kept.precision.items() if not kind.startswith("tensor "))
     cuda = f", CUDA {key['cuda']}" if key.get("cuda") else ""
+    doubtful = f"{len(kept.unaccounted)} messages NOT accounted for; " if kept.unaccounted else ""
     return (
         f"  engine of {key['flavour']} {key['version']} for {key['gpu']}{cuda}: {kept.bytes / 1e6:.1f} MB, "
-        f"{key['precision']}, {profile}; computes in {layers}; {len(kept.warnings)} accepted warnings; "
+        f"{key['precision']}, {profile}; computes in {layers}; {len(kept.warnings)} accepted messages; {doubtful}"
         f"built {kept.created}; {kept.path.name}"
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from visrt.commands.association import PRESET_HELP, association_in
+from visrt.commands.device import Device
 from visrt.runtime.engines.backends import BACKENDS
 
 __all__ = ["track"]
@@ -41,6 +42,7 @@ def track(
         str, typer.Option(help=f"What runs the network: {', '.join(BACKENDS)} (TensorRT's are built on first use).")
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores if not given.")] = None,
+    device: Device = 0,
     in_flight: Annotated[
         int,
         typer.Option(
@@ -92,6 +94,7 @@ def track(
         out=out,
         engine=engine,
         threads=threads,
+        device=device,
         in_flight=in_flight,
         streams=streams,
         overlay=VideoCoding(preset=overlay_coding.value) if overlay else None,

@@ -29,6 +29,7 @@ class TrackOptions:
     out: Path
     engine: str
     threads: int | None
+    device: int
     in_flight: int
     overlay: VideoCoding | None
     streams: int

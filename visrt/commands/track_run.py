@@ -47,6 +47,7 @@ def _pipeline(options: TrackOptions, sources: int) -> Pipeline:
         options.bundle,
         options.engine,
         threads=options.threads,
+        device=options.device,
         settings=settings,
         association=options.association.changes,
         preset=options.association.preset,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from visrt.commands.device import Device
 from visrt.runtime.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def verify(
             help="In place of the floor of the bundle's precision: iou_mean, iou_min, top_class or assignment; repeat.",
         ),
     ] = None,
+    device: Device = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the verdict and all figures here too.")] = None,
 ) -> None:
     """Compare what a bundle computes on each engine of this machine, at each size, with what PyTorch computed.
@@ -62,7 +64,7 @@ def verify(
     from visrt.runtime.bundles.bundle import open_bundle
     from visrt.runtime.parity.verify import VerifySettings, require_all
 
-    settings = VerifySettings(tuple(engine or ()), _batches(batch), _floors(floor or ()))
+    settings = VerifySettings(tuple(engine or ()), _batches(batch), _floors(floor or ()), device=device)
     expected = Expected(checkpoint, against, source, frames)
     opened = open_bundle(bundle)
     console = report_console()

@@ -1,56 +1,53 @@
-"""From a checked ONNX graph to a TensorRT engine: always strongly typed, with every warning accounted for.
+"""From a checked ONNX graph to a TensorRT engine: always strongly typed, with every message accounted for.
 
 The same code serves TensorRT 10.3 to 11 and TensorRT-RTX. TensorRT-RTX also builds for GPUs that are not here.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.bundles.manifest import GraphSpec
 from visrt.runtime.engines.signature import Axis, EngineTensor, same_axis, signature_faults
+from visrt.runtime.engines.trt.accepted_messages import sorted_messages
 from visrt.runtime.engines.trt.build_progress import Progress, ProgressTree, ignore_progress, monitor_of
 from visrt.runtime.engines.trt.interrupts import deferred_interrupt
-from visrt.runtime.engines.trt.library import Flavour, TensorRt
+from visrt.runtime.engines.trt.library import TensorRt
 from visrt.runtime.engines.trt.log import Line, TensorRtLog, log_of
 from visrt.runtime.engines.trt.precision import check_precision, node_precisions, precision_of
 from visrt.runtime.errors import EngineError
 
-__all__ = ["RECIPE", "BuildRequest", "BuiltEngine", "Profile", "build_engine", "build_request"]
+__all__ = [
+    "ACCEPT_MESSAGES",
+    "DEFAULT_LEVEL",
+    "LEVELS",
+    "RECIPE",
+    "BuildRefusedError",
+    "BuildRequest",
+    "BuiltEngine",
+    "Profile",
+    "build_engine",
+    "build_request",
+]
 
 Profile = Mapping[str, tuple[int, int, int]]
 """Smallest, usual and largest size of each dynamic axis, by its symbol."""
 
-RECIPE = 1
+RECIPE = 2
 """Raised with every change of how engines are built, so that cached engines of older versions are rebuilt."""
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """A warning that does not stop the build. pattern: a regular expression for its whole text."""
+ACCEPT_MESSAGES = "VISRT_ACCEPT_MESSAGES"
+"""Environment variable: 1 takes an engine whatever was logged while it was built."""
 
-    pattern: str
-    reason: str
-    flavours: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
-
-
-ACCEPTED = (
-    Accepted(
-        r".*The logger passed into createInferBuilder differs from one already registered.*",
-        "another library in this process uses TensorRT too; our builds are logged to us nevertheless",
-    ),
-    Accepted(
-        r"\(foreignNode\) Converting conv (activation|weight) scales to fp32\.",
-        "a scale of explicit quantisation goes from float16 to float32, which changes no value",
-        ("tensorrt-rtx",),
-    ),
-)
-"""TensorRT builds broken engines with only a warning, so any warning that is not listed here is an error."""
+LEVELS = range(6)
+DEFAULT_LEVEL = 3
+"""Builder optimisation levels of TensorRT, and its own choice. Higher ones time more kernels for longer."""
 
 # TensorRT has one log per process: with one build at a time every message belongs to that build.
 _BUILDING = threading.Lock()
@@ -62,7 +59,8 @@ class BuildRequest:
 
     name: of the graph, in the bundle. model: the bytes of its ONNX file. targets: compute capabilities such as "8.6"
     that one engine of TensorRT-RTX is to run on; () is the GPU in this machine. nodes: precision by ONNX node, from
-    nodes.json. timings: BuiltEngine.timings of an earlier build on this GPU.
+    nodes.json. timings: BuiltEngine.timings of an earlier build on this GPU. level: the builder's optimisation level.
+    accept_all: take the engine whatever was logged.
     """
 
     name: str
@@ -72,6 +70,8 @@ class BuildRequest:
     targets: tuple[str, ...] = ()
     nodes: Mapping[str, str] | None = None
     timings: bytes = b""
+    level: int = DEFAULT_LEVEL
+    accept_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,28 +79,46 @@ class BuiltEngine:
     """A serialised engine.
 
     precision: how many layers that multiply, by kind and precision, and how many tensors of each type the network has.
-    warnings: TensorRT's, known to be harmless. timings: of kernels, for the next build; TensorRT only.
+    warnings: TensorRT's messages that are known to be harmless. unaccounted: those that are not, which `accept_all` let
+    pass. timings: of kernels, for the next build; TensorRT only.
     """
 
     data: bytes
     precision: Mapping[str, int]
     warnings: tuple[str, ...] = ()
     timings: bytes = b""
+    unaccounted: tuple[str, ...] = ()
 
 
-def build_request(bundle: Bundle, name: str, profile: Profile, targets: tuple[str, ...] = ()) -> BuildRequest:
-    """The request for graph `name` of `bundle`, its bytes checked, with the precision of its nodes."""
+class BuildRefusedError(EngineError):
+    """There is no engine, or one that is not to be used. timings: of the kernels that were timed, as in BuiltEngine."""
+
+    def __init__(self, message: str, timings: bytes = b"") -> None:
+        super().__init__(message)
+        self.timings = timings
+
+
+def build_request(
+    bundle: Bundle, name: str, profile: Profile, targets: tuple[str, ...] = (), level: int = DEFAULT_LEVEL
+) -> BuildRequest:
+    """The request for graph `name` of `bundle`, its bytes checked, with the precision of its nodes.
+
+    $VISRT_ACCEPT_MESSAGES says whether all messages are accepted.
+    """
     nodes = node_precisions(bundle).get(name)
-    return BuildRequest(name, bundle.manifest.graphs[name], bundle.graph(name), profile, targets, nodes)
+    accept_all = os.environ.get(ACCEPT_MESSAGES, "") not in ("", "0")
+    graph = bundle.manifest.graphs[name]
+    return BuildRequest(name, graph, bundle.graph(name), profile, targets, nodes, level=level, accept_all=accept_all)
 
 
 def build_engine(library: TensorRt, request: BuildRequest, progress: Progress = ignore_progress) -> BuiltEngine:
     """The engine of `request`, with a proof of its precision from the network's definition.
 
     `progress` gets the current phase and the fraction that is done. An error it raises ends the build and is raised
-    here, as is Ctrl-C. Raises EngineError with TensorRT's log if there is no engine, or a warning that is not accepted.
+    here, as is Ctrl-C. Raises EngineError with TensorRT's log if there is no engine, or a message that is not accepted.
     """
     _check_profile(request)
+    _check_level(request)
     _check_targets(library, request)
     log = log_of(library)
     with _BUILDING, deferred_interrupt() as interrupted, log.listening() as logged:
@@ -130,10 +148,15 @@ class _Build:
         engine = builder.build_serialized_network(network, config)
         if tree.error is not None:
             raise tree.error
+        measured = bytes(timings.serialize()) if timings else b""
         if engine is None:
-            raise self._refused("gave no engine")
-        warnings = self._accounted()
-        return BuiltEngine(bytes(engine), found.counts, warnings, bytes(timings.serialize()) if timings else b"")
+            raise BuildRefusedError(str(self._refused("gave no engine")), measured)
+        accepted, unaccounted = sorted_messages(self._logged, self._flavour)
+        if unaccounted and not self._request.accept_all:
+            refused = self._refused("built it with messages that nobody has accounted for")
+            way = f"; {ACCEPT_MESSAGES}=1 takes the engine all the same: then judge it with `visrt verify`"
+            raise BuildRefusedError(f"{refused}{way}", measured)
+        return BuiltEngine(bytes(engine), found.counts, accepted, measured, unaccounted)
 
     @property
     def _where(self) -> str:
@@ -168,6 +191,9 @@ class _Build:
         config = builder.create_builder_config()
         # An island of FP32 is there for its accuracy; TF32 would round its operands to 10 bits, as FP16 does.
         config.clear_flag(self._trt.BuilderFlag.TF32)
+        # Otherwise the inspector of an engine knows the names of its layers and nothing else.
+        config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
+        config.builder_optimization_level = self._request.level
         if self._flavour == "tensorrt-rtx":
             self._set_targets(config)
             # An engine that allocates while it runs cannot be recorded in a CUDA graph.
@@ -203,13 +229,6 @@ class _Build:
             del self._logged[before:]
         return None
 
-    def _accounted(self) -> tuple[str, ...]:
-        """The accepted warnings; EngineError if anything else was logged."""
-        accepted, refused = sorted_warnings(self._logged, self._flavour)
-        if refused:
-            raise self._refused("built it with warnings that nobody has accounted for")
-        return accepted
-
     def _refused(self, what: str) -> EngineError:
         hint = ""
         if self._flavour == "tensorrt-rtx" and not self._request.targets:
@@ -217,19 +236,9 @@ class _Build:
         return EngineError(f"{self._where}: {self._flavour} {what}; it says: {self._refused_lines()}{hint}")
 
     def _refused_lines(self) -> str:
-        _, refused = sorted_warnings(self._logged, self._flavour)
-        return " | ".join(refused) or "nothing"
-
-
-def sorted_warnings(lines: Iterable[Line], flavour: Flavour) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The logged lines, each text once: accepted warnings, and everything else."""
-    known = [accepted.pattern for accepted in ACCEPTED if flavour in accepted.flavours]
-    accepted: dict[str, None] = {}
-    refused: dict[str, None] = {}
-    for line in lines:
-        listed = line.severity == "WARNING" and any(re.fullmatch(pattern, line.text) for pattern in known)
-        (accepted if listed else refused)[line.text] = None
-    return tuple(accepted), tuple(refused)
+        """What is not accepted, with what is behind it: where all kernels are left out, their lines say why."""
+        accepted, refused = sorted_messages(self._logged, self._flavour)
+        return " | ".join((*refused, *accepted)) or "nothing"
 
 
 def _network_flags(trt: Any) -> int:
@@ -254,6 +263,12 @@ def _check_profile(request: BuildRequest) -> None:
                 f"{where}: the profile of {symbol} is {least}, {usual}, {most}; expected smallest <= usual <= largest, "
                 "from 1 on"
             )
+
+
+def _check_level(request: BuildRequest) -> None:
+    """Raises EngineError for an optimisation level that does not exist."""
+    if request.level not in LEVELS:
+        raise EngineError(f"optimisation level {request.level} was requested; expected {LEVELS[0]} to {LEVELS[-1]}")
 
 
 def _check_targets(library: TensorRt, request: BuildRequest) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.bundles.dynamic_axes import profile_of
-from visrt.runtime.engines.trt.build import BuildRequest, BuiltEngine, build_engine, build_request
+from visrt.runtime.engines.trt.build import DEFAULT_LEVEL, BuildRequest, BuiltEngine, build_engine, build_request
 from visrt.runtime.engines.trt.build_progress import Progress
-from visrt.runtime.engines.trt.engine_cache import EngineCache, EngineKey, engine_key
+from visrt.runtime.engines.trt.engine_cache import EngineCache, EngineKey, KeptEngine, engine_key
 from visrt.runtime.engines.trt.library import TensorRt, target_absence
 from visrt.runtime.errors import EngineError
 
@@ -23,18 +23,19 @@ class BuildPlan:
     """The targets of a build.
 
     batch: the most frames of one call. targets: compute capabilities such as "8.6", tensorrt-rtx only; () is the GPU
-    of this machine. device: which one, where it has several.
+    of this machine. device: which one, where it has several. level: the builder's optimisation level, from 0 to 5.
     """
 
     batch: int = 1
     targets: tuple[str, ...] = ()
     device: int = 0
+    level: int = DEFAULT_LEVEL
 
 
 @dataclass(frozen=True)
 class EngineReport:
     """One engine. size: of the network input, as 384x640. source: "built", or "kept" if it was in the cache. precision,
-    warnings: as in BuiltEngine."""
+    warnings, unaccounted: as in BuiltEngine."""
 
     graph: str
     size: str
@@ -45,6 +46,7 @@ class EngineReport:
     profile: Mapping[str, tuple[int, int, int]]
     precision: Mapping[str, int]
     warnings: tuple[str, ...]
+    unaccounted: tuple[str, ...]
 
 
 def build_bundle(
@@ -62,7 +64,8 @@ def build_bundle(
         for size in bundle.sizes:
             text = size.manifest.input.text
             for name in size.manifest.graphs:
-                request = build_request(size, name, profile_of(size.manifest, name, plan.batch), plan.targets)
+                profile = profile_of(size.manifest, name, plan.batch)
+                request = build_request(size, name, profile, plan.targets, plan.level)
                 key = engine_key(library, request, gpu, cuda)
                 yield _reported(library, request, text, key, cache, progress_of(f"{name} {text}"))
 
@@ -79,27 +82,35 @@ def _reported(
     start = time.perf_counter()
     data = cache.get_or_build(key, build, progress)
     seconds = time.perf_counter() - start
-    precision, warnings = _precision_and_warnings(built, key, cache)
-    source = "built" if built else "kept"
-    profile = dict(request.profile)
-    return EngineReport(request.name, size, source, seconds, len(data), key.gpu, profile, precision, warnings)
+    engine = _built_or_kept(built, key, cache)
+    return EngineReport(
+        graph=request.name,
+        size=size,
+        source="built" if built else "kept",
+        seconds=seconds,
+        bytes=len(data),
+        gpu=key.gpu,
+        profile=dict(request.profile),
+        precision=engine.precision,
+        warnings=engine.warnings,
+        unaccounted=engine.unaccounted,
+    )
 
 
-def _precision_and_warnings(
-    built: list[BuiltEngine], key: EngineKey, cache: EngineCache
-) -> tuple[Mapping[str, int], tuple[str, ...]]:
-    """From the build that was just done, or from the sidecar of the cached engine."""
+def _built_or_kept(built: list[BuiltEngine], key: EngineKey, cache: EngineCache) -> BuiltEngine | KeptEngine:
+    """The build that was just done, or the sidecar of the cached engine."""
     for engine in built:
-        return engine.precision, engine.warnings
+        return engine
     for kept in cache.kept(key.onnx_sha256):
         if kept.path.stem == key.stem:
-            return kept.precision, kept.warnings
+            return kept
     raise EngineError(f"the engine of {key.graph} left the cache {cache.folder} while it was read; run it again")
 
 
 @contextmanager
 def _gpu(library: TensorRt, plan: BuildPlan) -> Iterator[tuple[str, str]]:
-    """Label and CUDA of the GPU in this machine, current meanwhile: engines without targets are built for it."""
+    """Label of the GPU in this machine and the version of CUDA that its driver serves. It is current meanwhile: engines
+    without targets are built for it."""
     if plan.targets:
         yield "", ""
         return

@@ -122,7 +122,7 @@ class BindingsLayer:
 
     def download(self, pinned: Array, address: int, stream: Any) -> None:
         if not pinned.flags.writeable:
-            raise BufferError("the target of a copy is read-only")
+            raise ValueError("the target of a copy is read-only")
         call(self._cuda.cuMemcpyDtoHAsync, _address(pinned), address, pinned.nbytes, stream.native)
 
     def copy(self, address: int, source: int, size: int, stream: Any) -> None:
@@ -151,5 +151,5 @@ def raise_priority(cuda: Any, handle: int) -> None:
 
 def _address(array: Array) -> int:
     if not array.flags.c_contiguous:
-        raise BufferError("an array that is copied must lie in one piece")
+        raise ValueError("an array that is copied must lie in one piece")
     return int(array.__array_interface__["data"][0])

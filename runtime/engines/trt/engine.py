@@ -264,7 +264,7 @@ class TrtEngine:
         sizes = self.axes[symbol]
         if size > sizes[-1]:
             raise EngineError(
-                f"{self._file}: {symbol} is {size}, the engine was opened for 1 to {sizes[-1]}; {_remedy(symbol)}"
+                f"{self._file}: {symbol} is {size}, the engine was opened for 1 to {sizes[-1]}; {_remedy(symbol, size)}"
             )
         if symbol not in PADDED and size not in sizes:
             raise EngineError(f"{self._file}: {symbol} is {size}, the engine runs {', '.join(map(str, sizes))}")
@@ -277,10 +277,10 @@ class TrtEngine:
         }
 
 
-def _remedy(symbol: str) -> str:
-    """What to do where an axis is too long."""
+def _remedy(symbol: str, size: int) -> str:
+    """What to do where an axis of `size` is too long."""
     if symbol == CLIPS:
-        return f"set {CLIPS_SETTING} to no more than in the bundle, or export it with more"
+        return f"open it with {CLIPS_SETTING} of {size} or more"
     return "give it less at once, or open it for more (--batch)"
 
 

@@ -1,4 +1,4 @@
-"""Engines that were built on this machine, cached for the next time.
+"""Engines that were built on this machine, cached for the next time, with what was measured and compiled for them.
 
 Each has a sidecar, a json file that describes it and carries a keyed hash over both. The sidecar is written last, so
 an engine without one is incomplete. Missing, truncated, modified or foreign engines are rebuilt; nothing is returned
@@ -13,17 +13,17 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from visrt.runtime.engines.trt.build import RECIPE, BuildRequest, BuiltEngine
+from visrt.runtime.engines.trt.build import DEFAULT_LEVEL, RECIPE, BuildRefusedError, BuildRequest, BuiltEngine
 from visrt.runtime.engines.trt.build_progress import Progress, ignore_progress
 from visrt.runtime.engines.trt.cache_seal import Seal, UnsealedError, make_seal, read_seal
-from visrt.runtime.engines.trt.library import TensorRt
+from visrt.runtime.engines.trt.library import TensorRt, cuda_build
 from visrt.runtime.errors import OutputError
 from visrt.runtime.json_file import parse_json
 from visrt.runtime.sinks.output import write_atomically
@@ -43,8 +43,8 @@ class EngineKey:
     """Everything that distinguishes one engine from another.
 
     graph: its name in the bundle. version: of TensorRT. gpu: name and compute capability of the GPU it is for, or the
-    targets. cuda: the newest that the GPU's driver serves, empty with targets. profile: sizes by symbol, as in
-    BuildRequest.
+    targets. cuda: the newest that the GPU's driver serves, empty with targets. profile, level: as in BuildRequest,
+    sizes by symbol. package: the version of CUDA that TensorRT's wheel is for.
     """
 
     graph: str
@@ -55,6 +55,8 @@ class EngineKey:
     precision: str
     profile: tuple[tuple[str, tuple[int, int, int]], ...]
     onnx_sha256: str
+    package: str = ""
+    level: int = DEFAULT_LEVEL
     recipe: int = RECIPE
 
     @property
@@ -66,8 +68,13 @@ class EngineKey:
     @property
     def timings(self) -> str:
         """The file of TensorRT's timings, which are of the GPU and the software, whatever the graph."""
-        machine = [self.flavour, self.version, self.gpu, self.cuda]
+        machine = [self.flavour, self.version, self.package, self.gpu, self.cuda]
         return f"timings-{hashlib.sha256(_canonical(machine)).hexdigest()[:32]}.bin"
+
+    @property
+    def kernels(self) -> str:
+        """The file of what TensorRT-RTX compiled for this engine while it ran."""
+        return f"{self.stem}.kernels"
 
 
 def engine_key(library: TensorRt, request: BuildRequest, gpu: str, cuda: str) -> EngineKey:
@@ -83,12 +90,14 @@ def engine_key(library: TensorRt, request: BuildRequest, gpu: str, cuda: str) ->
         precision=request.graph.precision,
         profile=tuple(sorted(request.profile.items())),
         onnx_sha256=hashlib.sha256(request.model).hexdigest(),
+        package=cuda_build(library.flavour),
+        level=request.level,
     )
 
 
 @dataclass(frozen=True)
 class KeptEngine:
-    """The sidecar of a verified engine; `key` and `precision` as in EngineKey and BuiltEngine."""
+    """The sidecar of a verified engine; `key` as in EngineKey, `precision` and messages as in BuiltEngine."""
 
     path: Path
     key: Mapping[str, Any]
@@ -97,6 +106,7 @@ class KeptEngine:
     created: str
     warnings: tuple[str, ...]
     precision: Mapping[str, int]
+    unaccounted: tuple[str, ...] = ()
 
 
 def default_folder() -> Path:
@@ -148,14 +158,21 @@ class EngineCache:
         except OutputError as error:
             self._notice(f"the engine of {key.graph} cannot be removed: {_fault(error)}")
 
+    def holds(self, key: EngineKey) -> bool:
+        """Whether an engine of `key` is there, verified or not."""
+        return self._engine(key).with_suffix(".json").exists()
+
     def timings(self, key: EngineKey) -> bytes:
         """Kernel timings of earlier builds on the GPU of `key`; empty if there are none."""
-        try:
-            whole = _read(self.folder / key.timings)
-            read_seal(self.folder).check(whole[:64].decode("ascii", "replace"), _timing_parts(key, whole[64:]))
-        except UnsealedError:
-            return b""
-        return whole[64:]
+        return self._sealed_bytes(key.timings)
+
+    def kernels(self, key: EngineKey) -> bytes:
+        """What TensorRT-RTX compiled for the engine of `key` in earlier runs; empty if there is nothing."""
+        return self._sealed_bytes(key.kernels)
+
+    def keep_kernels(self, key: EngineKey, kernels: bytes) -> None:
+        """Keeps what was compiled; where it cannot be kept, that is a notice."""
+        self._keep_sealed_bytes(key.kernels, kernels, "compiled kernels")
 
     def kept(self, onnx_sha256: str) -> list[KeptEngine]:
         """The verified engines of one ONNX file, by name."""
@@ -171,7 +188,8 @@ class EngineCache:
             except UnsealedError:
                 continue
             values = {name: sidecar[name] for name in ("key", "bytes", "sha256", "created", "precision")}
-            yield KeptEngine(path.with_suffix(".engine"), warnings=tuple(sidecar["warnings"]), **values)
+            accepted, unaccounted = (tuple(sidecar.get(name, ())) for name in ("warnings", "unaccounted"))
+            yield KeptEngine(path.with_suffix(".engine"), warnings=accepted, unaccounted=unaccounted, **values)
 
     def _verified(self, key: EngineKey) -> bytes:
         """The engine of `key`; UnsealedError with the reason if there is none that can be trusted."""
@@ -182,7 +200,16 @@ class EngineCache:
         data = self._checked(path, sidecar)
         if _canonical(sidecar["key"]) != _canonical(asdict(key)):
             raise UnsealedError("it is another engine under this name")
+        self._warn(key, sidecar["unaccounted"])
         return data
+
+    def _warn(self, key: EngineKey, unaccounted: Sequence[str]) -> None:
+        """Whoever uses an engine of which nobody knows whether it is right is told each time."""
+        if unaccounted:
+            self._notice(
+                f"the engine of {key.graph} was built with messages that nobody has accounted for "
+                f"({' | '.join(unaccounted)}): judge it with `visrt verify`"
+            )
 
     def _checked(self, path: Path, sidecar: dict[str, Any]) -> bytes:
         data = _read(path)
@@ -198,14 +225,18 @@ class EngineCache:
         except UnsealedError as reason:
             self._say_why(key, str(reason))
         self._drop(key)
-        built = build()
+        try:
+            built = build()
+        except BuildRefusedError as refused:
+            self._keep_timings(key, refused.timings)
+            raise
         try:
             self._keep(key, built)
         except OutputError as error:
             self._drop(key)
             self._notice(f"the engine of {key.graph} is used but not kept: {_fault(error)}")
-        if built.timings:
-            self._keep_timings(key, built.timings)
+        self._keep_timings(key, built.timings)
+        self._warn(key, built.unaccounted)
         return built.data
 
     def _say_why(self, key: EngineKey, reason: str) -> None:
@@ -221,6 +252,7 @@ class EngineCache:
             "sha256": hashlib.sha256(built.data).hexdigest(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "warnings": list(built.warnings),
+            "unaccounted": list(built.unaccounted),
             "precision": dict(built.precision),
         }
         sidecar = {**sealed, "mac": seal.hash(b"engine", _canonical(sealed), built.data)}
@@ -229,12 +261,25 @@ class EngineCache:
         write_atomically(path.with_suffix(".json"), [json.dumps(sidecar, indent=1).encode()])
 
     def _keep_timings(self, key: EngineKey, timings: bytes) -> None:
+        if timings:
+            self._keep_sealed_bytes(key.timings, timings, "timings of TensorRT")
+
+    def _sealed_bytes(self, name: str) -> bytes:
+        """The verified content of file `name`; empty if there is none."""
         try:
-            mac = self._own_seal().hash(*_timing_parts(key, timings))
-            with self._alone(f"{key.timings}.lock"):
-                write_atomically(self.folder / key.timings, [mac.encode(), timings])
+            whole = _read(self.folder / name)
+            read_seal(self.folder).check(whole[:64].decode("ascii", "replace"), _parts(name, whole[64:]))
+        except UnsealedError:
+            return b""
+        return whole[64:]
+
+    def _keep_sealed_bytes(self, name: str, data: bytes, what: str) -> None:
+        try:
+            mac = self._own_seal().hash(*_parts(name, data))
+            with self._alone(f"{name}.lock"):
+                write_atomically(self.folder / name, [mac.encode(), data])
         except OutputError as error:
-            self._notice(f"timings of TensorRT are not kept: {_fault(error)}")
+            self._notice(f"{what} are not kept: {_fault(error)}")
 
     def _own_seal(self) -> Seal:
         """The cache's seal. A secret that cannot be trusted is replaced, and with it goes all it has sealed."""
@@ -286,8 +331,8 @@ class EngineCache:
                 continue
 
     def _drop(self, key: EngineKey) -> None:
-        """Removes the entry of `key`, the sidecar first."""
-        for suffix in (".json", ".engine"):
+        """Removes the entry of `key`, the sidecar first, with what was compiled for it."""
+        for suffix in (".json", ".engine", ".kernels"):
             try:
                 self._engine(key).with_suffix(suffix).unlink(missing_ok=True)
             except OSError:
@@ -297,8 +342,8 @@ class EngineCache:
         return self.folder / f"{key.stem}.engine"
 
 
-def _timing_parts(key: EngineKey, timings: bytes) -> tuple[bytes, ...]:
-    return b"timings", key.timings.encode(), timings
+def _parts(name: str, data: bytes) -> tuple[bytes, ...]:
+    return b"file", name.encode(), data
 
 
 def _fault(error: OutputError) -> str:

@@ -6,11 +6,12 @@ import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, Literal, get_args
 
 from visrt.runtime.errors import EngineError, one_line
 
-__all__ = ["FLAVOURS", "Flavour", "TensorRt", "load_tensorrt", "target_absence"]
+__all__ = ["FLAVOURS", "Flavour", "TensorRt", "cuda_build", "load_tensorrt", "target_absence"]
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
@@ -21,10 +22,20 @@ MODULES: dict[Flavour, tuple[str, ...]] = {
 }
 INSTALL: dict[Flavour, str] = {
     "tensorrt": "pip install 'tensorrt>=10.3', or on a Jetson use the TensorRT of its system (JetPack 6)",
-    "tensorrt-rtx": "pip install tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings",
+    "tensorrt-rtx": "pip install 'tensorrt_rtx_cu13_libs>=1.7' 'tensorrt_rtx_cu13_bindings>=1.7'",
 }
-OLDEST: dict[Flavour, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 0)}
-"""Oldest versions in use: TensorRT 10.3 is what JetPack 6 has."""
+OLDEST: dict[Flavour, tuple[tuple[int, int], str]] = {
+    "tensorrt": ((10, 3), "as older ones are not strongly typed throughout"),
+    "tensorrt-rtx": (
+        (1, 7),
+        "as older ones take 57 MiB of the host's memory for each convolution of each execution context "
+        "(NVIDIA/TensorRT-RTX#39)",
+    ),
+}
+"""Oldest versions in use, and why: TensorRT 10.3 is what JetPack 6 has."""
+
+CUDA_BUILDS = ("cu12", "cu13")
+"""Wheels of one version exist for several versions of CUDA."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,24 @@ def load_tensorrt(flavour: Flavour) -> TensorRt:
     """The library of `flavour`; EngineError if it is not installed, does not load or is too old."""
     module = _imported(flavour)
     version = str(module.__version__)
-    oldest = OLDEST[flavour]
+    oldest, reason = OLDEST[flavour]
     if _major_minor(version) < oldest:
         raise EngineError(
-            f"{flavour} is {version}; expected {oldest[0]}.{oldest[1]} or newer, as older ones are not strongly typed "
-            f"throughout: {INSTALL[flavour]}"
+            f"{flavour} is {version}; expected {oldest[0]}.{oldest[1]} or newer, {reason}: {INSTALL[flavour]}"
         )
     return TensorRt(module, flavour, version)
+
+
+def cuda_build(flavour: Flavour) -> str:
+    """The version of CUDA that the installed wheel was made for, as "cu13"; empty where no wheel tells."""
+    found = []
+    for build in CUDA_BUILDS:
+        try:
+            distribution(f"{flavour}-{build}-bindings")
+        except PackageNotFoundError:
+            continue
+        found.append(build)
+    return "+".join(found)
 
 
 def target_absence(library: TensorRt, capabilities: Iterable[tuple[int, int]]) -> str:

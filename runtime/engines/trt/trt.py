@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from visrt.runtime.bundles.bundle import Bundle
@@ -13,14 +14,20 @@ from visrt.runtime.bundles.dynamic_axes import BATCH, STREAMS, combinations, lar
 from visrt.runtime.bundles.manifest import Manifest
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.engines.options import EngineOptions
-from visrt.runtime.engines.trt.build import BuildRequest, BuiltEngine, build_engine, build_request
+from visrt.runtime.engines.trt.build import (
+    LEVELS,
+    BuildRequest,
+    BuiltEngine,
+    build_engine,
+    build_request,
+)
 from visrt.runtime.engines.trt.context import TrtContext
 from visrt.runtime.engines.trt.cuda import Gpu
 from visrt.runtime.engines.trt.engine import SLOTS, TrtEngine
 from visrt.runtime.engines.trt.engine_cache import EngineCache, EngineKey, engine_key
 from visrt.runtime.engines.trt.library import Flavour, load_tensorrt
 from visrt.runtime.engines.trt.log import Line, log_text
-from visrt.runtime.engines.trt.plan import Plan
+from visrt.runtime.engines.trt.plan import Kernels, Plan
 from visrt.runtime.errors import EngineError
 
 __all__ = ["open_tensorrt", "start_engines"]
@@ -36,7 +43,7 @@ def open_tensorrt(bundle: Bundle, flavour: Flavour, options: EngineOptions) -> d
     library = load_tensorrt(flavour)
     context = TrtContext(Gpu(options.device), library)
     source = _Source(context, bundle, options.batch)
-    engines = start_engines(context, bundle.manifest, options.batch, source.engine)
+    engines = start_engines(context, bundle.manifest, options.batch, source.engine, source.kernels)
     try:
         for engine in engines.values():
             engine.warm(combinations(engine.axes, options.clip_frames))
@@ -55,11 +62,19 @@ class _Source:
         self._context, self._bundle, self._batch = context, bundle, batch
         self._cache = EngineCache()
         self._built: set[str] = set()
+        self._keys: dict[str, EngineKey] = {}
 
     def engine(self, name: str) -> Any:
-        """TensorRT's own engine of graph `name`; the context must be current."""
+        """TensorRT's own engine of graph `name`; the context must be current.
+
+        It is of the highest optimisation level that is in the cache; a new one has TensorRT's own level.
+        """
         request = build_request(self._bundle, name, profile_of(self._bundle.manifest, name, self._batch))
-        key = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.cuda)
+        main = engine_key(self._context.library, request, self._context.gpu.label, self._context.gpu.cuda)
+        keys = [replace(main, level=level) for level in reversed(LEVELS)]
+        key = next((known for known in keys if self._cache.holds(known)), main)
+        request = replace(request, level=key.level)
+        self._keys[name] = key
         file = request.graph.file.file
         with self._context.log.listening() as lines:
             engine = self._deserialized(request, key)
@@ -73,6 +88,13 @@ class _Source:
                 f"{self._context.gpu.name} if memory is short, or use --engine cpu"
             )
         return engine
+
+    def kernels(self, name: str) -> Kernels | None:
+        """What was compiled for graph `name`, once its engine is there; None for TensorRT, which compiles nothing."""
+        if self._context.library.flavour == "tensorrt":
+            return None
+        key = self._keys[name]
+        return Kernels(self._cache.kernels(key), partial(self._cache.keep_kernels, key))
 
     def _deserialized(self, request: BuildRequest, key: EngineKey) -> Any:
         def build() -> BuiltEngine:
@@ -92,8 +114,12 @@ def start_engines(
     manifest: Manifest,
     batch: int,
     deserialized: Callable[[str], Any],
+    kernels: Callable[[str], Kernels | None] = lambda _: None,
 ) -> dict[str, TrtEngine]:
-    """The engines of a bundle by graph; `deserialized` gives TensorRT's own by name. If one fails, all are freed."""
+    """The engines of a bundle by graph. If one fails, all are freed.
+
+    `deserialized` gives TensorRT's own by name, and then `kernels` what was compiled for it.
+    """
     plans: dict[str, Plan] = {}
     engines: dict[str, TrtEngine] = {}
     context.join()
@@ -101,7 +127,7 @@ def start_engines(
         largest = largest_sizes(manifest, batch)
         with context.gpu.current("opening the engines"):
             for name, graph in manifest.graphs.items():
-                plans[name] = Plan(context.library.module, deserialized(name), graph, largest)
+                plans[name] = Plan(context.library.module, deserialized(name), graph, largest, kernels(name))
             for lane in (context.frames, context.side):
                 if sizes := [plan.workspace_bytes for name, plan in plans.items() if context.lane(name) is lane]:
                     lane.reserve(max(sizes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,15 @@ from fake_tensorrt import FLAVOURS, install_tensorrt
 from small_graphs import BATCHES, conv_int8, conv_of, island, one_node, request_of
 
 from visrt.runtime.bundles.bundle import open_bundle
-from visrt.runtime.engines.trt import build
-from visrt.runtime.engines.trt.build import BuildRequest, build_engine, build_request
+from visrt.runtime.engines.trt import accepted_messages
+from visrt.runtime.engines.trt.accepted_messages import sorted_messages
+from visrt.runtime.engines.trt.build import (
+    ACCEPT_MESSAGES,
+    BuildRefusedError,
+    BuildRequest,
+    build_engine,
+    build_request,
+)
 from visrt.runtime.engines.trt.build_progress import ProgressTree, ignore_progress
 from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
 from visrt.runtime.engines.trt.log import Line, log_of
@@ -154,7 +162,7 @@ def test_rtx_a_listed_warning_is_let_pass_and_told(rtx: TensorRt) -> None:
 
 
 def test_rtx_a_warning_that_is_not_listed_fails_the_build(rtx: TensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "ACCEPTED", build.ACCEPTED[:1])
+    monkeypatch.setattr(accepted_messages, "ACCEPTED", accepted_messages.ACCEPTED[:1])
     with pytest.raises(EngineError, match=r"nobody has accounted for; it says: .*Converting conv"):
         build_engine(rtx, conv_int8())
 
@@ -377,20 +385,217 @@ def test_progress_ends_a_build_in_every_version(monkeypatch: pytest.MonkeyPatch,
         build_engine(faked(monkeypatch, flavour, version), here(conv_of("float32")), progress)
 
 
-# Warnings
+UINT8 = {"images": ("uint8", (2, 4))}, {"y": ("int64", (2,))}
+
+
+@pytest.mark.parametrize(("flavour", "version"), ALL_VERSIONS)
+def test_what_reads_uint8_without_a_cast_is_refused_with_its_node(
+    monkeypatch: pytest.MonkeyPatch, flavour: Any, version: str
+) -> None:
+    request = one_node("Shape", *UINT8)
+    library = faked(monkeypatch, flavour, version)
+    if flavour == "tensorrt-rtx":
+        assert build_engine(library, here(request)).data
+        return
+    with pytest.raises(EngineError, match=r"node 'the node' \(Shape\): All UINT8 inputs must .*export it again"):
+        build_engine(library, here(request))
+
+
+@pytest.mark.parametrize("version", FLAVOURS["tensorrt-rtx"])
+def test_rtx_has_no_kernels_for_a_gpu_that_its_configuration_took(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """CURRENT is accepted without a look at the GPU, here one of compute capability 9.0."""
+    hopper = Gpu(name="NVIDIA H100", capability=(9, 0))
+    with pytest.raises(EngineError, match=r"tensorrt-rtx gave no engine; it says: .*no kernels for \(9, 0\)"):
+        build_engine(faked(monkeypatch, "tensorrt-rtx", version, hopper), here(conv_of("float32")))
+    for_others = build_engine(faked(monkeypatch, "tensorrt-rtx", version, hopper), conv_of("float32", targets=("8.6",)))
+    library = faked(monkeypatch, "tensorrt-rtx", version, hopper)
+    with log_of(library).listening() as said:
+        assert library.module.Runtime(log_of(library).logger).deserialize_cuda_engine(for_others.data) is None
+    assert "incompatible device" in said[0].text
+
+
+@pytest.mark.parametrize(("flavour", "version"), ALL_VERSIONS)
+def test_the_inspector_of_an_engine_knows_types_of_layers(
+    monkeypatch: pytest.MonkeyPatch, flavour: Any, version: str
+) -> None:
+    gpu = Gpu()
+    library = faked(monkeypatch, flavour, version, gpu)
+    built = build_engine(library, here(conv_of("float32")))
+    engine = library.module.Runtime(log_of(library).logger).deserialize_cuda_engine(built.data)
+    told = engine.create_engine_inspector().get_engine_information(library.module.LayerInformationFormat.JSON)
+    assert json.loads(told)["Layers"] == [
+        {"Name": "conv", "LayerType": "CONVOLUTION"},
+        {"Name": "relu", "LayerType": "ELEMENTWISE"},
+    ]
+
+
+@pytest.mark.parametrize(("flavour", "version"), ALL_VERSIONS)
+@pytest.mark.parametrize("level", [0, 3, 5])
+def test_the_builder_is_told_the_level(monkeypatch: pytest.MonkeyPatch, flavour: Any, version: str, level: int) -> None:
+    witness = Witness(monkeypatch)
+    build_engine(faked(monkeypatch, flavour, version), replace(here(conv_of("float32")), level=level))
+    assert witness.configs[0].builder_optimization_level == level
+
+
+@pytest.mark.parametrize("level", [-1, 6])
+def test_a_level_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    library = faked(monkeypatch, "tensorrt", "11.1.0")
+    with pytest.raises(EngineError, match=rf"level {level} was requested; expected 0 to 5"):
+        build_engine(library, replace(here(conv_of("float32")), level=level))
+
+
+# Messages
+
+SKIPPED = "Error Code: 9: Skipping tactic 0x"
+GOOD_BUILDS = [
+    ("ERROR", f"{SKIPPED}aa15e43058248292 due to exception canImplement1"),
+    ("ERROR", f"{SKIPPED}fe80445f7bb61a99 due to exception Assertion vol == 1 failed."),
+    ("ERROR", f"Error[9]: {SKIPPED}0000000000000000 due to exception Unexpected type in resetWeightsTypeIfFP"),
+    ("WARNING", "Skipping tactic 0x3197d5044d71e98e due to exception no kernel image is available for execution"),
+    (
+        "WARNING",
+        "UNSUPPORTED_STATE: Skipping tactic 33 due to insufficient memory on requested size of 629145600 detected for "
+        "tactic 0xa5a46bfbd719d757.",
+    ),
+    (
+        "WARNING",
+        "UNSUPPORTED_STATESkipping tactic 4 due to insufficient memory on requested size of 66048 detected for tactic "
+        "0x000000000000001f.",
+    ),
+    (
+        "ERROR",
+        "Skipping tactic 3 due to insuficient memory on requested size of 449 detected for tactic 4. Try decreasing "
+        "the workspace size with IBuilderConfig::setMaxWorkspaceSize().",
+    ),
+    ("WARNING", "Tactic Device request: 4229MB Available: 2658MB. Device memory is insufficient to use tactic."),
+    ("ERROR", "Tactic Device request: 2304MB Available: 1536MB. Device memory is insufficient to use tactic."),
+    (
+        "WARNING",
+        "Unknown embedded device detected. Using 52960MiB as the allocation cap for memory on embedded devices.",
+    ),
+    ("WARNING", "Unable to determine GPU memory usage: In nvinfer1::getGpuMemStatsInBytes at resources.cpp:1175"),
+    (
+        "WARNING",
+        "CUDA lazy loading is not enabled. Enabling it can significantly reduce device memory usage and speed up "
+        'TensorRT initialization. See "Lazy Loading" section of CUDA documentation',
+    ),
+    ("WARNING", "Detected invalid timing cache, setup a local cache instead"),
+    ("WARNING", "ModelImporter.cpp:503: Make sure input slots has Int64 binding."),
+]
+"""As they were reported, from builds that ended well."""
+
+WRONG_ENGINES = [
+    ("ERROR", f"{SKIPPED}3197d5044d71e98e due to exception an illegal memory access was encountered"),
+    ("WARNING", "Skipping tactic 0x3197d5044d71e98e due to exception Cuda Runtime (misaligned address)"),
+    ("WARNING", "Detected layernorm nodes in FP16."),
+    (
+        "WARNING",
+        "TensorRT encountered issues when converting weights between types and that could affect accuracy.",
+    ),
+    ("WARNING", "- 18 weights are affected by this issue: Detected values less than smallest positive FP16 value"),
+    ("WARNING", "One or more weights outside the range of FLOAT was clamped"),
+    ("WARNING", "Unused Input: valid_sizes"),
+    ("WARNING", "The CUDA context changed between createInferBuilder and buildSerializedNetwork."),
+    ("ERROR", "CUDA lazy loading is not enabled."),
+    ("INTERNAL_ERROR", f"{SKIPPED}aa15e43058248292 due to exception canImplement1"),
+    ("ERROR", "Error Code 10: Internal Error (Could not find any implementation for node)"),
+]
+
+
+def logging_builder(gpu: Gpu, messages: list[tuple[str, str]]) -> None:
+    gpu.faults.build_warnings = [text for severity, text in messages if severity == "WARNING"]
+    gpu.faults.build_errors = [text for severity, text in messages if severity == "ERROR"]
+
+
+@pytest.mark.parametrize("version", FLAVOURS["tensorrt"])
+def test_what_good_builds_log_is_let_pass_and_told(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    gpu = Gpu()
+    logging_builder(gpu, GOOD_BUILDS)
+    built = build_engine(faked(monkeypatch, "tensorrt", version, gpu), here(conv_of("float32")))
+    assert built.data
+    assert not built.unaccounted
+    assert "CUDA lazy loading" in " ".join(built.warnings)
+
+
+@pytest.mark.parametrize(("severity", "text"), GOOD_BUILDS)
+def test_each_of_them_has_a_reason_of_its_own(severity: str, text: str) -> None:
+    assert sorted_messages([Line(severity, text)], "tensorrt") == ((text,), ())
+
+
+@pytest.mark.parametrize(("severity", "text"), WRONG_ENGINES)
+def test_what_may_mean_a_wrong_engine_is_refused(severity: str, text: str) -> None:
+    assert sorted_messages([Line(severity, text)], "tensorrt") == ((), (text,))
+
+
+def test_rtx_times_no_kernels_and_so_skips_none() -> None:
+    said = [Line(severity, text) for severity, text in GOOD_BUILDS if "tactic" in text]
+    assert sorted_messages(said, "tensorrt-rtx")[0] == ()
+
+
+def test_a_thousand_skipped_kernels_are_one_message() -> None:
+    said = [Line("ERROR", f"{SKIPPED}{number:016x} due to exception canImplement1") for number in range(1000)]
+    (told,), refused = sorted_messages([*said, *said], "tensorrt")
+    assert told == f"{said[0].text} (and 999 like it)"
+    assert not refused
+
+
+def test_an_engine_that_is_refused_leaves_its_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu()
+    logging_builder(gpu, WRONG_ENGINES[:3])
+    library = faked(monkeypatch, "tensorrt", "11.1.0", gpu)
+    with pytest.raises(BuildRefusedError, match=rf"accounted for.*illegal memory.*; {ACCEPT_MESSAGES}=1") as raised:
+        build_engine(library, here(conv_of("float32")))
+    assert raised.value.timings == b"timings"
+    gpu.faults.build = 1
+    with pytest.raises(BuildRefusedError, match="gave no engine") as raised:
+        build_engine(library, here(conv_of("float32")))
+    assert raised.value.timings == b"timings"
+
+
+def test_where_all_kernels_are_left_out_their_lines_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu()
+    logging_builder(gpu, GOOD_BUILDS)
+    gpu.faults.build = 1
+    with pytest.raises(EngineError, match=r"find any implementation.*Device memory is insufficient"):
+        build_engine(faked(monkeypatch, "tensorrt", "10.3.0", gpu), here(conv_of("float32")))
+
+
+@pytest.mark.parametrize(("flavour", "version"), ALL_VERSIONS)
+def test_all_messages_can_be_let_pass_and_are_kept_with_the_engine(
+    monkeypatch: pytest.MonkeyPatch, flavour: Any, version: str
+) -> None:
+    gpu = Gpu()
+    logging_builder(gpu, [GOOD_BUILDS[-1], WRONG_ENGINES[2], WRONG_ENGINES[-1]])
+    library = faked(monkeypatch, flavour, version, gpu)
+    built = build_engine(library, replace(here(conv_of("float32")), accept_all=True))
+    assert built.warnings == (GOOD_BUILDS[-1][1],)
+    assert built.unaccounted == (WRONG_ENGINES[2][1], WRONG_ENGINES[-1][1])
+
+
+@pytest.mark.parametrize(("value", "accepted"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_the_environment_says_whether_all_messages_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, value: str | None, accepted: bool
+) -> None:
+    monkeypatch.delenv(ACCEPT_MESSAGES, raising=False)
+    if value is not None:
+        monkeypatch.setenv(ACCEPT_MESSAGES, value)
+    bundle = open_bundle(write_bundle(tmp_path / "bundle"))
+    assert build_request(bundle, "frame", BATCHES).accept_all is accepted
 
 
 def test_a_warning_passes_for_the_flavour_it_is_listed_for_and_as_a_whole() -> None:
     said = Line("WARNING", "(foreignNode) Converting conv weight scales to fp32.")
-    assert build.sorted_warnings([said], "tensorrt-rtx") == ((said.text,), ())
-    assert build.sorted_warnings([said], "tensorrt") == ((), (said.text,))
+    assert sorted_messages([said], "tensorrt-rtx") == ((said.text,), ())
+    assert sorted_messages([said], "tensorrt") == ((), (said.text,))
     longer = Line("WARNING", f"{said.text} And the rest to int4.")
-    assert build.sorted_warnings([longer], "tensorrt-rtx") == ((), (longer.text,))
+    assert sorted_messages([longer], "tensorrt-rtx") == ((), (longer.text,))
 
 
 def test_an_error_is_never_let_pass() -> None:
     said = Line("ERROR", "(foreignNode) Converting conv weight scales to fp32.")
-    assert build.sorted_warnings([said], "tensorrt-rtx") == ((), (said.text,))
+    assert sorted_messages([said], "tensorrt-rtx") == ((), (said.text,))
 
 
 # How far it is

@@ -19,7 +19,7 @@ import pytest
 from fakes import graph_spec
 
 from visrt.runtime.engines.trt import engine_cache
-from visrt.runtime.engines.trt.build import BuildRequest, BuiltEngine
+from visrt.runtime.engines.trt.build import BuildRefusedError, BuildRequest, BuiltEngine
 from visrt.runtime.engines.trt.cache_seal import SECRET
 from visrt.runtime.engines.trt.engine_cache import EngineCache, EngineKey, default_folder, engine_key
 from visrt.runtime.engines.trt.library import TensorRt
@@ -111,6 +111,8 @@ def test_another_session_finds_it(filled: Rig) -> None:
         {"precision": "int8"},
         {"profile": (("batch", (1, 2, 8)),)},
         {"onnx_sha256": "b" * 64},
+        {"package": "cu13"},
+        {"level": 5},
         {"recipe": 99},
     ],
     ids=lambda change: next(iter(change)),
@@ -137,6 +139,22 @@ def test_the_sidecar_tells_all_there_is_to_know(filled: Rig) -> None:
     assert kept.precision == BUILT.precision
     assert json.loads(filled.sidecar.read_text())["sha256"] == kept.sha256
     assert not filled.cache.kept("b" * 64)
+
+
+def test_an_engine_with_messages_that_nobody_knows_says_so_each_time(rig: Rig) -> None:
+    marked = replace(BUILT, unaccounted=("a strange warning",))
+    rig.cache.get_or_build(KEY, lambda: marked)
+    assert "built with messages that nobody has accounted for (a strange warning)" in rig.said[-1]
+    rig.said.clear()
+    assert rig.get() == ENGINE
+    assert ["strange" in said for said in rig.said] == [True]
+    (kept,) = rig.cache.kept(KEY.onnx_sha256)
+    assert kept.unaccounted == marked.unaccounted
+
+
+def test_an_engine_that_is_there_is_held(filled: Rig) -> None:
+    assert filled.cache.holds(KEY)
+    assert not filled.cache.holds(replace(KEY, level=5))
 
 
 def test_only_verified_engines_are_told(filled: Rig) -> None:
@@ -551,6 +569,47 @@ def test_timings_are_kept_for_all_graphs_of_a_gpu_and_no_other(rig: Rig) -> None
     assert rig.cache.timings(replace(KEY, graph="masks", precision="int8")) == b"measured"
     for change in ({"gpu": "other"}, {"cuda": "1"}, {"version": "11.0"}, {"flavour": "tensorrt-rtx"}):
         assert rig.cache.timings(replace(KEY, **change)) == b""  # type: ignore[arg-type]
+
+
+def test_timings_of_an_engine_that_was_refused_are_kept(rig: Rig) -> None:
+    def refuse() -> BuiltEngine:
+        raise BuildRefusedError("messages that nobody has accounted for", b"measured")
+
+    with pytest.raises(BuildRefusedError):
+        rig.cache.get_or_build(KEY, refuse)
+    assert rig.cache.timings(KEY) == b"measured"
+    assert not list(rig.cache.folder.glob("*.engine"))
+
+
+# What TensorRT-RTX compiled
+
+
+def test_kernels_are_of_one_engine_on_one_gpu(filled: Rig) -> None:
+    filled.cache.keep_kernels(KEY, b"compiled")
+    assert filled.cache.kernels(KEY) == b"compiled"
+    for change in ({"gpu": "other"}, {"cuda": "1"}, {"version": "11.0"}, {"graph": "masks"}, {"onnx_sha256": "b" * 64}):
+        assert filled.cache.kernels(replace(KEY, **change)) == b""  # type: ignore[arg-type]
+    filled.cache.forget(KEY)
+    assert filled.cache.kernels(KEY) == b""
+
+
+@pytest.mark.parametrize("data", [b"", b"short", b"0" * 64 + b"compiled"])
+def test_kernels_that_were_altered_are_not_there(filled: Rig, data: bytes) -> None:
+    filled.cache.keep_kernels(KEY, b"compiled")
+    (filled.cache.folder / KEY.kernels).write_bytes(data)
+    assert filled.cache.kernels(KEY) == b""
+
+
+def test_kernels_are_not_taken_for_timings(filled: Rig) -> None:
+    filled.cache.keep_kernels(KEY, b"compiled")
+    (filled.cache.folder / KEY.kernels).rename(filled.cache.folder / KEY.timings)
+    assert filled.cache.timings(KEY) == b""
+
+
+def test_kernels_that_cannot_be_kept_are_a_notice(filled: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_disk(monkeypatch, errno.ENOSPC, ".kernels")
+    filled.cache.keep_kernels(KEY, b"compiled")
+    assert "compiled kernels are not kept" in filled.said[-1]
 
 
 def test_timings_that_cannot_be_kept_cost_the_timings_only(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from uuid import UUID
 
 import pytest
 from bundles import write_bundle
+from data_sets import ROOT
 from fake_gpu import Gpu
 from fake_pycuda import install_cuda
 from fake_tensorrt import install_tensorrt
@@ -174,5 +177,13 @@ def test_without_any_library_for_cuda_tensorrt_is_absent(monkeypatch: pytest.Mon
     assert BACKENDS["tensorrt"].absence() == ""
     gpu.faults.missing_functions = {"libcuda"}
     assert BACKENDS["tensorrt"].absence() == ""
-    monkeypatch.setitem(__import__("sys").modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
     assert "pycuda is not installed, and cuDriverGetVersion cannot be called" in BACKENDS["tensorrt"].absence()
+
+
+def test_the_extra_trt_needs_no_pycuda_which_would_be_compiled() -> None:
+    extras = dict(re.findall(r"^([a-z-]+) = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    assert "cuda-bindings" in extras["trt"]
+    assert "pycuda" not in extras["trt"]
+    assert "pycuda" in extras["trt-pycuda"]
+    assert "visrt[trt]" in extras["trt-pycuda"]

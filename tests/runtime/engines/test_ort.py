@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,106 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(masks_spec: GraphSpec, monkey
     )
 
     with pytest.raises(EngineError, match="CUDAExecutionProvider was requested but CPUExecutionProvider took"):
+        CudaEngine(masks_spec, masks_model(masks_spec).SerializeToString())
+
+
+class Opened:
+    """What `InferenceSession` was given for CUDA; the graph runs on the CPU, under CUDA's name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.providers: list[Any] = []
+        real = onnxruntime.InferenceSession
+
+        class Session:
+            def __init__(self, data: bytes, settings: Any, providers: list[Any]) -> None:
+                opened.providers += providers
+                self._real = real(data, settings, ["CPUExecutionProvider"])
+
+            def get_providers(self) -> list[str]:
+                return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._real, name)
+
+        opened = self
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+
+
+def test_cuda_computes_in_float32_on_the_chosen_gpu_and_does_not_search(
+    masks_spec: GraphSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Opened(monkeypatch)
+
+    CudaEngine(masks_spec, masks_model(masks_spec).SerializeToString(), EngineOptions(threads=1, device=1))
+
+    assert opened.providers == [
+        (
+            "CUDAExecutionProvider",
+            {
+                "device_id": "1",
+                "use_tf32": "0",
+                "cudnn_conv_algo_search": "HEURISTIC",
+                "arena_extend_strategy": "kSameAsRequested",
+            },
+        )
+    ]
+
+
+def test_the_libraries_that_pip_installed_are_loaded_once_before_the_first_session(
+    masks_spec: GraphSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Opened(monkeypatch)
+    loaded: list[int] = []
+
+    def preload() -> None:
+        loaded.append(len(opened.providers))
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    for _ in range(2):
+        CudaEngine(masks_spec, masks_model(masks_spec).SerializeToString(), ONE_THREAD)
+
+    assert loaded == [0]
+    assert not capsys.readouterr().out
+
+
+def no_preload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(onnxruntime, "preload_dlls", raising=False)
+
+
+def broken_preload(monkeypatch: pytest.MonkeyPatch) -> None:
+    def preload() -> None:
+        raise OSError("libcublas.so.13 is not a library")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+
+
+def talking_preload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load\nlibcudnn.so.9"), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("preload", "told"),
+    [
+        (no_preload, "older than 1.21"),
+        (broken_preload, "libcublas.so.13 is not a library"),
+        (talking_preload, "Failed to load libcudnn.so.9"),
+    ],
+)
+def test_why_cuda_did_not_load_is_told_with_what_brings_it(
+    masks_spec: GraphSpec, monkeypatch: pytest.MonkeyPatch, preload: Callable[[pytest.MonkeyPatch], None], told: str
+) -> None:
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda data, settings, providers: real(data, settings, ["CPUExecutionProvider"]),
+    )
+    preload(monkeypatch)
+
+    with pytest.raises(EngineError, match=rf"took none\.onnx; .*{told}.*'\.\[gpu\]'"):
         CudaEngine(masks_spec, masks_model(masks_spec).SerializeToString())
 
 

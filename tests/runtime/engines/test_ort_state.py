@@ -212,3 +212,17 @@ def test_state_on_cuda_without_cuda_bindings_is_one_line_that_names_the_extra(mo
     state = engine(BoundInHostMemory, "decoder").buffer(STATE, FLOAT)
     with pytest.raises(EngineError, match=r"cuda-bindings cannot be imported .*pip install '\.\[gpu\]'.*--engine cpu"):
         state.write(state.tensor)
+
+
+def test_state_on_cuda_without_a_driver_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda-bindings imports without libcuda, and raises when it is called."""
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+
+    def missing() -> None:
+        raise RuntimeError('"cuda" is an NVIDIA driver library and can only be found via system search')
+
+    monkeypatch.setattr(driver, "cuDriverGetVersion", missing)
+    monkeypatch.setattr(BoundInHostMemory, "_open_copies", CudaEngine._open_copies)
+    state = engine(BoundInHostMemory, "decoder").buffer(STATE, FLOAT)
+    with pytest.raises(EngineError, match=r"cannot be called: .*keeps state on the GPU; pip install '\.\[gpu\]'"):
+        state.write(state.tensor)

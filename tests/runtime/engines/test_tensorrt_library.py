@@ -6,6 +6,7 @@ import gc
 import importlib
 import sys
 import threading
+from importlib.metadata import PackageNotFoundError
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from fake_gpu import Gpu
 from fake_tensorrt import FLAVOURS, Severity, install_tensorrt
 
-from visrt.runtime.engines.trt.library import TensorRt, load_tensorrt
+from visrt.runtime.engines.trt import library as library_module
+from visrt.runtime.engines.trt.library import TensorRt, cuda_build, load_tensorrt
 from visrt.runtime.engines.trt.log import Line, log_of
 from visrt.runtime.errors import EngineError
 
@@ -47,6 +49,29 @@ def test_tensorrt_before_10_3_is_too_old(monkeypatch: pytest.MonkeyPatch, versio
     install_tensorrt(monkeypatch, Gpu(), "tensorrt", version)
     with pytest.raises(EngineError, match=rf"tensorrt is {version}; expected 10\.3 or newer"):
         load_tensorrt("tensorrt")
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.6.1.120"])
+def test_tensorrt_rtx_before_1_7_takes_too_much_memory(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    install_tensorrt(monkeypatch, Gpu(), "tensorrt-rtx", version)
+    with pytest.raises(EngineError, match=rf"tensorrt-rtx is {version}; expected 1\.7 or newer, .* 57 MiB of the host"):
+        load_tensorrt("tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [((), ""), (("cu13",), "cu13"), (("cu12", "cu13"), "cu12+cu13")],
+)
+def test_the_wheel_tells_the_version_of_cuda_it_is_for(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], told: str
+) -> None:
+    def distribution(name: str) -> str:
+        if name not in [f"tensorrt-{build}-bindings" for build in installed]:
+            raise PackageNotFoundError(name)
+        return name
+
+    monkeypatch.setattr(library_module, "distribution", distribution)
+    assert cuda_build("tensorrt") == told
 
 
 @pytest.mark.parametrize(

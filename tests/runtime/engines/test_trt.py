@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_tensorrt
 import numpy as np
 import pytest
 from bundles import write_bundle
@@ -23,8 +24,12 @@ from fakes import patches
 from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.engines.backends import open_engines
 from visrt.runtime.engines.options import EngineOptions
+from visrt.runtime.engines.trt.build import ACCEPT_MESSAGES
+from visrt.runtime.engines.trt.build_progress import ignore_progress
+from visrt.runtime.engines.trt.bundle_build import BuildPlan, build_bundle
 from visrt.runtime.engines.trt.engine import TrtEngine
-from visrt.runtime.engines.trt.library import Flavour
+from visrt.runtime.engines.trt.engine_cache import EngineCache
+from visrt.runtime.engines.trt.library import Flavour, load_tensorrt
 from visrt.runtime.engines.trt.trt import open_tensorrt
 from visrt.runtime.errors import BundleError, EngineError
 from visrt.runtime.results import FrameResult
@@ -129,6 +134,74 @@ def test_another_batch_and_another_gpu_have_engines_of_their_own(gpu: Gpu, bundl
     tracked(bundle, "tensorrt", batch=1)
 
     assert gpu.counts["builds"] == 5
+
+
+def test_of_several_engines_of_a_graph_the_one_of_the_highest_level_is_used(
+    gpu: Gpu, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = load_tensorrt("tensorrt")
+    for level in (0, 4):
+        built = list(build_bundle(bundle, library, BuildPlan(level=level), EngineCache(), lambda _: ignore_progress))
+        assert [report.source for report in built] == ["built", "built"]
+    gpu.faults.deserialize = 1
+
+    assert tracked(bundle, "tensorrt") == tracked(bundle, "cpu")
+
+    assert gpu.counts["builds"] == 5
+    assert "refuses the cached engine" in " ".join(caplog.messages)
+    levels = [kept.key["level"] for kept in EngineCache().kept(bundle.manifest.graphs["frame"].sha256)]
+    assert sorted(levels) == [0, 4], "the one that was refused was built again as it was"
+
+
+def test_an_engine_is_taken_with_its_messages_and_says_so_each_time(
+    gpu: Gpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu.faults.build_warnings = ["Profile kMAX values are not self-consistent"]
+    monkeypatch.setenv(ACCEPT_MESSAGES, "1")
+    tracked(bundle, "tensorrt")
+    monkeypatch.delenv(ACCEPT_MESSAGES)
+    caplog.clear()
+
+    tracked(bundle, "tensorrt")
+
+    assert gpu.counts["builds"] == 2
+    assert len([text for text in caplog.messages if "nobody has accounted for (Profile kMAX" in text]) == 2
+
+
+def test_what_tensorrt_rtx_compiled_is_there_at_the_next_opening(
+    gpu: Gpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install_tensorrt(monkeypatch, gpu, "tensorrt-rtx", "1.7.1.116")
+    compiled = []
+    for _ in range(2):
+        tracked(bundle, "tensorrt-rtx")
+        compiled.append(gpu.counts["compiled"])
+    assert compiled == [2, 2]
+    kept = sorted((tmp_path / "cache").glob("*.kernels"))
+    assert len(kept) == 2
+
+    before = [path.stat().st_mtime_ns for path in kept]
+    tracked(bundle, "tensorrt-rtx")
+    assert [path.stat().st_mtime_ns for path in kept] == before, "written only where it grew"
+
+    kept[0].write_bytes(b"0" * 64 + kept[0].read_bytes()[64:])
+    tracked(bundle, "tensorrt-rtx")
+    assert gpu.counts["compiled"] == 3, "what was altered is not used"
+    tracked(bundle, "tensorrt-rtx")
+    assert gpu.counts["compiled"] == 3
+
+
+def test_kernels_that_tensorrt_rtx_refuses_are_compiled_and_kept_again(
+    gpu: Gpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_tensorrt(monkeypatch, gpu, "tensorrt-rtx", "1.7.1.116")
+    tracked(bundle, "tensorrt-rtx")
+    with monkeypatch.context() as other:
+        other.setattr(fake_tensorrt.IRuntimeCache, "deserialize", lambda cache, blob: False)
+        tracked(bundle, "tensorrt-rtx")
+    assert gpu.counts["compiled"] == 4
+    tracked(bundle, "tensorrt-rtx")
+    assert gpu.counts["compiled"] == 4
 
 
 def test_profiles_are_of_the_batch_and_of_the_queries(gpu: Gpu, bundle: Bundle, tmp_path: Path) -> None:

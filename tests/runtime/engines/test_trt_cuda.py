@@ -209,12 +209,13 @@ def test_arrays_that_cannot_be_copied_as_they_lie_are_refused(card: Card) -> Non
         memory, pinned = gpu.allocate(16, "a test"), gpu.pin(16, "a test").array
         fixed = pinned[:]
         fixed.flags.writeable = False
-        for attempt in (
+        attempts: list[Callable[[], None]] = [
             lambda: gpu.upload(memory.address, pinned[::2]),
             lambda: gpu.download(pinned[::2], memory.address),
             lambda: gpu.download(fixed, memory.address),
-        ):
-            with pytest.raises(BufferError):
+        ]
+        for attempt in attempts:
+            with pytest.raises(ValueError, match=r"one piece|read-only|not contiguous"):
                 attempt()
     gpu.settle()
     assert card.record == []
@@ -227,13 +228,14 @@ def test_addresses_are_pythons_own_integers(card: Card, layer: Layer) -> None:
     with gpu.current("testing"):
         memory, pinned = gpu.allocate(16, "a test"), gpu.pin(8, "a test").array
         assert type(memory.address) is int
-        for attempt in (
+        attempts: list[Callable[[], None]] = [
             lambda: gpu.upload(wrong(memory.address), pinned),
             lambda: gpu.download(pinned, wrong(memory.address)),
             lambda: gpu.copy(wrong(memory.address), memory.address, 8),
             lambda: gpu.copy_rows(memory.address, 8, wrong(memory.address), 8, 8, 1),
             lambda: gpu.clear(wrong(memory.address), 8),
-        ):
+        ]
+        for attempt in attempts:
             with pytest.raises(TypeError):
                 attempt()
 

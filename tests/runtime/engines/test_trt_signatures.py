@@ -1,8 +1,8 @@
 """The fakes have the names and parameters of the real libraries, as far as these can be imported or were recorded.
 
 TensorRT-RTX's bindings import without a GPU, and their docstrings tell every signature. cuda-bindings does too.
-pycuda needs a driver; its signatures were read from pycuda 2026.1, compiled (of the copy in two dimensions and the fill
-with a byte, from its source), and are kept here as a table.
+It also runs here on a libcuda in software. pycuda needs a driver to be imported; its signatures were read from pycuda
+2026.1, compiled, and are kept here as a table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -355,6 +359,68 @@ def test_cuda_bindings_takes_what_the_layer_gives_it(real_bindings: Any) -> None
     for name, made in calls.items():
         with pytest.raises((DriverError, CaptureRefusedError), match=f"^{name} cannot be called"):
             made()
+
+
+USE = """
+import numpy as np
+from visrt.runtime.engines.trt.cuda import Gpu
+from visrt.runtime.engines.trt.cuda_graph import open_capture
+from visrt.runtime.errors import EngineError
+
+for _ in range(2):
+    gpu = Gpu()
+    assert (gpu.label, gpu.cuda, gpu.notices) == ("Software GPU, compute capability 9.0", "13.5", [])
+    with gpu.current("testing"):
+        a, b = gpu.allocate(512, "a test"), gpu.allocate(512, "a test")
+        up, down = gpu.pin(64, "a test"), gpu.pin(64, "a test")
+        event = gpu.event()
+        up.array[:] = range(64)
+        gpu.upload(a.address, up.array[:32])
+        event.record(gpu.stream)
+        gpu.side.wait(event)
+        event.synchronize()
+        gpu.copy(b.address, a.address, 32, gpu.side)
+        gpu.copy_rows(b.address + 32, 16, a.address, 8, 8, 2, gpu.side)
+        gpu.clear(b.address, 8, gpu.side)
+        gpu.download(down.array, b.address, gpu.side)
+        gpu.side.synchronize()
+        assert down.array[:32].tolist() == [0] * 8 + [*range(8, 32)]
+        assert down.array[32:40].tolist() + down.array[48:56].tolist() == [*range(16)]
+        try:
+            gpu.allocate(2**31, "too much")
+        except EngineError as error:
+            assert "too much needs 2048.0 MB of GPU memory, 512.0 MB of 1024.0 MB are free" in str(error)
+        capture = open_capture(gpu.stream.handle)
+        graph = capture.record(lambda: True)
+        assert graph.launch(gpu.stream.handle)
+        graph.destroy()
+    gpu.release([a.free, b.free, up.free, down.free, event.free])
+    gpu.close()
+"""
+
+
+def test_cuda_bindings_itself_makes_every_call_on_a_driver_in_software(real_bindings: Any, tmp_path: Path) -> None:
+    """As far as a test without hardware can go: the library is the real one, and behind it is a libcuda of ours."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("no C compiler, or not Linux")
+    source, library = Path(__file__).with_name("software_driver.c"), tmp_path / "libcuda.so.1"
+    built = [compiler, "-shared", "-fPIC", "-w", str(source), "-o", str(library), "-Wl,-soname,libcuda.so.1", "-ldl"]
+    subprocess.run(built, check=True, timeout=120)
+    program = f"import sys\nsys.modules['pycuda'] = None\n{USE}"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    told = ended.stderr.splitlines()
+    assert told.count("retained") == 1
+    assert told.count("stream flags 1") == told.count("stream flags 1 priority -5") == 2
+    assert "capture mode 1 on 0x5001" in told
+    assert "0x5003 on 0x5001" in told
+    assert "0x5002 waits for 0x5003" in told
+    assert told[-1] == "held 0"
 
 
 def _at(module: Any, path: str) -> Any:

@@ -213,7 +213,7 @@ def test_room_for_clips_is_never_padded(rig: Rig) -> None:
     with pytest.raises(EngineError, match=r"clips is 3, the engine runs 1, 2, 4, 8"):
         memory({"keys": values(0, QUERIES, 3, 64), "clips": np.zeros(3, np.int32)})
     with pytest.raises(
-        EngineError, match=r"clips is 16, the engine was opened for 1 to 8; set memory_clips to no more"
+        EngineError, match=r"clips is 16, the engine was opened for 1 to 8; open it with memory_clips of 16 or more"
     ):
         memory({"keys": values(0, QUERIES, 16, 64), "clips": np.zeros(16, np.int32)})
 
