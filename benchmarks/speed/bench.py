@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from visrt.benchmarks.speed.candidates import BundleCandidate, Candidate
+from visrt.benchmarks.speed.gpu_model import ModelFigures, gpu_model
 from visrt.benchmarks.speed.host_overhead import HostFigures, cases_of, figures_of_case, host_overhead
 from visrt.benchmarks.speed.interleaved import METHOD, Figures, interleave
 from visrt.benchmarks.speed.lengths import LengthFigures, over_length
+from visrt.benchmarks.speed.simulated_gpu import GpuSpeed
 from visrt.benchmarks.speed.streams import LiveFigures, StreamFigures, live_streams, streams_at_once
 from visrt.benchmarks.speed.sweeps import CLIP_LENGTHS, KEY_EVERY, Sweep, SweepFigures, check_sweep, swept
 from visrt.runtime.bundles.bundle import Bundle
@@ -89,12 +91,17 @@ class BenchReport:
     live: dict[str, list[LiveFigures]] = field(default_factory=dict)
     length: dict[str, LengthFigures] = field(default_factory=dict)
     host: list[HostFigures] = field(default_factory=list)
+    gpu: GpuSpeed | None = None
+    gpu_model: list[ModelFigures] = field(default_factory=list)
     roofline: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
 
-def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda line: None) -> BenchReport:
-    """Measure what `settings` name; what cannot be measured here is listed in the report with its reason."""
+def bench(
+    bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda line: None, gpu: GpuSpeed | None = None
+) -> BenchReport:
+    """Measure what `settings` name; what cannot be measured here is listed in the report with its reason. gpu: what a
+    GPU is taken to need, for a model of one."""
     bundles = _at_the_best_size(bundles, settings.clip)
     report = BenchReport(settings, bundles)
     for sweep, values in settings.sweeps:
@@ -118,6 +125,9 @@ def bench(bundles: Sequence[Bundle], settings: BenchSettings, say: Say = lambda 
     if cases := cases_of(settings.objects, settings.queries, settings.heights):
         say(f"the work around the engines, {len(cases)} scenes")
         report.host = host_overhead(cases, settings.rounds)
+    if gpu is not None:
+        say("the model of a GPU")
+        report.gpu, report.gpu_model = gpu, gpu_model(settings.clip, gpu, settings.rounds)
     return report
 
 
@@ -209,6 +219,9 @@ def report_lines(report: BenchReport) -> Iterator[str]:
             values = {**asdict(graph), "fraction": graph.fraction}
             yield _line("roofline", subject=name, peak=asdict(found["peak"]), **values)
     yield from (_line("host", **figures_of_case(one)) for one in report.host)
+    if report.gpu is not None:
+        given = asdict(report.gpu)
+        yield from (_line("gpu model", given=given, **asdict(one)) for one in report.gpu_model)
     yield from (_line("left out", reason=reason) for reason in report.left_out)
 
 

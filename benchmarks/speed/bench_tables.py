@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
 from visrt.benchmarks.speed.bench import BenchReport
 from visrt.benchmarks.speed.candidates import STAGE_NAMES
+from visrt.benchmarks.speed.gpu_model import SCENE, ModelFigures
 from visrt.benchmarks.speed.interleaved import Figures, Spread
 from visrt.benchmarks.speed.percentiles import Percentiles
+from visrt.benchmarks.speed.simulated_gpu import GpuSpeed
 from visrt.benchmarks.speed.sweeps import SweepFigures, SweepPoint
 
 __all__ = ["tables"]
@@ -34,6 +36,8 @@ def tables(report: BenchReport) -> Iterator[Table]:
         yield host_table(report)
     if report.roofline:
         yield roofline_table(report)
+    if report.gpu is not None:
+        yield gpu_model_table(report.gpu, report.gpu_model)
 
 
 def speed_table(report: BenchReport) -> Table:
@@ -174,6 +178,29 @@ def roofline_table(report: BenchReport) -> Table:
             )
         peak = found["peak"]
         table.caption = f"measured peak: {peak.macs / 1e9:.1f} billion MACs and {peak.bytes / 1e9:.1f} GB a second"
+    return table
+
+
+def gpu_model_table(gpu: GpuSpeed, found: Sequence[ModelFigures]) -> Table:
+    """Plain about what it is: nothing in it ran on a GPU."""
+    columns = ("FPS", "held by", "ms a call", "GPU", "engines' thread", "reader", "writer", "cores", "FPS if locked")
+    table = Table("streams", *columns, title="A model of a GPU, R50 at 480x864 in FP16, 480p video: no GPU ran")
+    for one in found:
+        times = (one.call_ms, one.busy_ms, one.engines_ms, one.reader_ms, one.writer_ms)
+        table.add_row(
+            str(one.streams),
+            f"{one.fps:.0f}",
+            one.limit,
+            *(f"{ms:.2f}" for ms in times),
+            f"{one.cores:.1f}",
+            f"{one.locked_fps:.0f}",
+        )
+    given = ", ".join(f"{ms:g} ms for {frames}" for frames, ms in sorted(gpu.network_ms.items()))
+    table.caption = (
+        f"The network's time is given, not measured: {given} frames. Thread times are CPU ms a frame, measured here "
+        f"with a scripted network of {SCENE.objects} objects. Each thread has a core of its own; FPS if locked: if no "
+        "thread ever released Python's lock."
+    )
     return table
 
 

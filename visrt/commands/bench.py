@@ -50,6 +50,17 @@ def bench(
     objects: Annotated[str, typer.Option(help="Objects in sight, such as 1,10,100: work around the engines.")] = "",
     queries: Annotated[str, typer.Option(help="Queries of the network, such as 100,200: likewise.")] = "",
     heights: Annotated[str, typer.Option(help="Heights of the video, such as 360,720,1080: likewise.")] = "",
+    gpu_model: Annotated[
+        bool,
+        typer.Option(
+            "--gpu-model",
+            help="Model one 480p file and eight streams on a GPU: the host's work is measured here, the network's time "
+            "is given. No GPU runs.",
+        ),
+    ] = False,
+    gpu_network_ms: Annotated[
+        str, typer.Option(help="The network's time for the model: milliseconds of a call by the frames in it.")
+    ] = "1:2.0,8:6.4",
     roofline: Annotated[int, typer.Option(min=0, help="Engine calls to time against the machine's peak.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here, a line of json each.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots here.")] = None,
@@ -59,6 +70,8 @@ def bench(
     Latency and FPS include everything from the decoder to the results on disk.
     """
     from visrt.benchmarks.speed.bench import BenchSettings, bench, report_lines
+    from visrt.benchmarks.speed.gpu_model import network_ms_of
+    from visrt.benchmarks.speed.simulated_gpu import GpuSpeed
     from visrt.runtime.bundles.bundle import open_bundle
     from visrt.runtime.sinks.output import write_atomically
 
@@ -84,8 +97,9 @@ def bench(
     )
     _refuse_nowhere(json, html)
     page_of = _page() if html is not None else None
+    gpu = GpuSpeed(network_ms_of(gpu_network_ms)) if gpu_model else None
     with _heard() as say:
-        report = bench([open_bundle(path) for path in bundle], settings, say)
+        report = bench([open_bundle(path) for path in bundle], settings, say, gpu)
     _print(report)
     if json is not None:
         write_atomically(json, (f"{line}\n".encode() for line in report_lines(report)))
