@@ -201,7 +201,8 @@ def all_finite(array: Array) -> bool:
     """Whether no number is NaN or infinite."""
     if array.dtype != np.float16:
         return bool(np.isfinite(array).all())
-    return not ((array.view(np.int16) & FLOAT16_EXPONENT) == FLOAT16_EXPONENT).any()
+    sizes = array.view(np.int16) & FLOAT16_SIZE
+    return not sizes.size or bool(sizes.max() < FLOAT16_INFINITY)
 
 
 def positive(array: Array) -> NDArray[np.bool_]:
@@ -209,7 +210,9 @@ def positive(array: Array) -> NDArray[np.bool_]:
     return (array.view(np.int16) if array.dtype == np.float16 else array) > 0
 
 
-FLOAT16_EXPONENT = np.int16(0x7C00)
+FLOAT16_SIZE, FLOAT16_INFINITY = np.int16(0x7FFF), np.int16(0x7C00)
+"""The bits of a float16 but its sign; as integers they grow with the number, and NaN comes after infinity."""
+
 FLOAT16_BITS = np.int32(np.uint32(0x8FFFE000).astype(np.int32))
 """Of a float16 that was moved up by 13 bits: its sign, which fills bits 28 to 31, once, its exponent and its number."""
 
