@@ -188,19 +188,19 @@ class Network:
         they are not open.
         """
         self.open()
-        batches = [one for one, _ in parts]
-        fits, times = (sum(one, ()) for one in zip(*((part.fits, part.times_s) for part in batches), strict=True))
+        images: Feed
+        images, fits, times = parts[0][0].images, parts[0][0].fits, parts[0][0].times_s
+        for one, _ in parts[1:]:
+            fits, times = fits + one.fits, times + one.times_s
         with self._watch.stage("copy_in" if self._async else "frame_engine"):
             if self.stateful_frames:
                 calls = [self._stateful_call(one[at : at + 1], state) for one, state in parts for at in range(len(one))]
             else:
-                images: Feed = batches[0].images
-                if self._async and len(batches) > 1:
+                if self._async and len(parts) > 1:
                     # It copies them to page-locked memory, from where they lie.
-                    rows = tuple(HostTensor(image) for one in batches for image in one.images)
-                    images = Joined(rows, (len(rows),))
-                elif len(batches) > 1:
-                    images = Batch.joined(batches).images
+                    images = Joined(tuple(HostTensor(image) for one, _ in parts for image in one.images), (len(fits),))
+                elif len(parts) > 1:
+                    images = Batch.joined([one for one, _ in parts]).images
                 calls = [self._call(_frame_feeds(images, fits))]
         return lambda: self._wait(fits, times, calls)
 
