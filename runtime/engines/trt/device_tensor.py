@@ -73,6 +73,7 @@ class Order:
         self.stream = stream
         self._written, self._read = gpu.event(), gpu.event()
         self._reader: Stream | None = None
+        self._done = True
 
     def before_writing(self) -> None:
         """What `stream` does next may write. The host does not wait."""
@@ -83,10 +84,13 @@ class Order:
     def written(self) -> None:
         """All that was written is enqueued."""
         self._written.record(self.stream)
+        self._done = False
 
     def wait_for_written(self) -> None:
-        """The host waits for it."""
-        self._written.synchronize()
+        """The host waits for it, once."""
+        if not self._done:
+            self._written.synchronize()
+            self._done = True
 
     @contextmanager
     def reading(self, stream: Stream) -> Iterator[None]:
@@ -95,7 +99,8 @@ class Order:
             yield
             return
         assert self._reader in (None, stream), "a GPU has two streams"
-        stream.wait(self._written)
+        if not self._done:
+            stream.wait(self._written)
         yield
         self._read.record(stream)
         self._reader = stream
