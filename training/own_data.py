@@ -88,15 +88,16 @@ def own_run(recipe: OwnRecipe) -> OwnRun:
     """The settings that `recipe` means. Reads the annotations. Raises SettingsError and DataError."""
     network = _network(recipe.start)
     sets = found_sets(Path(recipe.data))
-    training = _read(sets.get("train") or sets.get("all"), recipe.data, sets)
+    skip = recipe.skip_faulty
+    training = _read(sets.get("train") or sets.get("all"), recipe.data, sets, skip)
     chosen = _chosen(training, recipe)
-    own_split, remarks = (None, ()) if "val" not in sets else _own_split(sets, recipe.data)
-    given = None if recipe.validation is None else _validation_set(recipe.validation)
+    own_split, remarks = (None, ()) if "val" not in sets else _own_split(sets, recipe.data, skip)
+    given = None if recipe.validation is None else _validation_set(recipe.validation, skip)
     held_out, measured, line = _measured_on(training, given or own_split)
-    sources = [_source(training, chosen, held_out)]
+    sources = [replace(_source(training, chosen, held_out), skip_faulty=skip)]
     if measured is not None:
         _require_classes(measured, chosen)
-        sources.append(_source(measured, chosen, 1.0))  # all of it is held out
+        sources.append(replace(_source(measured, chosen, 1.0), skip_faulty=skip))  # all of it is held out
     settings = _settings(filled(recipe), replace(network, classes=len(chosen.classes)), chosen.classes, tuple(sources))
     if not held_out and measured is None:
         data, optim = replace(settings.data, validation_clips=0), replace(settings.optim, stop=None)
@@ -153,26 +154,26 @@ class _Part:
         return f"{len(videos)} {'photos' if all(len(v.pictures) == 1 for v in videos) else 'videos'}"
 
 
-def _read(found: FoundSet | None, data: str, sets: Mapping[str, FoundSet]) -> _Part:
+def _read(found: FoundSet | None, data: str, sets: Mapping[str, FoundSet], skip_faulty: bool) -> _Part:
     if found is None:
         raise DataError(f"{data}: holds no training split, only {', '.join(sets)}; give the folder to train on")
-    read = read_set(found.places)
+    read = read_set(found.places, skip_faulty=skip_faulty)
     require_annotations(read.annotated, read.path, "training")
     return _Part(found, read)
 
 
-def _own_split(sets: Mapping[str, FoundSet], data: str) -> tuple[_Part | None, tuple[str, ...]]:
+def _own_split(sets: Mapping[str, FoundSet], data: str, skip_faulty: bool) -> tuple[_Part | None, tuple[str, ...]]:
     """The set's split for validation; None, and a remark, where a server keeps its annotations."""
-    listed = read_set(sets["val"].places, missing=MissingPictures.keep)
+    listed = read_set(sets["val"].places, missing=MissingPictures.keep, skip_faulty=skip_faulty)
     if not listed.annotated.annotated:
         return None, (f"{listed.path}: has no annotations and cannot measure quality",)
-    return _read(sets["val"], data, sets), ()
+    return _read(sets["val"], data, sets, skip_faulty), ()
 
 
-def _validation_set(place: str) -> _Part:
+def _validation_set(place: str, skip_faulty: bool) -> _Part:
     """The set at `place`; of one that is divided the split for validation."""
     sets = found_sets(Path(place))
-    return _read(sets.get("val") or sets.get("all") or next(iter(sets.values())), place, sets)
+    return _read(sets.get("val") or sets.get("all") or next(iter(sets.values())), place, sets, skip_faulty)
 
 
 @dataclass(frozen=True)

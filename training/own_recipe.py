@@ -25,7 +25,8 @@ class OwnRecipe:
     without it all. start: "default" are the shipped weights, "imagenet" the same network with an ImageNet backbone,
     else a checkpoint, whose architecture is kept. size: height and width of the training frames, and of the network
     that is exported. frames: in a clip; 2 trains embeddings to stay alike from frame to frame. batch: clips a step.
-    early_stop: ends when recall has not improved in so many validations; 0 = never.
+    early_stop: ends when recall has not improved in so many validations; 0 = never. skip_faulty: faulty annotations are
+    left out and counted; otherwise they are refused, all at once.
     """
 
     data: str
@@ -39,6 +40,7 @@ class OwnRecipe:
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     early_stop: Annotated[int, Field(ge=0)] = 5
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    skip_faulty: bool = False
     seed: int = 0
 
 
@@ -54,6 +56,7 @@ COMMENTS = {
     "learning_rate": "lower it if the loss is not finite",
     "early_stop": "end after so many validations without better recall, and keep the best weights; 0 = never",
     "mixed_precision": '"no", "bf16" or "fp16": the last two save time and memory on a GPU',
+    "skip_faulty": "leave out faulty annotations, which are counted, rather than refuse the set",
     "seed": "another number, other clips",
 }
 

@@ -15,10 +15,10 @@ from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.errors import DataError
 from visrt.runtime.json_file import read_json
 from visrt.runtime.masks import Rle
-from visrt.training.data.annotation_files import masks_in
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, Track, require_annotations, with_classes
+from visrt.training.data.formats.youtube_vis import masks_in
 from visrt.training.data.json_faults import known_id, object_at, short, whole_number
-from visrt.training.data.picture_folder import MissingPictures
+from visrt.training.data.picture_folder import ReadRules
 from visrt.training.data.segmentations import rle_of_box
 from visrt.training.data.set_formats import SetPlaces, read_set
 
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 DEFAULTS = BundleRun()
+STRICT = ReadRules()
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,20 @@ def evaluate(
     choice: ClassChoice | None = None,
     run: BundleRun = DEFAULTS,
     on_progress: OnProgress = lambda _: None,
-    missing: MissingPictures = MissingPictures.refuse,
+    rules: ReadRules = STRICT,
 ) -> Measured:
     """AP, HOTA, IDF1 and identity counts of `bundle` on the annotated set at `data`.
 
     Of boxes, and AP of boxes in single frames besides, where the set or the bundle has boxes alone. With
     `run.write_results` the files for an evaluation server are written too, and a set may be without annotations: then
-    there are no scores. missing: what becomes of videos that are not on disk.
+    there are no scores. rules: what becomes of videos that are not on disk, and of faulty annotations.
 
     `choice` maps categories of the set to classes of the bundle; what it does not name is left out and reported. For
     example `evaluate(Path("bundles/default"), Path("street")).scores["causal"].tracking.hota`. Raises VisrtError.
     """
     opened = open_bundle(bundle)
-    read = read_set(data if isinstance(data, SetPlaces) else SetPlaces(data), missing=missing)
+    places = data if isinstance(data, SetPlaces) else SetPlaces(data)
+    read = read_set(places, missing=rules.missing, skip_faulty=rules.skip_faulty)
     annotated = with_classes(read.annotated, choice, read.path, opened.manifest.classes)
     if "masks" not in opened.manifest.graphs:
         annotated = as_boxes(annotated)
@@ -92,10 +94,11 @@ def evaluate_results_file(
     results: Path,
     data: Path | SetPlaces,
     choice: ClassChoice | None = None,
-    missing: MissingPictures = MissingPictures.refuse,
+    rules: ReadRules = STRICT,
 ) -> Measured:
     """The same of a results file in the YouTube-VIS form, with masks or with boxes alone."""
-    read = read_set(data if isinstance(data, SetPlaces) else SetPlaces(data), missing=missing)
+    places = data if isinstance(data, SetPlaces) else SetPlaces(data)
+    read = read_set(places, missing=rules.missing, skip_faulty=rules.skip_faulty)
     annotated = with_classes(read.annotated, choice, read.path)
     require_annotations(annotated, read.path, "measuring")
     predicted, boxes = load_results(results, annotated)

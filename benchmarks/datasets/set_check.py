@@ -12,7 +12,7 @@ from visrt.runtime.masks import run_lengths
 from visrt.runtime.sources.image_folder import read_image
 from visrt.runtime.sources.source import VideoSettings
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.picture_size import size_of
+from visrt.training.data.picture_size import is_turned, size_of
 
 __all__ = ["ClassCount", "SetSurvey", "decoded_size", "refuse_faults", "survey"]
 
@@ -52,16 +52,17 @@ def survey(
     on_video: Callable[[str], None] = lambda _: None,
 ) -> SetSurvey:
     """Counts over the set; every picture is looked at by `size`, its head only or (`decoded_size`) all of it."""
-    faults = []
+    faults: list[str] = []
+    turned: list[str] = []
     for video in annotated.videos:
-        faults += list(_faults(video, size))
+        faults += _faults(video, size, turned)
         on_video(video.name)
     return SetSurvey(
         len(annotated.videos),
         sum(len(video.pictures) for video in annotated.videos),
         dict(Counter(video.size for video in annotated.videos).most_common()),
         {name: _class_count(annotated, label) for label, name in enumerate(annotated.classes)},
-        tuple(_oddities(annotated)),
+        (*_oddities(annotated), *_turned_pictures(turned)),
         tuple(faults),
     )
 
@@ -72,16 +73,28 @@ def decoded_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def _faults(video: AnnotatedVideo, size: Callable[[Path], tuple[int, int]]) -> Iterator[str]:
+def _faults(video: AnnotatedVideo, size: Callable[[Path], tuple[int, int]], turned: list[str]) -> Iterator[str]:
+    """What is wrong with each picture; those that are shown turned go to `turned`."""
     for path in video.pictures:
         try:
-            found = size(path)
+            found, is_shown_turned = size(path), is_turned(path)
         except VisrtError as error:
             yield str(error)
             continue
+        if is_shown_turned:
+            turned.append(str(path))
         if found != video.size:
             sizes, annotated = (f"{height} x {width}" for height, width in (found, video.size))
-            yield f"{path}: {sizes} pixels (height x width), its annotations say {annotated}"
+            by = " as its EXIF orientation turns it" if is_shown_turned else ""
+            yield f"{path}: {sizes} pixels (height x width){by}, its annotations say {annotated}"
+
+
+def _turned_pictures(turned: list[str]) -> Iterator[str]:
+    what = (
+        "pictures with an EXIF orientation, which are read as shown: masks that were drawn on the pixels as stored lie "
+        "elsewhere"
+    )
+    yield from _places_of(what, turned)
 
 
 def _class_count(annotated: AnnotatedSet, label: int) -> ClassCount:

@@ -15,12 +15,11 @@ from annotated_sets import SIZE, box_rle, moving_box, set_values, write_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visrt.benchmarks.datasets import set_writer
-from visrt.benchmarks.datasets.set_writer import Pictures
 from visrt.runtime.errors import DataError, UsageError, VisrtError
 from visrt.runtime.masks import decode
+from visrt.training.data import set_formats
 from visrt.training.data.annotations import AnnotatedSet, Track
-from visrt.training.data.set_formats import SetPlaces, load_annotations, read_set
+from visrt.training.data.set_formats import Pictures, SetPlaces, load_annotations, read_set
 from visrt.training.data.sources import PoolSettings, SourceSettings, load_pool
 
 Edit = Callable[[Path], object]
@@ -45,10 +44,10 @@ def contents(annotated: AnnotatedSet) -> dict[str, set[Any]]:
 
 
 @pytest.mark.parametrize("pictures", Pictures)
-@pytest.mark.parametrize("name", set_writer.WRITERS)
+@pytest.mark.parametrize("name", set_formats.WRITTEN)
 def test_a_set_comes_back_from_each_format_as_it_went(name: str, pictures: Pictures, tmp_path: Path) -> None:
     annotated = apart(tmp_path / "set")
-    assert set_writer.write_set(annotated, tmp_path / "out", name, pictures) == []
+    assert set_formats.write_set(annotated, tmp_path / "out", name, pictures) == []
     read = read_set(SetPlaces(tmp_path / "out"))
     again = read.annotated
     assert read.format == name
@@ -65,7 +64,7 @@ def test_where_objects_overlap_the_smaller_is_kept_and_that_is_contents(name: st
     values["annotations"][0]["segmentations"] = [box_rle(0, 0, 20, 20)] * 3
     values["annotations"][1]["segmentations"] = [box_rle(10, 10, 4, 4)] * 3
     annotated = load_annotations(write_set(tmp_path / "set", values))
-    remarks = set_writer.write_set(annotated, tmp_path / "out", name, Pictures.copy)
+    remarks = set_formats.write_set(annotated, tmp_path / "out", name, Pictures.copy)
     assert remarks == ["48 pixels where objects overlap went to the smaller one"]
     again = read_set(SetPlaces(tmp_path / "out")).annotated
     areas = {again.classes[t.label]: decode(t.masks[0]).sum() for t in again.videos[0].tracks if t.masks[0]}
@@ -80,7 +79,7 @@ def test_crowds_become_regions_to_ignore_and_come_back_as_crowds_of_each_class(n
         {"id": 9, "video_id": 1, "category_id": 5, "segmentations": moving_box(2, 30, 9, 9, 3), "iscrowd": 0}
     )
     annotated = load_annotations(write_set(tmp_path / "set", values))
-    remarks = set_writer.write_set(annotated, tmp_path / "out", name, Pictures.copy)
+    remarks = set_formats.write_set(annotated, tmp_path / "out", name, Pictures.copy)
     assert remarks == ["1 crowds became regions to ignore for every class"]
     tracks = read_set(SetPlaces(tmp_path / "out")).annotated.videos[0].tracks
     crowds = [track for track in tracks if track.crowd]
@@ -93,14 +92,14 @@ def test_crowds_come_back_from_coco_as_they_went(tmp_path: Path) -> None:
     values = set_values()
     values["annotations"][1]["iscrowd"] = 1
     annotated = load_annotations(write_set(tmp_path / "set", values))
-    set_writer.write_set(annotated, tmp_path / "out", "coco", Pictures.copy)
+    set_formats.write_set(annotated, tmp_path / "out", "coco", Pictures.copy)
     assert contents(read_set(SetPlaces(tmp_path / "out")).annotated) == contents(annotated)
 
 
-@pytest.mark.parametrize("name", set_writer.WRITERS)
+@pytest.mark.parametrize("name", set_formats.WRITTEN)
 def test_training_reads_what_is_written(name: str, tmp_path: Path) -> None:
     """Each format, in each as the same videos with the same objects in every frame."""
-    set_writer.write_set(apart(tmp_path / "set"), tmp_path / "out", name, Pictures.link)
+    set_formats.write_set(apart(tmp_path / "set"), tmp_path / "out", name, Pictures.link)
     kind: Any = name.replace("-", "_")
     pool = load_pool([SourceSettings(kind, str(tmp_path / "out"))], PoolSettings(part="all"))
     assert set(pool.classes) == {"dog", "car"}
@@ -124,8 +123,8 @@ SPELLINGS: dict[str, tuple[Callable[[Any], object], str | None]] = {
     "one name twice": (lambda v: v["categories"][1].update(name="dog"), r"categories\[1\]\.name: expected a text no"),
     "one id twice": (lambda v: v["annotations"][1].update(id=1), r"annotations\[1\]\.id: 1 is the id of annotations"),
     "an empty mask": (
-        lambda v: v["annotations"][0]["segmentations"].__setitem__(0, []),
-        r"s\[0\]: an empty",
+        lambda v: v["annotations"][0]["segmentations"].__setitem__(0, [[]]),
+        r"s\[0\]\[0\]: a polygon of 0 numbers",
     ),
 }
 
@@ -158,7 +157,7 @@ def test_videos_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
     for video, part in zip(values["videos"], ("a", "b"), strict=True):
         video["file_names"] = [f"{part}/same/{t}.png" for t in range(3)]
     annotated = load_annotations(write_set(tmp_path / "set", values))
-    set_writer.write_set(annotated, tmp_path / "out", "youtube-vis", Pictures.copy)
+    set_formats.write_set(annotated, tmp_path / "out", "youtube-vis", Pictures.copy)
     again = read_set(SetPlaces(tmp_path / "out")).annotated
     assert [video.name for video in again.videos] == ["same", "same_2"]
 
@@ -358,7 +357,7 @@ def test_a_photo_is_a_video_of_one_frame(tmp_path: Path) -> None:
 
 def test_categories_keep_their_numbers_on_the_way_to_youtube_vis(tmp_path: Path) -> None:
     annotated = read_set(written(tmp_path, coco_set(tmp_path))).annotated
-    set_writer.write_set(annotated, tmp_path / "out", "youtube-vis", Pictures.copy)
+    set_formats.write_set(annotated, tmp_path / "out", "youtube-vis", Pictures.copy)
     values = json.loads((tmp_path / "out" / "instances.json").read_text())
     assert values["categories"] == [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
     assert [(a["category_id"], a["iscrowd"]) for a in values["annotations"]] == [(18, 0), (3, 1)]
@@ -385,7 +384,10 @@ BAD_COCO: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "an image id twice": (lambda v: v["images"][1].update(id=1), r"images\[1\]\.id: 1 is the id of images\[0\] too"),
     "two masks in a frame": (
-        lambda v: [a.update(track_id=4, category_id=3) for a in v["annotations"]],
+        lambda v: (
+            [a.update(track_id=4, category_id=3) for a in v["annotations"]],
+            [image.update(video_id=1, frame_index=i) for i, image in enumerate(v["images"])],
+        ),
         r"annotations\[1\]\.track_id: 4 has two masks in a frame",
     ),
     "a frame twice": (
@@ -443,4 +445,4 @@ def test_more_objects_than_a_png_tells_apart_are_refused(tmp_path: Path) -> None
     many = type(video)(1, "many", video.pictures, SIZE, (Track(0, (None,) * 3),) * 255)
     crowded = AnnotatedSet((many,), annotated.classes, annotated.label_of)
     with pytest.raises(DataError, match="255 objects; a png of masks tells 254 apart"):
-        set_writer.write_set(crowded, tmp_path / "out", "davis", Pictures.copy)
+        set_formats.write_set(crowded, tmp_path / "out", "davis", Pictures.copy)

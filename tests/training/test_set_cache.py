@@ -35,9 +35,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The sets that are read from their annotations."""
     found: list[Path] = []
 
-    def counted(places: SetPlaces, name: str | None = None) -> Any:
+    def counted(places: SetPlaces, name: str | None = None, *, skip_faulty: bool = False) -> Any:
         found.append(places.folder)
-        return read_set(places, name)
+        return read_set(places, name, skip_faulty=skip_faulty)
 
     monkeypatch.setattr(set_cache, "read_set", counted)
     return found

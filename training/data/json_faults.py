@@ -1,14 +1,86 @@
-"""Json values from outside, checked one by one: the first fault is named by its path in the file."""
+"""Values from outside, checked one by one. A fault is named by its path in the file; all of a file are collected."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from visrt.runtime.errors import DataError
 
-__all__ = ["known_id", "object_at", "objects_by_id", "short", "whole_number"]
+__all__ = ["Faults", "known_id", "object_at", "objects_by_id", "placed_by_id", "short", "whole_number"]
+
+MOST_PLACES = 10
+"""Places that a message names of a kind of fault."""
+
+
+@dataclass
+class _Kind:
+    """Faults of one kind: the number, the message without its place, and the first places."""
+
+    text: str
+    count: int = 0
+    places: list[str] = field(default_factory=list)
+
+
+class Faults:
+    """The faults of the annotations at `path`, by kind. leave_out: what is faulty is left out rather than refused.
+
+    A reader gives each `DataError` to `add`, or reads within `entry`, goes on with the next entry, and calls `remarks`
+    in the end.
+    """
+
+    def __init__(self, path: Path, leave_out: bool = False) -> None:
+        self.path, self.leave_out = path, leave_out
+        self._kinds: dict[str, _Kind] = {}
+
+    @property
+    def count(self) -> int:
+        return sum(kind.count for kind in self._kinds.values())
+
+    def add(self, error: DataError) -> None:
+        message = str(error).removeprefix(f"{self.path}: ")
+        place, _, text = message.partition(": ")
+        plain = re.sub(r"[-+]?\d[\d.e+-]*", "#", f"{re.sub(r'^.*/', '', place)}: {text.partition('; found')[0]}")
+        kind = self._kinds.setdefault(plain, _Kind(text))
+        kind.count += 1
+        if len(kind.places) < MOST_PLACES:
+            kind.places.append(place)
+
+    @contextmanager
+    def entry(self) -> Iterator[None]:
+        """Adds the DataError that ends the block, if one does."""
+        try:
+            yield
+        except DataError as error:
+            self.add(error)
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was left out, in one remark. Raises DataError with all faults unless they are to be left out."""
+        if not self._kinds:
+            return ()
+        if self.leave_out:
+            return (f"{self.path}: {self._listed()}; what is faulty is left out",)
+        raise DataError(
+            f"{self.path}: {self._listed()}; mend what is faulty, or leave it out with --skip-faulty (skip_faulty in "
+            "settings of a training)"
+        )
+
+    def _listed(self) -> str:
+        kinds = list(self._kinds.values())
+        if len(kinds) == 1 and kinds[0].count == 1:
+            return f"{kinds[0].places[0]}: {kinds[0].text}"
+        return f"{self.count} faults: " + "; ".join(map(_described, kinds))
+
+
+def _described(kind: _Kind) -> str:
+    more = f" and {kind.count - len(kind.places)} more" if kind.count > len(kind.places) else ""
+    first, *others = kind.places
+    also = f" (also {', '.join(others)}{more})" if others else ""
+    return f"{kind.count} x {first}: {kind.text}{also}"
 
 
 def known_id(value: dict[str, Any], key: str, known: Mapping[int, Any], where: str, whose: str = "the file's: ") -> int:
@@ -32,18 +104,36 @@ def whole_number(value: dict[str, Any], key: str, where: str, least: int = 0) ->
 
 
 def objects_by_id(values: dict[str, Any], key: str, path: Path) -> dict[int, dict[str, Any]]:
-    """The objects of the list at `key` by their ids, which differ, in their order. Only annotations may be none."""
+    """The objects of the list at `key`, at least one, by their ids, which differ, in their order."""
+    return {number: value for number, (_, value) in placed_by_id(values, key, path).items()}
+
+
+def placed_by_id(
+    values: dict[str, Any], key: str, path: Path, faults: Faults | None = None
+) -> dict[int, tuple[str, dict[str, Any]]]:
+    """The objects of the list at `key` by their ids, each after its place. Only annotations may be none.
+
+    faults: takes those without a proper id, which are left out then.
+    """
     entries = values.get(key)
     if not isinstance(entries, list) or (not entries and key != "annotations"):
         at_least = "" if key == "annotations" else " of at least one"
         raise DataError(f"{path}: {key}: expected a list{at_least}; found {short(entries)}")
     first: dict[int, int] = {}
+    placed = {}
     for i, value in enumerate(entries):
         where = f"{path}: {key}[{i}]"
-        number = whole_number(object_at(value, where), "id", where)
-        if first.setdefault(number, i) != i:
-            raise DataError(f"{where}.id: {number} is the id of {key}[{first[number]}] too; ids must differ")
-    return dict(zip(first, entries, strict=True))
+        try:
+            number = whole_number(object_at(value, where), "id", where)
+            if first.setdefault(number, i) != i:
+                raise DataError(f"{where}.id: {number} is the id of {key}[{first[number]}] too; ids must differ")
+        except DataError as error:
+            if faults is None:
+                raise
+            faults.add(error)
+            continue
+        placed[number] = where, value
+    return placed
 
 
 def short(value: object) -> str:

@@ -12,7 +12,7 @@ from visrt.runtime.errors import DataError
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
 from visrt.training.data.json_faults import short
 
-__all__ = ["MissingPictures", "PictureFolder", "complete_videos"]
+__all__ = ["MissingPictures", "PictureFolder", "ReadRules", "complete_videos"]
 
 MOST_NAMES = 10
 """Videos that an error names."""
@@ -25,6 +25,15 @@ class MissingPictures(str, Enum):
     refuse = "refuse"
     leave_out = "leave out"
     keep = "keep"
+
+
+@dataclass(frozen=True)
+class ReadRules:
+    """How strictly a set is read. missing: for videos that are listed and not on disk. skip_faulty: faulty entries are
+    left out and counted; otherwise all of them are refused at once."""
+
+    missing: MissingPictures = MissingPictures.refuse
+    skip_faulty: bool = False
 
 
 class PictureFolder:

@@ -13,10 +13,12 @@ from PIL import ExifTags
 from visrt.runtime.errors import DataError
 from visrt.runtime.sources.source import VideoSettings
 
-__all__ = ["opened", "size_of"]
+__all__ = ["is_turned", "opened", "size_of"]
 
 QUARTER_TURNS = (5, 6, 7, 8)
 """EXIF orientations in which width and height change places."""
+TURNS = range(2, 9)
+"""EXIF orientations other than as stored."""
 
 
 @contextmanager
@@ -42,3 +44,9 @@ def size_of(path: Path) -> tuple[int, int]:
     with opened(path) as picture:
         turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
         return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether the picture is shown otherwise than its pixels are stored, by its EXIF orientation."""
+    with opened(path) as picture:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) in TURNS

@@ -4,29 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, inf
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from visrt.runtime.errors import DataError
-from visrt.runtime.masks import Rle, checked_rle, rectangle
+from visrt.runtime.masks import Rle, checked_rle, decode, rectangle
 from visrt.training.data.json_faults import short
 
-__all__ = ["area_px", "areas_px", "box_px", "boxes_px", "rle_of", "rle_of_box"]
+__all__ = ["area_px", "areas_px", "box_px", "boxes_px", "outlines_of", "rle_of", "rle_of_box", "rle_of_mask"]
 
 FAR = 10
 """Corners may lie outside the picture, by so many times its longer side."""
 
 
 def rle_of(segmentation: object, where: str, size: tuple[int, int]) -> Rle:
-    """`segmentation`, an RLE or a list of polygons, as compressed RLE of `size` (height, width).
+    """`segmentation` as compressed RLE of `size` (height, width): an RLE, a list of polygons, one bare polygon, or
+    polygons with holes as kwcoco has them.
 
     Raises DataError with `where`, the json path, if it is not a mask of that size.
     """
+    if isinstance(segmentation, dict) and "exterior" in segmentation:
+        segmentation = [segmentation]
     if isinstance(segmentation, list):
-        return _rle_from_polygons(segmentation, where, size)
+        if segmentation and isinstance(segmentation[0], dict):
+            return _with_holes(segmentation, where, size)
+        bare = len(segmentation) > 2 and not any(isinstance(part, list | dict | str | bytes) for part in segmentation)
+        return _rle_from_polygons([segmentation] if bare else segmentation, where, size)
     return checked_rle(segmentation, where, size)
+
+
+def _with_holes(polygons: Sequence[object], where: str, size: tuple[int, int]) -> Rle:
+    """Union of polygons {exterior: [[x, y], ...], interiors: [[[x, y], ...], ...]}, each without its holes."""
+    parts = []
+    for i, polygon in enumerate(polygons):
+        if not isinstance(polygon, dict):
+            raise DataError(f"{where}[{i}]: expected an object with exterior and interiors; found {short(polygon)}")
+        inside = decode(_rle_from_polygons([_flat(polygon.get("exterior"), f"{where}[{i}].exterior")], where, size))
+        holes = polygon.get("interiors") or []
+        for k, hole in enumerate(holes if isinstance(holes, list) else [holes]):
+            inside &= ~decode(_rle_from_polygons([_flat(hole, f"{where}[{i}].interiors[{k}]")], where, size))
+        parts.append(inside)
+    return rle_of_mask(np.any(parts, axis=0))
+
+
+def _flat(corners: object, where: str) -> list[Any]:
+    if not isinstance(corners, list) or not all(isinstance(one, list) and len(one) == 2 for one in corners):
+        raise DataError(f"{where}: expected a list of corners [x, y]; found {short(corners)}")
+    return [value for one in corners for value in one]
+
+
+def rle_of_mask(mask: NDArray[Any]) -> Rle:
+    """Compressed RLE of a mask [H, W]."""
+    coded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in mask.shape], "counts": coded["counts"].decode("ascii")}
+
+
+def outlines_of(rle: Rle) -> list[list[tuple[float, float]]]:
+    """Polygons around the parts of a mask, through the corners of its pixels; holes are filled."""
+    mask = decode(rle)
+    # Twice as large, so that outlines run along the edges of pixels rather than through their centres.
+    large = np.pad(mask.repeat(2, 0).repeat(2, 1), 1).astype(np.uint8)
+    found, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [
+        [((x - 1) / 2 + (0.5 if x % 2 == 0 else 0), (y - 1) / 2 + (0.5 if y % 2 == 0 else 0)) for [[x, y]] in contour]
+        for contour in found
+        if len(contour) > 2
+    ]
+
+
+HINTS = {2: ", one point", 4: ", two corners as of a box"}
+"""Of lists that are too short for a polygon."""
 
 
 def _rle_from_polygons(polygons: Sequence[Sequence[float]], where: str, size: tuple[int, int]) -> Rle:
@@ -34,8 +85,10 @@ def _rle_from_polygons(polygons: Sequence[Sequence[float]], where: str, size: tu
     for i, polygon in enumerate(polygons):
         _refuse_wild(polygon, f"{where}[{i}]", FAR * max(size))
         if len(polygon) < 6 or len(polygon) % 2:
-            message = f"{len(polygon)} numbers; expected x and y of at least three corners"
-            raise DataError(f"{where}[{i}]: a polygon of {message}")
+            hint = HINTS.get(len(polygon), "")
+            raise DataError(
+                f"{where}[{i}]: a polygon of {len(polygon)} numbers{hint}; expected x and y of at least three corners"
+            )
     if not polygons:
         raise DataError(f"{where}: an empty list; expected at least one polygon, or an RLE")
     parts = coco_mask.frPyObjects(polygons, *size)

@@ -22,10 +22,18 @@ from visrt.runtime import masks
 from visrt.runtime.engines.trt.engine_cache import default_folder
 from visrt.runtime.errors import DataError, OutputError
 from visrt.runtime.sinks.output import write_atomically
-from visrt.training.data import annotation_files, json_faults, picture_folder, segmentations, set_columns, set_formats
+from visrt.training.data import (
+    annotation_files,
+    json_faults,
+    picture_folder,
+    picture_size,
+    segmentations,
+    set_columns,
+    set_formats,
+)
 from visrt.training.data import annotations as annotated_sets
 from visrt.training.data.annotations import require_annotations
-from visrt.training.data.formats import burst
+from visrt.training.data.formats import burst, coco, youtube_vis
 from visrt.training.data.picture_folder import PictureFolder
 from visrt.training.data.set_columns import DamagedColumns, SetColumns, columns_of, file_chunks, open_columns
 from visrt.training.data.set_formats import SetPlaces, read_set
@@ -39,9 +47,12 @@ WORTH_BYTES = 2**22
 READERS = (
     annotated_sets,
     burst,
+    coco,
+    youtube_vis,
     annotation_files,
     json_faults,
     picture_folder,
+    picture_size,
     segmentations,
     set_columns,
     set_formats,
@@ -59,12 +70,12 @@ class ReadColumns:
     remarks: tuple[str, ...] = ()
 
 
-def read_columns(places: SetPlaces, name: str, root: Path) -> ReadColumns:
+def read_columns(places: SetPlaces, name: str, root: Path, skip_faulty: bool = False) -> ReadColumns:
     """The set at `places` in the format `name`, with its pictures below `root`. Raises DataError as `read_set`."""
     path = places.json_file
     if name not in CACHED_FORMATS or not path.is_file() or path.stat().st_size < WORTH_BYTES:
-        return _read(places, name, root)
-    key = _key(path, name, root)
+        return _read(places, name, root, skip_faulty)
+    key = _key(path, name, root, skip_faulty)
     file = _file(path, name, root)
     found = _opened(file, key, root)
     if found is not None:
@@ -74,8 +85,8 @@ def read_columns(places: SetPlaces, name: str, root: Path) -> ReadColumns:
         found = _opened(file, key, root)
         if found is not None:
             return ReadColumns(found, path)
-        read = _read(places, name, root)
-        if key != _key(path, name, root):
+        read = _read(places, name, root, skip_faulty)
+        if key != _key(path, name, root, skip_faulty):
             raise DataError(f"{path}: was written while it was read; start again when it is complete")
         fault = fault or _write(read.columns, file, key)
     if fault is None:
@@ -87,12 +98,12 @@ def read_columns(places: SetPlaces, name: str, root: Path) -> ReadColumns:
     return replace(read, remarks=(remark,))
 
 
-def _read(places: SetPlaces, name: str, root: Path) -> ReadColumns:
+def _read(places: SetPlaces, name: str, root: Path, skip_faulty: bool) -> ReadColumns:
     # Millions of new objects and no cycles among them: looking for some takes a quarter of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        read = read_set(places, name)
+        read = read_set(places, name, skip_faulty=skip_faulty)
         require_annotations(read.annotated, read.path, "training")
         return ReadColumns(columns_of(read.annotated, root), read.path)
     finally:
@@ -100,7 +111,7 @@ def _read(places: SetPlaces, name: str, root: Path) -> ReadColumns:
             gc.enable()
 
 
-def _key(path: Path, name: str, root: Path) -> dict[str, Any]:
+def _key(path: Path, name: str, root: Path, skip_faulty: bool) -> dict[str, Any]:
     """What the columns are made from. The readers count by their source: no number is forgotten when one changes."""
     status = path.stat()
     return {
@@ -109,6 +120,7 @@ def _key(path: Path, name: str, root: Path) -> dict[str, Any]:
         "mtime_ns": status.st_mtime_ns,
         "pictures": str(root.absolute()),
         "format": name,
+        "skip_faulty": skip_faulty,
         "readers": _source_digest(READERS),
     }
 

@@ -13,29 +13,35 @@ from typing import Any
 
 from visrt.runtime.errors import DataError, UsageError
 from visrt.runtime.json_file import read_json_object
+from visrt.runtime.sinks.output import cannot_write
 from visrt.runtime.sources.image_folder import images_in
-from visrt.training.data.annotation_files import coco_set, youtube_vis_set
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, with_classes
 from visrt.training.data.formats.burst import FRAMES, burst_set, first_picture
-from visrt.training.data.formats.davis import MASKS, PICTURES, load_object_names, read_davis
-from visrt.training.data.formats.mots import CLASSES, find_mots, read_mots
+from visrt.training.data.formats.coco import coco_set, write_coco
+from visrt.training.data.formats.davis import MASKS, PICTURES, load_object_names, read_davis, write_davis
+from visrt.training.data.formats.mots import CLASSES, find_mots, read_mots, write_mots
+from visrt.training.data.formats.placing import Pictures
 from visrt.training.data.formats.yolo import read_yolo, yolo_file
+from visrt.training.data.formats.youtube_vis import write_youtube_vis, youtube_vis_set
 from visrt.training.data.json_faults import short
 from visrt.training.data.layouts import ANNOTATIONS, IMAGES, NAMES, SetPlaces, folders_for, only_set
 from visrt.training.data.official_sets import OFFICIAL_SETS, recognised
-from visrt.training.data.picture_folder import MissingPictures
+from visrt.training.data.picture_folder import MissingPictures, ReadRules
 
 __all__ = [
     "ANNOTATIONS",
+    "FORMATS",
     "IMAGES",
     "NAMES",
     "PICTURES",
-    "READERS",
+    "WRITTEN",
     "MissingPictures",
+    "Pictures",
     "ReadSet",
     "SetPlaces",
     "load_annotations",
     "read_set",
+    "write_set",
 ]
 
 
@@ -53,17 +59,24 @@ TRIED = 100
 """Pictures that are looked for in each folder that may be the one."""
 
 
-def read_set(places: SetPlaces, name: str | None = None, missing: MissingPictures = MissingPictures.refuse) -> ReadSet:
-    """The set at `places` in the format `name`, or in the one it looks like. Raises DataError.
+def read_set(
+    places: SetPlaces,
+    name: str | None = None,
+    missing: MissingPictures = MissingPictures.refuse,
+    skip_faulty: bool = False,
+) -> ReadSet:
+    """The set at `places` in the format `name`, or in the one it looks like. Raises DataError with all faults.
 
     missing: what becomes of videos that a json file lists and that are not on disk; other formats list pictures.
+    skip_faulty: faulty entries are left out and counted in the remarks.
     """
+    rules = ReadRules(missing, skip_faulty)
     if not places.folder.exists():
         raise UsageError(f"{places.folder}: there is no such folder; give the one that holds the set")
     if name is None or places.split is not None:
         kind, places = _placed(places)
-        return _named(KINDS[name or kind](places, missing))
-    return _named(READERS[name](places, missing))
+        return _named(KINDS[name or kind](places, rules))
+    return _named(FORMATS[name].read(places, rules))
 
 
 def _placed(places: SetPlaces) -> tuple[str, SetPlaces]:
@@ -92,12 +105,14 @@ def load_annotations(
     classes: Sequence[str] | None = None,
     choice: ClassChoice | None = None,
     missing: MissingPictures = MissingPictures.refuse,
+    skip_faulty: bool = False,
 ) -> AnnotatedSet:
     """The set at `place`, its labels index `classes` (default: those of the choice or, without, the file's own).
 
     missing: as for `read_set`; with `MissingPictures.keep` the sizes of videos are known without any picture.
     """
-    read = read_set(place if isinstance(place, SetPlaces) else SetPlaces(place), missing=missing)
+    places = place if isinstance(place, SetPlaces) else SetPlaces(place)
+    read = read_set(places, missing=missing, skip_faulty=skip_faulty)
     return with_classes(read.annotated, choice, read.path, classes)
 
 
@@ -105,18 +120,18 @@ def _values(places: SetPlaces) -> dict[str, Any]:
     return read_json_object(places.json_file, "one object with videos, images or sequences, annotations and categories")
 
 
-def _youtube_vis(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
+def _youtube_vis(places: SetPlaces, rules: ReadRules, values: dict[str, Any] | None = None) -> ReadSet:
     path, values = places.json_file, _values(places) if values is None else values
     firsts = (names[0] for names in _each(values, "videos", "file_names") if isinstance(names, list) and names)
-    pictures = _picture_folder(places, places.folder / PICTURES, firsts, missing)
-    return ReadSet(youtube_vis_set(path, values, pictures, missing), "youtube-vis", path, pictures)
+    pictures = _picture_folder(places, places.folder / PICTURES, firsts, rules.missing)
+    return ReadSet(youtube_vis_set(path, values, pictures, rules), "youtube-vis", path, pictures)
 
 
-def _coco(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
+def _coco(places: SetPlaces, rules: ReadRules, values: dict[str, Any] | None = None) -> ReadSet:
     path = places.json_file
     values, dropped = _without_root(_values(places) if values is None else values)
-    pictures = _picture_folder(places, places.folder / IMAGES, _each(values, "images", "file_name"), missing)
-    annotated = coco_set(path, values, pictures, missing)
+    pictures = _picture_folder(places, places.folder / IMAGES, _each(values, "images", "file_name"), rules.missing)
+    annotated = coco_set(path, values, pictures, rules)
     if dropped:
         remark = f"{path}: category {dropped!r} is the name of the project and of no object, and is left out"
         annotated = replace(annotated, remarks=(*annotated.remarks, remark))
@@ -159,7 +174,7 @@ def _without_root(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     return {**values, "categories": others}, str(root.get("name"))
 
 
-def _davis(places: SetPlaces, _: MissingPictures) -> ReadSet:
+def _davis(places: SetPlaces, _: ReadRules) -> ReadSet:
     pictures = places.images or places.folder / PICTURES
     named = places.names_file
     classes = None if named is None else load_object_names(named)
@@ -170,10 +185,10 @@ def _davis(places: SetPlaces, _: MissingPictures) -> ReadSet:
     return ReadSet(replace(annotated, remarks=remarks), "davis", masks)
 
 
-def _mots(places: SetPlaces, _: MissingPictures) -> ReadSet:
+def _mots(places: SetPlaces, rules: ReadRules) -> ReadSet:
     named = places.names_file
     classes = CLASSES if named is None else _class_numbers(named)
-    return ReadSet(read_mots(find_mots(places.folder, places.images), classes), "mots", places.folder)
+    return ReadSet(read_mots(find_mots(places.folder, places.images), classes, rules), "mots", places.folder)
 
 
 def _class_numbers(path: Path) -> dict[int, str]:
@@ -188,23 +203,23 @@ def _class_numbers(path: Path) -> dict[int, str]:
     return {int(number): kind for number, kind in values.items()}
 
 
-def _burst(places: SetPlaces, missing: MissingPictures, values: dict[str, Any] | None = None) -> ReadSet:
+def _burst(places: SetPlaces, rules: ReadRules, values: dict[str, Any] | None = None) -> ReadSet:
     path, values = places.json_file, _values(places) if values is None else values
     listed = values.get("sequences")
     sequences = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    pictures = _picture_folder(places, places.folder / FRAMES, map(first_picture, sequences), missing)
-    return ReadSet(burst_set(path, values, pictures, missing), "burst", path, pictures)
+    pictures = _picture_folder(places, places.folder / FRAMES, map(first_picture, sequences), rules.missing)
+    return ReadSet(burst_set(path, values, pictures, rules), "burst", path, pictures)
 
 
-def _json(places: SetPlaces, missing: MissingPictures) -> ReadSet:
+def _json(places: SetPlaces, rules: ReadRules) -> ReadSet:
     """BURST, COCO or YouTube-VIS; COCO files of video frames hold images and videos."""
     values = _values(places)
     if "sequences" in values:
-        return _burst(places, missing, values)
-    return _coco(places, missing, values) if "images" in values else _youtube_vis(places, missing, values)
+        return _burst(places, rules, values)
+    return _coco(places, rules, values) if "images" in values else _youtube_vis(places, rules, values)
 
 
-def _yolo(places: SetPlaces, _: MissingPictures) -> ReadSet:
+def _yolo(places: SetPlaces, rules: ReadRules) -> ReadSet:
     found = places
     if places.annotations is None or places.images is None:
         file = places.annotations or yolo_file(places.folder)
@@ -212,15 +227,36 @@ def _yolo(places: SetPlaces, _: MissingPictures) -> ReadSet:
     described, pictures = places.annotations or found.annotations, places.images or found.images
     if described is None or pictures is None:
         raise DataError(f"{places.folder}: there is no data.yaml; expected one that names the classes and the folders")
-    return ReadSet(read_yolo(described, pictures), "yolo", described)
+    return ReadSet(read_yolo(described, pictures, rules), "yolo", described)
 
 
-READERS: dict[str, Callable[[SetPlaces, MissingPictures], ReadSet]] = {
-    "youtube-vis": _youtube_vis,
-    "coco": _coco,
-    "burst": _burst,
-    "davis": _davis,
-    "mots": _mots,
-    "yolo": _yolo,
+@dataclass(frozen=True)
+class Format:
+    """A format of annotated sets. write: from a set and an empty folder; returns what the format cannot say."""
+
+    read: Callable[[SetPlaces, ReadRules], ReadSet]
+    write: Callable[[AnnotatedSet, Path, Pictures], list[str]] | None = None
+
+
+FORMATS: dict[str, Format] = {
+    "youtube-vis": Format(_youtube_vis, write_youtube_vis),
+    "coco": Format(_coco, write_coco),
+    "burst": Format(_burst),
+    "davis": Format(_davis, write_davis),
+    "mots": Format(_mots, write_mots),
+    "yolo": Format(_yolo),
 }
-KINDS = {"json": _json, **READERS}
+KINDS = {"json": _json, **{name: one.read for name, one in FORMATS.items()}}
+WRITTEN = tuple(name for name, one in FORMATS.items() if one.write)
+"""Formats that sets are written in."""
+
+
+def write_set(annotated: AnnotatedSet, folder: Path, name: str, pictures: Pictures) -> list[str]:
+    """Writes `annotated` in the format `name` into the empty `folder`; returns what it could not say."""
+    write = FORMATS[name].write
+    if write is None:
+        raise UsageError(f"sets are not written in the format {name}; choose one of {', '.join(WRITTEN)}")
+    try:
+        return write(annotated, folder, pictures)
+    except OSError as error:
+        raise cannot_write(folder, error) from None

@@ -65,6 +65,7 @@ class SourceSettings:
     scene: what is filmed of a video: a stretch of the "video" as it is, or one labelled "frame" like a photo, which
     makes pseudo-videos of a fraction of the labels (CTVIS, table 7).
     held_out: fraction of the files, chosen by a hash of their name, kept for validation.
+    skip_faulty: faulty annotations are left out and counted; otherwise they are refused.
     """
 
     kind: Literal["coco", "youtube_vis", "burst", "davis", "mots", "yolo", "cutouts", "backgrounds"]
@@ -78,6 +79,7 @@ class SourceSettings:
     label_fraction: float = 1.0
     scene: Literal["video", "frame"] = "video"
     held_out: float = 0.0
+    skip_faulty: bool = False
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ def _annotated(source: SourceSettings) -> MappedSet:
     class_map = load_class_map(Path(source.class_map)) if isinstance(source.class_map, str) else source.class_map
     annotations = None if source.annotations == ANNOTATIONS else folder / source.annotations
     places = SetPlaces(folder, annotations, folder / source.images if source.images else None)
-    read = read_columns(places, FORMATS[source.kind], _root(source))
+    read = read_columns(places, FORMATS[source.kind], _root(source), source.skip_faulty)
     columns = read.columns
     classes, labels = class_labels(columns.categories, class_map, read.path)
     # In the order of their first track, as the reader of whole sets counts.

@@ -70,6 +70,7 @@ NAMES_HELP = (
 Names = Annotated[Path | None, typer.Option(help=NAMES_HELP)]
 Split = Annotated[str | None, typer.Option(help="train, valid or test, of a folder that holds several.")]
 Skip = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")]
+SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave out faulty annotations, and count them.")]
 
 
 @data.command()
@@ -81,6 +82,7 @@ def check(
     names: Names = None,
     split: Split = None,
     skip_missing: Skip = False,
+    skip_faulty: SkipFaulty = False,
     classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
@@ -91,7 +93,7 @@ def check(
     from visrt.training.data.set_formats import SetPlaces
 
     places = SetPlaces(folder, annotations, images, names, split)
-    read = _read(places, format, skip_missing, class_choice(classes))
+    read = _read(places, format, skip_missing, skip_faulty, class_choice(classes))
     found = survey(read.annotated, decoded_size if pictures is Look.decode else size_of)
     report_console().print(_summary(read, found))
     report_console().print(_classes(found))
@@ -111,16 +113,16 @@ def convert(
     names: Names = None,
     split: Split = None,
     skip_missing: Skip = False,
+    skip_faulty: SkipFaulty = False,
     pictures: Annotated[Placing, typer.Option(help="Copy the pictures, or link to them.")] = Placing.copy,
 ) -> None:
     """Write a set in another format, by default the one that `visrt eval` and `visrt train` read; tell what is lost."""
-    from visrt.benchmarks.datasets.set_writer import Pictures, write_set
     from visrt.benchmarks.new_folder import new_folder
     from visrt.console import report_console, say
     from visrt.training.data.annotations import require_annotations
-    from visrt.training.data.set_formats import SetPlaces, read_set
+    from visrt.training.data.set_formats import Pictures, SetPlaces, read_set, write_set
 
-    read = _read(SetPlaces(folder, annotations, images, names, split), format, skip_missing)
+    read = _read(SetPlaces(folder, annotations, images, names, split), format, skip_missing, skip_faulty)
     if to in (Written.davis, Written.mots):
         require_annotations(read.annotated, read.path, f"the format {to.value}")
     new_folder(out, "--out")
@@ -143,6 +145,7 @@ def draw(
     names: Names = None,
     split: Split = None,
     skip_missing: Skip = False,
+    skip_faulty: SkipFaulty = False,
     videos: Annotated[int, typer.Option(min=1, max=60, help="Videos, or photos, drawn at random.")] = 6,
     frames: Annotated[int, typer.Option(min=1, max=20, help="Frames of each video; photos in a row.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Another number, another sample.")] = 0,
@@ -152,20 +155,26 @@ def draw(
     from visrt.console import report_console
     from visrt.training.data.set_formats import SetPlaces
 
-    read = _read(SetPlaces(folder, annotations, images, names, split), format, skip_missing)
+    read = _read(SetPlaces(folder, annotations, images, names, split), format, skip_missing, skip_faulty)
     picture = sample_sheet(read.annotated, videos, frames, seed)
     write_sheet(out, picture)
     report_console().print(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
 
 
-def _read(places: SetPlaces, format: Format | None, skip_missing: bool, choice: ClassChoice | None = None) -> ReadSet:
+def _read(
+    places: SetPlaces,
+    format: Format | None,
+    skip_missing: bool,
+    skip_faulty: bool,
+    choice: ClassChoice | None = None,
+) -> ReadSet:
     """The set with its chosen classes; what was left out of it is reported on stderr."""
     from visrt.console import say
     from visrt.training.data.annotations import with_classes
     from visrt.training.data.set_formats import MissingPictures, read_set
 
     missing = MissingPictures.leave_out if skip_missing else MissingPictures.refuse
-    read = read_set(places, format.value if format else None, missing)
+    read = read_set(places, format.value if format else None, missing, skip_faulty)
     read = replace(read, annotated=with_classes(read.annotated, choice, read.path))
     for remark in read.annotated.remarks:
         say(remark)

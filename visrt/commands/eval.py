@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from visrt.benchmarks.accuracy.scores import BundleRun, Measured
     from visrt.runtime.sinks.output import Existing
     from visrt.training.data.annotations import ClassChoice
-    from visrt.training.data.picture_folder import MissingPictures
+    from visrt.training.data.picture_folder import ReadRules
     from visrt.training.data.set_formats import SetPlaces
 
 __all__ = ["evaluate"]
@@ -53,6 +53,9 @@ def evaluate(
     ] = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")
+    ] = False,
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="Leave out faulty annotations, and count them.")
     ] = False,
     classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     association: Annotated[
@@ -110,7 +113,7 @@ def evaluate(
     from visrt.benchmarks.accuracy.scores import evaluate_results_file
     from visrt.benchmarks.new_folder import new_folder
     from visrt.runtime.errors import UsageError
-    from visrt.training.data.picture_folder import MissingPictures
+    from visrt.training.data.picture_folder import MissingPictures, ReadRules
     from visrt.training.data.set_formats import SetPlaces
 
     if (bundle is None) == (results is None):
@@ -131,11 +134,12 @@ def evaluate(
         new_folder(report, "--report")
     choice, places = class_choice(classes), SetPlaces(data, annotations, images, split=split)
     missing = MissingPictures.leave_out if skip_missing else MissingPictures.refuse
+    strictness = ReadRules(missing, skip_faulty)
     if bundle is not None:
-        measured = _of_bundle(bundle, places, choice, run, missing)
+        measured = _of_bundle(bundle, places, choice, run, strictness)
     else:
         assert results is not None
-        measured = evaluate_results_file(results, places, choice, missing)
+        measured = evaluate_results_file(results, places, choice, strictness)
     given = {
         "data": data,
         "annotations": annotations,
@@ -153,9 +157,7 @@ def evaluate(
         _name_results(write_results, measured)
 
 
-def _of_bundle(
-    bundle: Path, data: SetPlaces, choice: ClassChoice | None, run: BundleRun, missing: MissingPictures
-) -> Measured:
+def _of_bundle(bundle: Path, data: SetPlaces, choice: ClassChoice | None, run: BundleRun, rules: ReadRules) -> Measured:
     """The evaluation, with its progress; after Ctrl-C, what is kept."""
     from visrt.benchmarks.accuracy.scores import evaluate
     from visrt.commands.eval_progress import progress
@@ -164,7 +166,7 @@ def _of_bundle(
 
     try:
         with progress() as on_progress:
-            return evaluate(bundle, data, choice, run, on_progress, missing)
+            return evaluate(bundle, data, choice, run, on_progress, rules)
     except KeyboardInterrupt:
         if run.write_results is None:
             raise

@@ -67,6 +67,9 @@ def train(
             min=1, help="Most clips that a GPU holds at a time; a step of more adds up gradients. For little memory."
         ),
     ] = None,
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="With --data: leave out faulty annotations, and count them.")
+    ] = False,
     write_recipe: Annotated[
         Path | None,
         typer.Option(help="Write the recipe for your own pictures here (toml), to edit, and do not train."),
@@ -86,6 +89,7 @@ def train(
         "--from": start,
         "--validation": validation,
         "--size": size,
+        "--skip-faulty": skip_faulty or None,
         "--write-recipe": write_recipe,
     }
     given = [name for name, value in options.items() if value is not None]
@@ -96,7 +100,7 @@ def train(
         _refuse([name for name in given if name not in ("--recipe", "--data", "--from")], f"recipe {recipe} holds that")
         chosen, lines = _published(recipe, data, start)
     elif data is not None:
-        own = _own_recipe(data, classes, start, validation, size, steps)
+        own = _own_recipe(data, classes, start, validation, size, steps, skip_faulty)
         if write_recipe is not None:
             _write_recipe(own, write_recipe)
             return
@@ -133,7 +137,13 @@ def _published(name: str, root: Path | None, start: str | None) -> tuple[RunSett
 
 
 def _own_recipe(
-    data: Path, classes: str | None, start: str | None, validation: Path | None, size: str | None, steps: int | None
+    data: Path,
+    classes: str | None,
+    start: str | None,
+    validation: Path | None,
+    size: str | None,
+    steps: int | None,
+    skip_faulty: bool,
 ) -> OwnRecipe:
     """The recipe of the command line; what is not given keeps its default."""
     from visrt.runtime.settings import load_settings
@@ -149,6 +159,7 @@ def _own_recipe(
         "start": start,
         "size": size,
         "steps": steps,
+        "skip_faulty": skip_faulty,
     }
     return load_settings(OwnRecipe, {key: value for key, value in values.items() if value is not None}, "command line")
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.json_file import read_json_object
@@ -23,8 +21,10 @@ from visrt.runtime.masks import Rle, decode
 from visrt.runtime.sinks.overlay import colour_of
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
+from visrt.training.data.formats.placing import Pictures, crowd_remarks, overlap_remarks, placed, write_json
 from visrt.training.data.json_faults import short
 from visrt.training.data.picture_size import opened, size_of
+from visrt.training.data.segmentations import rle_of_mask
 
 __all__ = [
     "MASKS",
@@ -34,8 +34,8 @@ __all__ = [
     "load_object_names",
     "numbers_of",
     "read_davis",
-    "rle_of_mask",
     "without_overlap",
+    "write_davis",
     "write_masks",
 ]
 
@@ -145,10 +145,21 @@ def numbers_of(png: PIL.Image.Image) -> Numbers:
     return np.asarray(png).astype(np.int64)
 
 
-def rle_of_mask(mask: NDArray[Any]) -> Rle:
-    """Compressed RLE of a mask [H, W]."""
-    coded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in mask.shape], "counts": coded["counts"].decode("ascii")}
+def write_davis(annotated: AnnotatedSet, folder: Path, placing: Pictures) -> list[str]:
+    names = placed(annotated, folder / PICTURES, placing)
+    lost = 0
+    for video in annotated.videos:
+        masks = folder / MASKS / Path(names[video.id][0]).parent
+        masks.mkdir(parents=True)
+        lost += write_masks(video, masks, [Path(name).name for name in names[video.id]])
+    classes = {Path(names[v.id][0]).parent.name: _object_names(v, annotated.classes) for v in annotated.videos}
+    write_json(folder / "names.json", classes)
+    return overlap_remarks(lost) + crowd_remarks(annotated)
+
+
+def _object_names(video: AnnotatedVideo, classes: Sequence[str]) -> dict[str, str]:
+    labels = [track.label for track in video.tracks if not track.crowd]
+    return {str(number): classes[label] for number, label in enumerate(labels, start=1)}
 
 
 def write_masks(video: AnnotatedVideo, folder: Path, names: Sequence[str]) -> int:

@@ -12,16 +12,29 @@ from pathlib import Path
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import Rle, checked_rle
+from visrt.runtime.sinks.output import write_atomically
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.formats.davis import crowd_of_each_class, crowded, rle_of_mask, without_overlap
+from visrt.training.data.formats.davis import crowd_of_each_class, crowded, without_overlap
+from visrt.training.data.formats.placing import (
+    Pictures,
+    crowd_remarks,
+    folder_names,
+    overlap_remarks,
+    place,
+    write_json,
+)
+from visrt.training.data.json_faults import Faults
+from visrt.training.data.picture_folder import ReadRules
 from visrt.training.data.picture_size import size_of
+from visrt.training.data.segmentations import rle_of_mask
 
-__all__ = ["CLASSES", "IGNORE", "find_mots", "mots_lines", "read_mots"]
+__all__ = ["CLASSES", "IGNORE", "find_mots", "mots_lines", "read_mots", "write_mots"]
 
 CLASSES = {1: "car", 2: "pedestrian"}
 IGNORE = 10
 """Class of regions to ignore."""
+STRICT = ReadRules()
 FIELDS = "frame, id, class, height, width and rle"
 
 
@@ -44,16 +57,25 @@ def find_mots(folder: Path, images: Path | None = None) -> dict[str, tuple[Path,
     return {name: (path, images / name) for name, path in kitti.items()} if images else {}
 
 
-def read_mots(videos: Mapping[str, tuple[Path, Path]], classes: Mapping[int, str] = CLASSES) -> AnnotatedSet:
+def read_mots(
+    videos: Mapping[str, tuple[Path, Path]], classes: Mapping[int, str] = CLASSES, rules: ReadRules = STRICT
+) -> AnnotatedSet:
     """The videos, each by its txt file and its folder of pictures; `classes` names the class numbers."""
     if not videos:
         raise DataError("no video; expected NAME/gt/gt.txt next to NAME/img1/, or instances_txt/NAME.txt")
     label_of = {number: label for label, number in enumerate(classes)}
-    read = [_video(i, name, *places, label_of) for i, (name, places) in enumerate(videos.items(), start=1)]
-    return AnnotatedSet(tuple(read), tuple(classes.values()), dict(label_of))
+    read: list[AnnotatedVideo] = []
+    remarks: list[str] = []
+    for i, (name, (txt, folder)) in enumerate(videos.items(), start=1):
+        faults = Faults(txt, rules.skip_faulty)
+        read.append(_video(i, name, txt, folder, label_of, faults))
+        remarks += faults.remarks()
+    return AnnotatedSet(tuple(read), tuple(classes.values()), dict(label_of), tuple(remarks))
 
 
-def _video(number: int, name: str, txt: Path, folder: Path, label_of: Mapping[int, int]) -> AnnotatedVideo:
+def _video(
+    number: int, name: str, txt: Path, folder: Path, label_of: Mapping[int, int], faults: Faults
+) -> AnnotatedVideo:
     pictures = images_in(folder) if folder.is_dir() else ()
     if not pictures:
         raise DataError(f"{folder}: there is no picture; expected the frames of {txt}")
@@ -63,15 +85,17 @@ def _video(number: int, name: str, txt: Path, folder: Path, label_of: Mapping[in
     size = size_of(pictures[0])
     places = {int(path.stem): t for t, path in enumerate(pictures)}
     tracks: dict[tuple[int, int], dict[int, Rle]] = {}
-    for where, line in _lines(txt, size):
-        if line.frame not in places:
-            raise DataError(f"{where}: frame {line.frame} has no picture in {folder}")
-        if line.kind != IGNORE and line.kind not in label_of:
-            known = ", ".join(map(str, (*label_of, IGNORE)))
-            raise DataError(f"{where}: class {line.kind} is none of {known}; name the classes with --names")
-        masks = tracks.setdefault((line.kind, line.id), {})
-        if masks.setdefault(places[line.frame], line.rle) is not line.rle:
-            raise DataError(f"{where}: object {line.id} has a mask in frame {line.frame} already")
+    for where, text in _lines(txt):
+        with faults.entry():
+            line = _line(text.split(), where, size)
+            if line.frame not in places:
+                raise DataError(f"{where}: frame {line.frame} has no picture in {folder}")
+            if line.kind != IGNORE and line.kind not in label_of:
+                known = ", ".join(map(str, (*label_of, IGNORE)))
+                raise DataError(f"{where}: class {line.kind} is none of {known}; name the classes with --names")
+            masks = tracks.setdefault((line.kind, line.id), {})
+            if masks.setdefault(places[line.frame], line.rle) is not line.rle:
+                raise DataError(f"{where}: object {line.id} has a mask in frame {line.frame} already")
     found = [track for key, masks in tracks.items() for track in _tracks(key[0], masks, len(pictures), label_of)]
     return AnnotatedVideo(number, name, pictures, size, tuple(found))
 
@@ -85,15 +109,15 @@ def _tracks(kind: int, masks: Mapping[int, Rle], frames: int, label_of: Mapping[
     yield from crowd_of_each_class(by_frame, len(label_of))
 
 
-def _lines(txt: Path, size: tuple[int, int]) -> Iterator[tuple[str, _Line]]:
-    """Each line that is not empty, and where it is."""
+def _lines(txt: Path) -> Iterator[tuple[str, str]]:
+    """The place and the text of each line that is not empty."""
     try:
         text = txt.read_text()
     except (OSError, ValueError) as error:
         raise DataError(f"{txt}: cannot be read as text ({error})") from None
     for i, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            yield f"{txt}: line {i}", _line(line.split(), f"{txt}: line {i}", size)
+            yield f"{txt}: line {i}", line
 
 
 def _line(parts: Sequence[str], where: str, size: tuple[int, int]) -> _Line:
@@ -101,6 +125,19 @@ def _line(parts: Sequence[str], where: str, size: tuple[int, int]) -> _Line:
         raise DataError(f"{where}: expected {FIELDS}; found {' '.join(parts)[:60]!r}")
     frame, identity, kind, height, width = map(int, parts[:5])
     return _Line(frame, identity, kind, checked_rle({"size": [height, width], "counts": parts[5]}, where, size))
+
+
+def write_mots(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> list[str]:
+    lost = 0
+    for video, name in zip(annotated.videos, folder_names(annotated), strict=True):
+        for t, picture in enumerate(video.pictures, start=1):
+            place(picture, folder / name / "img1" / f"{t:06d}{picture.suffix}", pictures)
+        lines, pixels = mots_lines(video)
+        lost += pixels
+        (folder / name / "gt").mkdir(parents=True)
+        write_atomically(folder / name / "gt" / "gt.txt", [f"{line}\n".encode() for line in lines])
+    write_json(folder / "names.json", {str(label + 1): name for label, name in enumerate(annotated.classes)})
+    return overlap_remarks(lost) + crowd_remarks(annotated)
 
 
 def mots_lines(video: AnnotatedVideo) -> tuple[list[str], int]:

@@ -14,7 +14,8 @@ from typing import Any
 from visrt.runtime.errors import DataError
 from visrt.runtime.sources.image_folder import IMAGE_SUFFIXES, natural_order
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.json_faults import short
+from visrt.training.data.json_faults import Faults, short
+from visrt.training.data.picture_folder import ReadRules
 from visrt.training.data.picture_size import size_of
 from visrt.training.data.segmentations import rle_of
 
@@ -75,10 +76,10 @@ def _folder(file: Path, values: Mapping[str, Any], place: str) -> Path | None:
     return next((folder for folder in places if folder.is_dir()), None)
 
 
-def read_yolo(file: Path, pictures: Path) -> AnnotatedSet:
+def read_yolo(file: Path, pictures: Path, rules: ReadRules) -> AnnotatedSet:
     """The set of the folder `pictures` and those in it; `file` names the classes. Each photo is a video of one frame.
 
-    Raises DataError with the file and line of the first fault.
+    Raises DataError with the files and lines of all faults.
     """
     names = _names(file)
     label_of = {number: label for label, number in enumerate(names)}
@@ -88,12 +89,14 @@ def read_yolo(file: Path, pictures: Path) -> AnnotatedSet:
     )
     if not found:
         raise DataError(f"{pictures}: there is no picture; expected those of {file}")
-    videos = tuple(_photo(number, path, label_of, file) for number, path in enumerate(found, start=1))
+    faults = Faults(file, rules.skip_faulty)
+    videos = tuple(_photo(number, path, label_of, file, faults) for number, path in enumerate(found, start=1))
+    left_out = faults.remarks()
     bare = sum(not label_file(path).is_file() for path in found)
     if bare == len(found):
         raise DataError(f"{pictures}: no picture has a txt; expected {label_file(found[0])} and so on")
     remarks = (f"{pictures}: {bare} of {len(found)} pictures have no txt and so no object",) if bare else ()
-    return AnnotatedSet(videos, tuple(names.values()), label_of, remarks)
+    return AnnotatedSet(videos, tuple(names.values()), label_of, (*left_out, *remarks))
 
 
 def label_file(picture: Path) -> Path:
@@ -105,21 +108,28 @@ def label_file(picture: Path) -> Path:
     return Path(*parts) / f"{picture.stem}.txt"
 
 
-def _photo(number: int, path: Path, label_of: Mapping[int, int], file: Path) -> AnnotatedVideo:
+def _photo(number: int, path: Path, label_of: Mapping[int, int], file: Path, faults: Faults) -> AnnotatedVideo:
     size = size_of(path)
     labels = label_file(path)
-    tracks = tuple(_objects(labels, size, label_of, file)) if labels.is_file() else ()
+    tracks = tuple(_objects(labels, size, label_of, file, faults)) if labels.is_file() else ()
     return AnnotatedVideo(number, path.stem, (path,), size, tracks)
 
 
-def _objects(labels: Path, size: tuple[int, int], label_of: Mapping[int, int], file: Path) -> Iterator[Track]:
+def _objects(
+    labels: Path, size: tuple[int, int], label_of: Mapping[int, int], file: Path, faults: Faults
+) -> Iterator[Track]:
     try:
         text = labels.read_text()
     except (OSError, ValueError) as error:
         raise DataError(f"{labels}: cannot be read as text ({error})") from None
     for i, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            yield _object(line.split(), f"{labels}: line {i}", size, label_of, file)
+            try:
+                one = _object(line.split(), f"{labels}: line {i}", size, label_of, file)
+            except DataError as error:
+                faults.add(error)
+            else:
+                yield one
 
 
 def _object(fields: list[str], where: str, size: tuple[int, int], label_of: Mapping[int, int], file: Path) -> Track:

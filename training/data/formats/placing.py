@@ -1,0 +1,75 @@
+"""Writing a set: its pictures under names of their own in a new folder, and json files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from visrt.runtime.sinks.output import write_atomically
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
+
+__all__ = ["Pictures", "crowd_remarks", "folder_names", "overlap_remarks", "place", "placed", "write_json"]
+
+
+class Pictures(str, Enum):
+    """How pictures come into the new set: as copies, or as links to where they lie."""
+
+    copy = "copy"
+    link = "link"
+
+
+def placed(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> dict[int, list[str]]:
+    """Brings all pictures below `folder`; their names there, by video."""
+    names = {}
+    for video, name in zip(annotated.videos, folder_names(annotated), strict=True):
+        names[video.id] = [f"{name}/{file}" for file in _file_names(video)]
+        for picture, target in zip(video.pictures, names[video.id], strict=True):
+            place(picture, folder / target, pictures)
+    return names
+
+
+def folder_names(annotated: AnnotatedSet) -> list[str]:
+    """A folder of its own for each video, named as the video where that is free."""
+    taken: dict[str, int] = {}
+    names = []
+    for video in annotated.videos:
+        name = re.sub(r"[^\w.-]+", "_", video.name).lstrip(".") or str(video.id)
+        if taken.setdefault(name.casefold(), video.id) != video.id:
+            name = f"{name}_{video.id}"
+        names.append(name)
+    return names
+
+
+def _file_names(video: AnnotatedVideo) -> list[str]:
+    """The pictures' own names where they differ by more than their suffix, else their numbers."""
+    stems = {picture.stem.casefold() for picture in video.pictures}
+    if len(stems) == len(video.pictures):
+        return [picture.name for picture in video.pictures]
+    return [f"{t:06d}{picture.suffix}" for t, picture in enumerate(video.pictures)]
+
+
+def place(picture: Path, target: Path, pictures: Pictures) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if pictures is Pictures.link:
+        target.symlink_to(picture.resolve())
+    else:
+        shutil.copyfile(picture, target)
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_atomically(path, [json.dumps(values, separators=(",", ":")).encode() + b"\n"])
+
+
+def overlap_remarks(pixels: int) -> list[str]:
+    """A remark on `pixels` lost in a format in which a pixel is of one object."""
+    return [f"{pixels} pixels where objects overlap went to the smaller one"] if pixels else []
+
+
+def crowd_remarks(annotated: AnnotatedSet) -> list[str]:
+    """A remark on crowds in a format in which a region to ignore has no class."""
+    crowds = sum(track.crowd for video in annotated.videos for track in video.tracks)
+    return [f"{crowds} crowds became regions to ignore for every class"] if crowds else []
