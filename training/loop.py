@@ -40,6 +40,7 @@ from visrt.training.plot import plot_run
 from visrt.training.preflight import (
     activation_bytes,
     check_disk,
+    check_pictures,
     check_validation,
     data_lines,
     first_batch,
@@ -160,6 +161,7 @@ class Run:
         self.step = 0
         self.accelerator = _accelerator(settings)
         self.is_main = bool(self.accelerator.is_main_process)
+        self.validates = False
         self.learner, self.clips, self.trained = _first_on_main(self.accelerator, self._checked)
         optimizer = optimizer_for(self.trained, settings.optim)
         self.network, self.optimizer = self.accelerator.prepare(self.trained, optimizer)
@@ -181,7 +183,8 @@ class Run:
             checkpoint_activations(trained.network)
         if self.is_main:
             check_disk(trained, settings, self.folder.path)
-            check_validation(settings, learner)
+            check_pictures(settings)
+            self.validates = check_validation(settings, learner)
         return learner, clips, trained
 
     def _fresh_average(self) -> AveragedModel:
@@ -205,12 +208,20 @@ class Run:
             f"batch: {optim.batch} clips of {self.settings.data.clips.frames} frames a step = {processes} "
             f"process{'es' if processes > 1 else ''} x {own}, {at_once} at once, on {self.accelerator.device}",
             self._memory_line(network, trained, at_once),
-            f"writes to {self.folder.path}: a state every {self.settings.save_every} steps, quality on "
-            f"{self.settings.data.validation_clips} held-out clips every {self.settings.validate_every}",
+            f"writes to {self.folder.path}: a state every {self.settings.save_every} steps, {self._measured()}",
         ]
         if optim.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             lines.append("mixed_precision is fp16, which a CPU does not train in: this run computes in float32")
         return lines
+
+    def _measured(self) -> str:
+        data = self.settings.data
+        if self.validates:
+            return f"quality on {data.validation_clips} held-out clips every {self.settings.validate_every}"
+        why = (
+            "no photo or video is held out (held_out of its sources)" if data.validation_clips else "none was asked for"
+        )
+        return f"no quality, as {why}"
 
     def _memory_line(self, network: int, trained: int, at_once: int) -> str:
         batch = first_batch(self.clips, self.settings).to(self.accelerator.device)
@@ -314,9 +325,10 @@ class Run:
     def validate(self) -> dict[str, float]:
         """Quality on the held-out clips by name, also in the metrics file; in the main process, others wait."""
         quality: dict[str, float] = {}
-        if self.is_main and self.settings.data.validation_clips:
+        if self.is_main and self.validates:
             quality = self.learner.quality(self.shipped(), self.accelerator.device)
             self._log({f"quality_{name}": value for name, value in quality.items()})
+        if self.is_main:
             plot_run(self.folder.metrics, self.folder.plot)
         self.accelerator.wait_for_everyone()
         if self.settings.optim.stop is not None and self._at_main(lambda: self._best_step() == self.step):

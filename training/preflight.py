@@ -5,27 +5,62 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visrt.runtime.errors import OutputError, SettingsError
+from visrt.runtime.errors import DataError, OutputError, SettingsError
 from visrt.training.batches import Batch, clip_batch, material_of, validation_clips
 from visrt.training.data.clips import ClipDataset, ClipSettings, JitterView
+from visrt.training.data.picture_size import refuse_pictures, size_fault, size_of
+from visrt.training.data.sources import NoSceneError, annotated_pictures
 from visrt.training.data.views import short_side_size
 from visrt.training.learner import Learner
 from visrt.training.run_settings import RunSettings
 
-__all__ = ["activation_bytes", "check_disk", "check_validation", "data_lines", "first_batch", "largest_frame"]
+__all__ = [
+    "activation_bytes",
+    "check_disk",
+    "check_pictures",
+    "check_validation",
+    "data_lines",
+    "first_batch",
+    "largest_frame",
+]
 
 WIDE = (900, 1600)
 """A picture of 16 to 9, as most videos are."""
 
 
-def check_validation(settings: RunSettings, learner: Learner) -> None:
-    """Make the held-out clips, which reads their pictures. Raises SettingsError, DataError."""
+LOOKED_AT = 20_000
+"""Pictures whose heads are read before a run; of larger sets that would take minutes."""
+
+
+def check_pictures(settings: RunSettings) -> None:
+    """Look at the head of each annotated picture: one that is none, or of another size, would end the run later.
+
+    Raises DataError that names them.
+    """
+    faults = []
+    pictures = annotated_pictures(settings.data.sources, material_of(settings))
+    for path, annotated in islice(pictures, LOOKED_AT):
+        try:
+            fault = size_fault(path, size_of(path), annotated)
+        except DataError as error:
+            fault = str(error)
+        if fault:
+            faults.append(fault)
+    refuse_pictures(faults)
+
+
+def check_validation(settings: RunSettings, learner: Learner) -> bool:
+    """Make the held-out clips, which reads their pictures; whether there are any. Raises SettingsError, DataError.
+
+    A run may do without, unless it is to end by their quality.
+    """
     stop = settings.optim.stop
     if stop is not None and not settings.data.validation_clips:
         raise SettingsError("optim.stop needs held-out clips, but data.validation_clips is 0; give some, 12 by default")
@@ -34,8 +69,15 @@ def check_validation(settings: RunSettings, learner: Learner) -> None:
             f"optim.stop.quality is {stop.quality!r}, which this network is not measured by; known are "
             f"{', '.join(learner.qualities)}"
         )
-    if settings.data.validation_clips:
+    if not settings.data.validation_clips:
+        return False
+    try:
         validation_clips(settings)
+    except NoSceneError as error:
+        if stop is not None:
+            raise SettingsError(f"optim.stop needs held-out clips, but {error}") from None
+        return False
+    return True
 
 
 def check_disk(network: nn.Module, settings: RunSettings, folder: Path) -> int:

@@ -7,18 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrt.runtime.errors import DataError, VisrtError
+from visrt.runtime.errors import VisrtError
 from visrt.runtime.masks import run_lengths
 from visrt.runtime.sources.image_folder import read_image
 from visrt.runtime.sources.source import VideoSettings
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.picture_size import is_turned, size_of
+from visrt.training.data.picture_size import is_turned, size_fault, size_of
 
-__all__ = ["ClassCount", "SetSurvey", "decoded_size", "refuse_faults", "survey"]
-
-
-MOST_NAMES = 10
-"""Pictures that an error names."""
+__all__ = ["ClassCount", "SetSurvey", "decoded_size", "survey"]
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,8 @@ def _faults(video: AnnotatedVideo, size: Callable[[Path], tuple[int, int]], turn
             continue
         if is_shown_turned:
             turned.append(str(path))
-        if found != video.size:
-            sizes, annotated = (f"{height} x {width}" for height, width in (found, video.size))
-            by = " as its EXIF orientation turns it" if is_shown_turned else ""
-            yield f"{path}: {sizes} pixels (height x width){by}, its annotations say {annotated}"
+        if fault := size_fault(path, found, video.size):
+            yield fault
 
 
 def _turned_pictures(turned: list[str]) -> Iterator[str]:
@@ -143,10 +137,3 @@ def _masks(track: Track) -> list[str]:
 
 def _pixels(counts: str) -> int:
     return int(run_lengths(counts)[1::2].sum())
-
-
-def refuse_faults(found: SetSurvey) -> None:
-    """Raises DataError for a set with pictures that cannot be used."""
-    if found.faults:
-        more = f"; and {len(found.faults) - MOST_NAMES} more" if len(found.faults) > MOST_NAMES else ""
-        raise DataError(f"{len(found.faults)} pictures cannot be used: {'; '.join(found.faults[:MOST_NAMES])}{more}")

@@ -14,17 +14,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_networks import FRAME
-from tiny_sets import coco_values, write_coco
+from tiny_sets import HEIGHT, WIDTH, coco_values, write_coco, write_png
 from torch import Tensor
 
 from visrt.models.checkpoints.checkpoint import load_checkpoint
 from visrt.models.checkpoints.mask2former import MASK2FORMER
 from visrt.models.mask2former import Mask2Former, NetworkSettings
-from visrt.runtime.errors import NumericalError, SettingsError
+from visrt.runtime.errors import DataError, NumericalError, SettingsError
 from visrt.runtime.settings import settings_from_file
 from visrt.training.batches import Batch, batches_a_step
 from visrt.training.data.clips import ClipSettings, CropSettings, ShortSideView
@@ -333,13 +334,36 @@ def test_out_of_memory_is_one_line_that_says_what_to_change(
 
 def test_a_start_that_fails_leaves_nothing_that_blocks_the_next(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path / "data")
-    data = replace(settings.data, sources=(replace(settings.data.sources[0], held_out=0.0),))
-    with pytest.raises(SettingsError, match="held_out"):
-        train(replace(settings, data=data), tmp_path / "run")
+    with pytest.raises(SettingsError, match=r"optim\.stop needs held-out clips, but the held_out part .* has no scene"):
+        train(without_held_out(replace(settings, optim=replace(settings.optim, stop=StopSettings()))), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = Run(replace(settings, seed=5), tmp_path / "run")
     run.resume()
     assert train(settings, tmp_path / "run").step == 4
+
+
+def without_held_out(settings: TrainSettings) -> TrainSettings:
+    return replace(settings, data=replace(settings.data, sources=(replace(settings.data.sources[0], held_out=0.0),)))
+
+
+def test_a_run_without_held_out_pictures_trains_and_says_once_that_it_measures_no_quality(tmp_path: Path) -> None:
+    lines: list[str] = []
+    outcome = train(without_held_out(tiny_settings(tmp_path / "data")), tmp_path / "run", lines.append)
+    assert (outcome.step, outcome.quality, outcome.plot.is_file()) == (4, {}, True)
+    [said] = [line for line in lines if "no quality" in line]
+    assert "as no photo or video is held out (held_out of its sources)" in said
+    assert not any("held-out clips" in line for line in lines)
+    # The same command resumes, and has nothing left to do.
+    assert train(without_held_out(tiny_settings(tmp_path / "data")), tmp_path / "run").step == 4
+
+
+def test_pictures_that_would_end_the_run_later_are_named_before_it(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path / "data")
+    (tmp_path / "data" / "images" / "1.png").write_text("no picture")
+    write_png(tmp_path / "data" / "images" / "4.png", np.zeros((HEIGHT, WIDTH + 2, 3), np.uint8))
+    with pytest.raises(DataError, match=r"2 pictures cannot be used: .*1\.png: not a readable image.*4\.png: 96 x 162"):
+        train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_kill_between_two_states_leaves_the_one_before(tmp_path: Path) -> None:

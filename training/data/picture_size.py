@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import ExifTags
 from visrt.runtime.errors import DataError
 from visrt.runtime.sources.source import VideoSettings
 
-__all__ = ["is_turned", "opened", "size_of"]
+__all__ = ["is_turned", "opened", "refuse_pictures", "size_fault", "size_of"]
 
 QUARTER_TURNS = (5, 6, 7, 8)
 """EXIF orientations in which width and height change places."""
@@ -50,3 +50,23 @@ def is_turned(path: Path) -> bool:
     """Whether the picture is shown otherwise than its pixels are stored, by its EXIF orientation."""
     with opened(path) as picture:
         return picture.getexif().get(ExifTags.Base.Orientation, 1) in TURNS
+
+
+def size_fault(path: Path, found: tuple[int, int], annotated: tuple[int, int]) -> str:
+    """What is wrong with a picture of size `found` (height, width) that is `annotated` at another; "" if nothing."""
+    if found == annotated:
+        return ""
+    sizes = [f"{height} x {width}" for height, width in (found, annotated)]
+    by = " as its EXIF orientation turns it" if is_turned(path) else ""
+    return f"{path}: {sizes[0]} pixels (height x width){by}, its annotations say {sizes[1]}"
+
+
+MOST_NAMES = 10
+"""Pictures that an error names."""
+
+
+def refuse_pictures(faults: Sequence[str]) -> None:
+    """Raises DataError if there are `faults` of pictures."""
+    if faults:
+        more = f"; and {len(faults) - MOST_NAMES} more" if len(faults) > MOST_NAMES else ""
+        raise DataError(f"{len(faults)} pictures cannot be used: {'; '.join(faults[:MOST_NAMES])}{more}")

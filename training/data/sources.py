@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -32,7 +32,18 @@ from visrt.training.data.set_cache import read_columns
 from visrt.training.data.set_columns import SetColumns
 from visrt.training.data.set_formats import ANNOTATIONS, IMAGES, PICTURES, SetPlaces
 
-__all__ = ["Base", "Material", "Pool", "PoolSettings", "SourceSettings", "is_in", "load_material", "load_pool"]
+__all__ = [
+    "Base",
+    "Material",
+    "NoSceneError",
+    "Pool",
+    "PoolSettings",
+    "SourceSettings",
+    "annotated_pictures",
+    "is_in",
+    "load_material",
+    "load_pool",
+]
 
 Part = Literal["train", "held_out", "all"]
 
@@ -80,6 +91,10 @@ class SourceSettings:
     scene: Literal["video", "frame"] = "video"
     held_out: float = 0.0
     skip_faulty: bool = False
+
+
+class NoSceneError(SettingsError):
+    """The part of the sources that is asked for has nothing to film."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +279,7 @@ def load_material(sources: Sequence[SourceSettings]) -> Material:
 
 
 def load_pool(sources: Sequence[SourceSettings], settings: PoolSettings, material: Material | None = None) -> Pool:
-    """The pictures and cut-outs of `sources` that `settings` admit. Raises SettingsError if there is no scene.
+    """The pictures and cut-outs of `sources` that `settings` admit. Raises NoSceneError if there is no scene.
 
     material: of the same sources, where it has been read before.
     """
@@ -279,11 +294,20 @@ def load_pool(sources: Sequence[SourceSettings], settings: PoolSettings, materia
             _add_backgrounds(pool, source, settings.part)
     pool.remarks = list(dict.fromkeys(pool.remarks))
     if not pool.bases:
-        raise SettingsError(
+        raise NoSceneError(
             f"the {settings.part} part of {len(sources)} sources has no scene; give one a base_weight above 0 and, for "
             "validation, held_out above 0"
         )
     return pool
+
+
+def annotated_pictures(sources: Sequence[SourceSettings], material: Material) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """Each picture of the annotated sets and its size (height, width) by its annotations."""
+    for i, mapped in material.sets.items():
+        columns, root = mapped.columns, _root(sources[i])
+        sizes = np.repeat(columns.video_size, np.diff(columns.video_frame), axis=0).tolist()
+        for name, (height, width) in zip(columns.all_names(), sizes, strict=True):
+            yield root / name, (height, width)
 
 
 def _annotated(source: SourceSettings) -> MappedSet:

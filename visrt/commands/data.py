@@ -87,9 +87,9 @@ def check(
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
 ) -> None:
     """Read a set strictly, count what it holds and name what looks wrong. Faults end with exit code 2."""
-    from visrt.benchmarks.datasets.set_check import decoded_size, refuse_faults, survey
+    from visrt.benchmarks.datasets.set_check import decoded_size, survey
     from visrt.console import report_console, say
-    from visrt.training.data.picture_size import size_of
+    from visrt.training.data.picture_size import refuse_pictures, size_of
     from visrt.training.data.set_formats import SetPlaces
 
     places = SetPlaces(folder, annotations, images, names, split)
@@ -99,7 +99,7 @@ def check(
     report_console().print(_classes(found))
     for oddity in found.oddities:
         say(oddity)
-    refuse_faults(found)
+    refuse_pictures(found.faults)
 
 
 @data.command()
