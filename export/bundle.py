@@ -92,6 +92,7 @@ class ExportReport:
     """The bundle that was written, its parity with torch, and how steady torch itself is on the reference frames.
 
     kept: modules of an FP16 network that stay in float32 for quality; found: those whose values leave FP16's range.
+    remarks: what was chosen while the checkpoint was read.
     """
 
     folder: Path
@@ -100,6 +101,7 @@ class ExportReport:
     steadiness: list[Steadiness]
     kept: tuple[str, ...]
     found: tuple[Island, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def export_bundle(
@@ -118,9 +120,7 @@ def export_bundle(
     require_known(export.family)
     association = asdict(METHODS[export.family](export.association).settings)
     model = read_for(export.family, export.checkpoint, export.input, association)
-    classes = chosen_classes(
-        export.classes, model.checkpoint.classes, model.checkpoint.settings.classes, export.checkpoint
-    )
+    classes = chosen_classes(export.classes, model.checkpoint)
     frames = _candidates(export)
     on_stage("running torch on reference frames")
     _check_modules(export, model.network)
@@ -137,7 +137,7 @@ def export_bundle(
             if parity.passed:
                 break
         parity.require(_compared(export, steadiness))
-    return ExportReport(export.out, manifest, parity, steadiness, traced.kept, traced.found)
+    return ExportReport(export.out, manifest, parity, steadiness, traced.kept, traced.found, model.checkpoint.remarks)
 
 
 def _islands(export: Export) -> tuple[tuple[str, ...], ...]:

@@ -11,6 +11,7 @@ is MinVIS's matching, softened; training improves it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -72,11 +73,11 @@ def start_vita(network: Vita, init: str | None, takes: Takes, new_part: NewPart)
 
 def _take(network: Vita, path: Path | str, new_part: NewPart) -> tuple[Start, bool]:
     """What was taken, and whether the file has no video part; if so its heads start as those of frames."""
-    weights = read_start(path, network)
+    weights, remarks = read_start(path, network)
     is_new = not any(key.startswith(VIDEO_PART) for key in weights)
     if is_new and new_part != "random":
         weights |= _heads_of_frames(weights, network.state_dict())
-    return take(network, weights, path), is_new
+    return replace(take(network, weights, path), remarks=remarks), is_new
 
 
 def _heads_of_frames(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

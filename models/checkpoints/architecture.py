@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "other_family",
     "resnet_from_weights",
     "settings_from_weights",
+    "trainers_prefix",
 ]
 
 Weights = Mapping[str, Tensor]
@@ -68,6 +70,11 @@ OTHER_FAMILIES = (
     (r"vita_module\.", "a VITA checkpoint, which has no memory"),
     (r"(head\.)?head_series\.|(.*\.)?controller\.|init_proposal_", "an InsPro or Sparse R-CNN checkpoint"),
     (r"roi_heads\.|proposal_generator\.", "a detectron2 R-CNN checkpoint"),
+    (
+        r"(panoptic_head|panoptic_fusion_head|decode_head|bbox_head|rpn_head|roi_head|track_head|data_preprocessor)\.",
+        "an mmdetection checkpoint, whose keys and layers are others (give weights of detectron2's Mask2Former, or a "
+        "Hugging Face folder)",
+    ),
     (r"(model\.)?model\.\d+\.", "a YOLO checkpoint"),
     (r"detr\.", "a SeqFormer or IDOL checkpoint"),
     (r"(transformer|model)\.(encoder|decoder)\.layers\.|bbox_embed\.", "a DETR checkpoint"),
@@ -112,6 +119,11 @@ def check_shapes(weights: Weights, axes: Mapping[str, int], where: str, expected
     `where` and `expected`, the networks that can be read, go into the message.
     """
     missing = [key for key in axes if key not in weights]
+    if 1 < len(missing) == len(axes):
+        raise CheckpointError(
+            f"{where}: holds none of the {len(axes)} weights that tell the architecture, such as {missing[-1]}; its "
+            f"keys begin with {', '.join(_beginnings(weights))}; expected {expected}"
+        )
     if missing:
         raise CheckpointError(
             f"{where}: {len(missing)} of the {len(axes)} weights that tell the architecture are missing: "
@@ -121,6 +133,50 @@ def check_shapes(weights: Weights, axes: Mapping[str, int], where: str, expected
         shape = tuple(weights[key].shape)
         if len(shape) != count or 0 in shape:
             raise CheckpointError(f"{where}: {key} has shape {shape}; expected {count} axes, none of them empty")
+
+
+def _beginnings(weights: Weights, most: int = 6) -> list[str]:
+    """The first parts of the keys, and how many have each."""
+    counts = Counter(key.partition(".")[0] for key in weights)
+    named = [f"{part}. ({count})" for part, count in counts.most_common(most)]
+    return [*named, "..."] if len(counts) > most else named
+
+
+BEGINNINGS = (
+    "backbone.",
+    "sem_seg_head.",
+    "vita_module.",
+    "genvis_",
+    "head.",
+    "init_proposal_",
+    "query_updater.",
+    "network.",
+    "class_predictor.",
+    "model.pixel_level_module.",
+    "embeddings.",
+    "patch_embed.",
+    "upscale_block.",
+    "stem.",
+    "conv1.",
+    "_conv_stem.",
+)
+"""How keys of known networks begin. What stands before all of them in a file is a trainer's."""
+MOST_WRAPPERS = 4
+
+
+def trainers_prefix(keys: Iterable[str]) -> str:
+    """What a trainer put before every one of `keys`: "module.", "model.", "_orig_mod." or several; "" for nothing."""
+    listed = list(keys)
+    prefix = ""
+    for _ in range(MOST_WRAPPERS):
+        inner = [key.removeprefix(prefix) for key in listed]
+        if any(key.startswith(BEGINNINGS) for key in inner):
+            return prefix
+        first = inner[0].partition(".")[0] + "."
+        if not all(key.startswith(first) and key != first for key in inner):
+            return ""
+        prefix += first
+    return ""
 
 
 def _heads(weights: Weights, where: str) -> int:

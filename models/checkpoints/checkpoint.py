@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from visrt.models.checkpoints.architecture import Weights, other_family
+from visrt.models.checkpoints.architecture import Weights, other_family, trainers_prefix
 from visrt.models.checkpoints.tensor_files import read_tensor_file
 from visrt.models.swin import Swin, relative_position_index
 from visrt.runtime.errors import CheckpointError, SettingsError, UsageError
@@ -31,7 +32,9 @@ __all__ = [
     "FolderContents",
     "NetworkKind",
     "load_checkpoint",
+    "prefix_remark",
     "read_weights",
+    "remarks_in",
     "save_checkpoint",
 ]
 
@@ -50,16 +53,23 @@ LISTED = 20
 """Keys named in an error, of each kind; the rest is counted."""
 
 IGNORED_STARTS = ("criterion.", "vita_criterion.", "genvis_criterion.", "pixel_mean", "pixel_std")
+REMARKS = "visrt.remarks"
+"""Among the metadata of weights: remarks from reading them, as a json list."""
 INDEX = "relative_position_index"
 PREDICTOR = "sem_seg_head.predictor."
 
 
 class FolderContents(NamedTuple):
-    """A checkpoint that is a folder: float32 weights by published key, the architecture, class names if it has them."""
+    """A checkpoint that is a folder: float32 weights by published key, the architecture, class names if it has them.
+
+    classes_fault: why the names that it has are none for this network. remarks: what was chosen while reading.
+    """
 
     weights: dict[str, Tensor]
     settings: Any
     classes: tuple[str, ...] | None
+    classes_fault: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,10 @@ class NetworkKind(Generic[N, S]):
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[N, S]):
-    """A checkpoint that was read: weights by published key, the architecture, class names and notes if it has them."""
+    """A checkpoint that was read: weights by published key, the architecture, class names and notes if it has them.
+
+    classes_fault: why class names that it has are none for this network. remarks: what was chosen while reading.
+    """
 
     kind: NetworkKind[N, S]
     path: Path
@@ -96,6 +109,8 @@ class Checkpoint(Generic[N, S]):
     settings: S
     classes: tuple[str, ...] | None
     notes: dict[str, str]
+    classes_fault: str = ""
+    remarks: tuple[str, ...] = ()
 
     def network(self) -> N:
         """The network with these weights, float32, on the CPU, in eval mode.
@@ -128,7 +143,10 @@ def load_checkpoint(
     if kind.read_folder is not None and path.is_dir():
         if settings:
             raise UsageError(f"{path}: its configuration tells the settings; leave out {', '.join(settings)}")
-        checkpoint = Checkpoint(kind, path, *kind.read_folder(path), notes={})
+        found = kind.read_folder(path)
+        checkpoint = Checkpoint(
+            kind, path, *found[:3], notes={}, classes_fault=found.classes_fault, remarks=found.remarks
+        )
     else:
         checkpoint = _from_file(path, kind, settings or {})
     classes = checkpoint.settings.classes
@@ -142,6 +160,7 @@ def load_checkpoint(
 
 def _from_file(path: Path, kind: NetworkKind[N, S], given: Mapping[str, Any]) -> Checkpoint[N, S]:
     found, metadata = read_weights(path)
+    remarks = remarks_in(metadata)
     weights = found if kind.published is None else kind.published(found, str(path))
     if kind.mark is None or kind.mark not in weights:
         other = other_family(found)
@@ -165,13 +184,14 @@ def _from_file(path: Path, kind: NetworkKind[N, S], given: Mapping[str, Any]) ->
         raise UsageError(f"{path}: holds its own settings; leave out {', '.join(given)}")
     classes = tuple(_json(metadata["classes"], "classes", path)) if "classes" in metadata else None
     kept = {key: value for key, value in weights.items() if not key.startswith(kind.ignored)}
-    return Checkpoint(kind, path, kept, settings, classes, metadata)
+    return Checkpoint(kind, path, kept, settings, classes, metadata, remarks=remarks)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights of any checkpoint file by published key, in float32, and the metadata of a safetensors file.
 
-    Left out is what is computed or belongs to training.
+    Left out is what is computed or belongs to training, and from each key what a trainer put before all of them. The
+    metadata tell what was chosen so, for `remarks_in`.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -179,9 +199,25 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "a Hugging Face folder"
         )
     contents, metadata = read_tensor_file(path)
-    state = _state(contents, path)
+    state, remarks = _state(contents, path)
+    metadata = {key: value for key, value in metadata.items() if key != REMARKS}
+    prefix = trainers_prefix(state)
+    if prefix:
+        remarks.append(prefix_remark(path, prefix, len(state)))
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    if remarks:
+        metadata[REMARKS] = json.dumps(remarks)
     kept = {k: v for k, v in state.items() if not k.startswith(IGNORED_STARTS) and not k.endswith(INDEX)}
     return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}, metadata
+
+
+def prefix_remark(path: Path, prefix: str, keys: int) -> str:
+    return f"{path}: {prefix} stands before each of its {keys} keys, as trainers write it, and is left out"
+
+
+def remarks_in(metadata: dict[str, str]) -> tuple[str, ...]:
+    """What `read_weights` has to say, which is taken out of its `metadata`."""
+    return tuple(json.loads(metadata.pop(REMARKS, "[]")))
 
 
 def save_checkpoint(
@@ -203,12 +239,13 @@ def save_checkpoint(
     os.replace(part, path)
 
 
-def _state(contents: Any, path: Path) -> dict[str, Tensor]:
-    """The state dictionary inside what a file holds: the whole of it, or its "model" or "state_dict"."""
-    state = contents
+def _state(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dictionary inside what a file holds: the whole of it, or its "model" or "state_dict"; and remarks."""
+    state, taken = contents, ""
     for name in ("model", "state_dict", "blobs"):
         if isinstance(contents, dict) and isinstance(contents.get(name), dict):
-            state = contents[name]
+            state, taken = contents[name], name
+    averages = [name for name in contents if _is_average(name, contents[name])] if taken else []
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
         raise CheckpointError(f"{path}: holds no weights; expected a dictionary of tensors, alone or under 'model'")
     strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
@@ -217,7 +254,19 @@ def _state(contents: Any, path: Path) -> dict[str, Tensor]:
             f"{path}: {strange[0]!r} is a {type(state[strange[0]]).__name__}, not a tensor; expected a dictionary of "
             "tensors, alone or under 'model'"
         )
-    return state
+    if not averages:
+        return state, []
+    other = averages[0]
+    return state, [
+        f"{path}: its {taken!r} is read; {other!r} beside it, which seems to be a running average (EMA), is not: to "
+        f"take it, save it alone: torch.save({{'model': torch.load(FILE, weights_only=True)[{other!r}]}}, NEW)"
+    ]
+
+
+def _is_average(name: object, value: Any) -> bool:
+    """Whether the entry of a checkpoint is weights too, averaged over a training."""
+    named = isinstance(name, str) and re.search(r"(^|_)(ema|swa|avg|average|averaged)(_|$)", name, re.IGNORECASE)
+    return bool(named) and isinstance(value, dict) and any(isinstance(one, Tensor | dict) for one in value.values())
 
 
 def _renamed(key: str) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
+from visrt.models.checkpoints.checkpoint import Checkpoint
 from visrt.models.checkpoints.published import DATASET_CLASSES
 from visrt.runtime.errors import CheckpointError, UsageError
 
 __all__ = ["chosen_classes"]
 
 
-def chosen_classes(
-    given: tuple[str, ...] | None, stored: tuple[str, ...] | None, count: int, path: Path
-) -> tuple[str, ...]:
-    """`given`, or else the names `stored` in the checkpoint at `path`, whose network has `count` classes."""
-    classes = stored if given is None else given
+def chosen_classes(given: tuple[str, ...] | None, checkpoint: Checkpoint[Any, Any]) -> tuple[str, ...]:
+    """`given`, or else the names that `checkpoint` holds."""
+    path, count = checkpoint.path, checkpoint.settings.classes
+    classes = checkpoint.classes if given is None else given
+    if classes is None and checkpoint.classes_fault:
+        raise CheckpointError(
+            f"{checkpoint.classes_fault}; name the classes in the order of the class logits with --classes"
+        )
     if classes is None:
         fitting = [name for name, names in DATASET_CLASSES.items() if len(names) == count]
         hint = f", as --classes {' or '.join(fitting)} if it was trained on that" if fitting else ""

@@ -69,13 +69,14 @@ KINDS: dict[str, Kind] = {
 @dataclass(frozen=True)
 class Converted:
     """The checkpoint that was written: its family, the number of queries, the network in words, the number of learned
-    weights, the class names."""
+    weights, the class names, and what was chosen while reading."""
 
     family: str
     queries: int
     network: str
     parameters: int
     classes: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def kind_of(checkpoint: Path) -> str:
@@ -113,9 +114,9 @@ def convert_checkpoint(
         raise UsageError(f"kind {kind!r} cannot be converted; choose one of {', '.join(KINDS)}")
     chosen = KINDS[kind or kind_of(checkpoint)]
     loaded = load_checkpoint(checkpoint, _network_kind(chosen, checkpoint, base), settings=settings)
-    names = chosen_classes(classes, loaded.classes, loaded.settings.classes, checkpoint)
+    names = chosen_classes(classes, loaded)
     parameters = _write(loaded, out, names, base)
-    return Converted(*chosen.described(loaded.settings), parameters, names)
+    return Converted(*chosen.described(loaded.settings), parameters, names, loaded.remarks)
 
 
 def _network_kind(kind: Kind, checkpoint: Path, base: Path | None) -> NetworkKind[Any, Any]:

@@ -166,7 +166,7 @@ def folder_contents(
     settings = replace(settings, heads=_heads(config, settings.dim, path), norm_eps=eps)
     check_sizes(config, _sizes(settings), "", path)
     kept = {key: value.float() for key, value in weights.items() if not key.startswith((*UNUSED, "criterion."))}
-    return FolderContents(kept, normalised(settings, folder), class_names(config, settings.classes, path))
+    return FolderContents(kept, normalised(settings, folder), *class_names(config, settings.classes, path))
 
 
 def _heads(config: Mapping[str, Any], dim: int, path: Path) -> int:

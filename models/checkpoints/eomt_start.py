@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visrt.models.checkpoints.architecture import layer_count, other_family
-from visrt.models.checkpoints.checkpoint import read_weights
+from visrt.models.checkpoints.checkpoint import read_weights, remarks_in
 from visrt.models.checkpoints.eomt_keys import ENCODER, TABLE, is_official, own_weights
 from visrt.models.checkpoints.hugging_face import folder_weights
 from visrt.models.checkpoints.start import Start, Takes, fitting
@@ -46,13 +46,13 @@ def start_vit(network: Eomt | VideoMt, init: str | None, takes: Takes) -> Start 
         return None
     if init == "imagenet":
         raise SettingsError(f"init is 'imagenet', whose weights are EfficientNet-Lite0's; give the path of {EXPECTED}")
-    given = _read(Path(init), network, takes)
+    given, remarks = _read(Path(init), network, takes)
     if takes == "backbone":
         given = {key: value for key, value in given.items() if key.startswith(ENCODER)}
     own = network.state_dict()
     taken = fitting(own, given)
     new, left = (tuple(key for key in keys if key not in taken) for keys in (own, given))
-    start = Start(init, tuple(taken), new, left)
+    start = Start(init, tuple(taken), new, left, remarks)
     start.require(ENCODER, "the transformer must fit as a whole")
     with torch.no_grad():
         for key in taken:
@@ -60,9 +60,13 @@ def start_vit(network: Eomt | VideoMt, init: str | None, takes: Takes) -> Start 
     return start
 
 
-def _read(path: Path, network: Eomt | VideoMt, takes: Takes) -> dict[str, Tensor]:
-    """The weights at `path` by the names of `network`, of its patch and table; refused if their sizes are others."""
+def _read(path: Path, network: Eomt | VideoMt, takes: Takes) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights at `path` by the names of `network`, of its patch and table; refused if their sizes are others.
+
+    And what was chosen while they were read.
+    """
     read, metadata = (folder_weights(path), {}) if path.is_dir() else read_weights(path)
+    remarks = remarks_in(metadata)
     weights = _without_class_position(own_weights({key: value.float() for key, value in read.items()}))
     if not {CLASS, PATCHES} <= weights.keys() or weights[PATCHES].dim() != 4:
         other = other_family(read)
@@ -79,7 +83,7 @@ def _read(path: Path, network: Eomt | VideoMt, takes: Takes) -> dict[str, Tensor
     weights[PATCHES] = resampled_patches(weights[PATCHES], settings.patch)
     if TABLE in weights:
         weights[TABLE] = resampled_positions(weights[TABLE], settings.table_side)
-    return {key: value for key, value in weights.items() if not key.startswith(UNUSED)}
+    return {key: value for key, value in weights.items() if not key.startswith(UNUSED)}, remarks
 
 
 def _without_class_position(weights: dict[str, Tensor]) -> dict[str, Tensor]:

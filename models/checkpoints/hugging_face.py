@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from visrt.models.checkpoints.architecture import settings_from_weights
-from visrt.models.checkpoints.checkpoint import FolderContents
+from visrt.models.checkpoints.architecture import settings_from_weights, trainers_prefix
+from visrt.models.checkpoints.checkpoint import FolderContents, prefix_remark
 from visrt.models.checkpoints.hugging_face_config import check_agreement, check_options, class_names
 from visrt.models.checkpoints.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.checkpoints.tensor_files import read_tensor_file
@@ -43,6 +43,9 @@ def read_hugging_face(folder: Path) -> FolderContents:
     config = folder_config(folder)
     check_options(config, folder / CONFIG)
     stored = folder_weights(folder)
+    prefix = trainers_prefix(stored)
+    remarks = (prefix_remark(folder, prefix, len(stored)),) if prefix else ()
+    stored = {key.removeprefix(prefix): value for key, value in stored.items()}
     if unknown := unknown_keys(stored):
         more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
         raise CheckpointError(
@@ -51,8 +54,9 @@ def read_hugging_face(folder: Path) -> FolderContents:
     weights = {key: value.float() for key, value in published_weights(stored).items()}
     settings = settings_from_weights(weights, str(folder))
     check_agreement(config, settings, folder / CONFIG)
-    names = class_names(config, settings.classes, folder / CONFIG)
-    return FolderContents(weights, normalised(settings, folder), names)
+    return FolderContents(
+        weights, normalised(settings, folder), *class_names(config, settings.classes, folder / CONFIG), remarks
+    )
 
 
 def folder_files(folder: Path) -> list[Path]:

@@ -136,21 +136,22 @@ def backbone_sizes(settings: NetworkSettings) -> dict[str, Any]:
     }
 
 
-def class_names(config: Mapping[str, Any], classes: int, path: Path) -> tuple[str, ...] | None:
-    """The names under id2label in the order of the class logits; None where the configuration names none.
+def class_names(config: Mapping[str, Any], classes: int, path: Path) -> tuple[tuple[str, ...] | None, str]:
+    """The names under id2label in the order of the class logits, and "".
 
-    transformers writes LABEL_0, LABEL_1, ... where it was given none.
+    None where the configuration names none, or has names that are none of this network, and then why. transformers
+    writes LABEL_0, LABEL_1, ... where it was given none.
     """
     names = config.get("id2label")
     expected = [str(index) for index in range(classes)]
     if names is None or names == {index: f"LABEL_{index}" for index in expected}:
-        return None
+        return None, ""
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{path}: id2label is no json object of names; expected a name for each class number")
+        return None, f"{path}: id2label is no json object of names; expected a name for each class number"
     if set(names) != set(expected):
         first = ", ".join(f"{number}: {name}" for number, name in list(names.items())[:3])
-        raise CheckpointError(
+        return None, (
             f"{path}: id2label names {len(names)} classes, {first}{' ...' if len(names) > 3 else ''}; the weights "
             f"with it have {classes}, expected the numbers 0 to {classes - 1}"
         )
-    return tuple(names[index] for index in expected)
+    return tuple(names[index] for index in expected), ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from visrt.models.checkpoints.architecture import other_family
 from visrt.models.checkpoints.backbones import backbone_alone, described
-from visrt.models.checkpoints.checkpoint import INDEX, PREDICTOR, read_weights
+from visrt.models.checkpoints.checkpoint import INDEX, PREDICTOR, read_weights, remarks_in
 from visrt.models.checkpoints.hugging_face import read_hugging_face
 from visrt.models.efficientnet import imagenet_weights
 from visrt.models.mask2former import BACKBONES
@@ -56,17 +56,18 @@ LISTED = 12
 @dataclass(frozen=True)
 class Start:
     """What a network took from the file `path`: keys of its weights that are `taken` and `new`, and keys of the file
-    that are `left`."""
+    that are `left`. remarks: what was chosen while it was read."""
 
     path: Path | str
     taken: tuple[str, ...]
     new: tuple[str, ...]
     left: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """For the user: how many weights were taken, and the modules that are new or left out."""
         total = len(self.taken) + len(self.new)
-        lines = [f"{self.path}: {len(self.taken)} of the network's {total} weights taken"]
+        lines = [*self.remarks, f"{self.path}: {len(self.taken)} of the network's {total} weights taken"]
         if self.new:
             lines.append(f"new: {_modules(self.new, self.taken)}")
         if self.left:
@@ -92,10 +93,10 @@ def start_from_init(network: nn.Module, init: str | None, takes: Takes) -> Start
         return None
     if init == "imagenet":
         return take(network, _imagenet(network), init)
-    weights = read_start(init, network)
+    weights, remarks = read_start(init, network)
     if takes == "backbone":
         weights = {key: value for key, value in weights.items() if key.startswith(PREFIXES)}
-    return take(network, weights, init)
+    return replace(take(network, weights, init), remarks=remarks)
 
 
 @torch.no_grad()
@@ -135,26 +136,29 @@ def _imagenet(network: nn.Module) -> dict[str, Tensor]:
     return {PREFIXES[-1] + key: value for key, value in imagenet_weights().items()}
 
 
-def read_start(path: Path | str, network: nn.Module) -> dict[str, Tensor]:
+def read_start(path: Path | str, network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights of a file or Hugging Face folder by published key; those of a backbone alone below "backbone.".
+    And what was chosen while they were read.
 
     Raises CheckpointError for files that cannot be a start, also for one that records another number of attention heads
     than `network`, which no shape shows.
     """
     path = Path(path)
     if path.is_dir():
-        return dict(read_hugging_face(path).weights)
+        found = read_hugging_face(path)
+        return dict(found.weights), found.remarks
     weights, metadata = read_weights(path)
+    remarks = remarks_in(metadata)
     _check_heads(metadata, network, path)
     alone = backbone_alone(weights, str(path))
     if alone is not None:
-        return {PREFIXES[-1] + key: value for key, value in alone.items()}
+        return {PREFIXES[-1] + key: value for key, value in alone.items()}, remarks
     if any(re.match(RCNN, key) for key in weights):
         raise CheckpointError(
             f"{path}: this is a detectron2 R-CNN, whose backbone takes BGR and has its strides in the 1x1 convolutions "
             "unless it was trained otherwise, which the file does not tell; give an ImageNet backbone"
         )
-    return weights
+    return weights, remarks
 
 
 def take(network: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> Start:

@@ -236,6 +236,59 @@ def test_names_that_do_not_fit_are_one_line(
     assert not (tmp_path / "out.safetensors").exists()
 
 
+PREFIXES: dict[str, tuple[Callable[[State], Any], str]] = {
+    "DDP": (lambda w: {"model": {f"module.{key}": value for key, value in w.items()}}, "module."),
+    "Lightning": (lambda w: {"state_dict": {f"model.{key}": value for key, value in w.items()}}, "model."),
+    "torch.compile": (lambda w: {f"_orig_mod.{key}": value for key, value in w.items()}, "_orig_mod."),
+    "both": (lambda w: {"model": {f"module._orig_mod.{key}": value for key, value in w.items()}}, "module._orig_mod."),
+    "of its own": (lambda w: {f"segmenter.{key}": value for key, value in w.items()}, "segmenter."),
+}
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_what_a_trainer_puts_before_every_key_is_taken_off_and_said(name: str, tmp_path: Path) -> None:
+    wrap, prefix = PREFIXES[name]
+    torch.save(wrap(state(3)), tmp_path / "trained.pth")
+    done = run("convert", tmp_path / "trained.pth", "--classes", "a,b,c", "--out", tmp_path / "out.safetensors")
+    assert done.exit_code == 0, done.stderr
+    assert f"trained.pth: {prefix} stands before each of its {len(state(3))} keys" in " ".join(done.stderr.split())
+    assert_holds(tmp_path / "out.safetensors", {k: v for k, v in state(3).items() if not k.endswith("_index")})
+
+
+def test_a_prefix_of_some_keys_is_none_and_the_beginnings_of_all_are_named(tmp_path: Path) -> None:
+    weights = {f"student.{key}": value for key, value in state(3).items()} | {"teacher.center": torch.zeros(2)}
+    torch.save(weights, tmp_path / "trained.pth")
+    done = run("convert", tmp_path / "trained.pth", "--classes", "a,b,c", "--out", tmp_path / "out.safetensors")
+    assert done.exit_code == 5
+    assert "its keys begin with student. (" in done.stderr
+    assert "teacher. (1)" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["model_ema", "ema", "ema_state_dict", "state_dict_ema"])
+def test_an_average_beside_the_weights_is_told(name: str, tmp_path: Path) -> None:
+    weights = state(3)
+    averaged = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save({"model": weights, name: averaged, "optimizer": {"ema_rate": 0.9}}, tmp_path / "trained.pth")
+    done = run("convert", tmp_path / "trained.pth", "--classes", "a,b,c", "--out", tmp_path / "out.safetensors")
+    assert done.exit_code == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert f"its 'model' is read; '{name}' beside it, which seems to be a running average (EMA), is not" in told
+    assert_holds(tmp_path / "out.safetensors", weights)
+    # Converted again there is nothing to choose.
+    again = run("convert", tmp_path / "out.safetensors", "--out", tmp_path / "again.safetensors")
+    assert again.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "keys", [["backbone.conv1.weight", "panoptic_head.cls_embed.weight"], ["roi_head.0.fc.weight"]]
+)
+def test_mmdetection_is_named(keys: list[str], tmp_path: Path) -> None:
+    torch.save({"state_dict": {key: torch.zeros(4, 3, 7, 7) for key in keys}}, tmp_path / "mmdet.pth")
+    done = run("convert", tmp_path / "mmdet.pth", "--classes", "a,b,c", "--out", tmp_path / "out.safetensors")
+    assert (done.exit_code, done.stderr.count("\n")) == (5, 1)
+    assert "this is an mmdetection checkpoint" in done.stderr
+
+
 def test_a_class_count_that_fits_a_data_set_is_told(tmp_path: Path) -> None:
     torch.save({"model": state(40)}, tmp_path / "minvis.pth")
     done = run("convert", tmp_path / "minvis.pth", "--out", tmp_path / "out.safetensors")

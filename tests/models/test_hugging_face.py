@@ -18,6 +18,7 @@ from torch import Tensor
 
 from visrt.models.checkpoints.architecture import settings_from_weights
 from visrt.models.checkpoints.checkpoint import load_checkpoint
+from visrt.models.checkpoints.class_names import chosen_classes
 from visrt.models.checkpoints.fingerprint import checkpoint_sha256
 from visrt.models.checkpoints.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.checkpoints.mask2former import MASK2FORMER
@@ -155,6 +156,29 @@ def config_with(**changed: Any) -> Callable[[Path], None]:
     return change
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ({"0": "person", "1": "car"}, "id2label names 2 classes, 0: person, 1: car; the weights with it have 3"),
+        ({"1": "a", "3": "b", "7": "c"}, "id2label names 3 classes, 1: a, 3: b, 7: c; .*expected the numbers 0 to 2"),
+        (["a", "b", "c"], "id2label is no json object of names"),
+        ({str(i): f"coco {i}" for i in range(80)}, r"id2label names 80 classes, .* \.\.\.; the weights with it have 3"),
+    ],
+)
+def test_names_that_are_none_of_the_network_are_refused_only_where_no_others_are_given(
+    names: object, told: str, copied: Path
+) -> None:
+    config_with(id2label=names)(copied)
+    checkpoint = load_checkpoint(copied, MASK2FORMER)
+    assert checkpoint.classes is None
+    assert chosen_classes(("x", "y", "z"), checkpoint) == ("x", "y", "z")
+    with pytest.raises(CheckpointError, match=rf"config\.json: {told}.*; name the classes .* with --classes") as raised:
+        chosen_classes(None, checkpoint)
+    assert "\n" not in str(raised.value)
+    # A training takes the weights and has names of its own.
+    assert start_from_init(Mask2Former(replace(checkpoint.settings, classes=5)), str(copied), "network") is not None
+
+
 def test_a_model_without_names_leaves_them_to_the_user(copied: Path) -> None:
     config_with(id2label=None)(copied)
     assert load_checkpoint(copied, MASK2FORMER).classes is None
@@ -238,9 +262,6 @@ def test_a_preprocessor_that_cannot_be_followed_is_refused(values: dict[str, Any
         (config_with(num_attention_heads=8), "num_attention_heads is 8 but the weights with it have 4"),
         (config_with(decoder_layers=10), "decoder_layers is 10 but the weights with it have 5"),
         (config_with(num_queries=100), "num_queries is 100 but the weights with it have 6"),
-        (config_with(id2label={"0": "person", "1": "car"}), "id2label names 2 classes, 0: person, 1: car; .* have 3"),
-        (config_with(id2label={"1": "a", "2": "b", "3": "c"}), "expected the numbers 0 to 2"),
-        (config_with(id2label=["a", "b", "c"]), "id2label is no json object of names"),
     ],
 )
 def test_a_configuration_of_what_is_not_computed_is_refused(

@@ -448,7 +448,6 @@ def folder(tmp_path: Path) -> Path:
         ({"num_blocks": 3}, "num_blocks is 3 but the weights with it have 2"),
         ({"num_queries": 200}, "num_queries is 200 but the weights with it have 6"),
         ({"use_swiglu_ffn": True}, "use_swiglu_ffn is True but the weights with it have False"),
-        ({"id2label": {"0": "person"}}, "id2label names 1 classes, 0: person; the weights with it have 3"),
     ],
 )
 def test_a_configuration_of_what_is_not_computed_is_one_line(changed: dict[str, Any], told: str, folder: Path) -> None:
@@ -457,6 +456,14 @@ def test_a_configuration_of_what_is_not_computed_is_one_line(changed: dict[str, 
     with pytest.raises(CheckpointError, match=told) as raised:
         load_checkpoint(folder, EOMT)
     assert "\n" not in str(raised.value)
+
+
+def test_names_of_another_number_of_classes_are_told_where_names_are_needed(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "person"}}))
+    checkpoint = load_checkpoint(folder, EOMT)
+    assert checkpoint.classes is None
+    assert "id2label names 1 classes, 0: person; the weights with it have 3" in checkpoint.classes_fault
 
 
 def test_a_folder_that_transformers_runs_with_masked_attention_is_refused(folder: Path) -> None:

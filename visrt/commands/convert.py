@@ -60,7 +60,7 @@ def convert(
     Nothing in the checkpoint is executed. Weights that do not fit the published network are refused key by key.
     """
     from visrt.commands.names import class_names
-    from visrt.console import report_console
+    from visrt.console import report_console, say
     from visrt.export.families import DEFAULT_FAMILY
     from visrt.models.checkpoints.conversion import convert_checkpoint
     from visrt.runtime.errors import OutputError
@@ -71,6 +71,8 @@ def convert(
     names = None if classes is None else class_names(classes)
     settings = dict(map(_setting, set_values or ()))
     converted = convert_checkpoint(checkpoint, out, names, kind, base=base, settings=settings)
+    for remark in converted.remarks:
+        say(remark)
     console = report_console()
     console.print(f"{out}: {_told(converted)}")
     family = "" if converted.family == DEFAULT_FAMILY else f" --family {converted.family}"

@@ -228,6 +228,7 @@ def _remarks(report: ExportReport) -> list[str]:
     islands = [f"{name} stays in fp32: chosen for quality" for name in report.kept]
     islands += [f"{one.module} stays in fp32: its values reach {one.largest:.0f}" for one in report.found]
     return [
+        *report.remarks,
         *islands,
         f"{len(report.steadiness)} reference frames; torch itself moves {moved} of {queries} queries under noise of "
         f"{NOISE:.0e}",
