@@ -144,9 +144,7 @@ def load_checkpoint(
         if settings:
             raise UsageError(f"{path}: its configuration tells the settings; leave out {', '.join(settings)}")
         found = kind.read_folder(path)
-        checkpoint = Checkpoint(
-            kind, path, *found[:3], notes={}, classes_fault=found.classes_fault, remarks=found.remarks
-        )
+        checkpoint = Checkpoint(kind, path, *found[:3], {}, found.classes_fault, found.remarks)
     else:
         checkpoint = _from_file(path, kind, settings or {})
     classes = checkpoint.settings.classes

@@ -104,6 +104,17 @@ def test_a_torch_file_in_the_place_of_safetensors_is_read(copied: Path, folder: 
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
+@pytest.mark.parametrize("prefix", ["model.", "module."])
+def test_a_prefix_before_all_weights_of_a_folder_is_left_out_and_said(prefix: str, copied: Path, folder: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    save_file({prefix + key: value for key, value in weights.items()}, copied / "model.safetensors")
+    checkpoint = load_checkpoint(copied, MASK2FORMER)
+    assert checkpoint.weights.keys() == load_checkpoint(folder, MASK2FORMER).weights.keys()
+    assert checkpoint.remarks == (
+        f"{copied}: {prefix} stands before each of its {len(weights)} keys, as trainers write it, and is left out",
+    )
+
+
 def test_half_precision_becomes_float32(copied: Path) -> None:
     save_file({key: value.to(torch.bfloat16) for key, value in load_file(copied / WEIGHTS).items()}, copied / WEIGHTS)
     assert {value.dtype for value in load_checkpoint(copied, MASK2FORMER).network().state_dict().values()} == {
