@@ -33,8 +33,10 @@ from visrt.runtime.methods.videomt import VideoMtSettings
 from visrt.runtime.pipeline import PipelineSettings
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
+from visrt.runtime.sinks.journal import Journal
 from visrt.runtime.sources.source import VideoSettings
 from visrt.runtime.sources.video import read_video
+from visrt.training.data.set_formats import Pictures, load_annotations, write_set
 
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 FRAMES = 12
@@ -71,7 +73,8 @@ PATH_OPTIONS = ("--bundle", "--data", "--classes", "--against", "--association",
 QUICK = ("track", "inspect", "doctor", "verify", "eval", "data")
 """Verbs that take seconds."""
 
-IN_WORKSPACE = ("street.mp4", "other.mp4", "frames/", "labelled/", "map.json", "strict.json")
+TOOLS = ("tracked/", "from_cvat/", "from_label_studio/", "from_labelme/", "panoptic.json")
+IN_WORKSPACE = ("street.mp4", "other.mp4", "frames/", "labelled/", "map.json", "strict.json", *TOOLS)
 
 TABLES: dict[str, type[Any]] = {
     cls.__name__: cls
@@ -118,9 +121,38 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, demo: list[FrameResult])
         for index, frame in enumerate(demo_frames()):
             Image.fromarray(frame).save(pictures / f"{index:05}.png")
     (folder / "labelled" / "instances.json").write_text(json.dumps(annotations_of(demo)))
+    make_tool_sets(folder, demo)
     (folder / "map.json").write_text('{"pedestrian": "person"}')
     (folder / "strict.json").write_text('{"birth_score": 0.9, "keep_score": 0.6}')
     return folder
+
+
+def make_tool_sets(folder: Path, results: list[FrameResult]) -> None:
+    """What was tracked as a run of `visrt track`, and the labelled set in the formats of labelling tools."""
+    (folder / "tracked").mkdir()
+    journal = Journal(folder / "tracked" / "results.jsonl", ("person", "vehicle", "animal"))
+    for result, frame in zip(results, demo_frames(), strict=True):
+        journal.write(result, frame)
+    journal.close()
+    labelled = load_annotations(folder / "labelled")
+    for name in ("cvat", "label-studio"):
+        write_set(labelled, folder / f"from_{name.replace('-', '_')}", name, Pictures.copy)
+    height, width = results[0].size
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:20, :20, 0] = 7
+    for name in ("from_labelme/a.png", "images/a.png", "panoptic/a.png"):
+        (folder / name).parent.mkdir()
+        Image.fromarray(picture).save(folder / name)
+    shape = {"label": "person", "points": [[0, 0], [20, 0], [20, 20]], "shape_type": "polygon", "group_id": None}
+    values = {"shapes": [shape], "imagePath": "a.png", "imageHeight": height, "imageWidth": width}
+    (folder / "from_labelme" / "a.json").write_text(json.dumps(values))
+    segments = [{"id": 7, "category_id": 1, "iscrowd": 0}]
+    panoptic = {
+        "images": [{"id": 1, "file_name": "a.png", "height": height, "width": width}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": 1, "name": "person", "isthing": 1}],
+    }
+    (folder / "panoptic.json").write_text(json.dumps(panoptic))
 
 
 def annotations_of(results: list[FrameResult]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from visrt.runtime.errors import DataError, SettingsError
 from visrt.training.data.annotations import ClassMap, chosen_map, load_class_map, require_annotations
 from visrt.training.data.clips import ClipSettings
 from visrt.training.data.layouts import FoundSet, found_sets
+from visrt.training.data.set_columns import require_below
 from visrt.training.data.set_formats import MissingPictures, ReadSet, read_set
-from visrt.training.data.sources import PICTURE_FOLDERS, SourceSettings, is_in
+from visrt.training.data.sources import FORMATS, PICTURE_FOLDERS, SourceSettings, is_in
 from visrt.training.losses.mask2former import LossSettings
 from visrt.training.losses.targets import MatchSettings
 from visrt.training.own_recipe import OwnRecipe
@@ -159,7 +160,9 @@ def _read(found: FoundSet | None, data: str, sets: Mapping[str, FoundSet], skip_
         raise DataError(f"{data}: holds no training split, only {', '.join(sets)}; give the folder to train on")
     read = read_set(found.places, skip_faulty=skip_faulty)
     require_annotations(read.annotated, read.path, "training")
-    return _Part(found, read)
+    part = _Part(found, read)
+    require_below(read.annotated, _root(part))
+    return part
 
 
 def _own_split(sets: Mapping[str, FoundSet], data: str, skip_faulty: bool) -> tuple[_Part | None, tuple[str, ...]]:
@@ -222,14 +225,24 @@ def _measured_on(training: _Part, other: _Part | None) -> tuple[float, _Part | N
     """The share of the training set that is held out, or the other set, and in words what quality is measured on."""
     if other is not None:
         return 0.0, other, f"measures on {other.found.given_as}: {other.read.format}, {other.amount}"
-    source = _source(training, None, 0.0)
-    root = Path(source.folder) / (source.images or PICTURE_FOLDERS.get(source.kind, ""))
+    root = _root(training)
     names = [video.pictures[0].relative_to(root).as_posix() for video in training.read.annotated.videos]
     for share in HELD_OUT:
         count = sum(is_in("held_out", name, share) for name in names)
         if LEAST_HELD_OUT <= count < len(names):
             return share, None, f"measures on {count} of the {training.amount}, held out by their names"
     return 0.0, None, f"measures no quality: {training.amount} are too few to hold some out; give a validation set"
+
+
+def _root(part: _Part) -> Path:
+    """The folder that the names of its pictures begin in."""
+    if part.read.format not in FORMATS.values():
+        raise DataError(
+            f"{part.read.path}: training reads no set of the format {part.read.format}; write it anew with `visrt data "
+            "convert`, and train on that"
+        )
+    source = _source(part, None, 0.0)
+    return Path(source.folder) / (source.images or PICTURE_FOLDERS.get(source.kind, ""))
 
 
 def _source(part: _Part, chosen: _Chosen | None, held_out: float) -> SourceSettings:

@@ -1,8 +1,8 @@
 """Layouts of annotated sets on disk: which sets a folder holds, by split, in which format and where.
 
 Known are visrt's own instances.json, the public sets as they are downloaded (`OFFICIAL_SETS`), the standard COCO layout
-(annotations/ next to folders of pictures), Roboflow's exports, YOLO's data.yaml, DAVIS and MOTS; each alone, or once in
-each of the folders train, valid and test.
+(annotations/ next to folders of pictures), Roboflow's exports, YOLO's data.yaml, DAVIS, MOTS, runs of
+`visrt track`, CVAT, Label Studio and labelme; each alone, or once in each of the folders train, valid and test.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visrt.runtime.errors import DataError, UsageError
+from visrt.runtime.sinks.output import JOURNAL
 from visrt.runtime.sources.image_folder import images_in
+from visrt.training.data.formats.cvat import XML, cvat_files
 from visrt.training.data.formats.davis import MASKS, PICTURES
+from visrt.training.data.formats.label_studio import TASKS
+from visrt.training.data.formats.labelme import labelme_files
+from visrt.training.data.formats.tracked_run import run_folders
 from visrt.training.data.formats.yolo import LABELS, label_file, yolo_file, yolo_splits
 from visrt.training.data.official_sets import OFFICIAL_SETS, official_folders
 
@@ -32,6 +37,8 @@ SPLITS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("
 """Names that the folder of a split may have."""
 NO_MASKS = ("captions", "person_keypoints", "image_info")
 """Beginnings of standard COCO files that hold no masks of all objects."""
+PANOPTIC = "panoptic_"
+"""Beginning of files that hold the same objects once more, as a segmentation of all pixels."""
 UP = 3
 """Folders up from a split's pictures in which the annotations of a public set are looked for."""
 
@@ -63,8 +70,8 @@ class SetPlaces:
 
 @dataclass(frozen=True)
 class FoundSet:
-    """A set on disk. kind: "json" (COCO or YouTube-VIS, as the file says), "yolo", "davis" or "mots". given_as: the
-    folder or file that means this set and no other."""
+    """A set on disk. kind: "json" (COCO, YouTube-VIS and others, as the file says), "yolo", "davis", "mots", "run",
+    "cvat" or "labelme". given_as: the folder or file that means this set and no other."""
 
     kind: str
     places: SetPlaces
@@ -91,7 +98,8 @@ def found_sets(place: Path) -> Splits:
     if not found:
         raise DataError(
             f"{place}: looks like no annotated set: it holds neither {ANNOTATIONS} with videos or images, nor "
-            f"{ROBOFLOW}, annotations/*.json, data.yaml (YOLO), {MASKS}/, NAME/gt/gt.txt or instances_txt/, nor a "
+            f"{ROBOFLOW}, annotations/*.json, data.yaml (YOLO), {MASKS}/, NAME/gt/gt.txt or instances_txt/, "
+            f"{JOURNAL} (a run of `visrt track`), {XML} (CVAT), {TASKS} (Label Studio) or files of labelme, nor a "
             f"folder train that does, and is no public set as it is downloaded; {_hint(place)}"
         )
     if len(found) > 1:
@@ -199,6 +207,15 @@ def _single(folder: Path) -> dict[str, FoundSet]:
         found[f"{MASKS}/"] = FoundSet("davis", SetPlaces(folder), folder)
     if next(folder.glob("*/gt/gt.txt"), None) or (folder / "instances_txt").is_dir():
         found["MOTS txt"] = FoundSet("mots", SetPlaces(folder), folder)
+    if run_folders(folder):
+        found[JOURNAL] = FoundSet("run", SetPlaces(folder), folder)
+    if cvat_files(folder):
+        found[f"CVAT's {XML}"] = FoundSet("cvat", SetPlaces(folder), folder)
+    if (folder / TASKS).is_file():
+        file = folder / TASKS
+        found[TASKS] = FoundSet("json", SetPlaces(folder, file, image_folders=folders_for(file)), folder)
+    if not found and not (folder / "annotations").is_dir() and labelme_files(folder):
+        found["labelme's json"] = FoundSet("labelme", SetPlaces(folder), folder)
     return found
 
 
@@ -221,6 +238,7 @@ def _standard_coco(folder: Path, known: Splits) -> Splits:
     listed = {found.places.annotations for found in known.values()}
     files = [file for file in sorted((folder / "annotations").glob("*.json")) if file not in listed]
     files = [file for file in files if not file.name.startswith(NO_MASKS)]
+    files = [file for file in files if not file.name.startswith(PANOPTIC)] or files
     splits: Splits = {}
     for file in files:
         split = _split_named(file.stem) if len(files) > 1 or known else "all"
@@ -281,4 +299,8 @@ def _of_file(file: Path) -> Splits:
         return _yolo(file)
     if file.suffix == ".json":
         return {"all": FoundSet("json", SetPlaces(file.parent, file, image_folders=folders_for(file)), file)}
-    raise UsageError(f"{file}: expected a folder, or an annotation file that ends in .json or .yaml")
+    if file.suffix == ".xml":
+        return {"all": FoundSet("cvat", SetPlaces(file.parent, file), file)}
+    if file.name == JOURNAL:
+        return {"all": FoundSet("run", SetPlaces(file.parent), file)}
+    raise UsageError(f"{file}: expected a folder, or an annotation file that ends in .json, .yaml or .xml")

@@ -26,7 +26,7 @@ from visrt.runtime.errors import DataError
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
 from visrt.training.data.segmentations import areas_px, boxes_px
 
-__all__ = ["DamagedColumns", "SetColumns", "columns_of", "file_chunks", "open_columns"]
+__all__ = ["DamagedColumns", "SetColumns", "columns_of", "file_chunks", "open_columns", "require_below"]
 
 MAGIC = b"visrtset"
 PREFIX = len(MAGIC) + 12
@@ -119,8 +119,9 @@ COLUMNS = tuple(field.name for field in fields(SetColumns) if "NDArray" in str(f
 
 
 def columns_of(annotated: AnnotatedSet, root: Path) -> SetColumns:
-    """The columns of `annotated`, without a class map, whose pictures lie below the folder `root`."""
+    """The columns of `annotated`, without a class map, whose pictures lie below the folder `root`. Raises DataError."""
     videos = annotated.videos
+    require_below(annotated, root)
     names = [os.fsencode(path.relative_to(root).as_posix()) for video in videos for path in video.pictures]
     per_frame: list[int] = []
     tracks: list[int] = []
@@ -152,6 +153,16 @@ def columns_of(annotated: AnnotatedSet, root: Path) -> SetColumns:
         names=np.frombuffer(b"".join(names), np.uint8),
         runs=np.frombuffer(b"".join(texts), np.uint8),
     )
+
+
+def require_below(annotated: AnnotatedSet, root: Path) -> None:
+    """Raises DataError if pictures lie elsewhere, as those that are taken out of a video for the time being do."""
+    outside = (path for video in annotated.videos for path in video.pictures[:1] if not path.is_relative_to(root))
+    if path := next(outside, None):
+        raise DataError(
+            f"{path}: is not below {root}, where training looks for pictures; write the set anew with `visrt data "
+            "convert`, and train on that"
+        )
 
 
 def _masks_by_frame(video: AnnotatedVideo) -> list[list[tuple[int, bytes]]]:

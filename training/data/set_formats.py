@@ -1,4 +1,4 @@
-"""The formats of annotated sets that are read: YouTube-VIS, COCO, BURST, DAVIS's pngs, MOTS's txt, YOLO's txt.
+"""The formats of annotated sets, `FORMATS`: which of them a set is in, and how it is read and written.
 
 Training, `visrt data` and `visrt eval` read sets through here and so take the same files.
 """
@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from visrt.runtime.errors import DataError, UsageError
-from visrt.runtime.json_file import read_json_object
-from visrt.runtime.sinks.output import cannot_write
+from visrt.runtime.json_file import read_json, read_json_object
+from visrt.runtime.sinks.output import JOURNAL, cannot_write
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, with_classes
 from visrt.training.data.formats.burst import FRAMES, burst_set, first_picture
 from visrt.training.data.formats.coco import coco_set, write_coco
+from visrt.training.data.formats.cvat import XML, cvat_files, read_cvat, write_cvat
 from visrt.training.data.formats.davis import MASKS, PICTURES, load_object_names, read_davis, write_davis
+from visrt.training.data.formats.label_studio import TASKS, is_tasks, label_studio_set, write_label_studio
+from visrt.training.data.formats.labelme import is_labelme, read_labelme
 from visrt.training.data.formats.mots import CLASSES, find_mots, read_mots, write_mots
+from visrt.training.data.formats.panoptic import is_panoptic, panoptic_set
 from visrt.training.data.formats.placing import Pictures
+from visrt.training.data.formats.tracked_run import read_run, run_folders
 from visrt.training.data.formats.yolo import read_yolo, yolo_file
 from visrt.training.data.formats.youtube_vis import write_youtube_vis, youtube_vis_set
 from visrt.training.data.json_faults import short
@@ -211,12 +216,74 @@ def _burst(places: SetPlaces, rules: ReadRules, values: dict[str, Any] | None = 
     return ReadSet(burst_set(path, values, pictures, rules), "burst", path, pictures)
 
 
+def _panoptic(places: SetPlaces, rules: ReadRules, values: dict[str, Any] | None = None) -> ReadSet:
+    path, values = places.json_file, _values(places) if values is None else values
+    pictures = _picture_folder(places, places.folder / IMAGES, _each(values, "images", "file_name"), rules.missing)
+    return ReadSet(panoptic_set(path, values, pictures, rules), "panoptic", path, pictures)
+
+
+def _label_studio(places: SetPlaces, rules: ReadRules, values: Any = None) -> ReadSet:
+    path = places.annotations or places.folder / TASKS
+    expected = "a list of tasks, as Label Studio exports them as JSON"
+    values = read_json(path, expected) if values is None else values
+    if not is_tasks(values):
+        raise DataError(f"{path}: holds {_held(values)}; expected {expected} (neither JSON-MIN nor CSV)")
+    folders = [places.images] if places.images else [path.parent / IMAGES, path.parent]
+    pictures = next((folder for folder in folders if folder.is_dir()), path.parent)
+    return ReadSet(label_studio_set(path, values, pictures, rules), "label-studio", path, pictures)
+
+
+def _cvat(places: SetPlaces, rules: ReadRules) -> ReadSet:
+    files = (places.annotations,) if places.annotations else cvat_files(places.folder)
+    if not files:
+        raise DataError(f"{places.folder}: there is no {XML}, nor one in a folder in it; expected an export of CVAT")
+    return ReadSet(read_cvat(files, places.images, rules), "cvat", files[0])
+
+
+def _labelme(places: SetPlaces, rules: ReadRules) -> ReadSet:
+    return ReadSet(read_labelme(places.folder, places.images, rules), "labelme", places.folder)
+
+
+def _run(places: SetPlaces, _: ReadRules) -> ReadSet:
+    runs = run_folders(places.folder)
+    if not runs:
+        raise DataError(f"{places.folder}: there is no {JOURNAL}; expected the folder of a run of `visrt track`")
+    return ReadSet(read_run(places.folder, places.images), "run", runs[0] / JOURNAL)
+
+
 def _json(places: SetPlaces, rules: ReadRules) -> ReadSet:
-    """BURST, COCO or YouTube-VIS; COCO files of video frames hold images and videos."""
-    values = _values(places)
+    """What a json file is shows in what it holds; COCO files of video frames hold images and videos."""
+    path = places.json_file
+    expected = "one object with videos, images or sequences, annotations and categories"
+    values = read_json(path, expected)
+    if is_tasks(values):
+        return _label_studio(places, rules, values)
+    if is_labelme(values):
+        return _labelme(places, rules)
+    if isinstance(values, list) and values and isinstance(values[0], dict) and "category_id" in values[0]:
+        raise DataError(
+            f"{path}: holds results, which are measured with `visrt eval --results`; for annotations give the folder "
+            f"of the run with its {JOURNAL}"
+        )
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: holds a {type(values).__name__}; expected {expected}")
     if "sequences" in values:
         return _burst(places, rules, values)
-    return _coco(places, rules, values) if "images" in values else _youtube_vis(places, rules, values)
+    if "images" in values:
+        return (_panoptic if is_panoptic(values) else _coco)(places, rules, values)
+    if "videos" not in values and "annotations" not in values:
+        raise DataError(
+            f"{path}: holds {_held(values)}, which is no format that is known; expected {expected}, or a file of "
+            f"{', '.join(FORMATS)}"
+        )
+    return _youtube_vis(places, rules, values)
+
+
+def _held(values: object) -> str:
+    """What json holds, in words."""
+    if isinstance(values, dict):
+        return "the keys " + ", ".join(map(str, list(values)[:6])) if values else "an empty object"
+    return f"a {type(values).__name__}"
 
 
 def _yolo(places: SetPlaces, rules: ReadRules) -> ReadSet:
@@ -241,9 +308,14 @@ class Format:
 FORMATS: dict[str, Format] = {
     "youtube-vis": Format(_youtube_vis, write_youtube_vis),
     "coco": Format(_coco, write_coco),
-    "burst": Format(_burst),
-    "davis": Format(_davis, write_davis),
+    "cvat": Format(_cvat, write_cvat),
+    "label-studio": Format(_label_studio, write_label_studio),
     "mots": Format(_mots, write_mots),
+    "davis": Format(_davis, write_davis),
+    "burst": Format(_burst),
+    "labelme": Format(_labelme),
+    "panoptic": Format(_panoptic),
+    "run": Format(_run),
     "yolo": Format(_yolo),
 }
 KINDS = {"json": _json, **{name: one.read for name, one in FORMATS.items()}}

@@ -54,9 +54,13 @@ FORMATS = {
     "davis": "davis",
     "mots": "mots",
     "yolo": "yolo",
+    "cvat": "cvat",
+    "label_studio": "label-studio",
+    "labelme": "labelme",
+    "panoptic": "panoptic",
 }
 """Kinds of sources that are annotated sets, and the name of their format."""
-PICTURE_FOLDERS = {"coco": IMAGES, "youtube_vis": PICTURES, "burst": FRAMES}
+PICTURE_FOLDERS = {"coco": IMAGES, "youtube_vis": PICTURES, "burst": FRAMES, "panoptic": IMAGES}
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,10 @@ class SourceSettings:
     """One folder of training material.
 
     kind: "coco", "youtube_vis" and "burst" are folders with annotations (default instances.json) and pictures (default
-    images, JPEGImages, frames); "davis" and "mots" are folders as `visrt data check` takes them; "yolo" is the folder
-    of a data.yaml, which `annotations` names, and `images` the split's pictures; "cutouts" is a folder of PNGs with
-    alpha and a map of name patterns to classes; "backgrounds" holds photos that show no object of any class.
+    images, JPEGImages, frames); "davis", "mots", "cvat", "label_studio", "labelme" and "panoptic" are folders as `visrt
+    data check` takes them; "yolo" is the folder of a data.yaml, which `annotations` names, and `images` the split's
+    pictures; "cutouts" is a folder of PNGs with alpha and a map of name patterns to classes; "backgrounds" holds photos
+    that show no object of any class.
     class_map: a map, or the path of its json, of source class -> class, or null to leave it out; classes it does not
     name are left out too and counted. Without a map the classes are the file's. For cut-outs: pattern -> class.
     needs_target: photos and frames without an object of any class are left out, as the released loaders do.
@@ -79,7 +84,20 @@ class SourceSettings:
     skip_faulty: faulty annotations are left out and counted; otherwise they are refused.
     """
 
-    kind: Literal["coco", "youtube_vis", "burst", "davis", "mots", "yolo", "cutouts", "backgrounds"]
+    kind: Literal[
+        "coco",
+        "youtube_vis",
+        "burst",
+        "davis",
+        "mots",
+        "yolo",
+        "cvat",
+        "label_studio",
+        "labelme",
+        "panoptic",
+        "cutouts",
+        "backgrounds",
+    ]
     folder: str
     annotations: str = "instances.json"
     images: str | None = None

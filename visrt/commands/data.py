@@ -28,9 +28,14 @@ class Format(str, Enum):
 
     youtube_vis = "youtube-vis"
     coco = "coco"
-    burst = "burst"
-    davis = "davis"
+    cvat = "cvat"
+    label_studio = "label-studio"
     mots = "mots"
+    davis = "davis"
+    burst = "burst"
+    labelme = "labelme"
+    panoptic = "panoptic"
+    run = "run"
     yolo = "yolo"
 
 
@@ -39,8 +44,10 @@ class Written(str, Enum):
 
     youtube_vis = "youtube-vis"
     coco = "coco"
-    davis = "davis"
+    cvat = "cvat"
+    label_studio = "label-studio"
     mots = "mots"
+    davis = "davis"
 
 
 class Look(str, Enum):
@@ -57,12 +64,18 @@ class Placing(str, Enum):
     link = "link"
 
 
-Folder = Annotated[Path, typer.Argument(help="Folder of the set, of one of its splits, or its annotation file.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(help="Folder of the set, of one of its splits, its annotation file, or a run of `visrt track`."),
+]
 From = Annotated[Format | None, typer.Option("--from", help="Its format; by its files if not given.")]
 Annotations = Annotated[
-    Path | None, typer.Option(help="Its json or yaml file, or folder of masks, if not in its usual place.")
+    Path | None, typer.Option(help="Its json, xml or yaml file, or folder of masks, if not in its usual place.")
 ]
-Images = Annotated[Path | None, typer.Option(help="Its folder of pictures, if not in its usual place.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Its folder of pictures, if not in its usual place; of a run and of CVAT also its video."),
+]
 NAMES_HELP = (
     'Classes, where the format knows none. davis: {"VIDEO": {"1": "dog"}}; mots: {"1": "car", "2": "pedestrian"}. '
     "names.json in the folder if there is one."

@@ -21,7 +21,14 @@ from visrt.runtime.masks import Rle, decode
 from visrt.runtime.sinks.overlay import colour_of
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.formats.placing import Pictures, crowd_remarks, overlap_remarks, placed, write_json
+from visrt.training.data.formats.placing import (
+    Pictures,
+    crowd_remarks,
+    overlap_remarks,
+    placed,
+    score_remarks,
+    write_json,
+)
 from visrt.training.data.json_faults import short
 from visrt.training.data.picture_size import opened, size_of
 from visrt.training.data.segmentations import rle_of_mask
@@ -154,7 +161,7 @@ def write_davis(annotated: AnnotatedSet, folder: Path, placing: Pictures) -> lis
         lost += write_masks(video, masks, [Path(name).name for name in names[video.id]])
     classes = {Path(names[v.id][0]).parent.name: _object_names(v, annotated.classes) for v in annotated.videos}
     write_json(folder / "names.json", classes)
-    return overlap_remarks(lost) + crowd_remarks(annotated)
+    return overlap_remarks(lost) + crowd_remarks(annotated) + score_remarks(annotated, "DAVIS")
 
 
 def _object_names(video: AnnotatedVideo, classes: Sequence[str]) -> dict[str, str]:

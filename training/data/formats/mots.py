@@ -22,6 +22,7 @@ from visrt.training.data.formats.placing import (
     folder_names,
     overlap_remarks,
     place,
+    score_remarks,
     write_json,
 )
 from visrt.training.data.json_faults import Faults
@@ -137,7 +138,7 @@ def write_mots(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> lis
         (folder / name / "gt").mkdir(parents=True)
         write_atomically(folder / name / "gt" / "gt.txt", [f"{line}\n".encode() for line in lines])
     write_json(folder / "names.json", {str(label + 1): name for label, name in enumerate(annotated.classes)})
-    return overlap_remarks(lost) + crowd_remarks(annotated)
+    return overlap_remarks(lost) + crowd_remarks(annotated) + score_remarks(annotated, "MOTS")
 
 
 def mots_lines(video: AnnotatedVideo) -> tuple[list[str], int]:

@@ -12,7 +12,16 @@ from typing import Any
 from visrt.runtime.sinks.output import write_atomically
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
 
-__all__ = ["Pictures", "crowd_remarks", "folder_names", "overlap_remarks", "place", "placed", "write_json"]
+__all__ = [
+    "Pictures",
+    "crowd_remarks",
+    "folder_names",
+    "overlap_remarks",
+    "place",
+    "placed",
+    "score_remarks",
+    "write_json",
+]
 
 
 class Pictures(str, Enum):
@@ -67,6 +76,12 @@ def write_json(path: Path, values: Any) -> None:
 def overlap_remarks(pixels: int) -> list[str]:
     """A remark on `pixels` lost in a format in which a pixel is of one object."""
     return [f"{pixels} pixels where objects overlap went to the smaller one"] if pixels else []
+
+
+def score_remarks(annotated: AnnotatedSet, format: str) -> list[str]:
+    """A remark on scores of objects that a network found, in a `format` that has no place for them."""
+    scored = sum(track.score != 1.0 for video in annotated.videos for track in video.tracks)
+    return [f"the scores of {scored} objects are left out, as {format} has none"] if scored else []
 
 
 def crowd_remarks(annotated: AnnotatedSet) -> list[str]:
