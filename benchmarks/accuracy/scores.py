@@ -17,7 +17,7 @@ from visrt.runtime.json_file import read_json
 from visrt.runtime.masks import Rle
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, Track, require_annotations, with_classes
 from visrt.training.data.formats.youtube_vis import masks_in
-from visrt.training.data.json_faults import known_id, object_at, short, whole_number
+from visrt.training.data.json_faults import Faults, known_id, object_at, short, whole_number
 from visrt.training.data.picture_folder import ReadRules
 from visrt.training.data.segmentations import rle_of_box
 from visrt.training.data.set_formats import SetPlaces, read_set
@@ -132,7 +132,7 @@ def load_results(path: Path, annotated: AnnotatedSet) -> tuple[dict[int, list[Tr
 
     [{video_id, category_id, score, segmentations}], or `bboxes` in place of `segmentations`, which become masks that
     fill them. Category ids are those of the annotations; tracks of categories that were left out are left out too.
-    Raises DataError that names the first fault by its json path.
+    Raises DataError that names all faults by their json paths.
     """
     expected = "a list of tracks, each with video_id, category_id, score and segmentations"
     values = read_json(path, expected)
@@ -145,16 +145,19 @@ def load_results(path: Path, annotated: AnnotatedSet) -> tuple[dict[int, list[Tr
     boxes = bool(of_boxes) and all("bboxes" in values[i] for i in of_boxes)
     if boxes and len(of_boxes) != len(values):
         raise DataError(f"{path}: [{of_boxes[0]}] has bboxes alone, others segmentations; expected one kind in a file")
+    faults = Faults(path, remedy="write the results again")
     for i, value in enumerate(values):
         where = f"{path}: [{i}]"
-        entry = object_at(value, where)
-        if "id" in entry and first.setdefault(number := whole_number(entry, "id", where), i) != i:
-            raise DataError(f"{where}.id: {number} is the id of [{first[number]}] too; ids must differ")
-        video = known_id(entry, "video_id", shapes, where, ANOTHER_SET)
-        label = annotated.label_of[known_id(entry, "category_id", annotated.label_of, where, ANOTHER_SET)]
-        masks = (_boxes_in if boxes else masks_in)(entry, where, *shapes[video])
-        if label is not None:
-            predicted[video].append(Track(label, masks, _score(entry, where)))
+        with faults.entry():
+            entry = object_at(value, where)
+            if "id" in entry and first.setdefault(number := whole_number(entry, "id", where), i) != i:
+                raise DataError(f"{where}.id: {number} is the id of [{first[number]}] too; ids must differ")
+            video = known_id(entry, "video_id", shapes, where, ANOTHER_SET)
+            label = annotated.label_of[known_id(entry, "category_id", annotated.label_of, where, ANOTHER_SET)]
+            masks = (_boxes_in if boxes else masks_in)(entry, where, *shapes[video])
+            if label is not None:
+                predicted[video].append(Track(label, masks, _score(entry, where)))
+    faults.remarks()
     return predicted, boxes
 
 

@@ -165,18 +165,35 @@ MOST_WRAPPERS = 4
 
 
 def trainers_prefix(keys: Iterable[str]) -> str:
-    """What a trainer put before every one of `keys`: "module.", "model.", "_orig_mod." or several; "" for nothing."""
+    """What a trainer put before the keys of a network: "module.", "model.", "_orig_mod." or several; "" for nothing.
+
+    Keys of something else may stand beside, such as a metric's; not another network, for which of two is meant?
+    """
     listed = list(keys)
     prefix = ""
     for _ in range(MOST_WRAPPERS):
-        inner = [key.removeprefix(prefix) for key in listed]
+        inner = [key.removeprefix(prefix) for key in listed if key.startswith(prefix)]
         if any(key.startswith(BEGINNINGS) for key in inner):
             return prefix
+        groups = {key.partition(".")[0] + "." for key in inner if "." in key}
+        networks = [one for one in sorted(groups) if _has_network([key for key in inner if key.startswith(one)], one)]
+        if len(networks) != 1:
+            return ""
+        prefix += networks[0]
+    return ""
+
+
+def _has_network(keys: Iterable[str], prefix: str) -> bool:
+    """Whether a known network's keys lie behind `prefix`, or behind some more that a trainer put there."""
+    inner = [key.removeprefix(prefix) for key in keys]
+    for _ in range(MOST_WRAPPERS):
+        if any(key.startswith(BEGINNINGS) for key in inner):
+            return True
         first = inner[0].partition(".")[0] + "."
         if not all(key.startswith(first) and key != first for key in inner):
-            return ""
-        prefix += first
-    return ""
+            return False
+        inner = [key.removeprefix(first) for key in inner]
+    return False
 
 
 def _heads(weights: Weights, where: str) -> int:

@@ -32,10 +32,10 @@ __all__ = [
     "FolderContents",
     "NetworkKind",
     "load_checkpoint",
-    "prefix_remark",
     "read_weights",
     "remarks_in",
     "save_checkpoint",
+    "without_prefix",
 ]
 
 
@@ -199,18 +199,26 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     contents, metadata = read_tensor_file(path)
     state, remarks = _state(contents, path)
     metadata = {key: value for key, value in metadata.items() if key != REMARKS}
-    prefix = trainers_prefix(state)
-    if prefix:
-        remarks.append(prefix_remark(path, prefix, len(state)))
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state, remark = without_prefix(state, path)
+    remarks += remark
     if remarks:
         metadata[REMARKS] = json.dumps(remarks)
     kept = {k: v for k, v in state.items() if not k.startswith(IGNORED_STARTS) and not k.endswith(INDEX)}
     return {_renamed(k): v.float() if v.is_floating_point() else v for k, v in kept.items()}, metadata
 
 
-def prefix_remark(path: Path, prefix: str, keys: int) -> str:
-    return f"{path}: {prefix} stands before each of its {keys} keys, as trainers write it, and is left out"
+def without_prefix(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """`state` without what a trainer put before its keys, and what else stood there; and a remark if there was any."""
+    own = [key for key in state if not key.startswith(IGNORED_STARTS)]
+    prefix = trainers_prefix(own)
+    if not prefix:
+        return state, ()
+    others = [key for key in own if not key.startswith(prefix)]
+    more = f"; so are {len(others)} other keys, such as {others[0]}" if others else ""
+    remark = (
+        f"{path}: {prefix} stands before its {len(own) - len(others)} keys, as trainers write it, and is left out{more}"
+    )
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}, (remark,)
 
 
 def remarks_in(metadata: dict[str, str]) -> tuple[str, ...]:

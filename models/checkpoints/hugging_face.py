@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from visrt.models.checkpoints.architecture import settings_from_weights, trainers_prefix
-from visrt.models.checkpoints.checkpoint import FolderContents, prefix_remark
+from visrt.models.checkpoints.architecture import settings_from_weights
+from visrt.models.checkpoints.checkpoint import FolderContents, without_prefix
 from visrt.models.checkpoints.hugging_face_config import check_agreement, check_options, class_names
 from visrt.models.checkpoints.hugging_face_keys import published_weights, unknown_keys
 from visrt.models.checkpoints.tensor_files import read_tensor_file
@@ -42,10 +42,7 @@ def read_hugging_face(folder: Path) -> FolderContents:
     """The model in `folder`. Raises CheckpointError for whatever is not the published network."""
     config = folder_config(folder)
     check_options(config, folder / CONFIG)
-    stored = folder_weights(folder)
-    prefix = trainers_prefix(stored)
-    remarks = (prefix_remark(folder, prefix, len(stored)),) if prefix else ()
-    stored = {key.removeprefix(prefix): value for key, value in stored.items()}
+    stored, remarks = without_prefix(folder_weights(folder), folder)
     if unknown := unknown_keys(stored):
         more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
         raise CheckpointError(

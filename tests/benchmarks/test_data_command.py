@@ -231,5 +231,5 @@ def test_photos_share_a_row(tmp_path: Path) -> None:
 def test_a_sheet_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", set_values())
     ended = data("draw", folder, "--out", tmp_path / "no" / "sheet.png")
-    assert ended.exit_code == 4
-    assert "sheet.png: cannot be written" in ended.stderr
+    assert ended.exit_code == 2
+    assert f"sheet.png: there is no folder {tmp_path}/no; make it first" in ended.stderr

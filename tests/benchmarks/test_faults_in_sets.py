@@ -90,7 +90,7 @@ def test_of_many_faults_of_one_kind_ten_places_are_named(tmp_path: Path) -> None
     with pytest.raises(DataError) as refusal:
         read(saved(tmp_path, values))
     message = str(refusal.value)
-    assert "13 x annotations[0].category_id: 8 is none of the file's: 18" in message
+    assert "annotations[0].category_id: 8 is none of the file's: 18" in message
     assert "annotations[9].category_id and 3 more)" in message
     assert "annotations[10]" not in message.replace("annotations[10].category_id: 18", "")
 
@@ -198,6 +198,28 @@ def test_a_bare_polygon_and_an_empty_list_for_an_absent_object_are_read_as_meant
     assert car.masks[0] == box_rle(30, 24, 16, 20)
 
 
+@pytest.mark.parametrize(
+    "segmentation",
+    [[[2, 4], [22, 4], [22, 20], [2, 20]], [[[2, 4], [22, 4], [22, 20], [2, 20]]]],
+    ids=["one", "several"],
+)
+def test_corners_in_pairs_are_read_as_a_polygon(segmentation: object, tmp_path: Path) -> None:
+    values = photos(tmp_path, 1)
+    values["annotations"][0]["segmentation"] = segmentation
+    assert read(saved(tmp_path, values)).videos[0].tracks[0].masks[0] == box_rle(2, 4, 20, 16)
+
+
+def test_names_from_windows_addresses_of_lvis_and_crowds_left_open_are_read_as_meant(tmp_path: Path) -> None:
+    values = photos(tmp_path, 2, "val2017/{t}.png")
+    values["images"][0]["file_name"] = "val2017\\0.png"
+    del values["images"][1]["file_name"]
+    values["images"][1]["coco_url"] = "http://images.example.org/val2017/1.png"
+    values["annotations"][0]["iscrowd"] = None
+    annotated = read(saved(tmp_path, values))
+    assert [video.pictures[0].is_file() for video in annotated.videos] == [True, True]
+    assert not annotated.videos[0].tracks[0].crowd
+
+
 def test_a_polygon_with_a_hole_as_kwcoco_has_it_is_read_with_the_hole(tmp_path: Path) -> None:
     outside = [[2, 4], [22, 4], [22, 20], [2, 20]]
     hole = [[6, 8], [10, 8], [10, 12], [6, 12]]
@@ -279,6 +301,27 @@ def test_the_videos_of_a_file_have_its_names(tmp_path: Path) -> None:
     in_video("video_id", "frame_id")(values)
     values["videos"] = [{"id": 4, "name": "street at noon"}]
     assert [video.name for video in read(saved(tmp_path, values)).videos] == ["street at noon"]
+
+
+def test_names_of_pictures_may_begin_at_the_json_file_as_those_of_kwcoco_do(tmp_path: Path) -> None:
+    values = photos(tmp_path, 3)
+    in_video("video_id", "frame_index")(values)
+    as_keys(values, "track_id", 1)
+    for image in values["images"]:
+        image["file_name"] = "images/" + image["file_name"]
+    (tmp_path / "data.kwcoco.json").write_text(json.dumps(values))
+    [video] = read_set(SetPlaces(tmp_path / "data.kwcoco.json")).annotated.videos
+    assert [path.name for path in video.pictures] == ["0.png", "1.png", "2.png"]
+
+
+def test_a_video_of_more_masks_than_a_byte_counts_is_compared_and_trained_on(tmp_path: Path) -> None:
+    values = photos(tmp_path, 2)
+    in_video("video_id", "frame_index")(values)
+    one = values["annotations"][0]
+    values["annotations"] = [{**one, "id": i, "image_id": 1, "bbox": [40, 30, 9, 9]} for i in range(300)]
+    saved(tmp_path, values)
+    assert "300 masks lie outside the box given for them" in read(tmp_path).remarks[-1]
+    assert len(load_pool([SourceSettings("coco", str(tmp_path))], PoolSettings(part="all")).bases) == 1
 
 
 def test_each_folder_is_a_video_where_tracks_alone_tell_of_videos(tmp_path: Path) -> None:

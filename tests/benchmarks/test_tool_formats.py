@@ -28,6 +28,8 @@ from visrt.training.data.formats.brush import brush_of_mask, mask_of_brush
 from visrt.training.data.segmentations import box_px, rle_of_mask
 from visrt.training.data.set_formats import Pictures, SetPlaces, load_annotations, read_set
 from visrt.training.data.set_formats import write_set as write_format
+from visrt.training.own_data import own_run
+from visrt.training.own_recipe import OwnRecipe
 
 
 def data(*arguments: str | Path) -> Result:
@@ -204,6 +206,20 @@ def test_frames_of_a_run_are_found_by_their_numbers_in_a_folder_too(tmp_path: Pa
     write_clip(tmp_path / "short.mp4", 2)
     with pytest.raises(DataError, match="has no frame 3, counted from 0; is it another video"):
         read_set(SetPlaces(run, images=tmp_path / "short.mp4"))
+
+
+def test_frames_of_a_video_are_copied_where_pictures_are_to_be_linked(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", 6)
+    ended = data("convert", run_of_track(tmp_path / "out"), "--pictures", "link", "--out", tmp_path / "set")
+    assert ended.exit_code == 0, ended.stderr
+    pictures = load_annotations(tmp_path / "set").videos[0].pictures
+    assert [path.is_symlink() for path in pictures] == [False] * 4
+
+
+def test_training_on_a_run_says_to_convert_it(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", 6)
+    with pytest.raises(DataError, match=r"training reads no set of the format run; .* `visrt data convert`"):
+        own_run(OwnRecipe(str(run_of_track(tmp_path / "out")), start="imagenet"))
 
 
 def test_the_video_of_a_run_is_asked_for_where_it_is_not_found(tmp_path: Path) -> None:

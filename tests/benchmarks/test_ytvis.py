@@ -167,6 +167,15 @@ def test_a_broken_results_file_is_refused_with_the_json_path_of_the_fault(name: 
         load_results(path, annotated)
 
 
+def test_all_faults_of_a_results_file_are_told_at_once(tmp_path: Path) -> None:
+    annotated = load_annotations(write_set(tmp_path, set_values()))
+    good = {"video_id": 1, "category_id": 2, "score": 0.5, "segmentations": moving_box(2, 4, 20, 16, 3)}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([good, {**good, "video_id": 7}, {**good, "score": "high"}, {**good, "video_id": 8}]))
+    with pytest.raises(DataError, match=r"3 faults: 2 x \[1\]\.video_id: 7 .*\(also \[3\]\..*; 1 x \[2\]\.score"):
+        load_results(path, annotated)
+
+
 def test_two_results_of_one_id_are_refused(tmp_path: Path) -> None:
     annotated = load_annotations(write_set(tmp_path, set_values()))
     one = {"id": 4, "video_id": 1, "category_id": 2, "score": 0.5, "segmentations": moving_box(2, 4, 20, 16, 3)}

@@ -252,17 +252,27 @@ def test_what_a_trainer_puts_before_every_key_is_taken_off_and_said(name: str, t
     torch.save(wrap(state(3)), tmp_path / "trained.pth")
     done = run("convert", tmp_path / "trained.pth", "--classes", "a,b,c", "--out", tmp_path / "out.safetensors")
     assert done.exit_code == 0, done.stderr
-    assert f"trained.pth: {prefix} stands before each of its {len(state(3))} keys" in " ".join(done.stderr.split())
+    assert f"trained.pth: {prefix} stands before its {len(state(3))} keys" in " ".join(done.stderr.split())
     assert_holds(tmp_path / "out.safetensors", {k: v for k, v in state(3).items() if not k.endswith("_index")})
 
 
 def test_a_prefix_of_some_keys_is_none_and_the_beginnings_of_all_are_named(tmp_path: Path) -> None:
-    weights = {f"student.{key}": value for key, value in state(3).items()} | {"teacher.center": torch.zeros(2)}
+    weights = {f"{name}.{key}": value for name in ("student", "teacher") for key, value in state(3).items()}
     torch.save(weights, tmp_path / "trained.pth")
     done = run("convert", tmp_path / "trained.pth", "--classes", "a,b,c", "--out", tmp_path / "out.safetensors")
     assert done.exit_code == 5
     assert "its keys begin with student. (" in done.stderr
-    assert "teacher. (1)" in done.stderr
+    assert "teacher. (" in done.stderr
+
+
+def test_what_stands_beside_a_network_behind_a_prefix_is_left_out_and_said(tmp_path: Path) -> None:
+    weights = {f"model.{key}": value for key, value in state(3).items()}
+    others = {"criterion.empty_weight": torch.zeros(4), "metric.total": torch.zeros(1), "epoch_loss": torch.zeros(1)}
+    torch.save({"state_dict": {**weights, **others}}, tmp_path / "trained.ckpt")
+    done = run("convert", tmp_path / "trained.ckpt", "--classes", "a,b,c", "--out", tmp_path / "out.safetensors")
+    assert done.exit_code == 0, done.stderr
+    assert "so are 2 other keys, such as metric.total" in " ".join(done.stderr.split())
+    assert_holds(tmp_path / "out.safetensors", state(3))
 
 
 @pytest.mark.parametrize("name", ["model_ema", "ema", "ema_state_dict", "state_dict_ema"])

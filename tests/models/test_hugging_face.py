@@ -111,7 +111,7 @@ def test_a_prefix_before_all_weights_of_a_folder_is_left_out_and_said(prefix: st
     checkpoint = load_checkpoint(copied, MASK2FORMER)
     assert checkpoint.weights.keys() == load_checkpoint(folder, MASK2FORMER).weights.keys()
     assert checkpoint.remarks == (
-        f"{copied}: {prefix} stands before each of its {len(weights)} keys, as trainers write it, and is left out",
+        f"{copied}: {prefix} stands before its {len(weights)} keys, as trainers write it, and is left out",
     )
 
 

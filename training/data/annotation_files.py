@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visrt.runtime.errors import DataError
 from visrt.runtime.masks import PIXELS_MAX, Rle
@@ -122,7 +124,7 @@ def is_among(number: object, ids: set[int]) -> bool:
 
 def is_crowd(annotation: dict[str, Any], where: str) -> bool:
     """Whether its members are not annotated one by one; no, where the file does not state it."""
-    crowd = annotation.get("iscrowd", 0)
+    crowd = annotation.get("iscrowd") or 0
     if crowd not in (0, 1):
         raise DataError(f"{where}.iscrowd: expected 0 or 1; found {short(crowd)}")
     return bool(crowd)
@@ -143,16 +145,20 @@ class StatedShapes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._waiting: list[tuple[str, Rle, list[float] | None, float | None]] = []
+        self._places: list[str] = []
+        self._masks: list[Rle] = []
+        self._stated: list[tuple[float, ...]] = []
         self._found: dict[str, tuple[int, list[str]]] = {OUTSIDE: (0, []), OF_ANOTHER_AREA: (0, [])}
 
     def add(self, where: str, mask: Rle, box: object, area: object) -> None:
         """The mask at `where`; `box` (x, y, width, height) and `area` as the file gives them, whatever they are."""
-        boxed = [float(side) for side in box] if isinstance(box, list) and all(map(_is_number, box)) else []
-        sized = float(area) if _is_number(area) else None  # type: ignore[arg-type]
-        if len(boxed) == 4 or sized is not None:
-            self._waiting.append((where, mask, boxed if len(boxed) == 4 else None, sized))
-            if len(self._waiting) == PORTION:
+        boxed = _numbers(box, 4) or UNKNOWN_BOX
+        [sized] = _numbers([area], 1) or [nan]
+        if boxed is not UNKNOWN_BOX or sized == sized:
+            self._places.append(where)
+            self._masks.append(mask)
+            self._stated.append((*boxed, sized))
+            if len(self._masks) == PORTION:
                 self._compare()
 
     def remarks(self) -> tuple[str, ...]:
@@ -165,50 +171,59 @@ class StatedShapes:
         )
 
     def _compare(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for k, (_, mask, _, _) in enumerate(waiting):
-            by_size.setdefault((mask["size"][0], mask["size"][1]), []).append(k)
-        for size, places in by_size.items():
-            counts = [waiting[k][1]["counts"].encode("ascii") for k in places]
-            for k, tight, pixels in zip(
-                places, boxes_px(counts, size).tolist(), areas_px(counts, size).tolist(), strict=True
-            ):
-                where, _, box, area = waiting[k]
-                if not pixels:
-                    continue
-                if box is not None and _inside(tight, box) < LEAST_INSIDE:
-                    self._note(OUTSIDE, where)
-                if area is not None and _is_another(pixels, area, box):
-                    self._note(OF_ANOTHER_AREA, where)
+        places, masks, stated = self._places, self._masks, np.array(self._stated, np.float64).reshape(-1, 5)
+        self._places, self._masks, self._stated = [], [], []
+        counts = [mask["counts"].encode("ascii") for mask in masks]
+        sizes = np.array([mask["size"] for mask in masks]).reshape(-1, 2)
+        for size in {(height, width) for height, width in sizes.tolist()}:
+            chosen = np.flatnonzero((sizes == size).all(1))
+            texts = [counts[k] for k in chosen.tolist()]
+            tight, pixels = boxes_px(texts, size).astype(np.float64), areas_px(texts, size)
+            seen = pixels > 0
+            with np.errstate(all="ignore"):  # whatever numbers the file has
+                outside = seen & (_inside(tight, stated[chosen, :4]) < LEAST_INSIDE)
+                another = seen & _is_another(pixels, stated[chosen, 4], stated[chosen, :4])
+            self._note(OUTSIDE, [places[k] for k in chosen[outside].tolist()])
+            self._note(OF_ANOTHER_AREA, [places[k] for k in chosen[another].tolist()])
 
-    def _note(self, what: str, where: str) -> None:
-        count, places = self._found[what]
-        place = where.removeprefix(f"{self._path}: ")
-        self._found[what] = count + 1, [*places, place][:FIRST_PLACES]
+    def _note(self, what: str, places: list[str]) -> None:
+        count, first = self._found[what]
+        named = [place.removeprefix(f"{self._path}: ") for place in places[:FIRST_PLACES]]
+        self._found[what] = count + len(places), [*first, *named][:FIRST_PLACES]
 
 
+NUMBERS = {int, float}
+UNKNOWN_BOX = (nan,) * 4
 OUTSIDE = "masks lie outside the box given for them"
 OF_ANOTHER_AREA = "masks are of another area than is given for them"
 
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+Floats = NDArray[np.float64]
 
 
-def _inside(tight: list[int], box: list[float]) -> float:
-    """The part of the box `tight` that lies in `box`, both x, y, width, height, with some slack."""
-    sides = [
-        min(tight[i] + tight[i + 2], box[i] + box[i + 2] + SLACK_PX) - max(tight[i], box[i] - SLACK_PX) for i in (0, 1)
-    ]
-    return max(sides[0], 0.0) * max(sides[1], 0.0) / (tight[2] * tight[3])
+def _numbers(values: object, count: int) -> list[float] | None:
+    """`values` as so many numbers; None if they are not."""
+    if not isinstance(values, list) or len(values) != count or not {*map(type, values)} <= NUMBERS:
+        return None
+    try:
+        return [float(value) for value in values]
+    except OverflowError:
+        return None
 
 
-def _is_another(pixels: int, area: float, box: list[float] | None) -> bool:
-    """Whether `area` is not that of so many `pixels`. Some tools write the area of the box."""
-    if box is not None and np.isclose(area, box[2] * box[3], rtol=0.1):
-        return False
-    return abs(pixels - area) > PIXELS_APART and not area / MOST_TIMES <= pixels <= area * MOST_TIMES
+def _inside(tight: Floats, box: Floats) -> Floats:
+    """The part of each of the boxes `tight` [N, 4] that lies in its `box`, x, y, width, height, with some slack; NaN
+    where that is not known."""
+    first = np.maximum(tight[:, :2], box[:, :2] - SLACK_PX)
+    last = np.minimum(tight[:, :2] + tight[:, 2:], box[:, :2] + box[:, 2:] + SLACK_PX)
+    part: Floats = np.maximum(last - first, 0).prod(1) / np.maximum(tight[:, 2:].prod(1), 1)
+    return part
+
+
+def _is_another(pixels: NDArray[np.int64], area: Floats, box: Floats) -> NDArray[np.bool_]:
+    """Whether an `area` [N] is not that of so many `pixels`. Some tools write the area of the `box`."""
+    apart = (np.abs(pixels - area) > PIXELS_APART) & ((pixels < area / MOST_TIMES) | (pixels > area * MOST_TIMES))
+    of_box = box[:, 2] * box[:, 3]
+    return np.asarray(apart & ~(np.abs(area - of_box) <= 0.1 * of_box))
 
 
 PIXELS_APART = 30

@@ -13,6 +13,7 @@ from visrt.runtime.errors import DataError
 
 __all__ = ["Faults", "known_id", "object_at", "objects_by_id", "placed_by_id", "short", "whole_number"]
 
+MEND = "mend what is faulty, or leave it out with --skip-faulty (skip_faulty in settings of a training)"
 MOST_PLACES = 10
 """Places that a message names of a kind of fault."""
 
@@ -28,13 +29,14 @@ class _Kind:
 
 class Faults:
     """The faults of the annotations at `path`, by kind. leave_out: what is faulty is left out rather than refused.
+    remedy: what to do otherwise.
 
     A reader gives each `DataError` to `add`, or reads within `entry`, goes on with the next entry, and calls `remarks`
     in the end.
     """
 
-    def __init__(self, path: Path, leave_out: bool = False) -> None:
-        self.path, self.leave_out = path, leave_out
+    def __init__(self, path: Path, leave_out: bool = False, remedy: str = MEND) -> None:
+        self.path, self.leave_out, self.remedy = path, leave_out, remedy
         self._kinds: dict[str, _Kind] = {}
 
     @property
@@ -64,23 +66,20 @@ class Faults:
             return ()
         if self.leave_out:
             return (f"{self.path}: {self._listed()}; what is faulty is left out",)
-        raise DataError(
-            f"{self.path}: {self._listed()}; mend what is faulty, or leave it out with --skip-faulty (skip_faulty in "
-            "settings of a training)"
-        )
+        raise DataError(f"{self.path}: {self._listed()}; {self.remedy}")
 
     def _listed(self) -> str:
         kinds = list(self._kinds.values())
-        if len(kinds) == 1 and kinds[0].count == 1:
-            return f"{kinds[0].places[0]}: {kinds[0].text}"
-        return f"{self.count} faults: " + "; ".join(map(_described, kinds))
+        if len(kinds) == 1:
+            return _described(kinds[0])
+        return f"{self.count} faults: " + "; ".join(f"{kind.count} x {_described(kind)}" for kind in kinds)
 
 
 def _described(kind: _Kind) -> str:
-    more = f" and {kind.count - len(kind.places)} more" if kind.count > len(kind.places) else ""
     first, *others = kind.places
+    more = f" and {kind.count - len(kind.places)} more" if kind.count > len(kind.places) else ""
     also = f" (also {', '.join(others)}{more})" if others else ""
-    return f"{kind.count} x {first}: {kind.text}{also}"
+    return f"{first}: {kind.text}{also}"
 
 
 def known_id(value: dict[str, Any], key: str, known: Mapping[int, Any], where: str, whose: str = "the file's: ") -> int:

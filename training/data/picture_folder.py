@@ -58,6 +58,8 @@ class PictureFolder:
         if not isinstance(name, str):
             raise DataError(f"{where}: expected a text; found {short(name)}")
         path = Path(name)
+        if "\\" in name and path.as_posix() not in self:  # written on Windows
+            path = Path(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{where}: {name} leads out of {self.root.name}; expected a path within it")
         if path.as_posix() not in self:

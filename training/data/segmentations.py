@@ -32,9 +32,25 @@ def rle_of(segmentation: object, where: str, size: tuple[int, int]) -> Rle:
     if isinstance(segmentation, list):
         if segmentation and isinstance(segmentation[0], dict):
             return _with_holes(segmentation, where, size)
-        bare = len(segmentation) > 2 and not any(isinstance(part, list | dict | str | bytes) for part in segmentation)
-        return _rle_from_polygons([segmentation] if bare else segmentation, where, size)
+        return _rle_from_polygons(_as_polygons(segmentation), where, size)
     return checked_rle(segmentation, where, size)
+
+
+def _as_polygons(segmentation: list[Any]) -> list[Any]:
+    """Lists of numbers: of one bare polygon, of corners [x, y], or of polygons of such corners."""
+    if len(segmentation) > 2 and not any(isinstance(part, list | dict | str | bytes) for part in segmentation):
+        return [segmentation]
+    if _are_corners(segmentation):
+        return [[value for corner in segmentation for value in corner]]
+    if segmentation and all(isinstance(one, list) and _are_corners(one) for one in segmentation):
+        return [[value for corner in one for value in corner] for one in segmentation]
+    return segmentation
+
+
+def _are_corners(values: list[Any]) -> bool:
+    return len(values) > 2 and all(
+        isinstance(one, list) and len(one) == 2 and not any(isinstance(value, list) for value in one) for one in values
+    )
 
 
 def _with_holes(polygons: Sequence[object], where: str, size: tuple[int, int]) -> Rle:
@@ -143,9 +159,15 @@ def _pixels(start: float, length: float, side: int) -> tuple[int, int]:
     return (first, end - first) if end > first else (0, 0)
 
 
+AREAS_AT_ONCE = 255
+"""pycocotools keeps the number of masks in a byte, and under numpy 2 fails for more."""
+
+
 def areas_px(counts: Sequence[bytes], size: tuple[int, int]) -> NDArray[np.int64]:
     """Pixels [N] of the masks of `size` (height, width) with the compressed runs `counts`."""
-    return np.asarray(coco_mask.area([{"size": size, "counts": text} for text in counts]), np.int64).reshape(-1)
+    masks = [{"size": size, "counts": text} for text in counts]
+    parts = [coco_mask.area(masks[i : i + AREAS_AT_ONCE]) for i in range(0, len(masks), AREAS_AT_ONCE)]
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
 
 def boxes_px(counts: Sequence[bytes], size: tuple[int, int]) -> NDArray[np.int32]:

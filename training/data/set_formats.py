@@ -17,7 +17,7 @@ from visrt.runtime.sinks.output import JOURNAL, cannot_write
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotations import AnnotatedSet, ClassChoice, with_classes
 from visrt.training.data.formats.burst import FRAMES, burst_set, first_picture
-from visrt.training.data.formats.coco import coco_set, write_coco
+from visrt.training.data.formats.coco import coco_set, picture_name, write_coco
 from visrt.training.data.formats.cvat import XML, cvat_files, read_cvat, write_cvat
 from visrt.training.data.formats.davis import MASKS, PICTURES, load_object_names, read_davis, write_davis
 from visrt.training.data.formats.label_studio import TASKS, is_tasks, label_studio_set, write_label_studio
@@ -135,7 +135,9 @@ def _youtube_vis(places: SetPlaces, rules: ReadRules, values: dict[str, Any] | N
 def _coco(places: SetPlaces, rules: ReadRules, values: dict[str, Any] | None = None) -> ReadSet:
     path = places.json_file
     values, dropped = _without_root(_values(places) if values is None else values)
-    pictures = _picture_folder(places, places.folder / IMAGES, _each(values, "images", "file_name"), rules.missing)
+    listed = values.get("images")
+    names = (picture_name(one) for one in (listed if isinstance(listed, list) else []) if isinstance(one, dict))
+    pictures = _picture_folder(places, places.folder / IMAGES, names, rules.missing)
     annotated = coco_set(path, values, pictures, rules)
     if dropped:
         remark = f"{path}: category {dropped!r} is the name of the project and of no object, and is left out"
@@ -150,18 +152,21 @@ def _each(values: dict[str, Any], entries: str, key: str) -> Iterator[Any]:
 
 
 def _picture_folder(places: SetPlaces, usual: Path, names: Iterable[object], missing: MissingPictures) -> Path:
-    """The folder of the pictures `names`: as given, or the first one in which one of the first pictures is."""
+    """The folder of the pictures `names`: as given, or the first one in which one of the first pictures is. Names may
+    also begin at the json file, as kwcoco's do, or above it."""
     folders = [places.images] if places.images is not None else [*places.image_folders] or [usual]
     there = [folder for folder in folders if folder.is_dir()]
-    if not there and missing is not MissingPictures.keep:
+    above = [] if places.images is not None else list(places.json_file.parents)[:2]
+    tried = [name for name in islice(names, TRIED) if isinstance(name, str)]
+    holding = (folder for name in tried for folder in (*there, *above) if (folder / name).is_file())
+    found = next(holding, None)
+    if found is None and not there and missing is not MissingPictures.keep:
         looked = ", ".join(map(str, folders))
         raise DataError(
             f"{places.json_file}: its folder of pictures was looked for in vain at {looked}; move the pictures there, "
             "or give their folder: `visrt eval` and `visrt data` take --images"
         )
-    tried = [name for name in islice(names, TRIED) if isinstance(name, str)] if len(there) > 1 else []
-    holding = (folder for name in tried for folder in there if (folder / name).is_file())
-    return next(holding, (*there, *folders)[0])
+    return found or (*there, *folders)[0]
 
 
 def _without_root(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:

@@ -69,6 +69,7 @@ def bench(
 
     Latency and FPS include everything from the decoder to the results on disk.
     """
+    from visrt.benchmarks.new_folder import refuse_nowhere
     from visrt.benchmarks.speed.bench import BenchSettings, bench, report_lines
     from visrt.benchmarks.speed.gpu_model import network_ms_of
     from visrt.benchmarks.speed.simulated_gpu import GpuSpeed
@@ -95,7 +96,7 @@ def bench(
         heights=numbers(heights, "--heights"),
         roofline=roofline,
     )
-    _refuse_nowhere(json, html)
+    refuse_nowhere(json, html)
     page_of = _page() if html is not None else None
     gpu = GpuSpeed(network_ms_of(gpu_network_ms)) if gpu_model else None
     with _heard() as say:
@@ -115,15 +116,6 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise UsageError(f"{option} is {text!r}; expected numbers of 1 or more such as 1,2,4")
     return tuple(dict.fromkeys(map(int, parts)))
-
-
-def _refuse_nowhere(*paths: Path | None) -> None:
-    """Minutes of measuring are not lost for a folder that is not there."""
-    from visrt.runtime.errors import UsageError
-
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def _page() -> Callable[[BenchReport], str]:

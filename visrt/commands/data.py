@@ -165,9 +165,11 @@ def draw(
 ) -> None:
     """Draw a sample of a set with its masks, ids and classes as one contact sheet."""
     from visrt.benchmarks.accuracy.contact_sheet import sample_sheet, write_sheet
+    from visrt.benchmarks.new_folder import refuse_nowhere
     from visrt.console import report_console
     from visrt.training.data.set_formats import SetPlaces
 
+    refuse_nowhere(out)
     read = _read(SetPlaces(folder, annotations, images, names, split), format, skip_missing, skip_faulty)
     picture = sample_sheet(read.annotated, videos, frames, seed)
     write_sheet(out, picture)

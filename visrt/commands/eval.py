@@ -111,7 +111,7 @@ def evaluate(
     """
     from visrt.benchmarks.accuracy.bundle_run import BundleRun
     from visrt.benchmarks.accuracy.scores import evaluate_results_file
-    from visrt.benchmarks.new_folder import new_folder
+    from visrt.benchmarks.new_folder import new_folder, refuse_nowhere
     from visrt.runtime.errors import UsageError
     from visrt.training.data.picture_folder import MissingPictures, ReadRules
     from visrt.training.data.set_formats import SetPlaces
@@ -130,6 +130,7 @@ def evaluate(
     changes = association_in(association, preset).changes
     existing: Existing = "replace" if overwrite else "refuse"
     run = BundleRun(engine, threads, changes, preset, fps, rules, top_k, jobs, write_results, existing, device)
+    refuse_nowhere(json)
     if report is not None:
         new_folder(report, "--report")
     choice, places = class_choice(classes), SetPlaces(data, annotations, images, split=split)

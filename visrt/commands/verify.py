@@ -59,11 +59,13 @@ def verify(
     Leaves with 5 if an engine fails. Engines that this machine cannot run are skipped with a remark, or an error if
     --engine names them.
     """
+    from visrt.benchmarks.new_folder import refuse_nowhere
     from visrt.commands.verify_table import lines_of, tables_of
     from visrt.console import report_console
     from visrt.runtime.bundles.bundle import open_bundle
     from visrt.runtime.parity.verify import VerifySettings, require_all
 
+    refuse_nowhere(json)
     settings = VerifySettings(tuple(engine or ()), _batches(batch), _floors(floor or ()), device=device)
     expected = Expected(checkpoint, against, source, frames)
     opened = open_bundle(bundle)

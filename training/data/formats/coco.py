@@ -34,7 +34,7 @@ from visrt.training.data.json_faults import Faults, known_id, placed_by_id, shor
 from visrt.training.data.picture_folder import PictureFolder, ReadRules, complete_videos
 from visrt.training.data.segmentations import area_px, box_px
 
-__all__ = ["IMAGES", "coco_set", "write_coco"]
+__all__ = ["IMAGES", "coco_set", "picture_name", "write_coco"]
 
 IMAGES = "images"
 """Folder of pictures of COCO."""
@@ -127,7 +127,7 @@ def coco_set(path: Path, values: dict[str, Any], pictures: Path, rules: ReadRule
     for where, annotation in annotations_in(path, values, faults):
         if is_among(annotation.get("image_id"), lost):
             continue
-        with faults.entry():
+        try:
             image = images[known_id(annotation, "image_id", images, where)]
             label = label_of[known_id(annotation, "category_id", label_of, where)]
             rle = form.read(annotation.get(form.key), f"{where}.{form.key}", image.size)
@@ -145,6 +145,8 @@ def coco_set(path: Path, values: dict[str, Any], pictures: Path, rules: ReadRule
             one.masks[image.at[1]] = rle
             if not form.boxes_only:
                 shapes.add(f"{where}.{form.key}", rle, annotation.get("bbox"), annotation.get("area"))
+        except DataError as error:
+            faults.add(error)
     videos = _videos(images.values(), objects, frames, faults)
     remarks = (*faults.remarks(), *frames.remarks(track_key), *sizes.remarks(), *shapes.remarks())
     if not videos:
@@ -152,6 +154,12 @@ def coco_set(path: Path, values: dict[str, Any], pictures: Path, rules: ReadRule
     known = has_annotations(values)
     read = formed(AnnotatedSet(videos, categories, label_of, remarks, annotated=known), form, path)
     return complete_videos(read, folder, path, rules.missing)
+
+
+def picture_name(image: dict[str, Any]) -> object:
+    """The file name of an image; LVIS has its address in COCO alone, whose end is the name below COCO's folder."""
+    name, url = image.get("file_name"), image.get("coco_url")
+    return "/".join(url.split("/")[-2:]) if name is None and isinstance(url, str) else name
 
 
 def _objects_in(entries: object) -> list[dict[str, Any]]:
@@ -190,7 +198,7 @@ class _Frames:
         """The video of image `number`, and its place there."""
         name = str(image.get("file_name"))
         if self.by_folder:
-            return str(PurePosixPath(name).parent), natural_order(Path(name))
+            return _folder(image), natural_order(Path(name.replace("\\", "/")))
         if self.video_key is None:
             return number, 0
         given = image.get(self.video_key)
@@ -225,17 +233,23 @@ class _Frames:
 
 def _unknown_key(annotations: Iterable[dict[str, Any]]) -> str:
     """A key of annotations that seems to name tracks, in a spelling of its own."""
+    keys: dict[str, None] = {}
     for one in annotations:
+        keys.update(dict.fromkeys(one))
         inner = one.get(NESTED)
-        for key in (*one, *(inner if isinstance(inner, dict) else ())):
-            if re.search(r"track|tracklet", str(key), re.IGNORECASE):
-                return str(key)
-    return ""
+        if isinstance(inner, dict):
+            keys.update(dict.fromkeys(inner))
+    return next((key for key in keys if re.search("track", str(key), re.IGNORECASE)), "")
+
+
+def _folder(image: dict[str, Any]) -> str:
+    """The folder in the file name of an image."""
+    return str(PurePosixPath(str(image.get("file_name")).replace("\\", "/")).parent)
 
 
 def _goes_on(images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], key: _TrackKey) -> bool:
     """Whether one of the tracks is in several images of a folder, and none twice in one."""
-    folders = {str(one.get("id")): str(PurePosixPath(str(one.get("file_name"))).parent) for one in images}
+    folders = {str(one.get("id")): _folder(one) for one in images}
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one in annotations:
         inner = one.get(NESTED) if key.nested else one
@@ -252,14 +266,8 @@ def _goes_on(images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, A
 
 def _one_size_a_folder(images: Iterable[dict[str, Any]]) -> bool:
     sizes: dict[str, tuple[str, str]] = {}
-    for one in images:
-        folder, size = (
-            str(PurePosixPath(str(one.get("file_name"))).parent),
-            (str(one.get("height")), str(one.get("width"))),
-        )
-        if sizes.setdefault(folder, size) != size:
-            return False
-    return True
+    given = ((_folder(one), (str(one.get("height")), str(one.get("width")))) for one in images)
+    return all(sizes.setdefault(folder, size) == size for folder, size in given)
 
 
 def _images(
@@ -271,7 +279,7 @@ def _images(
     taken: dict[tuple[int | str, Any], str] = {}
     for number, (where, image) in placed_by_id(values, "images", path, faults).items():
         try:
-            file = folder.find(image.get("file_name"), f"{where}.file_name")
+            file = folder.find(picture_name(image), f"{where}.file_name")
             size = sizes.of(image, where, file)
             at = frames.at(number, image, where)
             if taken.setdefault(at, where) != where:

@@ -11,6 +11,7 @@ from typing import Any
 
 from visrt.runtime.sinks.output import write_atomically
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
+from visrt.training.data.formats.video_frames import is_temporary
 
 __all__ = [
     "Pictures",
@@ -62,8 +63,9 @@ def _file_names(video: AnnotatedVideo) -> list[str]:
 
 
 def place(picture: Path, target: Path, pictures: Pictures) -> None:
+    """Brings `picture` to `target`; a frame of a video, which is taken out for the time being, as a copy always."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if pictures is Pictures.link:
+    if pictures is Pictures.link and not is_temporary(picture):
         target.symlink_to(picture.resolve())
     else:
         shutil.copyfile(picture, target)

@@ -15,10 +15,19 @@ from visrt.runtime.sources.image_folder import images_in
 from visrt.runtime.sources.video import read_video
 from visrt.training.data.picture_size import size_of
 
-__all__ = ["frame_pictures"]
+__all__ = ["frame_pictures", "is_temporary"]
 
 QUALITY = 95
 """Of the jpegs that frames of a video become."""
+
+
+TEMPORARY: set[Path] = set()
+"""Folders of frames that go when the program ends."""
+
+
+def is_temporary(picture: Path) -> bool:
+    """Whether a picture is a frame that was taken out of a video and goes when the program ends."""
+    return picture.parent in TEMPORARY
 
 
 def frame_pictures(source: Path, wanted: Collection[int] | None = None) -> dict[int, Path]:
@@ -50,6 +59,7 @@ def _is_picture(path: Path) -> bool:
 
 def _extracted(video: Path, wanted: Collection[int] | None) -> dict[int, Path]:
     folder = Path(tempfile.mkdtemp(prefix="visrt-frames-"))
+    TEMPORARY.add(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     kept = None if wanted is None else frozenset(wanted)
     last = None if kept is None else max(kept, default=-1)
