@@ -70,7 +70,12 @@ def hard_set(folder: Path) -> AnnotatedSet:
     both, left = drawn((2, 2, 9, 9), (30, 2, 12, 20)), drawn((2, 2, 9, 9), (32, 2, 12, 20))
     parts: list[Rle | None] = [both, left, drawn((34, 2, 12, 20)), None]
     gone: list[Rle | None] = [drawn((4, 30, 11, 12)), None, None, drawn((10, 30, 11, 12))]
-    over: list[Rle | None] = [drawn((28, 10, 20, 20)), None, drawn((28, 10, 20, 20)), drawn((28, 10, 20, 20))]
+    over: list[Rle | None] = [
+        drawn((28, 10, 20, 20), but=(33, 15, 5, 6)),
+        None,
+        drawn((28, 10, 20, 20)),
+        drawn((28, 10, 20, 20)),
+    ]
     stairs: list[Rle | None] = [drawn((5, 5, 9, 3), (8, 6, 3, 9), (11, 9, 9, 3))] * 4
     tracks = tuple(Track(k % 2, tuple(masks)) for k, masks in enumerate((parts, gone, over, stairs)))
     video = AnnotatedVideo(1, "street", pictures, SIZE, tracks)
@@ -107,13 +112,12 @@ def test_what_cvat_cannot_hold_is_said_in_a_line_each(tmp_path: Path) -> None:
     tracks = (Track(0, (holed, None), score=0.5), Track(0, (drawn((0, 0, 0, 0)), holed), crowd=True))
     annotated = AnnotatedSet((AnnotatedVideo(1, "v", pictures, SIZE, tracks),), ("dog",), {1: 0})
     assert write_format(annotated, tmp_path / "out", "cvat", Pictures.copy) == [
-        "2 masks have holes, which polygons of CVAT fill",
         "1 masks without a pixel are left out",
         "1 crowds became objects, as CVAT knows none",
         "the scores of 1 objects are left out, as CVAT has none",
     ]
     first = read_set(SetPlaces(tmp_path / "out")).annotated.videos[0].tracks[0].masks[0]
-    assert first == drawn((4, 4, 30, 30))
+    assert first == holed
 
 
 @pytest.mark.parametrize("name", ["mots", "davis"])

@@ -79,17 +79,36 @@ def rle_of_mask(mask: NDArray[Any]) -> Rle:
     return {"size": [int(side) for side in mask.shape], "counts": coded["counts"].decode("ascii")}
 
 
-def outlines_of(rle: Rle) -> list[list[tuple[float, float]]]:
-    """Polygons around the parts of a mask, through the corners of its pixels; holes are filled."""
+Corners = NDArray[np.float64]
+
+
+def outlines_of(rle: Rle) -> list[Corners]:
+    """Polygons [N, 2], x and y, around the parts of a mask, along the edges of its pixels. A hole is in the polygon
+    around it, which runs to the hole, around it and back the same way."""
     mask = decode(rle)
     # Twice as large, so that outlines run along the edges of pixels rather than through their centres.
     large = np.pad(mask.repeat(2, 0).repeat(2, 1), 1).astype(np.uint8)
-    found, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [
-        [((x - 1) / 2 + (0.5 if x % 2 == 0 else 0), (y - 1) / 2 + (0.5 if y % 2 == 0 else 0)) for [[x, y]] in contour]
-        for contour in found
-        if len(contour) > 2
-    ]
+    contours, levels = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outlines: dict[int, Corners] = {}
+    holes: list[tuple[int, Corners]] = []
+    for k, contour in enumerate(contours):
+        corners = (contour[:, 0, :] // 2).astype(np.float64)
+        around = int(levels[0, k, 3])
+        if around < 0:
+            outlines[k] = corners
+        else:
+            holes.append((around, corners))
+    for around, hole in holes:
+        outlines[around] = _with_hole(outlines[around], hole)
+    return list(outlines.values())
+
+
+def _with_hole(outline: Corners, hole: Corners) -> Corners:
+    """One polygon, which runs from the corner of `outline` that is nearest to `hole` around that and back."""
+    apart = np.abs(outline[:, None] - hole[None]).sum(2)
+    i, k = np.unravel_index(int(apart.argmin()), apart.shape)
+    around = np.concatenate([hole[k:], hole[: k + 1]])
+    return np.concatenate([outline[: i + 1], around, outline[i:]])
 
 
 HINTS = {2: ", one point", 4: ", two corners as of a box"}

@@ -1,8 +1,8 @@
 """CVAT's xml 1.1: "CVAT for video", whose tracks hold shapes by frame, and "CVAT for images", whose images hold shapes.
 
 Read: polygons, masks, and boxes where there is nothing else; shapes of one group are one object, as in CVAT's own COCO
-export. Written: a video as polygon tracks, a group for an object of several parts, as CVAT has no tracks of masks;
-photos as masks.
+export. Written: a video as polygon tracks, as CVAT has no tracks of masks, with a group for an object of several parts;
+polygons follow the edges of pixels and go around holes, so that no pixel is lost. Photos as masks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from visrt.runtime.masks import Rle, decode_region
 from visrt.runtime.sinks.output import write_atomically
 from visrt.runtime.sources.image_folder import images_in
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.formats.placing import Pictures, folder_names, place, placed, score_remarks
+from visrt.training.data.formats.placing import Pictures, empty_masks, folder_names, place, placed, score_remarks
 from visrt.training.data.formats.shapes import Labels, Shown, settled
 from visrt.training.data.formats.video_frames import frame_pictures
 from visrt.training.data.json_faults import Faults, short
@@ -310,21 +310,20 @@ def write_cvat(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> lis
     videos = [video for video in annotated.videos if len(video.pictures) > 1]
     photos = [video for video in annotated.videos if len(video.pictures) == 1]
     alone = len(videos) + bool(photos) == 1
-    lost: Counter[str] = Counter()
     for video, name in zip(videos, folder_names(replace(annotated, videos=tuple(videos))), strict=True):
         own = folder if alone else folder / name
         for t, picture in enumerate(video.pictures):
             place(picture, own / IMAGES / f"frame_{t:06d}{picture.suffix}", pictures)
-        _write(own / XML, _video_xml(video, name, annotated.classes, lost))
+        _write(own / XML, _video_xml(video, name, annotated.classes))
     if photos:
         own = folder if alone else folder / "photos"
         of_photos = replace(annotated, videos=tuple(photos))
         names = placed(of_photos, own / IMAGES, pictures)
         _write(own / XML, _photos_xml(of_photos, names))
-    crowds = sum(track.crowd for video in annotated.videos for track in video.tracks)
+    tracks = [track for video in annotated.videos for track in video.tracks]
+    crowds, empty = sum(track.crowd for track in tracks), sum(map(empty_masks, tracks))
     return [
-        *([f"{lost['holes']} masks have holes, which polygons of CVAT fill"] if lost["holes"] else []),
-        *([f"{lost['empty']} masks without a pixel are left out"] if lost["empty"] else []),
+        *([f"{empty} masks without a pixel are left out"] if empty else []),
         *([f"{crowds} crowds became objects, as CVAT knows none"] if crowds else []),
         *score_remarks(annotated, "CVAT"),
     ]
@@ -351,11 +350,11 @@ def _text(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _video_xml(video: AnnotatedVideo, name: str, classes: Sequence[str], lost: Counter[str]) -> Iterator[str]:
+def _video_xml(video: AnnotatedVideo, name: str, classes: Sequence[str]) -> Iterator[str]:
     yield from _head(name, len(video.pictures), "interpolation", classes, video.size)
     number = 0
     for group, track in enumerate(video.tracks, start=1):
-        outlines = [_parts(mask, lost) for mask in track.masks]
+        outlines = [_parts(mask) for mask in track.masks]
         most = max(map(len, outlines), default=0)
         for k in range(most):
             grouped = f' group_id="{group}"' if most > 1 else ""
@@ -366,24 +365,12 @@ def _video_xml(video: AnnotatedVideo, name: str, classes: Sequence[str], lost: C
     yield "</annotations>"
 
 
-def _parts(mask: Rle | None, lost: Counter[str]) -> list[str]:
+def _parts(mask: Rle | None) -> list[str]:
     """The outlines of the parts of a mask as CVAT writes points, the largest first."""
     if mask is None:
         return []
-    outlines = outlines_of(mask)
-    lost["empty"] += not outlines
-    if outlines:
-        filled = rle_of(
-            [[v for corner in outline for v in corner] for outline in outlines], "", (mask["size"][0], mask["size"][1])
-        )
-        lost["holes"] += area_px(filled) != area_px(mask)
-    ordered = sorted(outlines, key=lambda outline: -_extent(outline))
-    return [";".join(f"{x:.1f},{y:.1f}" for x, y in outline) for outline in ordered]
-
-
-def _extent(outline: Sequence[tuple[float, float]]) -> float:
-    points = np.array(outline)
-    return float(np.prod(points.max(0) - points.min(0)))
+    ordered = sorted(outlines_of(mask), key=lambda outline: -float(np.ptp(outline, axis=0).prod()))
+    return [";".join(f"{x:.1f},{y:.1f}" for x, y in outline.tolist()) for outline in ordered]
 
 
 def _polygons(by_frame: Sequence[str | None]) -> Iterator[str]:

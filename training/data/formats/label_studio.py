@@ -24,7 +24,7 @@ from visrt.runtime.sources.image_folder import IMAGE_SUFFIXES
 from visrt.training.data.annotation_files import size_in
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
 from visrt.training.data.formats.brush import brush_of_mask, mask_of_brush
-from visrt.training.data.formats.placing import Pictures, placed, write_json
+from visrt.training.data.formats.placing import Pictures, empty_masks, placed, write_json
 from visrt.training.data.formats.shapes import Labels, Shown, settled
 from visrt.training.data.json_faults import Faults, object_at, short
 from visrt.training.data.picture_folder import PictureFolder, ReadRules, complete_videos
@@ -234,19 +234,19 @@ def _video(number: int, key: object, frames: list[_Frame]) -> tuple[AnnotatedVid
 def write_label_studio(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> list[str]:
     names = placed(annotated, folder / IMAGES, pictures)
     reported = any(track.score < 1 for video in annotated.videos for track in video.tracks)
-    tasks, empty = [], 0
+    tasks = []
     for video in annotated.videos:
         for t, name in enumerate(names[video.id]):
             data: dict[str, Any] = {"image": f"/data/local-files/?d={IMAGES}/{name}"}
             if len(video.pictures) > 1:
                 data |= {"video": Path(name).parent.name, "frame": t}
             seen = [(k, track, mask) for k, track in enumerate(video.tracks) if (mask := track.masks[t]) is not None]
-            empty += sum(not area_px(mask) for _, _, mask in seen)
             results = [_result(k, track, mask, annotated.classes) for k, track, mask in seen if area_px(mask)]
             tasks.append({"data": data, "predictions" if reported else "annotations": [{"result": results}]})
     write_json(folder / TASKS, tasks)
     write_atomically(folder / CONFIG, [_config(annotated).encode()])
-    crowds = sum(track.crowd for video in annotated.videos for track in video.tracks)
+    tracks = [track for video in annotated.videos for track in video.tracks]
+    crowds, empty = sum(track.crowd for track in tracks), sum(map(empty_masks, tracks))
     return [
         *([f"{empty} masks without a pixel are left out"] if empty else []),
         *([f"{crowds} crowds became objects, as Label Studio knows none"] if crowds else []),

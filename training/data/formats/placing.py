@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from visrt.runtime.sinks.output import write_atomically
-from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo
+from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
 from visrt.training.data.formats.video_frames import is_temporary
+from visrt.training.data.segmentations import area_px
 
 __all__ = [
     "Pictures",
     "crowd_remarks",
+    "empty_masks",
     "folder_names",
     "overlap_remarks",
     "place",
@@ -84,6 +86,11 @@ def score_remarks(annotated: AnnotatedSet, format: str) -> list[str]:
     """A remark on scores of objects that a network found, in a `format` that has no place for them."""
     scored = sum(track.score != 1.0 for video in annotated.videos for track in video.tracks)
     return [f"the scores of {scored} objects are left out, as {format} has none"] if scored else []
+
+
+def empty_masks(track: Track) -> int:
+    """Masks of `track` without a pixel."""
+    return sum(mask is not None and not area_px(mask) for mask in track.masks)
 
 
 def crowd_remarks(annotated: AnnotatedSet) -> list[str]:
