@@ -186,7 +186,7 @@ def test_coco_from_a_run_names_tracks_scores_boxes_and_areas(tmp_path: Path) -> 
     run = run_of_track(tmp_path / "out")
     assert data("convert", run, "--to", "coco", "--out", tmp_path / "coco").exit_code == 0, "the clip lies next to it"
     values = json.loads((tmp_path / "coco" / "instances.json").read_text())
-    assert [one["track_id"] for one in values["annotations"]] == [1, 1, 1, 1, 2, 2]
+    assert [one["track_id"] for one in values["annotations"]] == [3, 3, 3, 3, 7, 7], "the ids of the run"
     assert values["annotations"][0]["bbox"] == [0, 4, 10, 10]
     assert values["annotations"][0]["area"] == 100
     assert {one["score"] for one in values["annotations"]} == {0.8, 0.9}
@@ -199,6 +199,28 @@ def test_coco_from_a_run_names_tracks_scores_boxes_and_areas(tmp_path: Path) -> 
         0.9,
     )
     assert (dog["height"], dog["width"], dog["length"]) == (*SIZE, 4)
+
+
+@pytest.mark.parametrize("name", ["coco", "youtube-vis", "label-studio"])
+def test_tracks_keep_their_ids_through_a_tool(name: str, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", 6)
+    annotated = read_set(SetPlaces(run_of_track(tmp_path / "out"))).annotated
+    assert write_format(annotated, tmp_path / name, name, Pictures.copy) == []
+    assert [track.id for track in read_set(SetPlaces(tmp_path / name)).annotated.videos[0].tracks] == [3, 7]
+
+
+@pytest.mark.parametrize("name", ["coco", "youtube-vis", "label-studio"])
+def test_ids_that_several_objects_have_are_counted_anew_and_it_is_said(name: str, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    write_clip(tmp_path / "videos" / "clip.mp4", 6)
+    for run in ("a", "b"):
+        run_of_track(tmp_path / "out" / run)
+    annotated = read_set(SetPlaces(tmp_path / "out", images=tmp_path / "videos")).annotated
+    assert write_format(annotated, tmp_path / name, name, Pictures.copy) == [
+        "ids of tracks are counted anew from 1, as not each object has one of its own"
+    ]
+    again = read_set(SetPlaces(tmp_path / name)).annotated
+    assert [track.id for video in again.videos for track in video.tracks] == [1, 2, 3, 4]
 
 
 def test_frames_of_a_run_are_found_by_their_numbers_in_a_folder_too(tmp_path: Path) -> None:

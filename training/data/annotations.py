@@ -46,12 +46,13 @@ ClassChoice = ClassMap | tuple[str, ...]
 @dataclass(frozen=True)
 class Track:
     """One object through a video: a mask or None for each frame. score: 1 for annotations. crowd: a region whose
-    members are not annotated one by one."""
+    members are not annotated one by one. id: its number in the file that it was read from, if it has one there."""
 
     label: int
     masks: tuple[Rle | None, ...]
     score: float = 1.0
     crowd: bool = False
+    id: int | None = None
 
 
 @dataclass(frozen=True)

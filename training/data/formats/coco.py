@@ -29,7 +29,7 @@ from visrt.training.data.annotation_files import (
     is_crowd,
 )
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.formats.placing import Pictures, folder_names, placed, write_json
+from visrt.training.data.formats.placing import Pictures, folder_names, placed, track_ids, write_json
 from visrt.training.data.json_faults import Faults, known_id, placed_by_id, short, whole_number
 from visrt.training.data.picture_folder import PictureFolder, ReadRules, complete_videos
 from visrt.training.data.segmentations import area_px, box_px
@@ -111,6 +111,7 @@ class _Object:
 
     label: int
     crowd: bool
+    track: int | str | None
     masks: dict[Any, Rle] = field(default_factory=dict)
 
 
@@ -134,7 +135,7 @@ def coco_set(path: Path, values: dict[str, Any], pictures: Path, rules: ReadRule
             track = track_key.of(annotation, where) if track_key and frames.tracked else None
             # An annotation without a track is an object of its own; places are no ids of a file.
             one = objects[image.at[0]].setdefault(
-                where if track is None else track, _Object(label, is_crowd(annotation, where))
+                where if track is None else track, _Object(label, is_crowd(annotation, where), track)
             )
             if image.at[1] in one.masks or (label, is_crowd(annotation, where)) != (one.label, one.crowd):
                 assert track_key is not None
@@ -322,7 +323,15 @@ def _video(number: int, name: str, images: list[_Image], objects: Iterable[_Obje
     if len({image.size for image in images}) > 1:
         raise DataError(f"{path}: images: the frames of video {number} are of different sizes; expected one")
     places = [image.at[1] for image in images]
-    tracks = tuple(Track(one.label, tuple(map(one.masks.get, places)), crowd=one.crowd) for one in objects)
+    tracks = tuple(
+        Track(
+            one.label,
+            tuple(map(one.masks.get, places)),
+            crowd=one.crowd,
+            id=one.track if isinstance(one.track, int) else None,
+        )
+        for one in objects
+    )
     first = images[0].path
     own = first.stem if len(images) == 1 else first.parent.name
     return AnnotatedVideo(number, name or own, tuple(image.path for image in images), images[0].size, tracks)
@@ -330,24 +339,25 @@ def _video(number: int, name: str, images: list[_Image], objects: Iterable[_Obje
 
 def write_coco(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> list[str]:
     names = placed(annotated, folder / IMAGES, pictures)
-    write_json(folder / "instances.json", _values(annotated, names))
-    return []
+    ids, remarks = track_ids(annotated)
+    write_json(folder / "instances.json", _values(annotated, names, ids))
+    return remarks
 
 
-def _values(annotated: AnnotatedSet, names: Mapping[int, list[str]]) -> dict[str, Any]:
-    """The content of a COCO file; `names` are the pictures' file names by video."""
+def _values(
+    annotated: AnnotatedSet, names: Mapping[int, list[str]], ids: Mapping[int, Sequence[int]]
+) -> dict[str, Any]:
+    """The content of a COCO file; `names` are the pictures' file names, `ids` those of the tracks by video."""
     category = {label: number for number, label in annotated.label_of.items() if label is not None}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    track_id = 0
     for video in annotated.videos:
         first = len(images) + 1
         sides = {"height": video.size[0], "width": video.size[1]}
         for t, name in enumerate(names[video.id]):
             place = {"video_id": video.id, "frame_index": t}
             images.append({"id": first + t, "file_name": name, **sides, **place})
-        for track in video.tracks:
-            track_id += 1
+        for track_id, track in zip(ids[video.id], video.tracks, strict=True):
             scored = {} if track.score == 1.0 else {"score": track.score}
             annotations += [
                 {

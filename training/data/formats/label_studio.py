@@ -24,7 +24,7 @@ from visrt.runtime.sources.image_folder import IMAGE_SUFFIXES
 from visrt.training.data.annotation_files import size_in
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
 from visrt.training.data.formats.brush import brush_of_mask, mask_of_brush
-from visrt.training.data.formats.placing import Pictures, empty_masks, placed, write_json
+from visrt.training.data.formats.placing import Pictures, empty_masks, placed, track_ids, write_json
 from visrt.training.data.formats.shapes import Labels, Shown, settled
 from visrt.training.data.json_faults import Faults, object_at, short
 from visrt.training.data.picture_folder import PictureFolder, ReadRules, complete_videos
@@ -41,6 +41,8 @@ SHAPES = {"brush": "mask", "polygon": "polygon", "rectangle": "box"}
 """Tags of shapes whose labels are in a result of their own, of type labels and with the same id."""
 LABELS = (*KINDS, "labels")
 QUOTES = {"&quot;": '"'}
+TRACK = "track"
+"""Before the number of a track in the ids of its regions."""
 HASHED = r"^[0-9a-f]{8}-"
 """What the server puts before the name of a picture that was uploaded."""
 
@@ -224,23 +226,31 @@ def _video(number: int, key: object, frames: list[_Frame]) -> tuple[AnnotatedVid
         for identity, label, mask, is_box in frame.regions:
             tracks[identity, label, is_box][t] = mask
     shown = [
-        Shown(Track(label, tuple(map(masks.get, range(len(frames))))), is_box)
-        for (_, label, is_box), masks in tracks.items()
+        Shown(Track(label, tuple(map(masks.get, range(len(frames)))), id=_number(identity)), is_box)
+        for (identity, label, is_box), masks in tracks.items()
     ]
     name = key if isinstance(key, str) else frames[0].picture.stem
     return AnnotatedVideo(number, name, tuple(frame.picture for frame in frames), frames[0].size, ()), shown
 
 
+def _number(identity: str) -> int | None:
+    """The number of a track in the id of its regions, as visrt writes it."""
+    digits = identity.removeprefix(TRACK)
+    return int(digits) if identity.startswith(TRACK) and digits.isdecimal() else None
+
+
 def write_label_studio(annotated: AnnotatedSet, folder: Path, pictures: Pictures) -> list[str]:
     names = placed(annotated, folder / IMAGES, pictures)
     reported = any(track.score < 1 for video in annotated.videos for track in video.tracks)
+    ids, remarks = track_ids(annotated)
     tasks = []
     for video in annotated.videos:
         for t, name in enumerate(names[video.id]):
             data: dict[str, Any] = {"image": f"/data/local-files/?d={IMAGES}/{name}"}
             if len(video.pictures) > 1:
                 data |= {"video": Path(name).parent.name, "frame": t}
-            seen = [(k, track, mask) for k, track in enumerate(video.tracks) if (mask := track.masks[t]) is not None]
+            numbered = zip(ids[video.id], video.tracks, strict=True)
+            seen = [(k, track, mask) for k, track in numbered if (mask := track.masks[t]) is not None]
             results = [_result(k, track, mask, annotated.classes) for k, track, mask in seen if area_px(mask)]
             tasks.append({"data": data, "predictions" if reported else "annotations": [{"result": results}]})
     write_json(folder / TASKS, tasks)
@@ -248,6 +258,7 @@ def write_label_studio(annotated: AnnotatedSet, folder: Path, pictures: Pictures
     tracks = [track for video in annotated.videos for track in video.tracks]
     crowds, empty = sum(track.crowd for track in tracks), sum(map(empty_masks, tracks))
     return [
+        *remarks,
         *([f"{empty} masks without a pixel are left out"] if empty else []),
         *([f"{crowds} crowds became objects, as Label Studio knows none"] if crowds else []),
     ]
@@ -257,7 +268,7 @@ def _result(k: int, track: Track, mask: Rle, classes: tuple[str, ...]) -> dict[s
     height, width = mask["size"]
     scored = {} if track.score == 1.0 else {"score": track.score}
     return {
-        "id": f"track{k}",
+        "id": f"{TRACK}{k}",
         "type": "brushlabels",
         "from_name": "label",
         "to_name": "image",

@@ -23,6 +23,7 @@ __all__ = [
     "place",
     "placed",
     "score_remarks",
+    "track_ids",
     "write_json",
 ]
 
@@ -86,6 +87,21 @@ def score_remarks(annotated: AnnotatedSet, format: str) -> list[str]:
     """A remark on scores of objects that a network found, in a `format` that has no place for them."""
     scored = sum(track.score != 1.0 for video in annotated.videos for track in video.tracks)
     return [f"the scores of {scored} objects are left out, as {format} has none"] if scored else []
+
+
+def track_ids(annotated: AnnotatedSet) -> tuple[dict[int, list[int]], list[str]]:
+    """By video, a number for each track, all different: its own where all have one and it is no other's, else counted
+    from 1. And a remark if numbers are lost."""
+    known = [track.id for video in annotated.videos for track in video.tracks]
+    own = None not in known and len(set(known)) == len(known)
+    counted = iter(range(1, len(known) + 1))
+    ids = {
+        video.id: [track.id if own and track.id is not None else next(counted) for track in video.tracks]
+        for video in annotated.videos
+    }
+    lost = not own and any(number is not None for number in known)
+    remark = "ids of tracks are counted anew from 1, as not each object has one of its own"
+    return ids, [remark] if lost else []
 
 
 def empty_masks(track: Track) -> int:

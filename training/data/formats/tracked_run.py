@@ -113,7 +113,7 @@ def _video(number: int, run: Path, lines: list[dict[str, Any]], source: Path) ->
             masks.setdefault(shown["id"], {})[t] = _mask(shown, line["where"], size)
             last[shown["id"]] = shown
     tracks = tuple(
-        Track(int(last[one]["label"]), tuple(map(masks[one].get, range(len(lines)))), float(last[one]["score"]))
+        Track(int(last[one]["label"]), tuple(map(masks[one].get, range(len(lines)))), float(last[one]["score"]), id=one)
         for one in sorted(masks)
     )
     files = tuple(pictures[line["frame"]] for line in lines)

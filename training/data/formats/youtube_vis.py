@@ -21,7 +21,7 @@ from visrt.training.data.annotation_files import (
     is_crowd,
 )
 from visrt.training.data.annotations import AnnotatedSet, AnnotatedVideo, Track
-from visrt.training.data.formats.placing import Pictures, placed, write_json
+from visrt.training.data.formats.placing import Pictures, placed, track_ids, write_json
 from visrt.training.data.json_faults import Faults, known_id, placed_by_id, short
 from visrt.training.data.picture_folder import PictureFolder, ReadRules, complete_videos
 from visrt.training.data.segmentations import area_px, box_px, rle_of
@@ -51,7 +51,8 @@ def youtube_vis_set(path: Path, values: dict[str, Any], pictures: Path, rules: R
             label = label_of[known_id(annotation, "category_id", label_of, where)]
             video = videos[number]
             masks = masks_in(annotation, where, len(video.pictures), video.size, form, faults)
-            tracks[number].append(Track(label, masks, crowd=is_crowd(annotation, where)))
+            identity = annotation["id"] if not isinstance(annotation.get("track_id"), int) else annotation["track_id"]
+            tracks[number].append(Track(label, masks, crowd=is_crowd(annotation, where), id=int(identity)))
             if not form.boxes_only:
                 _compare(shapes, annotation, where, masks)
     known = any(tracks.values()) or (len(videos) == 1 and has_annotations(values))
@@ -139,10 +140,16 @@ def write_youtube_vis(annotated: AnnotatedSet, folder: Path, pictures: Pictures)
         {"id": v.id, "height": v.size[0], "width": v.size[1], "length": len(v.pictures), "file_names": names[v.id]}
         for v in annotated.videos
     ]
-    tracks = [(video, track) for video in annotated.videos for track in video.tracks]
+    ids, remarks = track_ids(annotated)
+    tracks = [
+        (video, number, track)
+        for video in annotated.videos
+        for number, track in zip(ids[video.id], video.tracks, strict=True)
+    ]
     annotations = [
         {
-            "id": i,
+            "id": i,  # from 1: tools take 0 for none
+            "track_id": number,
             "video_id": video.id,
             "category_id": category[track.label],
             "iscrowd": int(track.crowd),
@@ -154,12 +161,12 @@ def write_youtube_vis(annotated: AnnotatedSet, folder: Path, pictures: Pictures)
             "areas": [None if mask is None else area_px(mask) for mask in track.masks],
             **_scored(track),
         }
-        for i, (video, track) in enumerate(tracks, start=1)
+        for i, (video, number, track) in enumerate(tracks, start=1)
     ]
     categories = [{"id": number, "name": annotated.classes[label]} for label, number in category.items()]
     kept = annotations if annotated.annotated else None
     write_json(folder / "instances.json", {"videos": videos, "annotations": kept, "categories": categories})
-    return []
+    return remarks
 
 
 def _scored(track: Track) -> dict[str, float]:
