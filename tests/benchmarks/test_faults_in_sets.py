@@ -80,7 +80,7 @@ def test_all_faults_are_told_at_once_by_kind_with_their_places(tmp_path: Path) -
     assert "2 x annotations[2].segmentation[0]: a polygon of 2 numbers, one point;" in line
     assert "2 x annotations[3].segmentation[0]: a polygon of 4 numbers, two corners as of a box;" in line
     assert "(also annotations[6].segmentation)" in line
-    assert "leave it out with --skip-faulty" in line
+    assert "leave it out: `visrt data`, `eval` and `train --data` take --skip-faulty" in line
 
 
 def test_of_many_faults_of_one_kind_ten_places_are_named(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_names_come_from_a_list_or_from_annotations(official: Path, tmp_path: Pa
         (
             '{"categories": [{"name": "person"}]}',
             2,
-            "categories[0] is {'name': 'person'}; expected an object with an id",
+            "categories[0].id: expected a whole number of zero or more; found None",
         ),
         ('{"videos": []}', 2, "expected a json list of class names"),
     ],

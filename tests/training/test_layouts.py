@@ -12,7 +12,7 @@ import pytest
 from official_layouts import make_split
 from tiny_sets import coco_values, write_coco
 
-from visrt.runtime.errors import DataError
+from visrt.runtime.errors import DataError, UsageError
 from visrt.training.data.annotations import AnnotatedSet
 from visrt.training.data.layouts import found_sets
 from visrt.training.data.official_sets import OFFICIAL_SETS
@@ -118,6 +118,18 @@ def test_what_is_ambiguous_is_refused_with_what_was_found(name: str, tmp_path: P
     make(tmp_path)
     with pytest.raises(DataError, match=message):
         splits_of(tmp_path)
+
+
+def test_a_folder_of_which_no_file_has_a_known_name_is_told_with_its_files(tmp_path: Path) -> None:
+    (own(tmp_path) / "instances.json").rename(tmp_path / "export-7.json")
+    with pytest.raises(
+        DataError, match=r"looks like no annotated set: .*; give its annotation file .*: export-7\.json$"
+    ):
+        found_sets(tmp_path)
+    assert splits_of(tmp_path / "export-7.json") == {"all": 2}
+    (tmp_path / "export.zip").write_bytes(b"PK")
+    with pytest.raises(UsageError, match="unpack it, and give the folder"):
+        found_sets(tmp_path / "export.zip")
 
 
 FRAMES = 4

@@ -13,7 +13,10 @@ from visrt.runtime.errors import DataError
 
 __all__ = ["Faults", "known_id", "object_at", "objects_by_id", "placed_by_id", "short", "whole_number"]
 
-MEND = "mend what is faulty, or leave it out with --skip-faulty (skip_faulty in settings of a training)"
+MEND = (
+    "mend what is faulty, or leave it out: `visrt data`, `eval` and `train --data` take --skip-faulty, settings of a "
+    "training skip_faulty"
+)
 MOST_PLACES = 10
 """Places that a message names of a kind of fault."""
 

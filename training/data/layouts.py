@@ -39,6 +39,8 @@ NO_MASKS = ("captions", "person_keypoints", "image_info")
 """Beginnings of standard COCO files that hold no masks of all objects."""
 PANOPTIC = "panoptic_"
 """Beginning of files that hold the same objects once more, as a segmentation of all pixels."""
+MOST_FILES = 5
+"""Files that an error names."""
 UP = 3
 """Folders up from a split's pictures in which the annotations of a public set are looked for."""
 
@@ -137,6 +139,10 @@ def _hint(place: Path) -> str:
     inside = [name for name in known if _official(place / name)]
     if inside:
         return f"give one of the public sets in it: {', '.join(str(place / name) for name in inside)}"
+    files = [path.name for pattern in ("*.json", "*.xml") for path in sorted(place.glob(pattern))]
+    if files:
+        more = ", ..." if len(files) > MOST_FILES else ""
+        return f"give its annotation file in place of the folder: {', '.join(files[:MOST_FILES])}{more}"
     return "give the folder that does (`visrt data` and `visrt eval` take any arrangement by --annotations, --images)"
 
 
@@ -301,6 +307,8 @@ def _of_file(file: Path) -> Splits:
         return {"all": FoundSet("json", SetPlaces(file.parent, file, image_folders=folders_for(file)), file)}
     if file.suffix == ".xml":
         return {"all": FoundSet("cvat", SetPlaces(file.parent, file), file)}
+    if file.suffix == ".zip":
+        raise UsageError(f"{file}: unpack it, and give the folder or the annotation file in it")
     if file.name == JOURNAL:
         return {"all": FoundSet("run", SetPlaces(file.parent), file)}
     raise UsageError(f"{file}: expected a folder, or an annotation file that ends in .json, .yaml or .xml")

@@ -48,16 +48,12 @@ NAMES_EXPECTED = "a json list of class names in the order of the class logits, o
 
 def _names_in(path: Path) -> tuple[str, ...]:
     """A list of names, or the categories of a COCO or YouTube-VIS annotation file in the order of their ids."""
+    from visrt.training.data.annotation_files import categories_in
+
     names = read_json(path, NAMES_EXPECTED, SettingsError)
-    if isinstance(names, dict) and isinstance(names.get("categories"), list):
-        names = _category_names(names["categories"], path)
+    if isinstance(names, dict) and "categories" in names:
+        listed, label_of = categories_in(path, names)
+        return tuple(listed[label] for _, label in sorted(label_of.items()))
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise SettingsError(f"{path}: expected {NAMES_EXPECTED}")
     return tuple(names)
-
-
-def _category_names(categories: list[Any], path: Path) -> list[Any]:
-    for i, category in enumerate(categories):
-        if not isinstance(category, dict) or not isinstance(category.get("id"), int) or "name" not in category:
-            raise SettingsError(f"{path}: categories[{i}] is {category!r}; expected an object with an id and a name")
-    return [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
