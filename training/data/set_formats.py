@@ -184,15 +184,15 @@ def _without_root(values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     return {**values, "categories": others}, str(root.get("name"))
 
 
-def _davis(places: SetPlaces, _: ReadRules) -> ReadSet:
+def _davis(places: SetPlaces, rules: ReadRules) -> ReadSet:
     pictures = places.images or places.folder / PICTURES
     named = places.names_file
     classes = None if named is None else load_object_names(named)
     masks = places.annotations or places.folder / MASKS
-    annotated = read_davis(pictures, masks, classes)
+    annotated = read_davis(pictures, masks, classes, rules)
     bare = sum(len(images_in(v.pictures[0].parent)) - len(v.pictures) for v in annotated.videos)
     remarks = (f"{bare} pictures without a png of masks are left out",) if bare else ()
-    return ReadSet(replace(annotated, remarks=remarks), "davis", masks)
+    return ReadSet(replace(annotated, remarks=(*annotated.remarks, *remarks)), "davis", masks)
 
 
 def _mots(places: SetPlaces, rules: ReadRules) -> ReadSet:

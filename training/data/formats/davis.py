@@ -29,7 +29,8 @@ from visrt.training.data.formats.placing import (
     score_remarks,
     write_json,
 )
-from visrt.training.data.json_faults import short
+from visrt.training.data.json_faults import Faults, short
+from visrt.training.data.picture_folder import ReadRules
 from visrt.training.data.picture_size import opened, size_of
 from visrt.training.data.segmentations import rle_of_mask
 
@@ -46,6 +47,7 @@ __all__ = [
     "write_masks",
 ]
 
+STRICT = ReadRules()
 MASKS = "Annotations"
 PICTURES = "JPEGImages"
 SIZES = ("480p", "1080p", "Full-Resolution")
@@ -72,18 +74,25 @@ def load_object_names(path: Path) -> dict[str, dict[int, str]]:
     return found
 
 
-def read_davis(pictures: Path, masks: Path, named: ObjectNames | None = None) -> AnnotatedSet:
+def read_davis(
+    pictures: Path, masks: Path, named: ObjectNames | None = None, rules: ReadRules = STRICT
+) -> AnnotatedSet:
     """The videos that have a folder in `masks`, their classes by `named` or, without, all of one class."""
     pictures, masks = _inner(pictures), _inner(masks)
     folders = sorted(path for path in masks.iterdir() if path.is_dir())
     if not folders:
         raise DataError(f"{masks}: holds no folder; expected one of png masks for each video")
     names = [ONE_CLASS] if named is None else sorted({kind for of in named.values() for kind in of.values()})
+    faults = Faults(masks, rules.skip_faulty)
     videos = []
     for number, folder in enumerate(folders, start=1):
         objects = None if named is None else named.get(folder.name, {})
-        videos.append(_video(number, pictures / folder.name, folder, objects, names))
-    return AnnotatedSet(tuple(videos), tuple(names), {label + 1: label for label in range(len(names))})
+        with faults.entry():
+            videos.append(_video(number, pictures / folder.name, folder, objects, names, faults))
+    remarks = faults.remarks()
+    if not videos:
+        raise DataError(f"{masks}: no video is left without a fault")
+    return AnnotatedSet(tuple(videos), tuple(names), {label + 1: label for label in range(len(names))}, remarks)
 
 
 def _inner(folder: Path) -> Path:
@@ -97,16 +106,30 @@ def _inner(folder: Path) -> Path:
 
 
 def _video(
-    number: int, pictures: Path, masks: Path, classes: Mapping[int, str] | None, names: Sequence[str]
+    number: int,
+    pictures: Path,
+    masks: Path,
+    classes: Mapping[int, str] | None,
+    names: Sequence[str],
+    faults: Faults,
 ) -> AnnotatedVideo:
     pngs = [path for path in images_in(masks) if path.suffix.lower() == ".png"]
     by_stem = {path.stem: path for path in images_in(pictures)} if pictures.is_dir() else {}
-    lost = [path for path in pngs if path.stem not in by_stem]
-    if lost or not pngs:
-        message = f"{lost[0]}: there is no picture {pictures / lost[0].stem}.*" if lost else f"{masks}: holds no png"
-        raise DataError(f"{message}; expected a png mask for each annotated picture of a video")
+    expected = "expected a png mask for each annotated picture of a video"
+    for path in pngs:
+        if path.stem not in by_stem:
+            faults.add(DataError(f"{path}: there is no picture {pictures / path.stem}.*; {expected}"))
+    pngs = [path for path in pngs if path.stem in by_stem]
+    if not pngs:
+        raise DataError(f"{masks}: holds no png of a picture; {expected}")
     size = size_of(by_stem[pngs[0].stem])
-    frames = [_objects_in(path, by_stem[path.stem], size) for path in pngs]
+    read: dict[Path, dict[int, Rle]] = {}
+    for path in pngs:
+        with faults.entry():
+            read[path] = _objects_in(path, by_stem[path.stem], size)
+    pngs, frames = list(read), list(read.values())
+    if not pngs:
+        raise DataError(f"{masks}: no png is left without a fault")
     numbers = sorted({number for frame in frames for number in frame})
     tracks: list[Track] = []
     for identity in numbers:
@@ -115,7 +138,8 @@ def _video(
         if identity == VOID and (len(numbers) > 1 if classes is None else VOID not in classes):
             tracks += crowd_of_each_class(masks_of, len(names))
         else:
-            tracks.append(Track(_label(identity, classes, names, masks), masks_of))
+            with faults.entry():
+                tracks.append(Track(_label(identity, classes, names, masks), masks_of))
     return AnnotatedVideo(number, masks.name, tuple(by_stem[path.stem] for path in pngs), size, tuple(tracks))
 
 
