@@ -232,9 +232,7 @@ def test_all_faults_of_davis_are_told_at_once_and_their_frames_may_be_left_out(t
     picture(tmp_path / "Annotations/dogs/00001.png", np.ones((4, 4)))
     (tmp_path / "Annotations/dogs/00002.png").write_text("<html>")
     (tmp_path / "JPEGImages/dogs/00004.jpg").unlink()
-    with pytest.raises(
-        DataError, match=r"3 faults: 1 x .*00004\.png: there is no pict.*00001\.png: 4 x 4.*00002\.png"
-    ):
+    with pytest.raises(DataError, match=r"3 faults: 1 x .*00004\.png: there is no pict.*00001\.png: 4 x 4.*00002\.png"):
         read_set(SetPlaces(tmp_path))
     read = read_set(SetPlaces(tmp_path), skip_faulty=True)
     [video] = read.annotated.videos

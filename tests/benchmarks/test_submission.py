@@ -505,3 +505,11 @@ def test_lines_of_progress_come_now_and_then_and_name_what_failed() -> None:
         "official: 4 of 6 videos, 1.0 frames a second, 40 s left",
         "video5: torn",
     ]
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.zip"])
+def test_the_name_of_a_file_for_the_results_is_refused_before_anything_is_run(name: str, tmp_path: Path) -> None:
+    refused = visrt(["eval", "--bundle", "none", "--data", "none", "--write-results", str(tmp_path / name)])
+    assert refused.exit_code == 2
+    assert "takes a folder, for results.json, results.zip" in refused.stderr
+    assert refused.stderr.strip().endswith(f"give {tmp_path / 'results'}")

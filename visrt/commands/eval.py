@@ -126,6 +126,11 @@ def evaluate(
         )
     if overwrite and write_results is None:
         raise UsageError("--overwrite replaces the results of an earlier run; give it with --write-results")
+    if write_results is not None and write_results.suffix in (".json", ".zip") and not write_results.is_dir():
+        raise UsageError(
+            f"--write-results {write_results}: takes a folder, for results.json, results.zip and what an interrupted "
+            f"run goes on from; give {write_results.with_suffix('')}"
+        )
     rules = ("causal", "official") if rule is Rule.both else (rule.value,)
     changes = association_in(association, preset).changes
     existing: Existing = "replace" if overwrite else "refuse"
