@@ -27,6 +27,8 @@ def rle_of(segmentation: object, where: str, size: tuple[int, int]) -> Rle:
 
     Raises DataError with `where`, the json path, if it is not a mask of that size.
     """
+    if segmentation is None:
+        raise DataError(f"{where}: expected an RLE or polygons; there is no mask")
     if isinstance(segmentation, dict) and "exterior" in segmentation:
         segmentation = [segmentation]
     if isinstance(segmentation, list):
