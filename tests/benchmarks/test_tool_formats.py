@@ -28,6 +28,7 @@ from visrt.training.data.formats.brush import brush_of_mask, mask_of_brush
 from visrt.training.data.segmentations import box_px, rle_of_mask
 from visrt.training.data.set_formats import Pictures, SetPlaces, load_annotations, read_set
 from visrt.training.data.set_formats import write_set as write_format
+from visrt.training.data.sources import PoolSettings, load_pool
 from visrt.training.own_data import own_run
 from visrt.training.own_recipe import OwnRecipe
 
@@ -657,6 +658,38 @@ def test_things_of_a_panoptic_file_are_instances_and_stuff_is_counted(tmp_path: 
     ended = data("convert", panoptic(tmp_path), "--to", "coco", "--out", tmp_path / "out")
     assert ended.exit_code == 0, ended.stderr
     assert contents(load_annotations(tmp_path / "out")) == contents(read.annotated)
+
+
+def test_panoptic_files_lie_where_coco_has_them_and_do_not_count_twice_in_its_folder(tmp_path: Path) -> None:
+    made = panoptic(tmp_path / "made")
+    coco = tmp_path / "coco"
+    (coco / "annotations").mkdir(parents=True)
+    made.rename(coco / "annotations" / "panoptic_val2017.json")
+    (made.parent / "panoptic").rename(coco / "annotations" / "panoptic_val2017")
+    (made.parent / "images").rename(coco / "val2017")
+    read = read_set(SetPlaces(coco / "annotations" / "panoptic_val2017.json"))
+    assert (read.format, len(read.annotated.videos[0].tracks)) == ("panoptic", 3)
+    assert read_set(SetPlaces(coco)).format == "panoptic", "where there is nothing else"
+    box = {"id": 1, "image_id": 3, "category_id": 18, "segmentation": drawn((1, 1, 9, 9))}
+    values = json.loads((coco / "annotations" / "panoptic_val2017.json").read_text())
+    (coco / "annotations" / "instances_val2017.json").write_text(json.dumps({**values, "annotations": [box]}))
+    assert read_set(SetPlaces(coco)).format == "coco"
+
+
+@pytest.mark.parametrize("name", ["cvat", "label-studio", "labelme", "panoptic"])
+def test_sets_of_tools_are_trained_on_as_they_are(name: str, tmp_path: Path) -> None:
+    if name == "labelme":
+        for i in range(2):
+            labelme(tmp_path / "set", area("dog", i), name=str(i))
+    elif name == "panoptic":
+        panoptic(tmp_path / "set")
+    else:
+        write_format(hard_set(tmp_path / "made"), tmp_path / "set", name, Pictures.copy)
+    place = tmp_path / "set" / "panoptic.json" if name == "panoptic" else tmp_path / "set"
+    run = own_run(OwnRecipe(str(place), start="imagenet"))
+    pool = load_pool(run.settings.data.sources, PoolSettings(part="all", max_crowd=1.0))
+    assert "dog" in pool.classes
+    assert sum(len(frame.objects) for base in pool.bases for frame in base.frames) >= 2
 
 
 BAD_PANOPTIC: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

@@ -272,7 +272,7 @@ def folders_for(file: Path) -> tuple[Path, ...]:
     usual = [folder / name for folder in dict.fromkeys((file.parent, root)) for name in (PICTURES, IMAGES)]
     if file.name == ANNOTATIONS:
         return tuple(dict.fromkeys([*usual, *official_folders(file), *sorted(file.parent.glob(f"*/{PICTURES}"))]))
-    name = file.stem.removeprefix("instances_")
+    name = file.stem.removeprefix("instances_").removeprefix(PANOPTIC)
     beside = [file.parent] if file.parent.is_dir() and images_in(file.parent) else []
     named = [root / name / PICTURES, root / name, root / IMAGES / name]
     return tuple(dict.fromkeys([*official_folders(file), *beside, *named, *usual]))
