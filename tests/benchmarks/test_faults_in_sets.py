@@ -303,6 +303,29 @@ def test_the_videos_of_a_file_have_its_names(tmp_path: Path) -> None:
     assert [video.name for video in read(saved(tmp_path, values)).videos] == ["street at noon"]
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("0.jpg", "images/0.png"),
+        ("frame_1.png", None),
+        ("street/00000.jpg", "images/streets"),
+        ("0001.png", "images/1.png"),
+        ("7.png", None),
+    ],
+    ids=["another suffix", "nothing like it", "a folder", "zeros", "another number"],
+)
+def test_a_picture_that_is_not_there_is_told_with_the_file_of_the_nearest_name(
+    name: str, nearest: str | None, tmp_path: Path
+) -> None:
+    values = photos(tmp_path, 2)
+    (tmp_path / "images" / "streets").mkdir()
+    values["images"][0]["file_name"] = name
+    with pytest.raises(DataError, match="1 of 2 photos are not below") as raised:
+        read(saved(tmp_path, values))
+    assert ("(nearest to" in str(raised.value)) is (nearest is not None)
+    assert nearest is None or f" is {tmp_path / nearest})" in str(raised.value)
+
+
 def test_names_of_pictures_may_begin_at_the_json_file_as_those_of_kwcoco_do(tmp_path: Path) -> None:
     values = photos(tmp_path, 3)
     in_video("video_id", "frame_index")(values)

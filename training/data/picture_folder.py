@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 from visrt.runtime.errors import DataError
@@ -16,6 +19,8 @@ __all__ = ["MissingPictures", "PictureFolder", "ReadRules", "complete_videos"]
 
 MOST_NAMES = 10
 """Videos that an error names."""
+MOST_LISTED = 5000
+"""Files that are looked at for one of nearly a name."""
 
 
 class MissingPictures(str, Enum):
@@ -99,7 +104,7 @@ def complete_videos(annotated: AnnotatedSet, folder: PictureFolder, path: Path, 
     lost = frozenset(folder.missing)
     gaps = [_Gap(video, tuple(p for p in video.pictures if p in lost)) for video in annotated.videos]
     gaps = [gap for gap in gaps if gap.missing]
-    listed = _listed(annotated, gaps, folder.root)
+    listed = _listed(annotated, gaps, folder.root) + _nearest(folder.missing[0])
     if rule is MissingPictures.refuse:
         raise DataError(
             f"{path}: {listed}; complete the download or give the folder of pictures. `visrt eval` and `visrt data` "
@@ -114,6 +119,27 @@ def complete_videos(annotated: AnnotatedSet, folder: PictureFolder, path: Path, 
         missing=tuple(gap.video.name for gap in gaps),
         remarks=(*annotated.remarks, f"{path}: {listed}, and left out"),
     )
+
+
+def _nearest(missing: Path) -> str:
+    """A hint with the file that is meant, if one of nearly the name of `missing` is there: another suffix, other letter
+    case, other zeros, or a folder of nearly its folder's name. The picture of another number is none."""
+    wanted, folder = missing.name, missing.parent
+    try:
+        if not folder.is_dir():
+            wanted, folder = folder.name, folder.parent
+        names = [path.name for path in islice(folder.iterdir(), MOST_LISTED)]
+    except (OSError, ValueError):
+        return ""
+    alike = [name for name in names if _plain(name) == _plain(wanted)]
+    spelt = [name for name in names if re.sub(r"\d+", "#", name) != re.sub(r"\d+", "#", wanted)]
+    found = [*alike, *get_close_matches(wanted, spelt, n=1, cutoff=0.7)]
+    return f" (nearest to {wanted} is {folder / found[0]})" if found else ""
+
+
+def _plain(name: str) -> str:
+    """A file name without its suffix, zeros before numbers, and the case of its letters."""
+    return re.sub(r"0+(?=\d)", "", Path(name).stem.casefold())
 
 
 def _listed(annotated: AnnotatedSet, gaps: Sequence[_Gap], root: Path) -> str:
