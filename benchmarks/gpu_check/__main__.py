@@ -2,10 +2,12 @@
 
     python -m visrt.benchmarks.gpu_check --bundle bundles/default --clip clips/demo.mp4
     python -m visrt.benchmarks.gpu_check --random minvis-r50@480x864,videomt-s
+    python -m visrt.benchmarks.gpu_check --only cuda
 
 Parts that are done are not done again: run it again to go on. Exits with 0 if at least one engine ran on a GPU and
 nothing failed, with 5 if something failed, and with 3 on a machine where no engine could run on a GPU: then only the
-CPU was measured, and the report says that this was no GPU check.
+CPU was measured, and the report says that this was no GPU check. `--only cuda` tries the CUDA layer alone: it needs no
+bundle, no clip and no TensorRT.
 """
 
 from __future__ import annotations
@@ -18,11 +20,21 @@ from functools import partial
 from pathlib import Path
 
 from visrt.benchmarks.gpu_check.networks import ALL, NETWORKS, PRECISIONS, random_bundles
-from visrt.benchmarks.gpu_check.parts import CheckSettings, Part, Subject, engines_here, given_subjects, parts_of
+from visrt.benchmarks.gpu_check.parts import (
+    CheckSettings,
+    Part,
+    Subject,
+    cuda_parts,
+    engines_here,
+    given_subjects,
+    layers_here,
+    parts_of,
+)
 from visrt.benchmarks.gpu_check.record import PAGE, RECORD, Done, Record
-from visrt.benchmarks.gpu_check.report import exit_code, page, part_line, verdict_of
+from visrt.benchmarks.gpu_check.report import advice_lines, exit_code, page, part_line, verdict_of
 from visrt.benchmarks.gpu_check.runner import in_process
 from visrt.runtime.engines.backends import BACKENDS
+from visrt.runtime.engines.trt.cuda import LAYERS
 from visrt.runtime.errors import INTERRUPTED, UsageError, VisrtError
 from visrt.runtime.machine import machine_and_packages
 from visrt.runtime.sinks.output import write_atomically
@@ -48,7 +60,8 @@ def check(parts: Sequence[Part], record: Record, run: Run, say: Callable[[str], 
             else run(part, part.key(record.machine))
         )
         record.keep(done)
-        say(part_line(part, done))
+        for line in (part_line(part, done), *advice_lines(part, done)):
+            say(line)
 
 
 def _is_done(part: Part, done: Done) -> bool:
@@ -58,7 +71,7 @@ def _is_done(part: Part, done: Done) -> bool:
 
 def _missing(part: Part, parts: Sequence[Part], record: Record) -> str:
     """Why `part` cannot be done: there is no bundle, or its engines could not be built; empty if it can."""
-    if part.kind != "export" and not part.subject.made:
+    if part.lacks_bundle:
         return f"its bundle is not there: do {part.subject.name}/export first"
     of_the_same = (part.subject, part.engine, part.batch)
     for other in parts:
@@ -73,13 +86,24 @@ def _chosen(parts: Sequence[Part], patterns: Sequence[str] | None) -> list[Part]
     """The parts that match any of `patterns`, all without. Raises UsageError if there are none."""
     if not patterns:
         return list(parts)
-    chosen = [part for part in parts if any(fnmatchcase(part.id, pattern) for pattern in patterns)]
+    chosen = [part for part in parts if any(_matches(part.id, pattern) for pattern in patterns)]
     if not chosen:
         raise UsageError(
             f"--only {' '.join(patterns)}: no part is called so; --parts lists them, * stands for any text, as in "
             f"'{parts[0].subject.name}/*'"
         )
     return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a part is called so, or is one of a group that is."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}/*")
+
+
+def _cuda_alone(patterns: Sequence[str] | None) -> bool:
+    """Whether --only names nothing but parts of the CUDA layer, which need no bundle."""
+    known = [part.id for part in cuda_parts(LAYERS, 0)]
+    return bool(patterns) and all(any(_matches(name, pattern) for name in known) for pattern in patterns or ())
 
 
 def _arguments(arguments: Sequence[str] | None) -> Namespace:
@@ -113,19 +137,29 @@ def _subjects(given: Namespace) -> list[Subject]:
     return [*given_subjects(folders), *made]
 
 
+def _planned(given: Namespace, settings: CheckSettings) -> tuple[list[Part], dict[str, str]]:
+    """All parts, and why engines and libraries for CUDA are absent, empty where they are not."""
+    absences = layers_here()
+    parts = cuda_parts([layer for layer, absence in absences.items() if not absence], given.device)
+    if _cuda_alone(given.only):
+        return parts, absences
+    if not given.clip.is_file():
+        raise UsageError(f"--clip {given.clip}: no such file; expected a video")
+    found = engines_here(given.engine)
+    engines = [engine for engine, absence in found.items() if not absence]
+    return [*parts, *parts_of(_subjects(given), engines, settings, given.clip)], {**absences, **found}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; the report goes to stdout and to two files."""
     given = _arguments(arguments)
     batches, streams = _each_once(given.batch), _each_once(given.streams)
     settings = CheckSettings(batches, streams, given.frames, given.rounds, given.device)
-    if not given.clip.is_file():
-        raise UsageError(f"--clip {given.clip}: no such file; expected a video")
-    absences = engines_here(given.engine)
-    engines = [engine for engine, absence in absences.items() if not absence]
+    parts, absences = _planned(given, settings)
     record = Record(given.out, machine_and_packages())
     record.absences = absences
-    parts = parts_of(_subjects(given), engines, settings, given.clip)
-    chosen = _chosen(parts, given.only)
+    # Without a GPU there are no parts of the CUDA layer, and the report says why.
+    chosen = _chosen(parts, given.only) if parts else []
     if given.parts:
         for part in chosen:
             done = record.of(part)

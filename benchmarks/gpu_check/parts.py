@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from visrt.benchmarks.gpu_check.networks import RandomBundle
 from visrt.runtime.bundles.bundle import MANIFEST, Bundle, open_bundle
 from visrt.runtime.engines.backends import BACKENDS
-from visrt.runtime.errors import BundleError, UsageError
+from visrt.runtime.engines.gpus import gpu_absence
+from visrt.runtime.engines.trt.cuda import LAYERS
+from visrt.runtime.errors import BundleError, UsageError, install_hint
 
-__all__ = ["ON_GPU", "CheckSettings", "Kind", "Part", "Subject", "engines_here", "given_subjects", "parts_of"]
+__all__ = [
+    "ON_GPU",
+    "CheckSettings",
+    "Kind",
+    "Part",
+    "Subject",
+    "cuda_parts",
+    "engines_here",
+    "given_subjects",
+    "layers_here",
+    "parts_of",
+]
 
 ON_GPU = tuple(name for name, backend in BACKENDS.items() if backend.on_gpu)
 
-Kind = Literal["export", "build", "verify", "engines", "streams"]
-"""export: the bundle is made. build: engines are built and opened. verify: compared with torch. engines: timed alone.
-streams: timed from the decoder to the masks."""
+Kind = Literal["cuda", "export", "build", "verify", "engines", "streams"]
+"""cuda: the CUDA layer alone, without a bundle and TensorRT. export: the bundle is made. build: engines are built and
+opened. verify: compared with torch. engines: timed alone. streams: timed from the decoder to the masks."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,8 @@ class CheckSettings:
     round; None takes FRAMES, on the CPU CPU_FRAMES. rounds: of which the median counts, after one that warms up.
     device: number of the GPU."""
 
-    batches: tuple[int, ...] = (1, 4)
-    streams: tuple[int, ...] = (1, 8)
+    batches: tuple[int, ...] = (1, 8)
+    streams: tuple[int, ...] = (1, 4, 8, 16)
     frames: int | None = None
     rounds: int = 3
     device: int = 0
@@ -74,9 +89,17 @@ class Subject:
         return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
 
 
+FIGURES = 2
+"""Raised when parts measure something else, so that none counts as done that was measured otherwise."""
+
+CUDA = Subject("cuda", Path(), "")
+"""In place of a bundle, where none is needed."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """One measurement. Fields that a kind does not have are empty or 0; frames, rounds, device: as in CheckSettings."""
+    """One measurement. Fields that a kind does not have are empty or 0; frames, rounds, device: as in CheckSettings.
+    engine: of kind "cuda" one of LAYERS."""
 
     kind: Kind
     subject: Subject
@@ -90,18 +113,32 @@ class Part:
 
     @property
     def id(self) -> str:
-        """As minvis-r50-384x640-fp16/tensorrt/streams/batch4/8."""
+        """As minvis-r50-384x640-fp16/tensorrt/streams/batch8/16, or cuda/pycuda."""
+        if self.kind == "cuda":
+            return f"{self.subject.name}/{self.engine}"
         batch = f"batch{self.batch}" if self.batch else ""
         streams = f"{self.streams}" if self.streams else ""
         return "/".join(filter(None, (self.subject.name, self.engine, self.kind, batch, streams)))
 
+    @property
+    def lacks_bundle(self) -> bool:
+        """Whether the bundle that it needs is not there."""
+        return self.kind not in ("cuda", "export") and not self.subject.made
+
     def key(self, machine: Mapping[str, str]) -> str:
         """The hash of all that the result depends on: bundle, settings, GPU and versions; empty without a bundle."""
-        if self.kind != "export" and not self.subject.made:
+        if self.lacks_bundle:
             return ""
-        values: dict[str, Any] = {**asdict(self), "subject": self.subject.name, "machine": dict(machine)}
+        values: dict[str, Any] = {
+            **asdict(self),
+            "subject": self.subject.name,
+            "machine": dict(machine),
+            "figures": FIGURES,
+        }
         values["made_from"] = asdict(self.subject.random) if self.subject.random else None
-        if self.kind != "export":
+        if self.kind == "cuda":
+            values["torch"] = _version("torch")
+        elif self.kind != "export":
             values["bundle"] = self.subject.sha256
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -114,6 +151,42 @@ class Part:
         subject = values["subject"]
         random = subject["random"] and RandomBundle(**{**subject["random"], "size": tuple(subject["random"]["size"])})
         return Part(**{**values, "subject": Subject(subject["name"], Path(subject["folder"]), subject["size"], random)})
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def layers_here() -> dict[str, str]:
+    """For each library that calls CUDA's driver, why this machine cannot use it, empty where it should: one that is
+    installed and does not load is a failure of its part."""
+    if absence := gpu_absence():
+        return dict.fromkeys(LAYERS, absence)
+    return {layer: _layer_absence(layer) for layer in LAYERS}
+
+
+def _layer_absence(layer: str) -> str:
+    module, extra = LAYER_PACKAGES[layer]
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError:
+        return f"{layer} is not installed; {install_hint(extra)}"
+    except ImportError:
+        # Its part says why it does not load.
+        return ""
+    return ""
+
+
+LAYER_PACKAGES = {"pycuda": ("pycuda", "trt-pycuda"), "cuda-bindings": ("cuda.bindings", "trt")}
+"""The package that is imported, which needs no driver, and the extra that installs it."""
+
+
+def cuda_parts(layers: Sequence[str], device: int) -> list[Part]:
+    """A part for each of `layers`, which comes before all others."""
+    return [Part("cuda", CUDA, layer, device=device) for layer in layers]
 
 
 def engines_here(chosen: Sequence[str] = ()) -> dict[str, str]:

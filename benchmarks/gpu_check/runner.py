@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,8 +27,8 @@ LINE = 300
 
 
 def in_process(part: Part, key: str, folder: Path, limit_s: float, command: Sequence[str] = MEASURE) -> Done:
-    """The end of `part`, whatever happens. What it prints goes to a log in `folder`, its engines to a cache there:
-    engines that users keep would hide how long a build takes."""
+    """The end of `part`, whatever happens. Its command and what it prints go to a log in `folder`, its engines to a
+    cache there: engines that users keep would hide how long a build takes."""
     log = folder / LOGS / (re.sub(r"[^\w.-]+", "-", part.id) + ".log")
     out = log.with_suffix(".json")
     start = perf_counter()
@@ -50,6 +51,8 @@ def in_process(part: Part, key: str, folder: Path, limit_s: float, command: Sequ
 def _exit_code(command: Sequence[str], printed: BinaryIO, cache: Path, limit_s: float) -> int | None:
     """Of the process, None if it took too long. It does not outlive this function."""
     environment = {**os.environ, "VISRT_CACHE": str(cache.absolute())}
+    printed.write(f"VISRT_CACHE={shlex.quote(environment['VISRT_CACHE'])} {shlex.join(command)}\n".encode())
+    printed.flush()
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, env=environment
     ) as process:
@@ -77,5 +80,6 @@ def _ended(code: int) -> str:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
+    """Of what it printed; the first line is the command."""
+    lines = log.read_text(errors="replace").splitlines()[1:]
     return next((line.strip()[:LINE] for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -49,16 +49,22 @@ class EngineReport:
     unaccounted: tuple[str, ...]
 
 
+def _raise(error: EngineError) -> None:
+    raise error
+
+
 def build_bundle(
     bundle: Bundle,
     library: TensorRt,
     plan: BuildPlan,
     cache: EngineCache,
     progress_of: Callable[[str], Progress],
+    on_failure: Callable[[EngineError], None] = _raise,
 ) -> Iterator[EngineReport]:
     """An engine for each graph of `bundle` at each size, reported as it is there.
 
-    `progress_of` gives a graph's listener by name and size.
+    `progress_of` gives a graph's listener by name and size. `on_failure` gets the error of a graph that cannot be
+    built; if it returns, the others are built.
     """
     with _gpu(library, plan) as (gpu, cuda):
         for size in bundle.sizes:
@@ -67,7 +73,12 @@ def build_bundle(
                 profile = profile_of(size.manifest, name, plan.batch)
                 request = build_request(size, name, profile, plan.targets, plan.level)
                 key = engine_key(library, request, gpu, cuda)
-                yield _reported(library, request, text, key, cache, progress_of(f"{name} {text}"))
+                try:
+                    report = _reported(library, request, text, key, cache, progress_of(f"{name} {text}"))
+                except EngineError as error:
+                    on_failure(error)
+                else:
+                    yield report
 
 
 def _reported(

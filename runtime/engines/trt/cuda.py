@@ -24,6 +24,7 @@ from visrt.runtime.engines.options import usable_cores
 from visrt.runtime.errors import EngineError, install_hint, one_line
 
 __all__ = [
+    "LAYERS",
     "DeviceMemory",
     "Event",
     "Gpu",
@@ -43,6 +44,9 @@ BLOCKING_SYNC, DISABLE_TIMING = 1, 2
 
 FEW_CORES = 5
 """Below so many, as on a Jetson, a core is worth more than the microseconds that a sleeping thread wakes up later."""
+
+LAYERS = ("pycuda", "cuda-bindings")
+"""The libraries that a layer is made of; the first that is installed is used."""
 
 _CONTEXTS: dict[tuple[str, int], Any] = {}
 """The primary contexts in use by name of the layer and index of the GPU, kept to the end of the process.
@@ -349,26 +353,30 @@ def megabytes(size: float) -> str:
     return f"{size / 2**20:.1f} MB"
 
 
-def cuda_layer() -> Layer:
-    """pycuda if it is installed, else cuda-bindings; EngineError if there is neither or it does not load."""
+def cuda_layer(name: str = "") -> Layer:
+    """The layer called `name`, one of LAYERS; without a name pycuda if it is installed, else cuda-bindings. EngineError
+    if it is not there or does not load."""
     from visrt.runtime.engines.trt.cuda_bindings import BindingsLayer
     from visrt.runtime.engines.trt.cuda_pycuda import PycudaLayer
 
-    try:
-        import pycuda.driver
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pycuda":
+    if name != "cuda-bindings":
+        try:
+            import pycuda.driver
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "pycuda":
+                raise _does_not_load(error) from None
+            if name:
+                raise EngineError(f"pycuda is not installed; {install_hint('trt-pycuda')}") from None
+        except ImportError as error:
             raise _does_not_load(error) from None
-    except ImportError as error:
-        raise _does_not_load(error) from None
-    else:
-        return PycudaLayer(pycuda.driver)
+        else:
+            return PycudaLayer(pycuda.driver)
     try:
         return BindingsLayer(driver_api())
     except DriverError as error:
+        missing = f"{name} was requested, but" if name else "pycuda is not installed, and"
         raise EngineError(
-            f"pycuda is not installed, and {error}; {install_hint('trt')} on a machine with an NVIDIA driver, or use "
-            "--engine cpu"
+            f"{missing} {error}; {install_hint('trt')} on a machine with an NVIDIA driver, or use --engine cpu"
         ) from None
 
 

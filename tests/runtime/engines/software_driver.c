@@ -67,7 +67,16 @@ int cuMemHostAlloc(void **memory, size_t size, unsigned flags) { CURRENT; *memor
 int cuMemFreeHost(void *memory) { free(memory); return destroyed(); }
 int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t size, Handle s) { CURRENT; memcpy((void *)to, from, size); return 0; }
 int cuMemcpyDtoHAsync_v2(void *to, Address from, size_t size, Handle s) { CURRENT; memcpy(to, (void *)from, size); return 0; }
-int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t size, Handle s) { CURRENT; memcpy((void *)to, (void *)from, size); return 0; }
+/* Copies within the device can be recorded; the last recording is the one that is launched. */
+static struct { Address to, from; size_t size; } recorded[16];
+static int recording, count;
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t size, Handle s) {
+    CURRENT;
+    if (recording && count == 16) return INVALID_VALUE;
+    if (recording) { recorded[count].to = to; recorded[count].from = from; recorded[count++].size = size; }
+    else memcpy((void *)to, (void *)from, size);
+    return 0;
+}
 int cuMemsetD8Async(Address to, unsigned char value, size_t size, Handle s) { CURRENT; memset((void *)to, value, size); return 0; }
 int cuMemcpy2DAsync_v2(const Copy2D *copy, Handle s) {
     CURRENT;
@@ -77,10 +86,20 @@ int cuMemcpy2DAsync_v2(const Copy2D *copy, Handle s) {
     return 0;
 }
 
-int cuStreamBeginCapture_v2(Handle stream, int mode) { TOLD("capture mode %d on %p\n", mode, stream); CURRENT; return 0; }
-int cuStreamEndCapture(Handle stream, Handle *graph) { return created(graph); }
+int cuStreamBeginCapture_v2(Handle stream, int mode) {
+    TOLD("capture mode %d on %p\n", mode, stream);
+    CURRENT;
+    recording = 1, count = 0;
+    return 0;
+}
+int cuStreamEndCapture(Handle stream, Handle *graph) { recording = 0; return created(graph); }
 int cuGraphInstantiateWithFlags(Handle *executable, Handle graph, unsigned long long flags) { return created(executable); }
-int cuGraphLaunch(Handle executable, Handle stream) { TOLD("launch on %p\n", stream); CURRENT; return 0; }
+int cuGraphLaunch(Handle executable, Handle stream) {
+    TOLD("launch on %p\n", stream);
+    CURRENT;
+    for (int i = 0; i < count; i++) memcpy((void *)recorded[i].to, (void *)recorded[i].from, recorded[i].size);
+    return 0;
+}
 int cuGraphExecDestroy(Handle executable) { return destroyed(); }
 int cuGraphDestroy(Handle graph) { return destroyed(); }
 

@@ -399,18 +399,23 @@ for _ in range(2):
 """
 
 
-def test_cuda_bindings_itself_makes_every_call_on_a_driver_in_software(real_bindings: Any, tmp_path: Path) -> None:
-    """As far as a test without hardware can go: the library is the real one, and behind it is a libcuda of ours."""
+@pytest.fixture
+def on_software(real_bindings: Any, tmp_path: Path) -> dict[str, str]:
+    """The environment of a process whose libcuda is ours, in software, behind the real cuda-bindings."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("no C compiler, or not Linux")
     source, library = Path(__file__).with_name("software_driver.c"), tmp_path / "libcuda.so.1"
     built = [compiler, "-shared", "-fPIC", "-w", str(source), "-o", str(library), "-Wl,-soname,libcuda.so.1", "-ldl"]
     subprocess.run(built, check=True, timeout=120)
+    return {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+
+
+def test_cuda_bindings_itself_makes_every_call_on_a_driver_in_software(on_software: dict[str, str]) -> None:
+    """As far as a test without hardware can go: the library is the real one."""
     program = f"import sys\nsys.modules['pycuda'] = None\n{USE}"
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     ended = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], env=on_software, capture_output=True, text=True, timeout=120
     )
 
     assert ended.returncode == 0, ended.stderr
@@ -420,6 +425,27 @@ def test_cuda_bindings_itself_makes_every_call_on_a_driver_in_software(real_bind
     assert "capture mode 1 on 0x5001" in told
     assert "0x5003 on 0x5001" in told
     assert "0x5002 waits for 0x5003" in told
+    assert told[-1] == "held 0"
+
+
+def test_gpu_check_tries_the_cuda_layer_alone_by_cuda_bindings_itself(
+    on_software: dict[str, str], tmp_path: Path
+) -> None:
+    """Without TensorRT, bundle and clip; a second run does nothing again."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "visrt.benchmarks.gpu_check", "--only", "cuda/cuda-bindings", "--out", str(out)]
+
+    ended = subprocess.run(command, env=on_software, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(command, env=on_software, capture_output=True, text=True, timeout=300)
+
+    assert (ended.returncode, again.returncode) == (0, 0), ended.stdout + ended.stderr
+    assert "cuda/cuda-bindings: done, Software GPU, compute capability 9.0" in ended.stdout
+    assert "**the CUDA layer passed; no engine was checked**" in ended.stdout
+    assert "part 1 of 1" in ended.stdout
+    assert "(before)" in again.stdout
+    assert "part 1 of 1" not in again.stdout
+    told = (out / "logs" / "cuda-cuda-bindings.log").read_text().splitlines()
+    assert "gpu_check.measure" in told[0]
     assert told[-1] == "held 0"
 
 
