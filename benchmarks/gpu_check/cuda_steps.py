@@ -154,7 +154,7 @@ def _copies(gpu: Gpu) -> Mapping[str, float]:
     with _room(gpu) as (up, down, source, target):
         seconds: dict[str, list[float]] = {}
         event = gpu.event()
-        enqueued = {
+        enqueued: dict[str, Callable[[], None]] = {
             "up_gb_s": lambda: gpu.upload(source.address, up.array),
             "device_gb_s": lambda: gpu.copy(target.address, source.address, BYTES),
             "down_gb_s": lambda: gpu.download(down.array, target.address),

@@ -19,6 +19,7 @@ from fake_pycuda import install_cuda
 from fake_tensorrt import install_tensorrt
 
 from visrt.benchmarks.gpu_check import networks
+from visrt.benchmarks.gpu_check import parts as parts_module
 from visrt.benchmarks.gpu_check.__main__ import check, main
 from visrt.benchmarks.gpu_check.measure import measured
 from visrt.benchmarks.gpu_check.networks import NETWORKS, RandomBundle, RandomNetwork, random_bundles
@@ -31,6 +32,7 @@ from visrt.export.families import FAMILIES
 from visrt.models.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.bundles.bundle import open_bundle
 from visrt.runtime.engines.backends import BACKENDS
+from visrt.runtime.engines.trt.cuda import LAYERS
 from visrt.runtime.errors import BundleError, DataError, EngineError, ParityError, UsageError, VisrtError
 from visrt.runtime.parity import verify
 from visrt.runtime.session import Session
@@ -44,6 +46,7 @@ NO_GPU = "no NVIDIA driver here"
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "gpu_absence", lambda: NO_GPU)
     for engine in ON_GPU:
         monkeypatch.setitem(BACKENDS, engine, replace(BACKENDS[engine], absence=lambda: NO_GPU))
 
@@ -68,6 +71,7 @@ def tensorrt(random: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("VISRT_CACHE", str(tmp_path / "cache"))
     install_cuda(monkeypatch, gpu)
     install_tensorrt(monkeypatch, gpu, "tensorrt", "10.13.3.9")
+    monkeypatch.setattr("visrt.benchmarks.gpu_check.measure.trtexec_tool", lambda: None)
     monkeypatch.setitem(BACKENDS, "tensorrt", replace(BACKENDS["tensorrt"], absence=lambda: ""))
     return gpu
 
@@ -98,7 +102,7 @@ def test_without_a_gpu_the_cpu_is_measured_once_and_the_verdict_is_no_check(
     given += ["--frames", "2", "--batch", "2", "--streams", "2", "--only", "*/verify/*", "*/streams/*"]
     assert main(given) == 3
     printed = capsys.readouterr().out
-    assert printed.count(NO_GPU) == len(ON_GPU)
+    assert printed.count(NO_GPU) == len(ON_GPU) + len(LAYERS)
     assert "NOT a GPU check" in printed
     written = json.loads((tmp_path / "out" / RECORD).read_text())
     ended = {part["id"].split("/", 2)[2]: part for part in written["parts"]}
@@ -129,10 +133,15 @@ def test_every_part_runs_on_tensorrt_and_the_table_has_its_figures(
     assert tensorrt.counts["builds"] == len([*(tmp_path / "cache").glob("*.engine")]), "each is built once"
     report = page(parts, record)
     rows = [line.split(" | ") for line in report.splitlines() if line.startswith(f"| {random.name} | tensorrt")]
-    first, second, *stages = rows
+    first, second, call, wide_call, *stages = rows
     assert [first[2], first[5], second[2], second[5]] == ["1", "yes", "2", "yes"]
-    assert all(float(first[at]) > 0 for at in (3, 6, 7, 8))
-    assert (second[7], float(second[8]) > 0) == ("–", True), "one stream shares no calls"
+    assert all(float(first[at]) > 0 for at in (3, 6, 7, 8, 9))
+    assert (second[8], float(second[9]) > 0) == ("–", True), "one stream shares no calls"
+    assert first[10] != "–", "seconds to the first frame"
+    moved = [done.figures["call"]["mb"] for part in parts if (done := record.of(part)) and part.kind == "engines"]
+    assert moved[1] > moved[0] > 64 * 96 * 3 / 1e6, "the image at least, and of two frames more"
+    assert all(float(row[at]) > 0 for row in (call, wide_call) for at in (3, 4))
+    assert [row[5] for row in (call, wide_call)] == ["–", "–"], "there is no trtexec here"
     assert len(stages) == 5
     assert "decoder engine" in report
 
@@ -269,7 +278,7 @@ def test_parts_can_be_listed_and_chosen(tmp_path: Path, capsys: pytest.CaptureFi
     given = ["--bundle", str(INT8), "--clip", str(CLIP), "--out", str(tmp_path), "--parts"]
     assert main([*given, "--only", "*/verify/*"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"visrt-default-int8/cpu/verify/batch{batch}: to do" for batch in (1, 4)
+        f"visrt-default-int8/cpu/verify/batch{batch}: to do" for batch in (1, 8)
     ]
     with pytest.raises(UsageError, match=r"--only nonsense: no part is called so; --parts lists them"):
         main([*given, "--only", "nonsense"])

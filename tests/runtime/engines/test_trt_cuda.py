@@ -52,6 +52,20 @@ def test_a_stream_waits_for_what_an_event_marks_on_the_other(card: Card) -> None
         assert target.array.tolist() == [1, 2, 3]
 
 
+def test_a_layer_can_be_chosen_by_name(card: Card, layer: Layer) -> None:
+    """Both are there where pycuda is installed; without it, that is said."""
+    assert cuda_layer().name == layer
+    assert cuda_layer("cuda-bindings").name == "cuda-bindings"
+    if layer == "pycuda":
+        assert cuda_layer("pycuda").name == "pycuda"
+    else:
+        with pytest.raises(EngineError, match=r"^pycuda is not installed; pip install '\.\[trt-pycuda\]'"):
+            cuda_layer("pycuda")
+    card.faults.missing_functions = {"libcuda"}
+    with pytest.raises(EngineError, match="^cuda-bindings was requested, but cuDriverGetVersion cannot be called"):
+        cuda_layer("cuda-bindings")
+
+
 def test_an_event_that_was_never_recorded_holds_nothing_up(card: Card) -> None:
     gpu = Gpu()
     with gpu.current("testing"):
