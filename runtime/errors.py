@@ -73,7 +73,25 @@ class ParityError(VisrtError):
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs the optional packages `extra`: "cpu", "train" ..., for error messages."""
+    """The command that installs the optional packages `extra`: "cpu", "train" ..., for error messages.
+
+    visrt is on no index, so it is never named as if it were: in a checkout it is the folder, from a wheel the packages
+    of the extra themselves.
+    """
+    from importlib.metadata import PackageNotFoundError, requires
+    from pathlib import Path
+
+    if not (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file():
+        try:
+            declared = requires("visrt") or []
+        except PackageNotFoundError:
+            declared = []
+        marked = (line.partition(";") for line in declared)
+        needed = [
+            f"'{package.strip()}'" for package, _, mark in marked if f"extra == '{extra}'" in mark.replace('"', "'")
+        ]
+        if needed:
+            return f"pip install {' '.join(needed)}"
     return f"pip install '.[{extra}]' in the folder of visrt's source"
 
 

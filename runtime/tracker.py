@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from visrt.runtime.arrays import Array
+from visrt.runtime.clock import Clock
 from visrt.runtime.errors import EngineError, NumericalError, UsageError, VisrtError
 from visrt.runtime.image import RESIZERS, Letterbox
 from visrt.runtime.mask_resize import MaskResize, mask_resize
@@ -90,7 +91,7 @@ class SavedStream:
     events: SessionEvents
     inputs: tuple[tuple[int, int], ...]
     bad_in_a_row: int
-    time_s: float
+    clock: Clock
     waiting: tuple[Array, tuple[Letterbox, ...], tuple[float | None, ...]] | None
 
 
@@ -116,7 +117,7 @@ class StreamTracker:
         self._waiting: Batch | None = None
         self._resize: MaskResize | None = None
         self._bad_in_a_row = 0
-        self._time_s = 0.0
+        self._clock = Clock(step_s=1 / self._settings.default_fps)
 
     def next_clips(self, batch: Batch) -> list[Batch]:
         """The frames of the clips that are full with the next frames of the stream; the others wait for more.
@@ -155,7 +156,7 @@ class StreamTracker:
         results: list[MakeResult] = []
         for length, _ in _clips([frame.fit for frame in outputs], self.clip_frames):
             first = self.events.frames
-            clip = [self._on_the_clock(frame, first + i) for i, frame in enumerate(outputs[len(results) :][:length])]
+            clip = [self._on_the_clock(frame) for frame in outputs[len(results) :][:length]]
             tracks = yield from self._update_method(clip)
             for one in tracks:
                 self._count(one)
@@ -201,13 +202,12 @@ class StreamTracker:
         if self._network.stateful and self._bad_in_a_row == BAD_UPDATES_OF_A_STATE * self.clip_frames:
             self._restart("gave NaN or infinity in %d frames in a row", self._bad_in_a_row)
 
-    def _on_the_clock(self, frame: FrameOutputs, index: int) -> FrameOutputs:
+    def _on_the_clock(self, frame: FrameOutputs) -> FrameOutputs:
         """`frame` with its time and mask resize. Time never runs backwards; another aspect drops all tracks."""
-        now_s = index / self._settings.default_fps if frame.time_s is None else float(frame.time_s)
-        if index and now_s < self._time_s:
+        clock = self._clock.at(None if frame.time_s is None else float(frame.time_s))
+        if frame.time_s is not None and clock.time_s != frame.time_s + self._clock.offset_s:
             self.events = replace(self.events, time_jumps=self.events.time_jumps + 1)
-            now_s = self._time_s
-        self._time_s = now_s
+        self._clock, now_s = clock, clock.time_s or 0.0
         last = self._resize
         if last is None or last.fit != frame.fit:
             self._resize = mask_resize(frame.fit)
@@ -234,7 +234,7 @@ class StreamTracker:
             self.events,
             self.inputs,
             self._bad_in_a_row,
-            self._time_s,
+            self._clock,
             None if waiting is None else (waiting.images.copy(), waiting.fits, waiting.times_s),
         )
 
@@ -259,26 +259,30 @@ class StreamTracker:
         self._network, self._carried = network, {network: restored}
         restored.fit = saved.fit
         self.state, self.events, self.inputs = saved.state, saved.events, saved.inputs
-        self._bad_in_a_row, self._time_s = saved.bad_in_a_row, saved.time_s
+        self._bad_in_a_row, self._clock = saved.bad_in_a_row, saved.clock
         self._resize = None if saved.fit is None else mask_resize(saved.fit)
         self._waiting = None if saved.waiting is None else Batch(*saved.waiting, network)
 
     def cut(self) -> None:
         """The next frame is of another scene: objects and what is remembered of them are dropped, ids go on."""
         if self._resize is not None:
-            self._restart("the scene was cut")
+            self.events = replace(self.events, cuts=self.events.cuts + 1)
+            self._begin_again()
 
     def _restart(self, why: str, *values: object) -> None:
         self.events = replace(self.events, restarts=self.events.restarts + 1)
-        self.state = self._method.restart(self.state, self._network.states)
-        for network in [network for network in self._carried if network is not self._network]:
-            self._carried.pop(network).states.close()
-        self.carried(self._network).states.restart()
+        self._begin_again()
         LOGGER.warning(
             f"after %d frames {why}: objects and what is remembered of them are dropped, their ids are not given again",
             self.events.frames,
             *values,
         )
+
+    def _begin_again(self) -> None:
+        self.state = self._method.restart(self.state, self._network.states)
+        for network in [network for network in self._carried if network is not self._network]:
+            self._carried.pop(network).states.close()
+        self.carried(self._network).states.restart()
 
 
 Part = tuple[StreamTracker, Batch]

@@ -50,6 +50,7 @@ class SourceWorker:
         self.failed = self._stopped = False
         self._started_s = perf_counter()
         self._images: deque[Image] = deque()
+        self._held: tuple[VideoFrame, Batch] | None = None
 
         def prepare(frame: VideoFrame) -> Batch:
             check_frames([frame.image])
@@ -71,6 +72,8 @@ class SourceWorker:
         """
         if self.over or self._writer.behind:
             return False, []
+        if self._held is not None:
+            return self._after_cut(self._held)
         taken = None
         if not self.full and not self._stopped:
             with self._own_errors():
@@ -80,6 +83,20 @@ class SourceWorker:
         if taken is None:
             self.over = True
             return True, self.tracker.last_clip()
+        if taken[0].cut and self.processed:
+            self._held = taken
+            return True, self.tracker.last_clip()
+        return self._see(taken)
+
+    def _after_cut(self, held: tuple[VideoFrame, Batch]) -> tuple[bool, list[Batch]]:
+        """The first frame of another scene waits until what came before is done: the cut is then between the two."""
+        if self.calls:
+            return False, []
+        self._held = None
+        self.tracker.cut()
+        return self._see(held)
+
+    def _see(self, taken: tuple[VideoFrame, Batch]) -> tuple[bool, list[Batch]]:
         frame, batch = taken
         self._images.append(frame.image)
         self.processed += 1

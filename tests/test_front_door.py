@@ -47,10 +47,12 @@ def test_the_wheel_holds_every_package_except_the_experiments(monkeypatch: pytes
     monkeypatch.setattr(setuptools, "setup", given.update)
     monkeypatch.chdir(ROOT)
     runpy.run_path("setup.py")
-    folders = {path.parent for top in given["package_dir"].values() for path in Path(top).rglob("*.py")}
+    tops = [top for package, top in given["package_dir"].items() if package != "visrt.bundles.default"]
+    folders = {path.parent for top in tops for path in Path(top).rglob("*.py")}
     packages = {
         f"visrt.{'.'.join(folder.parts)}" for folder in folders if not {"experiments", "recipes"} & {*folder.parts}
     }
-    assert set(given["packages"]) == packages | {"visrt", "visrt.commands"}
+    own = {"visrt", "visrt.commands", "visrt.commands.tracking"}
+    assert set(given["packages"]) == packages | own | {"visrt.bundles.default"}
     assert "visrt.benchmarks.video_level" in packages
     assert (ROOT / "benchmarks" / "experiments" / "stress.py").is_file()

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from visrt.cli import VERBS, app, load
 from visrt.runtime import errors
+from visrt.runtime.bundles.bundle import SHIPPED
 from visrt.runtime.bundles.manifest import FileSpec, GraphSpec, InputSpec, Manifest, StateSpec, TensorSpec
 from visrt.runtime.methods.ctvis import CtVisSettings
 from visrt.runtime.methods.genvis import GenVisSettings
@@ -74,7 +75,7 @@ QUICK = ("track", "inspect", "doctor", "verify", "eval", "data")
 """Verbs that take seconds."""
 
 TOOLS = ("tracked/", "from_cvat/", "from_label_studio/", "from_labelme/", "panoptic.json")
-IN_WORKSPACE = ("street.mp4", "other.mp4", "frames/", "labelled/", "map.json", "strict.json", *TOOLS)
+IN_WORKSPACE = ("street.mp4", "other.mp4", "frames/", "frames/%05d.png", "labelled/", "map.json", "strict.json", "all.txt", *TOOLS)
 
 TABLES: dict[str, type[Any]] = {
     cls.__name__: cls
@@ -122,6 +123,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, demo: list[FrameResult])
             Image.fromarray(frame).save(pictures / f"{index:05}.png")
     (folder / "labelled" / "instances.json").write_text(json.dumps(annotations_of(demo)))
     make_tool_sets(folder, demo)
+    (folder / "all.txt").write_text("street.mp4\nother.mp4\n")
     (folder / "map.json").write_text('{"pedestrian": "person"}')
     (folder / "strict.json").write_text('{"birth_score": 0.9, "keep_score": 0.6}')
     return folder
@@ -170,11 +172,12 @@ def annotations_of(results: list[FrameResult]) -> dict[str, Any]:
 def runs(command: str) -> bool:
     """Whether a command takes seconds, and needs no GPU and no file but the workspace's."""
     _, verb, *arguments = shlex.split(command)
-    needed = [value for option, value in pairwise(arguments) if option in PATH_OPTIONS]
+    paths = [option for option in PATH_OPTIONS if verb != "track" or option != "--classes"]
+    needed = [value for option, value in pairwise(arguments) if option in paths]
     start = 1 if verb == "data" else 0
     pairs = pairwise(["", *arguments[start:]])
     needed += [value for before, value in pairs if not value.startswith("--") and not before.startswith("--")]
-    there = all(path in IN_WORKSPACE or (ROOT / path).exists() for path in needed)
+    there = all(path in IN_WORKSPACE or (ROOT / path).exists() or (SHIPPED / path).exists() for path in needed)
     return verb in QUICK and "tensorrt" not in command and there
 
 
@@ -323,7 +326,8 @@ def values_of(hint: Any) -> str | None:
     if get_origin(hint) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"list of {values_of(get_args(hint)[0])}"
+        inner = values_of(get_args(hint)[0])
+        return inner and f"list of {inner}"
     if not hasattr(hint, "__metadata__"):
         return None
     least, most = "", " or more"

@@ -44,7 +44,17 @@ REGISTRIES = (
 )
 """Each maps the names of families to what does the work."""
 
-NOT_THE_FRAME = ("SessionEvents", "StageTimes", "MinVisState", "Slots", "HostTensor", "Letterbox", "SourceMask")
+NOT_THE_FRAME = (
+    "SessionEvents",
+    "Clock",
+    "Shown",
+    "StageTimes",
+    "MinVisState",
+    "Slots",
+    "HostTensor",
+    "Letterbox",
+    "SourceMask",
+)
 """Records that are made while a frame passes but do not carry it: counters and objects of the stream, single values."""
 
 

@@ -17,34 +17,85 @@ __all__ = ["VERBS", "Verb", "app", "main"]
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: where its function is, and its line in `visrt --help`."""
+    """One verb: where its function is, its line in `visrt --help`, and an example for its own help."""
 
     module: str
     function: str
     help: str
+    example: str = ""
 
 
 VERBS = {
-    "track": Verb("visrt.commands.track", "track", "Follow the objects of videos, image folders or a camera."),
-    "inspect": Verb("visrt.commands.inspect", "inspect", "Show and check a bundle."),
-    "doctor": Verb("visrt.commands.doctor", "doctor", "Show what this machine can run, and what is in the way."),
-    "train": Verb("visrt.commands.train", "train", "Train a network on annotated images or videos."),
-    "recipes": Verb("visrt.commands.recipes", "recipes", "List the published trainings."),
-    "convert": Verb("visrt.commands.convert", "convert", "Turn a published checkpoint into visrt's own."),
-    "export": Verb("visrt.commands.export", "export", "Turn a checkpoint into a bundle."),
+    "track": Verb(
+        "visrt.commands.track",
+        "track",
+        "Follow the objects of videos, image folders or a camera.",
+        "visrt track street.mp4 --classes person --masks png",
+    ),
+    "inspect": Verb("visrt.commands.inspect", "inspect", "Show and check a bundle.", "visrt inspect default"),
+    "doctor": Verb(
+        "visrt.commands.doctor", "doctor", "Show what this machine can run, and what is in the way.", "visrt doctor"
+    ),
+    "train": Verb(
+        "visrt.commands.train",
+        "train",
+        "Train a network on annotated images or videos.",
+        "visrt train --data labelled/ --classes person,car --out runs/mine",
+    ),
+    "recipes": Verb(
+        "visrt.commands.recipes", "recipes", "List the published trainings.", "visrt recipes minvis-r50-ytvis19"
+    ),
+    "convert": Verb(
+        "visrt.commands.convert",
+        "convert",
+        "Turn a published checkpoint into visrt's own.",
+        "visrt convert minvis_ytvis19_R50.pth --classes ytvis2019 --out minvis-r50.safetensors",
+    ),
+    "export": Verb(
+        "visrt.commands.export",
+        "export",
+        "Turn a checkpoint into a bundle.",
+        "visrt export runs/mine/model.safetensors --size 256x448 --out bundles/mine",
+    ),
     "calibrate": Verb(
         "visrt.commands.calibrate",
         "calibrate",
         "Quantise a bundle to INT8 where quality allows, or fit its thresholds.",
+        "visrt calibrate --bundle bundles/mine-fp16 --source street.mp4 --out bundles/mine-int8",
     ),
-    "build": Verb("visrt.commands.build", "build", "Build a bundle's TensorRT engines."),
-    "verify": Verb("visrt.commands.verify", "verify", "Check a bundle's engines against what torch computed."),
-    "bench": Verb("visrt.commands.bench", "bench", "Measure how fast bundles are, and where the time goes."),
-    "eval": Verb("visrt.commands.eval", "evaluate", "Measure a bundle on annotated videos."),
+    "build": Verb(
+        "visrt.commands.build",
+        "build",
+        "Build a bundle's TensorRT engines.",
+        "visrt build --bundle bundles/mine --engine tensorrt",
+    ),
+    "verify": Verb(
+        "visrt.commands.verify",
+        "verify",
+        "Check a bundle's engines against what torch computed.",
+        "visrt verify bundles/mine --engine cpu",
+    ),
+    "bench": Verb(
+        "visrt.commands.bench",
+        "bench",
+        "Measure how fast bundles are, and where the time goes.",
+        "visrt bench --bundle bundles/mine --clip street.mp4 --html bench.html",
+    ),
+    "eval": Verb(
+        "visrt.commands.eval",
+        "evaluate",
+        "Measure a bundle on annotated videos.",
+        "visrt eval --bundle bundles/mine --data labelled/ --json eval.json",
+    ),
     "reproduce": Verb(
-        "visrt.commands.reproduce", "reproduce", "List the published figures, and the way to each of them."
+        "visrt.commands.reproduce",
+        "reproduce",
+        "List the published figures, and the way to each of them.",
+        "visrt reproduce minvis-r50-ytvis19",
     ),
-    "data": Verb("visrt.commands.data", "data", "Check, convert and draw annotated sets."),
+    "data": Verb(
+        "visrt.commands.data", "data", "Check, convert and draw annotated sets.", "visrt data check labelled/"
+    ),
 }
 
 EXTRAS = {
@@ -94,6 +145,23 @@ class LazyGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+class WholeCommand(TyperCommand):
+    """A command that tells all options that are missing at once, and not the first of them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        given = {name for name, value in values.items() if isinstance(value, str | bool | int | list) and value != []}
+        missing = [f"'{_shown_name(one)}'" for one in self.params if one.required and one.name not in given]
+        if len(missing) > 1 and "help" not in given:
+            ctx.fail(f"Missing {', '.join(missing)}.")
+        return super().parse_args(ctx, args)
+
+
+def _shown_name(parameter: Any) -> str:
+    option = parameter.opts[0]
+    return str(option if option.startswith("-") else parameter.name)
+
+
 app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -110,9 +178,11 @@ def load(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise _missing(name, error) from None
     if isinstance(function, typer.Typer):
-        return typer.main.get_command(function)
+        group = typer.main.get_command(function)
+        group.epilog = f"Example: {verb.example}" if verb.example else None
+        return group
     single = typer.Typer(add_completion=False)
-    single.command(name)(function)
+    single.command(name, cls=WholeCommand, epilog=f"Example: {verb.example}" if verb.example else None)(function)
     return typer.main.get_command(single)
 
 

@@ -21,9 +21,11 @@ from visrt.runtime.bundles.manifest import FileSpec, Manifest, StateSpec, manife
 from visrt.runtime.bundles.onnx_file import check_onnx
 from visrt.runtime.errors import BundleError
 
-__all__ = ["MANIFEST", "Bundle", "initial_states", "open_bundle", "state_bytes"]
+__all__ = ["MANIFEST", "SHIPPED", "Bundle", "initial_states", "open_bundle", "state_bytes"]
 
 MANIFEST = "manifest.json"
+SHIPPED = Path(__file__).resolve().parents[2] / "bundles"
+"""Where the bundles are that come with visrt: in the package, or at the root of a checkout."""
 MANIFEST_BYTES_MAX = 16 * 2**20
 
 
@@ -69,13 +71,22 @@ class Bundle:
 
 
 def open_bundle(folder: str | Path) -> Bundle:
-    """The bundle in `folder`, all its files checked: present, inside, not linked, size, sha256, ONNX.
+    """The bundle in `folder`, or of that name among those that come with visrt ("default").
 
-    Raises BundleError that names the file, what was found and what was expected.
+    All its files are checked: present, inside, not linked, size, sha256, ONNX. Raises BundleError that names the file,
+    what was found and what was expected.
     """
     folder = Path(folder)
+    if not folder.is_dir() and len(folder.parts) == 1 and (SHIPPED / folder / MANIFEST).is_file():
+        folder = SHIPPED / folder
     if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder; expected a bundle, a folder with {MANIFEST}")
+        shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}")) if SHIPPED.is_dir() else []
+        names = (
+            f"or a name of those that come with visrt: {', '.join(shipped)}"
+            if shipped
+            else ("and none comes with this visrt: build its wheel in a checkout that has the folder bundles")
+        )
+        raise BundleError(f"{folder}: no such folder; expected a bundle, a folder with {MANIFEST}, {names}")
     path = folder / MANIFEST
     bundle = Bundle(folder, manifest_from_json(_read_plain_file(path, MANIFEST_BYTES_MAX), str(path)))
     checked: set[FileSpec] = set()
@@ -139,7 +150,8 @@ def _read_plain_file(path: Path, limit: int) -> bytes:
 def _refuse_link(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path}: not a plain file; copy the bundle's own files into the folder")
-    if status.st_nlink != 1:
+    # Installers may share the files of a package with their cache by hard links.
+    if status.st_nlink != 1 and SHIPPED not in path.resolve().parents:
         raise BundleError(f"{path}: a hard link, {status.st_nlink} names share it; copy the file into the folder")
 
 

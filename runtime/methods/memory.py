@@ -103,8 +103,9 @@ def empty_memory(channels: int, logits: int, recent_frames: int, words: int) -> 
 
 
 def kept(memory: Memory, now_s: float, lost_s: float, most: int) -> Memory:
-    """Without the objects unseen for longer than `lost_s` seconds; of too many, the `most` seen last."""
-    rows = np.flatnonzero(now_s - memory.seen_s <= lost_s)
+    """Without the objects missed in a frame and unseen for longer than `lost_s` seconds; of too many, the `most` seen
+    last. What was seen in the last frame is never lost, however far apart frames are."""
+    rows = np.flatnonzero((memory.unseen_frames == 0) | (now_s - memory.seen_s <= lost_s))
     if len(rows) > most:
         rows = np.sort(rows[np.argsort(-memory.seen_s[rows], kind="stable")[:most]])
     return memory if len(rows) == len(memory) else _each(memory, lambda array: array[rows])

@@ -34,11 +34,13 @@ Slots = NDArray[np.intp]
 class SlotTracks:
     """The identity of each of S slots.
 
-    ids [S]: -1 for none. seen_s [S]: when it was last shown. seen_frames [S]: in how many updates it was. scores [S,
-    K]: of each class over time, as the method keeps them; None before the first update. next_id: of the next object.
+    ids [S]: -1 for none. visible [S]: whether it was shown in the last update. seen_s [S]: when it was last shown.
+    seen_frames [S]: in how many updates it was. scores [S, K]: of each class over time, as the method keeps them; None
+    before the first update. next_id: of the next object.
     """
 
     ids: NDArray[np.int64]
+    visible: NDArray[np.bool_]
     seen_s: NDArray[np.float64]
     seen_frames: NDArray[np.int64]
     scores: Floats | None
@@ -48,7 +50,8 @@ class SlotTracks:
 def new_slot_tracks(slots: int, next_id: int) -> SlotTracks:
     """No slot is known as anything yet."""
     none = np.full(slots, NO_OBJECT, dtype=np.int64)
-    return SlotTracks(none, np.full(slots, -np.inf), np.zeros(slots, dtype=np.int64), None, next_id)
+    nowhere, never = np.zeros(slots, dtype=bool), np.full(slots, -np.inf)
+    return SlotTracks(none, nowhere, never, np.zeros(slots, dtype=np.int64), None, next_id)
 
 
 def forget_slots(tracks: SlotTracks, gone: NDArray[np.bool_]) -> SlotTracks:
@@ -61,10 +64,11 @@ def forget_slots(tracks: SlotTracks, gone: NDArray[np.bool_]) -> SlotTracks:
 
 
 def without_lost(tracks: SlotTracks, now_s: float, lost_s: float | None) -> SlotTracks:
-    """The tracks without objects that were not shown for longer than `lost_s` seconds; None keeps all."""
+    """The tracks without objects that were missed in the last update and not shown for longer than `lost_s` seconds;
+    None keeps all."""
     if lost_s is None:
         return tracks
-    return forget_slots(tracks, (tracks.ids != NO_OBJECT) & (now_s - tracks.seen_s > lost_s))
+    return forget_slots(tracks, (tracks.ids != NO_OBJECT) & ~tracks.visible & (now_s - tracks.seen_s > lost_s))
 
 
 def mark_seen(
@@ -86,10 +90,12 @@ def mark_seen(
     visible = enough[(-scores[enough]).argsort(kind="stable")][:max_objects]
     newborn = visible[tracks.ids[visible] == NO_OBJECT]
     ids, seen_s, seen_frames = tracks.ids.copy(), tracks.seen_s.copy(), tracks.seen_frames.copy()
+    shown = np.zeros(len(ids), dtype=bool)
+    shown[visible] = True
     ids[newborn] = tracks.next_id + np.arange(len(newborn))
     seen_s[visible] = now_s
     seen_frames[visible] += 1
-    return SlotTracks(ids, seen_s, seen_frames, tracks.scores, tracks.next_id + len(newborn)), visible
+    return SlotTracks(ids, shown, seen_s, seen_frames, tracks.scores, tracks.next_id + len(newborn)), visible
 
 
 def with_mean_scores(tracks: SlotTracks, visible: Slots, probabilities: Floats, window_frames: int) -> SlotTracks:

@@ -21,7 +21,8 @@ End = Literal["complete", "partial", "failed", "interrupted"]
 @dataclass(frozen=True)
 class SourceOutcome:
     """The account of one source. captured = processed + dropped + corrupt + skipped; ms are means a processed frame.
-    inputs: sizes (height, width) of the network input in which frames were seen, in order of their first use.
+    inputs: sizes (height, width) of the network input in which frames were seen, in order of their first use. remarks:
+    what of the source was read in part, or changed to be shown.
 
     Decoding, resizing (preprocess, masks) and writing run at the same time as the network, so the stages may add up to
     more than 1000 / fps.
@@ -40,6 +41,7 @@ class SourceOutcome:
     events: SessionEvents = field(default_factory=SessionEvents)
     ms: Mapping[str, float] = field(default_factory=dict)
     inputs: tuple[tuple[int, int], ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def captured(self) -> int:
@@ -83,6 +85,7 @@ def outcome_of(source: Source, run: RunAccount, errors: Sequence[VisrtError], in
         events=run.events,
         ms={stage: 1e3 * seconds / max(run.processed, 1) for stage, seconds in run.seconds.items()},
         inputs=run.inputs,
+        remarks=report.remarks,
     )
 
 
@@ -114,6 +117,7 @@ def summary_of(
         "source": outcome.source,
         "end": outcome.end,
         "reason": outcome.reason,
+        "remarks": list(outcome.remarks),
         "exit_code": outcome.exit_code,
         "frames": {
             "captured": outcome.captured,

@@ -14,7 +14,10 @@ from visrt.runtime.results import FrameResult
 from visrt.runtime.sources.source import Image
 
 __all__ = [
+    "CROPS",
     "JOURNAL",
+    "MASKS",
+    "MOT",
     "OVERLAY",
     "RESULTS",
     "SUMMARY",
@@ -31,7 +34,12 @@ OVERLAY = "overlay.mp4"
 JOURNAL = "results.jsonl"
 RESULTS = "results.json"
 SUMMARY = "summary.json"
-WRITTEN = (OVERLAY, JOURNAL, RESULTS, SUMMARY)
+MOT = "mot.txt"
+MASKS = "masks"
+CROPS = "crops"
+WRITTEN = (OVERLAY, JOURNAL, RESULTS, SUMMARY, MOT)
+IN_FOLDERS = (f"{MASKS}/*.png", f"{CROPS}/*/*.jpg")
+"""Files with a number for a name: those of a run."""
 
 Existing = Literal["refuse", "replace"]
 
@@ -52,12 +60,12 @@ def refuse_taken(folder: Path, inputs: Sequence[Path], existing: Existing) -> No
     for path in present:
         _refuse_input(path, inputs)
     if present and existing == "refuse":
-        names = ", ".join(path.name for path in present)
+        names = ", ".join(dict.fromkeys(path.relative_to(folder).parts[0] for path in present))
         raise OutputError(f"{folder}: already holds {names}; choose another --out, or --overwrite to replace them")
 
 
 def prepare_folder(folder: Path, inputs: Sequence[Path], existing: Existing) -> None:
-    """Makes `folder` ready for a run. Only a run's own four files are ever replaced, and never one of `inputs`."""
+    """Makes `folder` ready for a run. Only what a run wrote itself is ever replaced, and never one of `inputs`."""
     refuse_taken(folder, inputs, existing)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +108,8 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 
 def _present(folder: Path) -> list[Path]:
-    return [folder / name for name in WRITTEN if os.path.lexists(folder / name)]
+    numbered = (path for pattern in IN_FOLDERS for path in folder.glob(pattern) if path.stem.isdecimal())
+    return [*(folder / name for name in WRITTEN if os.path.lexists(folder / name)), *sorted(numbered)]
 
 
 def _refuse_input(path: Path, inputs: Sequence[Path]) -> None:

@@ -3,21 +3,21 @@ background."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from PIL import ImageDraw, ImageFont
 
-from visrt.runtime.masks import decode_region
+from visrt.runtime.errors import UsageError
+from visrt.runtime.masks import Rle, decode_region
 from visrt.runtime.results import FrameResult, TrackedObject
+from visrt.runtime.sinks.labels import Colour, check_font, font_for, label_chip
 from visrt.runtime.sources.source import Image
 
-__all__ = ["OverlayStyle", "colour_of", "draw"]
+__all__ = ["OverlayStyle", "Trails", "colour_of", "draw"]
 
 Rectangle = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
@@ -25,9 +25,6 @@ Rectangle = tuple[int, int, int, int]
 TEXT_MAX = 48
 """Characters of a label; a longer class name is cut."""
 
-
-Colour = tuple[int, int, int]
-"""Red, green, blue, 0-255."""
 
 HUES: tuple[Colour, ...] = (
     (0, 114, 178),
@@ -52,38 +49,91 @@ def colour_of(identity: int) -> Colour:
     return red, green, blue
 
 
-def text_colour_on(background: Colour) -> Colour:
-    """Black or white, whichever reads better on `background` (relative luminance of WCAG 2, equal contrast at 0.18)."""
-    linear = [(channel / 255) ** 2.2 for channel in background]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)
-
-
 @dataclass(frozen=True)
 class OverlayStyle:
-    """Style of the drawing. opacity: of the tint, 0..1. line and text are shares of the frame's shorter side."""
+    """What is drawn and how. opacity: of the masks' tint, 0..1. line and text are shares of the frame's shorter side.
+
+    masks, boxes, labels, trails: whether each is drawn; of objects without masks boxes always are. trail_frames: how
+    far back a trail goes. font: a font file for labels; None looks for one that has their letters.
+    """
 
     opacity: float = 0.4
     line: float = 1 / 240
     text: float = 1 / 30
+    masks: bool = True
+    boxes: bool = False
+    labels: bool = True
+    trails: bool = False
+    trail_frames: int = 30
+    font: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.opacity <= 1:
+            raise UsageError(f"opacity is {self.opacity}; expected 0 to 1")
+        if self.trail_frames < 2:
+            raise UsageError(f"trail_frames is {self.trail_frames}; expected 2 or more")
+        if self.font is not None:
+            check_font(self.font)
 
 
 STYLE = OverlayStyle()
 
+Point = tuple[int, int]
 
-def draw(image: Image, result: FrameResult, classes: Sequence[str], style: OverlayStyle = STYLE) -> Image:
-    """A copy of `image` [H, W, 3] with the objects of `result` drawn over it; every object keeps its colour."""
+
+class Trails:
+    """Where objects were in the last frames: the middle of their boxes, by id. `add` each result once, in order."""
+
+    def __init__(self, frames: int = STYLE.trail_frames) -> None:
+        self._frames = frames
+        self._seen = 0
+        self._points: dict[int, deque[tuple[int, Point]]] = {}
+
+    def add(self, result: FrameResult) -> None:
+        self._seen += 1
+        for shown in result.objects:
+            x, y, width, height = shown.box
+            points = self._points.setdefault(shown.id, deque(maxlen=self._frames))
+            points.append((self._seen, (x + width // 2, y + height // 2)))
+        over = [one for one, points in self._points.items() if points[-1][0] <= self._seen - self._frames]
+        for one in over:
+            del self._points[one]
+
+    def of(self, identity: int) -> list[Point]:
+        """The places of an object in the last frames, the oldest first."""
+        since = self._seen - self._frames
+        return [point for frame, point in self._points.get(identity, ()) if frame > since]
+
+
+def draw(
+    image: Image,
+    result: FrameResult,
+    classes: Sequence[str] = (),
+    style: OverlayStyle = STYLE,
+    trails: Trails | None = None,
+) -> Image:
+    """A copy of `image` [H, W, 3] with the objects of `result` drawn over it; every object keeps its colour.
+
+    classes: their names, where the objects do not carry them. trails: what they left, `result` included.
+    """
     canvas = image.copy()
     objects = sorted(result.objects, key=lambda shown: shown.id)
     for shown in objects:
         _draw_shape(canvas, shown, style)
+        if style.trails and trails is not None:
+            points = np.array(trails.of(shown.id), dtype=np.int32).reshape(-1, 1, 2)
+            cv2.polylines(canvas, [points], False, colour_of(shown.id), _thickness(canvas, style), cv2.LINE_AA)
     taken: list[Rectangle] = []
-    for shown in objects:
-        chip = _label_chip(_text(shown, classes), colour_of(shown.id), _text_px(canvas, style))
+    for shown in objects if style.labels else ():
+        chip = label_chip(_text(shown, classes, style.font), colour_of(shown.id), _text_px(canvas, style), style.font)
         place = _free_place(shown.box, chip.shape, canvas.shape, taken)
         _paste(canvas, chip, place)
         taken.append(place)
     return canvas
+
+
+def _thickness(canvas: Image, style: OverlayStyle) -> int:
+    return max(1, round(int(min(canvas.shape[:2])) * style.line))
 
 
 def _draw_shape(canvas: Image, shown: TrackedObject, style: OverlayStyle) -> None:
@@ -91,11 +141,16 @@ def _draw_shape(canvas: Image, shown: TrackedObject, style: OverlayStyle) -> Non
     x, y, width, height = shown.box
     if width <= 0 or height <= 0:
         return
-    thickness = max(1, round(min(canvas.shape[0], canvas.shape[1]) * style.line))
-    if shown.rle is None:
+    thickness = _thickness(canvas, style)
+    if shown.rle is not None and style.masks:
+        _draw_mask(canvas, shown, shown.rle, style, thickness)
+    if style.boxes or shown.rle is None:
         cv2.rectangle(canvas, (x, y), (x + width - 1, y + height - 1), colour_of(shown.id), thickness)
-        return
-    mask = decode_region(shown.rle, shown.box)
+
+
+def _draw_mask(canvas: Image, shown: TrackedObject, rle: Rle, style: OverlayStyle, thickness: int) -> None:
+    x, y, width, height = shown.box
+    mask = decode_region(rle, shown.box)
     region = canvas[y : y + height, x : x + width]
     colour = colour_of(shown.id)
     tint = tuple(style.opacity * channel for channel in (*colour, 0))
@@ -104,34 +159,17 @@ def _draw_shape(canvas: Image, shown: TrackedObject, style: OverlayStyle) -> Non
     cv2.drawContours(region, outlines, -1, colour, thickness)
 
 
-def _text(shown: TrackedObject, classes: Sequence[str]) -> str:
-    name = classes[shown.label] if 0 <= shown.label < len(classes) else f"class {shown.label}"
+def _text(shown: TrackedObject, classes: Sequence[str], font: str | None) -> str:
+    """Name, id and score; the class number where no font has the letters of the name."""
+    name = shown.name or (classes[shown.label] if 0 <= shown.label < len(classes) else "")
+    if not name or not font_for(name, font):
+        name = f"class {shown.label}"
     numbers = f" {shown.id}  {shown.score:.2f}"
     return name[: TEXT_MAX - len(numbers)] + numbers
 
 
 def _text_px(canvas: Image, style: OverlayStyle) -> int:
     return max(13, int(min(canvas.shape[0], canvas.shape[1]) * style.text))
-
-
-@lru_cache(maxsize=1024)
-def _label_chip(text: str, colour: Colour, size_px: int) -> Image:
-    """The label as a small picture [h, w, 3], `text` on a ground of the object's colour."""
-    font = _font(size_px)
-    left, _, right, _ = font.getbbox(text)
-    ascent, descent = font.getmetrics()
-    margin = max(2, size_px // 5)
-    size = (int(right - left) + 2 * margin, ascent + descent + margin)
-    chip = PillowImage.new("RGB", size, colour)
-    ImageDraw.Draw(chip).text((margin - left, margin // 2), text, font=font, fill=text_colour_on(colour))
-    return np.array(chip)
-
-
-@lru_cache(maxsize=8)
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size_px)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
 
 
 def _free_place(box: Rectangle, chip: tuple[int, ...], frame: tuple[int, ...], taken: Sequence[Rectangle]) -> Rectangle:

@@ -15,7 +15,7 @@ import cv2
 from visrt.runtime.errors import OutputError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.sinks.output import cannot_write
-from visrt.runtime.sinks.overlay import STYLE, OverlayStyle, draw
+from visrt.runtime.sinks.overlay import STYLE, OverlayStyle, Trails, draw
 from visrt.runtime.sources.source import Image
 
 __all__ = ["OverlayVideo", "VideoCoding"]
@@ -50,11 +50,13 @@ class OverlayVideo:
     ) -> None:
         self._path, self._classes, self._fps = path, classes, fps
         self._coding, self._style = coding, style
+        self._trails = Trails(style.trail_frames)
         self._container: Any = None
         self._stream: Any = None
 
     def write(self, result: FrameResult, image: Image) -> None:
-        picture = draw(image, result, self._classes, self._style)
+        self._trails.add(result)
+        picture = draw(image, result, self._classes, self._style, self._trails)
         try:
             if self._container is None:
                 self._begin(picture)

@@ -9,7 +9,15 @@ from dataclasses import replace
 import cv2
 
 from visrt.runtime.errors import SourceError
-from visrt.runtime.sources.source import ReportedSource, SourceInfo, SourceReport, VideoFrame
+from visrt.runtime.sources.cuts import CutDetector
+from visrt.runtime.sources.source import (
+    ReportedSource,
+    Selector,
+    SourceInfo,
+    SourceReport,
+    VideoFrame,
+    VideoSettings,
+)
 
 __all__ = ["CameraSource"]
 
@@ -17,7 +25,8 @@ __all__ = ["CameraSource"]
 class CameraSource(ReportedSource):
     """Camera `index` of this machine. Time runs from the first frame by the monotonic clock."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, settings: VideoSettings) -> None:
+        self._settings = settings
         self._camera = cv2.VideoCapture(index)
         self._report = SourceReport()
         if not self._camera.isOpened():
@@ -31,15 +40,22 @@ class CameraSource(ReportedSource):
     def __iter__(self) -> Iterator[VideoFrame]:
         """Frames until the camera stops giving them, which is always an early end."""
         start_s: float | None = None
+        selector, cuts, seen = Selector(self._settings), CutDetector(), 0
         while True:
             given, image = self._camera.read()
             if not given or image is None:
                 return self._end()
             now_s = time.monotonic()
             start_s = now_s if start_s is None else start_s
-            index = self._report.decoded
-            self._report = replace(self._report, decoded=index + 1)
-            yield VideoFrame(index, now_s - start_s, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            index, seen = seen, seen + 1
+            if not selector.takes(index, now_s - start_s):
+                if selector.over:
+                    self._report = replace(self._report, end="complete")
+                    return
+                continue
+            self._report = replace(self._report, decoded=self._report.decoded + 1)
+            picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            yield VideoFrame(index, now_s - start_s, picture, cut=self._settings.cuts == "find" and cuts.cuts(picture))
 
     def _end(self) -> None:
         if not self._report.decoded:

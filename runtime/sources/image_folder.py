@@ -1,23 +1,33 @@
-"""Folders and lists of images as a source."""
+"""Folders and lists of images as a source, and files that hold several pictures."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
-from PIL import ImageOps, UnidentifiedImageError
-
-from visrt.runtime.errors import SourceError
-from visrt.runtime.sources.source import Image, ReportedSource, SourceInfo, SourceReport, VideoFrame, VideoSettings
+from visrt.runtime.errors import SourceError, UsageError
+from visrt.runtime.sources.cuts import CutDetector
+from visrt.runtime.sources.pictures import PictureReader, read_image
+from visrt.runtime.sources.source import (
+    Image,
+    ReportedSource,
+    Selector,
+    SourceInfo,
+    SourceReport,
+    VideoFrame,
+    VideoSettings,
+)
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "images_in", "natural_order", "read_image"]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"),
+        *(".jp2", ".heic", ".heif", ".avif"),
+    }
+)
 
 
 def natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
@@ -33,68 +43,73 @@ def images_in(folder: Path) -> tuple[Path, ...]:
 
 
 class ImageSource(ReportedSource):
-    """Images in the order given, at a steady rate. An unreadable image is skipped and counted; sizes may differ."""
+    """Images in the order given, at a steady rate. An unreadable image is skipped and counted; sizes may differ.
 
-    def __init__(self, name: str, paths: Sequence[Path], settings: VideoSettings) -> None:
+    Of a file given alone all pictures are frames, with the durations that it names.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], settings: VideoSettings, remarks: Sequence[str] = ()) -> None:
+        """`remarks`: what is to be said of how the images were found."""
         self._paths, self._settings = paths, settings
-        duration_s = len(paths) / settings.image_fps
-        self._info = SourceInfo(name, "images", frames=len(paths), fps=settings.image_fps, duration_s=duration_s)
         self._report = SourceReport()
         self._first_fault = ""
+        self._pictures = PictureReader(settings.max_pixels, settings.value_range, self._remark)
+        self._count = self._pictures.count(paths[0]) if len(paths) == 1 else len(paths)
+        fps = settings.image_fps
+        self._info = SourceInfo(name, "images", frames=self._count, fps=fps, duration_s=self._count / fps)
+        for remark in remarks:
+            self._remark(remark)
 
     def close(self) -> None:
         pass
 
     def __iter__(self) -> Iterator[VideoFrame]:
         """A skipped image leaves a gap in time, as its frame would have been shown then."""
-        for position, path in enumerate(self._paths):
-            try:
-                image = read_image(path, self._settings.max_pixels)
-            except SourceError as fault:
-                self._first_fault = self._first_fault or str(fault)
+        selector, cuts, index = Selector(self._settings), CutDetector(), 0
+        for found, time_s in self._found(selector):
+            if isinstance(found, SourceError):
+                self._first_fault = self._first_fault or str(found)
                 self._report = replace(self._report, skipped=self._report.skipped + 1)
                 continue
-            index = self._report.decoded
-            self._report = replace(self._report, decoded=index + 1)
-            yield VideoFrame(index, position / self._settings.image_fps, image)
-        self._end()
+            if found is not None:
+                self._report = replace(self._report, decoded=self._report.decoded + 1)
+                yield VideoFrame(index, time_s, found, cut=self._settings.cuts == "find" and cuts.cuts(found))
+            index += 1
+        self._end(selector)
 
-    def _end(self) -> None:
+    def _found(self, selector: Selector) -> Iterator[tuple[Image | SourceError | None, float]]:
+        """Each image, or why it cannot be read, or None where it is not to be given, and its time."""
+        if self._count > 1 and len(self._paths) == 1:
+            now_s = 0.0
+            for position, (image, duration_s) in enumerate(self._pictures.all(self._paths[0])):
+                yield image if selector.takes(position, now_s) else None, now_s
+                now_s += duration_s or 1 / self._settings.image_fps
+                if selector.over:
+                    return
+            return
+        for position, path in enumerate(self._paths):
+            now_s = position / self._settings.image_fps
+            if selector.takes(position, now_s):
+                yield self._read(path), now_s
+            elif selector.over:
+                return
+            else:
+                yield None, now_s
+
+    def _read(self, path: Path) -> Image | SourceError:
+        try:
+            return self._pictures.first(path)
+        except SourceError as fault:
+            return fault
+
+    def _end(self, selector: Selector) -> None:
         skipped = self._report.skipped
-        if not self._report.decoded:
-            raise SourceError(
-                f"{self._info.name}: none of {len(self._paths)} images could be read; {self._first_fault}"
+        if not self._report.decoded and not skipped:
+            raise UsageError(
+                f"{self._info.name}: it ends after {self._count} images at {self._settings.image_fps:g} a second, "
+                f"before the start, {self._settings.start}; give an earlier one"
             )
-        reason = f"{skipped} of {len(self._paths)} images skipped, first {self._first_fault}" if skipped else ""
+        if not self._report.decoded:
+            raise SourceError(f"{self._info.name}: none of {self._count} images could be read; {self._first_fault}")
+        reason = f"{skipped} of {self._count} images skipped, first {self._first_fault}" if skipped else ""
         self._report = replace(self._report, end="partial" if skipped else "complete", reason=reason)
-
-
-def read_image(path: Path, max_pixels: int) -> Image:
-    """The image at `path`, RGB [H, W, 3], upright by its EXIF orientation. Its size is checked before it is decoded."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of bombs above a size of its own; ours is checked below, before the pixels are touched.
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path) as picture:
-                _refuse_giant(picture, path, max_pixels)
-                return _rgb(ImageOps.exif_transpose(picture))
-    except PIL.Image.DecompressionBombError:
-        raise SourceError(f"{path}: far more than {max_pixels} pixels (max_pixels); scale it down first") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
-        raise SourceError(f"{path}: not a readable image ({error}); replace or remove it") from None
-
-
-def _refuse_giant(picture: PIL.Image.Image, path: Path, max_pixels: int) -> None:
-    if picture.width * picture.height > max_pixels:
-        raise SourceError(
-            f"{path}: {picture.width}x{picture.height} pixels, expected at most {max_pixels} (max_pixels); "
-            "scale it down first"
-        )
-
-
-def _rgb(picture: PIL.Image.Image) -> Image:
-    """RGB [H, W, 3]. 16-bit grey is scaled: Pillow's own conversion would clip it to white."""
-    if picture.mode.startswith("I"):
-        grey = (np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(picture.convert("RGB"))

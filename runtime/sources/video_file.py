@@ -1,21 +1,30 @@
-"""Video files, read with PyAV: real timestamps, upright frames, damage counted, other files never opened."""
+"""Video files, read with PyAV: real timestamps, frames as displayed, damage counted, other files never opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
-import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from visrt.runtime.errors import SourceError
-from visrt.runtime.sources.source import Image, ReportedSource, SourceInfo, SourceReport, VideoFrame, VideoSettings
+from visrt.runtime.clock import Clock
+from visrt.runtime.errors import SourceError, UsageError
+from visrt.runtime.sources.cuts import CutDetector
+from visrt.runtime.sources.displayed import Displayed, displayed_size
+from visrt.runtime.sources.source import (
+    ReportedSource,
+    Selector,
+    SourceInfo,
+    SourceReport,
+    VideoFrame,
+    VideoSettings,
+)
+from visrt.runtime.sources.standard_input import Pipe
 
-__all__ = ["Clock", "FileSource"]
+__all__ = ["FileSource"]
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,flv,asf,"
@@ -23,58 +32,31 @@ FORMATS = (
 )
 """Formats that hold their own pictures; `protocol_whitelist=file` alone would let a playlist open other files."""
 
+MOOV_IN_A_PIPE = (
+    "the index of an mp4 may lie at its end, which a pipe cannot reach; pipe matroska or mpegts, or give the file"
+)
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 DEFAULT_FPS = 25.0
-
-
-JUMP_S = 1.0
-"""A step back larger than this is a new start of the stream's clock (two recordings in one file), not jitter."""
-
-TICK_S = 0.001
-"""The step by which a repeated or slightly backward timestamp moves the clock, in seconds."""
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A clock that only goes forward, whatever the timestamps of a stream do. time_s: of the last frame, None before
-    it.
-
-    step_s: frame time assumed where a timestamp is missing. offset_s: added to timestamps after jumps back.
-    """
-
-    step_s: float
-    time_s: float | None = None
-    offset_s: float = 0.0
-
-    def at(self, stamp_s: float | None) -> Clock:
-        """The clock at the next frame, whose timestamp is `stamp_s`, or None where the stream has none."""
-        if self.time_s is None:
-            return replace(self, time_s=max(0.0, stamp_s or 0.0))
-        if stamp_s is None:
-            return replace(self, time_s=self.time_s + self.step_s)
-        now_s = stamp_s + self.offset_s
-        if now_s > self.time_s:
-            return replace(self, time_s=now_s)
-        if self.time_s - now_s < JUMP_S:
-            return replace(self, time_s=self.time_s + TICK_S)
-        now_s = self.time_s + self.step_s
-        return replace(self, time_s=now_s, offset_s=now_s - stamp_s)
 
 
 class FileSource(ReportedSource):
     """One video file, decoded with FFmpeg's own threads."""
 
-    def __init__(self, path: Path, settings: VideoSettings) -> None:
-        self._path, self._settings = path, settings
-        self._container = _open(path, settings)
-        self._stream = _video_stream(self._container, path)
-        _refuse_giant(self._stream, path, settings)
+    def __init__(self, path: Path, settings: VideoSettings, pipe: Pipe | None = None) -> None:
+        """`pipe` is read in place of the file; `path` then is what messages call it."""
+        self._path, self._settings, self._pipe = path, settings, pipe
+        self._container = _open(path, settings, pipe)
+        self._stream, others = _video_stream(self._container, path)
+        aspect = self._stream.sample_aspect_ratio
+        _refuse_giant(self._stream, aspect, path, settings)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.options = {"max_pixels": str(settings.max_pixels)}
-        # One converter a source: FFmpeg 8's keeps megabytes of state, so one a frame would show in memory.
-        self._converter = VideoReformatter()
+        self._displayed = Displayed(aspect, self._remark)
         self._info = _info(self._container, self._stream, path)
         self._report = SourceReport()
+        if others:
+            self._remark(_which_of(self._stream, others))
+        self._read = 0
         self._bad_in_a_row = 0
         self._discarded = 0
         self._to_show = 0
@@ -86,20 +68,23 @@ class FileSource(ReportedSource):
         """Frames in order of display. Undecodable packets are counted as corrupt and skipped."""
         clock = Clock(step_s=1 / (self._info.fps or DEFAULT_FPS))
         first_s: float | None = None
+        selector, cuts = Selector(self._settings), CutDetector()
         for frame in self._decoded():
             clock = clock.at(self._stamp_s(frame))
             first_s = clock.time_s if first_s is None else first_s
             if frame.is_corrupt and self._settings.damaged == "drop":
                 self._count(corrupt=1)
                 continue
-            yield self._given(frame, clock)
-        self._end(first_s, clock)
-
-    def _given(self, frame: Any, clock: Clock) -> VideoFrame:
-        index = self._report.decoded
-        self._count(decoded=1, damaged=int(frame.is_corrupt))
-        assert clock.time_s is not None
-        return VideoFrame(index, clock.time_s, upright_rgb(frame, self._converter), bool(frame.is_corrupt))
+            index, now_s = self._read, clock.time_s or 0.0
+            self._read += 1
+            if selector.takes(index, now_s):
+                self._count(decoded=1, damaged=int(frame.is_corrupt))
+                image = self._displayed.picture(frame)
+                cut = self._settings.cuts == "find" and cuts.cuts(image)
+                yield VideoFrame(index, now_s, image, bool(frame.is_corrupt), cut)
+            elif selector.over:
+                break
+        self._end(first_s, clock, selector)
 
     def _decoded(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -157,11 +142,21 @@ class FileSource(ReportedSource):
         """
         report = self._report
         if self._info.frames and (report.corrupt or report.damaged):
-            self._count(corrupt=max(0, self._to_show - report.decoded - report.corrupt))
+            self._count(corrupt=max(0, self._to_show - self._read - report.corrupt))
 
-    def _end(self, first_s: float | None, clock: Clock) -> None:
-        self._count_swallowed()
-        reasons = [reason for reason in (self._damage(), self._shortfall(first_s, clock)) if reason]
+    def _end(self, first_s: float | None, clock: Clock, selector: Selector) -> None:
+        """`selector` may have ended it before the file does; what is missing after that is not missed."""
+        if not selector.over:
+            self._count_swallowed()
+        shortfall = "" if selector.over else self._shortfall(first_s, clock)
+        reasons = [reason for reason in (self._damage(), shortfall) if reason]
+        if self._read and not self._report.decoded:
+            raise UsageError(
+                f"{self._path}: it ends after {self._read} frames and {clock.time_s or 0:.1f} s, before the start, "
+                f"{self._settings.start}; give an earlier one"
+            )
+        if not self._report.decoded and self._pipe and self._pipe.head[4:8] == b"ftyp":
+            raise SourceError(f"{self._path}: no frame could be decoded: {MOOV_IN_A_PIPE}")
         if not self._report.decoded:
             raise SourceError(
                 f"{self._path}: no frame could be decoded ({'; '.join(reasons) or 'it holds no frames'}); "
@@ -183,13 +178,13 @@ class FileSource(ReportedSource):
         The count alone would accuse old AVI files, which declare the repeats of a frame as frames.
         """
         report, declared = self._report, self._info.frames
-        got = report.decoded + report.corrupt
+        got = self._read + report.corrupt
         if not declared or got >= declared - self._discarded:
             return ""
         missing_s = self._missing_s(first_s, clock)
         if missing_s is not None and missing_s <= 2 * clock.step_s:
             return ""
-        return f"short: decoded {report.decoded} of {declared}"
+        return f"short: decoded {self._read} of {declared}"
 
     def _missing_s(self, first_s: float | None, clock: Clock) -> float | None:
         """Seconds of the declared duration before the first or after the last frame; None where it is not declared."""
@@ -198,21 +193,14 @@ class FileSource(ReportedSource):
         return max(first_s, self._info.duration_s - clock.time_s - clock.step_s)
 
 
-def upright_rgb(frame: Any, converter: VideoReformatter) -> Image:
-    """A decoded frame as RGB [H, W, 3], turned as its display matrix says (degrees counter-clockwise, as rot90)."""
-    image: Image = np.asarray(converter.reformat(frame, format="rgb24").to_ndarray(), np.uint8)
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
-
-
-def _open(path: Path, settings: VideoSettings) -> Any:
-    head = _head(path)
+def _open(path: Path, settings: VideoSettings, pipe: Pipe | None) -> Any:
+    head = pipe.head if pipe else _head(path)
     _refuse_playlist(path, head, settings)
     options = {"protocol_whitelist": "file", "max_pixels": str(settings.max_pixels)}
     if settings.playlists == "refuse":
         options["format_whitelist"] = FORMATS
     try:
-        return av.open(f"file:{path.absolute()}", options=options)
+        return av.open(pipe or f"file:{path.absolute()}", options=options)
     except av.error.FFmpegError as error:
         raise SourceError(f"{path}: not a readable video: {_hint(path, head, error)}") from None
 
@@ -250,29 +238,50 @@ def _is_text(head: bytes) -> bool:
     return all(char.isprintable() or char.isspace() for char in text)
 
 
-def _video_stream(container: Any, path: Path) -> Any:
+def _video_stream(container: Any, path: Path) -> tuple[Any, list[Any]]:
+    """The video stream of the most pixels, the first of equals, and the others; covers are none."""
     pictures = [s for s in container.streams.video if not _is_cover(s)]
     if not pictures:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         container.close()
         raise SourceError(f"{path}: no video stream, it holds {kinds}; expected a video")
-    if pictures[0].codec_context is None:
+    decodable = [stream for stream in pictures if stream.codec_context is not None]
+    if not decodable:
         container.close()
         raise SourceError(
             f"{path}: no decoder for its codec in this build of FFmpeg (PyAV {av.__version__}); "
             "convert it to H.264, for instance `ffmpeg -i IN -c:v libx264 OUT.mp4`"
         )
-    return pictures[0]
+    largest = max(decodable, key=_pixels)
+    return largest, [stream for stream in pictures if stream is not largest]
+
+
+def _pixels(stream: Any) -> int:
+    return int(stream.height or 0) * int(stream.width or 0)
+
+
+def _which_of(stream: Any, others: Sequence[Any]) -> str:
+    """The remark for a file of several video streams."""
+    left_out = ", ".join(
+        f"{other.index} ({other.width}x{other.height})" if other.codec_context else f"{other.index} (no decoder)"
+        for other in others
+    )
+    return (
+        f"{len(others) + 1} video streams: number {stream.index} ({stream.width}x{stream.height}) is read, "
+        f"{left_out} not"
+    )
 
 
 def _is_cover(stream: Any) -> bool:
     """The cover picture of a song is stored as a video stream of one frame."""
     disposition = getattr(stream, "disposition", None)
-    return bool(disposition is not None and getattr(disposition, "attached_pic", 0) & int(disposition))
+    cover = getattr(type(disposition), "attached_pic", None)
+    # Not by int(): before PyAV 17.1 a disposition is a plain Flag.
+    return bool(disposition is not None and cover is not None and disposition & cover)
 
 
-def _refuse_giant(stream: Any, path: Path, settings: VideoSettings) -> None:
-    height, width = stream.height or 0, stream.width or 0
+def _refuse_giant(stream: Any, aspect: Any, path: Path, settings: VideoSettings) -> None:
+    height, width = displayed_size(stream.height or 0, stream.width or 0, aspect)
     if height * width > settings.max_pixels:
         raise SourceError(
             f"{path}: frames of {width}x{height} pixels, expected at most {settings.max_pixels} pixels (max_pixels); "
@@ -283,13 +292,15 @@ def _refuse_giant(stream: Any, path: Path, settings: VideoSettings) -> None:
 def _info(container: Any, stream: Any, path: Path) -> SourceInfo:
     rate = stream.average_rate or stream.guessed_rate
     fps = float(rate) if rate and 0 < rate < 1000 else None
+    aspect = stream.sample_aspect_ratio
     return SourceInfo(
-        name=path.name,
+        name="stdin" if path == Path("-") else path.name,
         kind="file",
         frames=stream.frames if stream.frames > 0 else None,
         fps=fps,
         duration_s=_duration_s(container, stream),
-        size=(stream.height, stream.width) if stream.height and stream.width else None,
+        size=displayed_size(stream.height, stream.width, aspect) if stream.height and stream.width else None,
+        pixel_aspect=float(aspect or 1),
     )
 
 

@@ -158,7 +158,7 @@ def test_one_bad_source_does_not_stop_the_others_and_the_gravest_code_is_given(
     out = tmp_path / "out"
     ended = track(bundle, out, tmp_path / "missing.mp4", tmp_path / "text.mp4", tmp_path / "cut.mp4", clip)
     assert ended.exit_code == 4
-    assert names(out) == {"cut", "street"}
+    assert names(out) == {"cut", "street", "failures.txt"}
     assert [summary(out / name)["end"] for name in ("cut", "street")] == ["partial", "complete"]
     faults = ended.stderr.splitlines()
     assert len(faults) == 3

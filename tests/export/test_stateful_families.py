@@ -346,7 +346,7 @@ def test_frames_in_flight_must_be_taken_before_a_stream_is_saved_or_cut(bundle: 
                 action()
         assert len(session.flush()) == 1
         session.cut()
-        assert session.save().events.restarts == 1
+        assert session.save().events.cuts == 1
 
 
 def test_after_a_cut_the_stream_begins_from_the_initial_state_and_ids_go_on(bundle: Bundle) -> None:
@@ -358,7 +358,7 @@ def test_after_a_cut_the_stream_begins_from_the_initial_state_and_ids_go_on(bund
         before = tracked(session, FRAMES[:3])
         session.cut()
         after = tracked(session, FRAMES[3:], first=3)
-        assert session.events == SessionEvents(frames=len(FRAMES), restarts=1)
+        assert session.events == SessionEvents(frames=len(FRAMES), cuts=1)
     assert [[one.score for one in result.objects] for result in after] == [
         [one.score for one in result.objects] for result in alone
     ]

@@ -20,6 +20,7 @@ from visrt.runtime.engines.backends import threads_of_each
 from visrt.runtime.engines.engine import Engine
 from visrt.runtime.errors import BundleError, NumericalError, SettingsError, UsageError
 from visrt.runtime.methods.minvis import MinVis, MinVisSettings
+from visrt.runtime.methods.presets import PRESETS
 from visrt.runtime.methods.queries import Queries
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionEvents, SessionSettings
@@ -185,13 +186,62 @@ def test_times_given_by_the_caller_decide_who_is_lost() -> None:
         assert results[2].time_s == gap_s
 
 
-def test_time_that_runs_backwards_is_held_and_counted() -> None:
+@pytest.mark.parametrize(
+    ("given_s", "expected_s", "jumps"),
+    [
+        ((1.0, 0.5, 1.5), [1.0, 1.001, 1.5], 1),
+        ((1000.0, 0.0, 0.1, 6.1), [1000.0, 1000 + 1 / 30, 1000.1 + 1 / 30, 1006.1 + 1 / 30], 1),
+        ((5.0, None, 5.5, None), [5.0, 5.0 + 1 / 30, 5.5, 5.5 + 1 / 30], 0),
+        ((None, None, 0.0), [0.0, 1 / 30, 1 / 30 + 0.001], 1),
+        ((3.0, 3.0, -2.0, -1.5), [3.0, 3.001, 3.001 + 1 / 30, 3.501 + 1 / 30], 2),
+    ],
+)
+def test_the_clock_of_a_session_is_that_of_files(
+    given_s: tuple[float | None, ...], expected_s: list[float], jumps: int
+) -> None:
     session = colour_session()
 
-    results = [session.step(moving(0), time_s)[0] for time_s in (1.0, 0.5, 1.5)]
+    results = [session.step(moving(0), time_s)[0] for time_s in given_s]
 
-    assert [result.time_s for result in results] == [1.0, 1.0, 1.5]
-    assert session.events.time_jumps == 1
+    assert [result.time_s for result in results] == pytest.approx(expected_s)
+    assert session.events.time_jumps == jumps
+
+
+def test_what_is_away_after_the_clock_began_again_is_forgotten_in_time() -> None:
+    session = colour_session()
+    away = [(patches((128, 192)), 0.5 * i) for i in range(13)]
+
+    shown = [session.step(frame, time_s)[0] for frame, time_s in [(moving(0), 1000.0), *away, (moving(0), 6.5)]]
+
+    assert ids(shown)[0] == [0, 1]
+    assert ids(shown)[-1] == [2, 3]
+    assert shown[-1].time_s == pytest.approx(1006.5 + 1 / 30)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if "heuristics" not in name])
+def test_frames_further_apart_than_lost_s_lose_nobody_who_is_seen_in_each(preset: str) -> None:
+    manifest = fake_manifest()
+    engines: dict[str, Engine] = {
+        "frame": ColourEngine(manifest.graphs["frame"], np.random.default_rng(0)),
+        "masks": MasksEngine(manifest.graphs["masks"]),
+    }
+    steady = {"steady_frames": 1} if preset == "ctvis" else None
+    session = Session(manifest, engines, association=steady, preset=preset)
+
+    shown = [session.step(moving(t), 60.0 * t)[0] for t in range(5)]
+
+    assert ids(shown) == [[0, 1]] * 5
+
+
+def test_after_a_cut_ids_go_on_and_frames_and_time_too() -> None:
+    session = colour_session()
+    before = session.step(moving(0), 1.0)[0]
+    session.cut()
+    after = session.step(moving(0), 1.1)[0]
+
+    assert ids([before, after]) == [[0, 1], [2, 3]]
+    assert (after.index, after.time_s) == (1, 1.1)
+    assert session.events == SessionEvents(frames=2, cuts=1)
 
 
 def test_another_size_of_the_same_aspect_keeps_the_objects() -> None:

@@ -6,16 +6,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from time import perf_counter
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from visrt.commands.track_output import finished, opened
-from visrt.commands.track_plan import Plan, TrackOptions, plan, worst
+from visrt.commands.track_output import Opened, finished, opened
+from visrt.commands.track_plan import Plan, TrackOptions, out_of_all, plan, worst
+from visrt.commands.tracking.many import Total
+from visrt.commands.tracking.options import shown_by
 from visrt.console import say
+from visrt.runtime.bundles.bundle import Bundle, open_bundle
 from visrt.runtime.errors import VisrtError
 from visrt.runtime.pipeline import Job, Pipeline, PipelineSettings
-from visrt.runtime.results import FrameResult
+from visrt.runtime.results import FrameResult, Shown
 from visrt.runtime.session import SessionSettings
 from visrt.runtime.sinks.outcome import SourceOutcome
 from visrt.runtime.sources.source import SourceInfo
@@ -26,17 +30,23 @@ __all__ = ["Advance", "BarFor", "TrackOptions", "bars", "track_all", "worst"]
 
 def track_all(sources: Sequence[str], options: TrackOptions) -> int:
     """Tracks every source that can be; returns the exit code. One bad source does not stop the others."""
-    plans, code = plan(sources, options)
-    if not plans:
-        return code
-    with StopRequest() as stop, _pipeline(options, len(plans)) as pipeline, bars() as bar_for:
-        run = _Run(pipeline, options)
-        pipeline.track(run.jobs(plans, bar_for), run.done, stop)
-        code = worst(code, run.exit_code())
+    started_s = perf_counter()
+    bundle = open_bundle(options.bundle)
+    shown = shown_by(options.wishes, bundle.manifest)
+    planned = plan(sources, options)
+    total = Total(out_of_all(options), planned.finished, planned.refused)
+    if not planned.jobs:
+        total.tell(perf_counter() - started_s)
+        return planned.code
+    with StopRequest() as stop, _pipeline(bundle, options, len(planned.jobs)) as pipeline, bars() as bar_for:
+        run = _Run(pipeline, options, shown, total)
+        pipeline.track(run.jobs(planned.jobs, bar_for), run.done, stop)
+        code = worst(planned.code, run.exit_code())
+        total.tell(perf_counter() - started_s)
         return stop.exit_code if stop() else code
 
 
-def _pipeline(options: TrackOptions, sources: int) -> Pipeline:
+def _pipeline(bundle: Bundle, options: TrackOptions, sources: int) -> Pipeline:
     """With one stream, `--in-flight` 1 computes in the caller's thread; with several, the engine chooses by default."""
     streams = min(options.streams, sources)
     in_flight = 1 if streams == options.in_flight == 1 else 2
@@ -44,7 +54,7 @@ def _pipeline(options: TrackOptions, sources: int) -> Pipeline:
         streams, calls=options.in_flight - 1 or None, session=SessionSettings(in_flight=in_flight)
     )
     return Pipeline.open(
-        options.bundle,
+        bundle,
         options.engine,
         threads=options.threads,
         device=options.device,
@@ -57,9 +67,9 @@ def _pipeline(options: TrackOptions, sources: int) -> Pipeline:
 class _Run:
     """The jobs of a pipeline and their ends. Files that need a whole video are written while others are tracked."""
 
-    def __init__(self, pipeline: Pipeline, options: TrackOptions) -> None:
-        self._pipeline, self._options = pipeline, options
-        self._started: dict[int, tuple[Plan, Callable[[], None]]] = {}
+    def __init__(self, pipeline: Pipeline, options: TrackOptions, shown: Shown, total: Total) -> None:
+        self._pipeline, self._options, self._shown, self._total = pipeline, options, shown, total
+        self._started: dict[int, tuple[Plan, Opened, Callable[[], None]]] = {}
         self._refused = 0
         self._finisher = ThreadPoolExecutor(1, "visrt-finisher")
         self._codes: list[Future[int]] = []
@@ -68,23 +78,23 @@ class _Run:
         """The sources that can be opened, each when there is a place for it."""
         for one in plans:
             try:
-                source, sinks = opened(one, self._pipeline.manifest, self._options)
+                found = opened(one, self._pipeline.manifest, self._shown, self._options)
             except VisrtError as error:
                 say(str(error))
+                self._total.refuse(one.path, str(error))
                 self._refused = worst(self._refused, error.exit_code)
                 continue
-            advance, remove_bar = bar_for(source.info, self._options.limit)
-            job = Job(source, sinks, self._options.limit, advance)
-            self._started[id(job)] = one, remove_bar
+            advance, remove_bar = bar_for(found.source.info, self._options.limit)
+            job = Job(found.source, found.sinks, self._options.limit, advance)
+            self._started[id(job)] = one, found, remove_bar
             yield job
 
     def done(self, job: Job, outcome: SourceOutcome) -> None:
         """Has the last files of a source written."""
-        (one, remove_bar), pipeline = self._started.pop(id(job)), self._pipeline
+        (one, found, remove_bar), pipeline = self._started.pop(id(job)), self._pipeline
         remove_bar()
-        self._codes.append(
-            self._finisher.submit(finished, one.folder, outcome, pipeline.manifest, pipeline.method, self._options)
-        )
+        last = (pipeline.manifest, pipeline.method, self._options, found.lines, self._total)
+        self._codes.append(self._finisher.submit(finished, one, outcome, *last))
 
     def exit_code(self) -> int:
         """The gravest of all, once everything is written."""

@@ -23,8 +23,9 @@ from visrt.runtime.errors import OutputError, UsageError
 from visrt.runtime.masks import Rle, decode, decode_region
 from visrt.runtime.results import FrameResult, TrackedObject
 from visrt.runtime.sinks.journal import Journal, read_journal
+from visrt.runtime.sinks.labels import text_colour_on
 from visrt.runtime.sinks.output import JOURNAL, OVERLAY, prepare_folder, write_atomically
-from visrt.runtime.sinks.overlay import colour_of, draw, text_colour_on
+from visrt.runtime.sinks.overlay import colour_of, draw
 from visrt.runtime.sinks.overlay_video import OverlayVideo, fit
 from visrt.runtime.sinks.youtube_vis import write_youtube_vis
 from visrt.runtime.sources.video import read_video

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from written_clips import FPS, noise, red_square, write_clip, write_sound
 
+from visrt.runtime.clock import Clock
 from visrt.runtime.errors import SourceError, UsageError
 from visrt.runtime.sources import video_file
+from visrt.runtime.sources.displayed import Displayed
 from visrt.runtime.sources.source import Source, VideoFrame, VideoSettings
 from visrt.runtime.sources.video import Camera, Images, VideoFile, find_sources, open_source, read_video
-from visrt.runtime.sources.video_file import Clock
 
 
 def read_all(source: Source) -> list[VideoFrame]:
@@ -120,8 +121,8 @@ def test_flagged_frames_can_be_dropped_instead_of_kept(monkeypatch: pytest.Monke
         def __getattr__(self, name: str) -> Any:
             return getattr(self.frame, name)
 
-    decoded, upright = video_file.FileSource._decoded, video_file.upright_rgb
-    monkeypatch.setattr(video_file, "upright_rgb", lambda flagged, converter: upright(flagged.frame, converter))
+    decoded, picture = video_file.FileSource._decoded, Displayed.picture
+    monkeypatch.setattr(Displayed, "picture", lambda self, flagged: picture(self, flagged.frame))
     monkeypatch.setattr(video_file.FileSource, "_decoded", lambda self: map(Flagged, decoded(self)))
     kept, dropped = open_source(path), open_source(path, VideoSettings(damaged="drop"))
     assert [frame.corrupt for frame in read_all(kept)] == [False] * 6 + [True] * 4

@@ -1,0 +1,1 @@
+"""What `visrt track` is told and says, apart from its run."""
