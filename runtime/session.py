@@ -24,7 +24,7 @@ from visrt.runtime.errors import UsageError, VisrtError
 from visrt.runtime.image import Frame, check_frames
 from visrt.runtime.methods.registry import method_of
 from visrt.runtime.network import Batch, Network, Networks
-from visrt.runtime.results import FrameResult, SessionEvents
+from visrt.runtime.results import FrameResult, SessionEvents, Shown, labels_of
 from visrt.runtime.times import StageTimes, Stopwatch
 from visrt.runtime.tracker import (
     PendingCalls,
@@ -71,6 +71,8 @@ class Session:
         self.settings = settings
         self.watch = Stopwatch()
         self.method = method_of(manifest, association, preset)
+        self.shown = Shown(tuple(manifest.classes))
+        self._association, self._preset = dict(association or {}), preset
         sizes = [SizedEngines(manifest, engines, states), *other_sizes]
         self.networks = Networks(sizes, self.watch, settings.resize, settings.in_flight - 1)
         self._tracker = StreamTracker(self.method, self.networks, settings)
@@ -145,6 +147,25 @@ class Session:
         self.times = StageTimes()
         self.last_times = StageTimes()
 
+    def show(self, classes: str | Sequence[str] | None = None, score: float = 0.0) -> None:
+        """From now on results have only objects of `classes`, names or one text with commas, None for all, that score
+        at least `score`. All are tracked. Raises UsageError for classes that the bundle lacks, with the nearest."""
+        names = tuple(self.manifest.classes)
+        self.shown = Shown(names, labels_of(names, classes), score)
+
+    def change(self, **association: Any) -> None:
+        """Goes on with other association settings, without opening engines again: `session.change(birth_score=0.7)`.
+
+        Thresholds take effect with the next frame, and objects stay. A setting that chooses how objects are compared or
+        remembered ends all tracks, as `cut` does. Raises SettingsError for an unknown setting, UsageError where results
+        are not taken yet, or for other lengths of clips.
+        """
+        self._require_nothing_pending("change")
+        changes = {**self._association, **association}
+        method = method_of(self.manifest, changes, self._preset)
+        self._tracker.use(method)
+        self.method, self._association = method, changes
+
     def cut(self) -> None:
         """The next frame is of another scene: objects and what is remembered of them are dropped, ids go on.
 
@@ -217,7 +238,7 @@ class Session:
             if isinstance(found, VisrtError):
                 raise found
             with self.watch.stage("masks"):
-                results += [make() for make in found]
+                results += [self.shown.of(make()) for make in found]
             self.last_times = self.watch.take(sum(len(outputs) for _, outputs in call))
             self.times = self.times.plus(self.last_times)
         return results

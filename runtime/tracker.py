@@ -26,6 +26,7 @@ from visrt.runtime.methods.method import (
     Track,
     TrackingMethod,
 )
+from visrt.runtime.methods.registry import fits_state
 from visrt.runtime.network import (
     Batch,
     FrameStates,
@@ -118,6 +119,13 @@ class StreamTracker:
         self._resize: MaskResize | None = None
         self._bad_in_a_row = 0
         self._clock = Clock(step_s=1 / self._settings.default_fps)
+
+    def use(self, method: TrackingMethod[Any]) -> None:
+        """Goes on with `method`, the same with other settings; where its state does not fit, as after a cut."""
+        fits = fits_state(self._method, method)
+        self._method = method
+        if not fits:
+            self.cut()
 
     def next_clips(self, batch: Batch) -> list[Batch]:
         """The frames of the clips that are full with the next frames of the stream; the others wait for more.

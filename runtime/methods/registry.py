@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from visrt.runtime.bundles.contract import check_graphs
@@ -17,7 +18,7 @@ from visrt.runtime.methods.presets import PRESETS, Preset
 from visrt.runtime.methods.videomt import VideoMt, VideoMtSettings
 from visrt.runtime.settings import load_settings
 
-__all__ = ["METHODS", "method_from_preset", "method_of"]
+__all__ = ["METHODS", "fits_state", "method_from_preset", "method_of"]
 
 Settings = Mapping[str, Any]
 
@@ -82,6 +83,30 @@ def method_of(manifest: Manifest, changes: Settings | None = None, preset: str |
     for size in manifest.sizes:
         _check_size(size, method)
     return method
+
+
+def fits_state(old: TrackingMethod[Any], new: TrackingMethod[Any]) -> bool:
+    """Whether the state of `old` can be gone on from by `new`, the same method with other settings.
+
+    Thresholds and counts of what is shown leave it as it is; what chooses how objects are remembered does not.
+    Raises UsageError where the engines were opened for other clips.
+    """
+    if new.clip_frames != old.clip_frames:
+        raise UsageError(
+            f"clips of {new.clip_frames} frames in place of {old.clip_frames}: the engines are open for these; open a "
+            "new session"
+        )
+    changed = [
+        (before, getattr(new.settings, one.name))
+        for one in fields(old.settings)
+        if (before := getattr(old.settings, one.name)) != getattr(new.settings, one.name)
+        and one.name not in COUNTS_OF_WHAT_IS_SHOWN
+    ]
+    same_masks = getattr(old.settings, "compares_masks", None) == getattr(new.settings, "compares_masks", None)
+    return same_masks and all(isinstance(before, float) and isinstance(now, float) for before, now in changed)
+
+
+COUNTS_OF_WHAT_IS_SHOWN = ("max_objects", "score_window_frames", "steady_frames", "noise_gap_frames", "mask_cells_min")
 
 
 def _check_size(manifest: Manifest, method: TrackingMethod[Any]) -> None:

@@ -21,7 +21,8 @@ class Journal:
     Without rle where the bundle gives boxes alone.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, classes: Sequence[str] = ()) -> None:
+        """classes: their names, where the objects do not carry them."""
         self._path, self._classes = path, classes
         self._end = 0
         try:
@@ -75,7 +76,7 @@ def _plain_object(shown: TrackedObject, classes: Sequence[str]) -> dict[str, Any
     return {
         "id": shown.id,
         "label": shown.label,
-        "name": classes[shown.label],
+        "name": shown.name or classes[shown.label],
         "score": round(float(shown.score), 6),
         "box": [int(edge) for edge in shown.box],
         **mask,

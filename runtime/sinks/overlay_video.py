@@ -43,20 +43,21 @@ class OverlayVideo:
     def __init__(
         self,
         path: Path,
-        classes: Sequence[str],
-        fps: float,
+        classes: Sequence[str] = (),
+        fps: float = 25.0,
         coding: VideoCoding = CODING,
         style: OverlayStyle = STYLE,
     ) -> None:
+        """classes: their names, where the objects do not carry them. `style` may be replaced between frames."""
         self._path, self._classes, self._fps = path, classes, fps
-        self._coding, self._style = coding, style
+        self._coding, self.style = coding, style
         self._trails = Trails(style.trail_frames)
         self._container: Any = None
         self._stream: Any = None
 
     def write(self, result: FrameResult, image: Image) -> None:
         self._trails.add(result)
-        picture = draw(image, result, self._classes, self._style, self._trails)
+        picture = draw(image, result, self._classes, self.style, self._trails)
         try:
             if self._container is None:
                 self._begin(picture)

@@ -211,8 +211,8 @@ def test_a_line_counts_by_class_and_direction(bundle: Path, clip: Path) -> None:
 
 def test_cuts_end_tracks_and_ids_go_on(bundle: Path) -> None:
     def scenes(index: int) -> NDArray[np.uint8]:
-        picture = np.kron(np.random.default_rng(index // 8).integers(0, 80, (6, 8, 1)), np.ones((8, 8, 3)))
-        picture = (picture * (1 + index // 8)).clip(0, 255).astype(np.uint8)
+        blocks = np.kron(np.random.default_rng(index // 8).integers(0, 80, (6, 8, 1)), np.ones((8, 8, 3)))
+        picture: NDArray[np.uint8] = (blocks * (1 + index // 8)).clip(0, 255).astype(np.uint8)
         picture[16:32, 2 * index : 2 * index + 16] = (250, 0, 0)
         return picture
 

@@ -80,7 +80,7 @@ def test_smaller_versions_of_a_page_are_no_frames(tmp_path: Path) -> None:
     half = plain(200).resize((16, 12))
     small = PillowImage.new("RGB", half.size)
     small.paste(half)
-    small.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
+    small.encoderinfo = {"tiffinfo": {254: 1}}
     plain(10).save(tmp_path / "a.tif", save_all=True, append_images=[small, plain(90)])
     frames, _ = read(tmp_path / "a.tif")
     assert values(frames) == [10, 90]

@@ -160,9 +160,9 @@ def test_a_raw_format_that_is_none_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".mkv", ".ts", ".mp4"])
 def test_an_encoded_video_is_read_from_a_pipe(tmp_path: Path, suffix: str) -> None:
-    options = {"movflags": "frag_keyframe+empty_moov"} if suffix == ".mp4" else {}
-    data = write_clip(tmp_path / f"a{suffix}", 12, **options).read_bytes()
-    source = FileSource(Path("-"), VideoSettings(), Pipe(io.BufferedReader(io.BytesIO(data))))  # type: ignore[arg-type]
+    fragments = "frag_keyframe+empty_moov" if suffix == ".mp4" else ""
+    data = write_clip(tmp_path / f"a{suffix}", 12, movflags=fragments).read_bytes()
+    source = FileSource(Path("-"), VideoSettings(), Pipe(io.BufferedReader(io.BytesIO(data))))
     assert [frame.index for frame in source] == list(range(12))
     assert source.info.name == "stdin"
 
@@ -170,14 +170,14 @@ def test_an_encoded_video_is_read_from_a_pipe(tmp_path: Path, suffix: str) -> No
 def test_an_mp4_whose_index_is_at_its_end_is_refused_with_what_to_pipe(tmp_path: Path) -> None:
     data = write_clip(tmp_path / "a.mp4", 40, noise).read_bytes()
     with pytest.raises(SourceError, match="pipe matroska or mpegts"):
-        list(FileSource(Path("-"), VideoSettings(), Pipe(io.BufferedReader(io.BytesIO(data)))))  # type: ignore[arg-type]
+        list(FileSource(Path("-"), VideoSettings(), Pipe(io.BufferedReader(io.BytesIO(data)))))
 
 
 def test_a_playlist_in_a_pipe_opens_no_file(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", 3)
     data = f"ffconcat version 1.0\nfile {tmp_path / 'a.mp4'}\n".encode()
     with pytest.raises(SourceError, match="playlist"):
-        FileSource(Path("-"), VideoSettings(), Pipe(io.BufferedReader(io.BytesIO(data))))  # type: ignore[arg-type]
+        FileSource(Path("-"), VideoSettings(), Pipe(io.BufferedReader(io.BytesIO(data))))
 
 
 def test_the_standard_input_is_a_source_where_something_is_piped(monkeypatch: pytest.MonkeyPatch) -> None:
