@@ -152,8 +152,10 @@ class WholeCommand(TyperCommand):
         values, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         given = {name for name, value in values.items() if isinstance(value, str | bool | int | list) and value != []}
         missing = [f"'{_shown_name(one)}'" for one in self.params if one.required and one.name not in given]
-        if len(missing) > 1 and "help" not in given:
-            ctx.fail(f"Missing {', '.join(missing)}.")
+        if missing and not {*args} & {*ctx.help_option_names}:
+            # One alone too: some releases of typer and click together let it pass.
+            kind = "" if len(missing) > 1 else "option " if missing[0].startswith("'-") else "argument "
+            ctx.fail(f"Missing {kind}{', '.join(missing)}.")
         return super().parse_args(ctx, args)
 
 

@@ -162,7 +162,7 @@ def test_one_bad_source_does_not_stop_the_others_and_the_gravest_code_is_given(
     assert [summary(out / name)["end"] for name in ("cut", "street")] == ["partial", "complete"]
     faults = ended.stderr.splitlines()
     assert len(faults) == 3
-    assert all(part in ended.stderr for part in ("missing.mp4", "text.mp4", "cut.mp4: short: decoded"))
+    assert all(part in ended.stderr for part in ("missing.mp4", "text.mp4", "cut.mp4: ", "short: decoded"))
     assert track(bundle, tmp_path / "partial", tmp_path / "cut.mp4").exit_code == 3
     assert track(bundle, tmp_path / "usage", tmp_path / "missing.mp4").exit_code == 2
 

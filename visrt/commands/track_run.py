@@ -23,6 +23,7 @@ from visrt.runtime.results import FrameResult, Shown
 from visrt.runtime.session import SessionSettings
 from visrt.runtime.sinks.outcome import SourceOutcome
 from visrt.runtime.sources.source import SourceInfo
+from visrt.runtime.threads import ignore
 from visrt.signals import StopRequest
 
 __all__ = ["Advance", "BarFor", "TrackOptions", "bars", "track_all", "worst"]
@@ -128,7 +129,10 @@ def bars() -> Iterator[BarFor]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield lambda info, limit: (ignore, ignore)
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
 
         def bar_for(info: SourceInfo, limit: int | None) -> tuple[Advance, Remove]:
             frames = min(info.frames, limit) if info.frames and limit else info.frames or limit

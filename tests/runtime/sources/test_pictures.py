@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import features
+from PIL.TiffImagePlugin import AppendingTiffWriter
 
 from visrt.runtime.errors import UsageError
 from visrt.runtime.sources.pictures import read_image
@@ -77,11 +78,10 @@ def test_a_damaged_picture_of_a_stack_is_counted(tmp_path: Path) -> None:
 
 
 def test_smaller_versions_of_a_page_are_no_frames(tmp_path: Path) -> None:
-    half = plain(200).resize((16, 12))
-    small = PillowImage.new("RGB", half.size)
-    small.paste(half)
-    small.encoderinfo = {"tiffinfo": {254: 1}}
-    plain(10).save(tmp_path / "a.tif", save_all=True, append_images=[small, plain(90)])
+    with AppendingTiffWriter(str(tmp_path / "a.tif"), True) as file:
+        for picture, reduced in ((plain(10), 0), (plain(200).resize((16, 12)), 1), (plain(90), 0)):
+            picture.save(file, format="TIFF", tiffinfo={254: reduced})
+            file.newFrame()
     frames, _ = read(tmp_path / "a.tif")
     assert values(frames) == [10, 90]
 
@@ -103,7 +103,8 @@ def test_the_preview_in_a_photo_is_no_frame(tmp_path: Path) -> None:
 
 
 def write_numbers(path: Path, numbers: NDArray[Any]) -> Path:
-    cv2.imwrite(str(path), numbers)
+    plain_tiff = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == ".tif" else []
+    cv2.imwrite(str(path), numbers, plain_tiff)
     return path
 
 

@@ -94,7 +94,7 @@ def test_a_truncated_file_is_partial_and_says_how_much_is_missing(tmp_path: Path
     decoded = len(read_all(source))
     assert 20 < decoded < 40
     assert source.report.end == "partial"
-    assert source.report.reason == f"short: decoded {decoded} of 60"
+    assert source.report.reason.endswith(f"short: decoded {decoded} of 60")
 
 
 def test_damage_in_the_middle_is_skipped_and_counted_and_the_rest_is_read(tmp_path: Path) -> None:
