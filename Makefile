@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BUNDLE := bundles/default
 CLIP := clips/demo.mp4
 
-.PHONY: demo test test-full test-sizes test-recipes check format lint types layers tests bench memory gpu-check clean
+.PHONY: demo test test-full test-sizes test-recipes test-lowest check format lint types layers tests bench memory gpu-check clean
 
 demo: $(RUNTIME)/ready
 	$(RUNTIME)/$(BIN)/visrt track $(CLIP) --bundle $(BUNDLE) --in-flight 3 --out out/demo --overwrite
@@ -30,6 +30,10 @@ test-sizes: $(DEV)/ready
 # Two steps of every published recipe at full network size: more than half an hour on two cores.
 test-recipes: $(DEV)/ready
 	$(DEV)/$(BIN)/python -m pytest -q -m "full_size or every_recipe" tests/published
+
+# The lowest versions that pyproject.toml declares, in an environment of their own: minutes, most of it downloads.
+test-lowest:
+	$(PYTHON) tests/cli/lowest_versions.py .venv/lowest
 
 check: format lint types layers tests
 

@@ -31,18 +31,16 @@ class Clock:
     def at(self, stamp_s: float | None) -> Clock:
         """The clock at the next frame, whose timestamp is `stamp_s`, or None where the stream has none."""
         if self.time_s is None:
-            return self._known(max(0.0, stamp_s or 0.0))
+            now_s = max(0.0, stamp_s or 0.0)
+            return replace(self, time_s=now_s, known_s=now_s)
         if stamp_s is None:
             # Not the last time plus a step: rounding would add up.
             steps = self.steps + 1
             return replace(self, time_s=self.known_s + steps / (1 / self.step_s), steps=steps)
-        now_s = stamp_s + self.offset_s
-        if now_s > self.time_s:
-            return self._known(now_s)
-        if self.time_s - now_s < JUMP_S:
-            return self._known(self.time_s + TICK_S)
-        now_s = self.time_s + self.step_s
-        return replace(self._known(now_s), offset_s=now_s - stamp_s)
-
-    def _known(self, now_s: float) -> Clock:
-        return replace(self, time_s=now_s, known_s=now_s, steps=0)
+        offset_s, now_s = self.offset_s, stamp_s + self.offset_s
+        if now_s <= self.time_s - JUMP_S:
+            now_s = self.time_s + self.step_s
+            offset_s = now_s - stamp_s
+        elif now_s <= self.time_s:
+            now_s = self.time_s + TICK_S
+        return replace(self, time_s=now_s, known_s=now_s, steps=0, offset_s=offset_s)

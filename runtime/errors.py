@@ -90,7 +90,7 @@ def install_hint(extra: str) -> str:
         needed = [
             f"'{package.strip()}'" for package, _, mark in marked if f"extra == '{extra}'" in mark.replace('"', "'")
         ]
-        if needed:
+        if needed and not any("visrt" in package for package in needed):
             return f"pip install {' '.join(needed)}"
     return f"pip install '.[{extra}]' in the folder of visrt's source"
 

@@ -125,12 +125,11 @@ class Shown:
 
     def of(self, result: FrameResult) -> FrameResult:
         """`result` with the objects that are shown, each with the name of its class."""
-        objects = tuple(
-            replace(one, name=self.classes[one.label])
-            for one in result.objects
-            if one.score >= self.score and (self.labels is None or one.label in self.labels)
-        )
-        return replace(result, objects=objects)
+        objects = []
+        for one in result.objects:
+            if one.score >= self.score and (self.labels is None or one.label in self.labels):
+                objects.append(replace(one, name=self.classes[one.label]))
+        return replace(result, objects=tuple(objects))
 
 
 def labels_of(classes: Sequence[str], chosen: str | Sequence[str] | None) -> frozenset[int] | None:

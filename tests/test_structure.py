@@ -28,7 +28,7 @@ FAMILY_NAMES = 0
 RECORD_TYPES = 7
 FILES_BEFORE_THE_ENGINE = 5
 FILES_A_FRAME = 18
-FUNCTIONS_A_FRAME = 131
+FUNCTIONS_A_FRAME = 133
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = ("visrt", "runtime", "models", "training", "export", "calibration", "benchmarks")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from visrt.runtime.errors import EngineError, one_line
 if TYPE_CHECKING:
     from visrt.runtime.engines.trt.library import Flavour
 
-__all__ = ["Finding", "clashes", "examine", "onnxruntime_absence", "tensorrt_absence"]
+__all__ = ["Finding", "clashes", "examine", "onnxruntime_absence", "outdated", "tensorrt_absence"]
 
-RUNTIME_PACKAGES = ("visrt", "numpy", "scipy", "pillow", "pycocotools", "pydantic", "typer", "rich")
+RUNTIME_PACKAGES = ("visrt", "numpy", "scipy", "pillow", "pycocotools", "pydantic", "typer", "rich", "threadpoolctl")
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "pycuda", "cuda-bindings")
 SHARED_FOLDERS = ("cv2", "onnxruntime")
 """Folders that several distributions install into: the last one wins, and removing one breaks the other."""
@@ -74,8 +75,45 @@ def examine() -> list[Finding]:
         *_gpus(),
         _tensorrt(),
         *_engines(),
+        *outdated(declared(), _version),
         *clashes(packages_distributions()),
     ]
+
+
+def declared() -> list[str]:
+    """What visrt says it needs, extras included, as "av>=17.1.0"; nothing where it is not installed."""
+    try:
+        return requires("visrt") or []
+    except PackageNotFoundError:
+        return []
+
+
+def outdated(requirements: Sequence[str], version_of: Callable[[str], str]) -> list[Finding]:
+    """Findings for packages that are installed and older than the first version that was run with visrt.
+
+    requirements: as of package metadata. version_of: the version that is installed, empty where none is.
+    """
+    findings = {}
+    for requirement in requirements:
+        found = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*>=\s*([\d.]+)", requirement)
+        installed = version_of(found[1]) if found else ""
+        if found and installed and _numbers(installed) < _numbers(found[2]):
+            name, least = found[1], found[2]
+            findings[name] = Finding(
+                f"version of {name}",
+                installed,
+                f"older than {least}, the first that was run with visrt: `pip install '{name}>={least}'`",
+            )
+    return list(findings.values())
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release numbers of a version, without zeros at the end."""
+    release = re.match(r"\d+(?:\.\d+)*", version)
+    numbers = [int(part) for part in release[0].split(".")] if release else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def clashes(distributions: Mapping[str, Sequence[str]]) -> list[Finding]:
@@ -95,7 +133,10 @@ def _owners(folder: str, names: Sequence[str]) -> Finding:
 
 def _installed(package: str) -> Finding:
     found = _version(package)
-    return Finding(package, found) if found else Finding(package, "not installed", f"`pip install {package}`")
+    if found or package == "visrt":
+        # visrt is on no index: run from a checkout it may well not be installed.
+        return Finding(package, found or "not installed, run from its folder")
+    return Finding(package, "not installed", f"`pip install {package}`")
 
 
 def _opencv() -> Finding:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bundles import write_bundle
+from data_sets import ROOT
+from lowest_versions import lowest
 from typer.testing import CliRunner
 
 from visrt.cli import app
 from visrt.runtime.engines import diagnostics
 from visrt.runtime.engines.diagnostics import Finding, clashes
+from visrt.runtime.errors import install_hint
 
 runner = CliRunner()
 
@@ -70,6 +74,50 @@ def test_doctor_shows_versions_providers_and_gpu() -> None:
     assert shown.exit_code in (0, 5)
     for part in ("python", "opencv", "PyAV", "CPUExecutionProvider", "gpu", "tensorrt"):
         assert part in shown.output
+
+
+REQUIREMENTS = ["av>=17.1.0", "numpy>=1.24.2", "torch>=2.5; extra == 'train'", "visrt[trt]; extra == 'trt-pycuda'"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "old"),
+    [
+        ({"av": "14.2.0", "numpy": "2.4.6"}, {"av": "17.1.0"}),
+        (
+            {"av": "17.0.1", "numpy": "1.24.1", "torch": "2.4.1+cpu"},
+            {"av": "17.1.0", "numpy": "1.24.2", "torch": "2.5"},
+        ),
+        ({"av": "17.1", "numpy": "1.24.2", "torch": "2.5.0"}, {}),
+        ({"av": "18.0.0rc1", "numpy": "1.100"}, {}),
+    ],
+)
+def test_packages_older_than_the_bounds_are_problems(installed: dict[str, str], old: dict[str, str]) -> None:
+    findings = diagnostics.outdated(REQUIREMENTS, lambda name: installed.get(name, ""))
+    assert [finding.subject for finding in findings] == [f"version of {name}" for name in old]
+    for finding, (name, least) in zip(findings, old.items(), strict=True):
+        assert finding.found == installed[name]
+        assert f"`pip install '{name}>={least}'`" in finding.problem
+
+
+def test_every_base_dependency_has_a_bound_that_doctor_reads_and_the_lowest_job_installs() -> None:
+    pins = dict(pin.split("==") for pin in lowest((ROOT / "pyproject.toml").read_text()))
+    assert {"numpy", "av", "typer", "pydantic", "pillow", "onnxruntime"} <= pins.keys()
+    findings = diagnostics.outdated([f"{name}>={version}" for name, version in pins.items()], lambda name: "0.0.1")
+    assert len(findings) == len(pins)
+    with pytest.raises(ValueError, match="numpy: expected a lower bound"):
+        lowest('dependencies = [\n "numpy",\n "av>=17.1.0",\n]')
+
+
+def test_nothing_tells_to_install_visrt_from_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name)))
+    problems = [finding.problem for finding in diagnostics.examine()]
+    assert not [problem for problem in problems if re.search(r"install[^`]* visrt", problem)]
+    for wheel in (False, True):
+        monkeypatch.setattr(Path, "is_file", lambda self, wheel=wheel: not wheel)
+        for extra in ("cpu", "gpu", "trt", "train", "eval", "supervision"):
+            hint = install_hint(extra)
+            assert not re.search(r"install '?visrt", hint)
+            assert hint.startswith("pip install '")
 
 
 def test_doctor_leaves_with_5_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
