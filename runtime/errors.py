@@ -88,11 +88,22 @@ def install_hint(extra: str) -> str:
             declared = []
         marked = (line.partition(";") for line in declared)
         needed = [
-            f"'{package.strip()}'" for package, _, mark in marked if f"extra == '{extra}'" in mark.replace('"', "'")
+            f"'{package.strip()}'"
+            for package, _, mark in marked
+            if f"extra == '{extra}'" in mark.replace('"', "'") and not _is_for_older_python(mark)
         ]
         if needed and not any("visrt" in package for package in needed):
             return f"pip install {' '.join(needed)}"
     return f"pip install '.[{extra}]' in the folder of visrt's source"
+
+
+def _is_for_older_python(mark: str) -> bool:
+    """Whether a marker of package metadata asks for a Python that is older than this one."""
+    import re
+    import sys
+
+    below = re.search(r"python_version < ['\"](\d+)\.(\d+)", mark)
+    return below is not None and sys.version_info[:2] >= (int(below[1]), int(below[2]))
 
 
 PARTIAL = 3

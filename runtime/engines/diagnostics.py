@@ -81,9 +81,16 @@ def examine() -> list[Finding]:
 
 
 def declared() -> list[str]:
-    """What visrt says it needs, extras included, as "av>=17.1.0"; nothing where it is not installed."""
+    """What visrt says it needs, extras but dev included, as "av>=17.1.0"; nothing where it is not known.
+
+    In a checkout pyproject.toml says so: what was installed may be older.
+    """
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if project.is_file():
+        text = project.read_text(encoding="utf-8").partition("[project]")[2].partition("\ndev = [")[0]
+        return re.findall(r'"([\w.-]+(?:\[[^\]]*\])?>=[\d.]+)', text)
     try:
-        return requires("visrt") or []
+        return [line for line in requires("visrt") or [] if "dev" not in line.partition(";")[2]]
     except PackageNotFoundError:
         return []
 

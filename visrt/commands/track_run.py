@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 
 from rich.console import Console
@@ -85,10 +86,17 @@ class _Run:
                 self._total.refuse(one.path, str(error))
                 self._refused = worst(self._refused, error.exit_code)
                 continue
-            advance, remove_bar = bar_for(found.source.info, self._options.limit)
+            advance, remove_bar = bar_for(self._expected(found.source.info), self._options.limit)
             job = Job(found.source, found.sinks, self._options.limit, advance)
             self._started[id(job)] = one, found, remove_bar
             yield job
+
+    def _expected(self, info: SourceInfo) -> SourceInfo:
+        """`info` with the number of frames that are to come, where a part of the source is read."""
+        video = self._options.video
+        if video.start is not None or video.end is not None:
+            return replace(info, frames=None, duration_s=video.end.seconds if video.end else info.duration_s)
+        return replace(info, frames=info.frames and -(-info.frames // video.every))
 
     def done(self, job: Job, outcome: SourceOutcome) -> None:
         """Has the last files of a source written."""
