@@ -10,21 +10,21 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
-
-import numpy as np
+from typing import Any, Literal, cast
 
 from visrt.runtime.bundles.bundle import Bundle
 from visrt.runtime.errors import UsageError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
-from visrt.runtime.sinks.output import Sink
-from visrt.runtime.sources.cuts import CutDetector
+from visrt.runtime.sinks.files_of_frames import Crops, MaskPictures, MotRows
+from visrt.runtime.sinks.journal import Journal
+from visrt.runtime.sinks.line_count import Line, LineCount, line
+from visrt.runtime.sinks.output import CROPS, JOURNAL, MASKS, MOT, OVERLAY, Sink, prepare_folder
+from visrt.runtime.sinks.overlay import STYLE, OverlayStyle
+from visrt.runtime.sinks.overlay_video import OverlayVideo
+from visrt.runtime.sources.given import Frames, GivenFrames
 from visrt.runtime.sources.source import (
-    Image,
     Moment,
-    ReportedSource,
-    Selector,
     Source,
     SourceInfo,
     SourceReport,
@@ -37,7 +37,6 @@ from visrt.runtime.threads import POLL_S, FrameReader
 
 __all__ = ["Tracking", "track", "track_async"]
 
-Frames = Iterable[Image | VideoFrame | tuple[Image, float]]
 DEFAULTS = VideoSettings()
 
 
@@ -57,6 +56,16 @@ def track(
     every: int = 1,
     limit: int | None = None,
     cuts: bool = False,
+    count_line: str | Line | Sequence[str | Line] = (),
+    out: str | Path | None = None,
+    overlay: bool = False,
+    masks: Literal["png"] | None = None,
+    crops: bool = False,
+    mot: bool = False,
+    style: OverlayStyle = STYLE,
+    overwrite: bool = False,
+    image_fps: float | None = None,
+    value_range: tuple[float, float] | None = None,
     video: VideoSettings = DEFAULTS,
     sinks: Sequence[Sink] = (),
     session: Session | None = None,
@@ -68,8 +77,9 @@ def track(
 
     source: a file, folder, glob, pattern, the number of a camera, "-", an opened source, or frames: arrays [H, W, 3],
     uint8 RGB, with their times in seconds if they are pairs. Options are those of `visrt track`, by the same names;
-    `video` has the rest of reading. sinks: are written to and closed. session: one that is open, in place of the
-    options of opening one; it begins a new stream, and stays open. `result.index` is the number of the frame in the
+    `video` has the rest of reading. out: a folder for results.jsonl and what else is chosen: overlay (drawn in
+    `style`), masks, crops, mot. sinks: others, which are written to and closed. session: one that is open, in place of
+    the options of opening one; it begins a new stream, and stays open. `result.index` is the number of the frame in the
     source. Of a live source the newest frame is taken.
 
     Raises at once what can be known: UsageError, SettingsError, BundleError, EngineError and SourceError.
@@ -81,8 +91,16 @@ def track(
         "end": None if end is None else moment(end),
         "every": None if every == 1 else every,
         "cuts": "find" if cuts else None,
+        "image_fps": image_fps,
+        "value_range": value_range,
     }
     settings = replace(video, **{name: value for name, value in chosen.items() if value is not None})
+    given = (count_line,) if isinstance(count_line, str | Line) else count_line
+    lines = [LineCount(line(one) if isinstance(one, str) else one) for one in given]
+    files = {"overlay": overlay, "masks": masks, "crops": crops, "mot": mot, "overwrite": overwrite}
+    if out is None and any(files.values()):
+        named = ", ".join(name for name, value in files.items() if value)
+        raise UsageError(f"{named}: no folder to write to; give out=")
     own = session is None
     if session is not None and (preset is not None or association is not None):
         raise UsageError("preset and association are those of the session that is given; open it with them")
@@ -98,12 +116,32 @@ def track(
         found.reset()
         if own or classes is not None or score:
             found.show(classes=classes, score=score)
+        if masks and not found.networks.main.has_masks:
+            raise UsageError(
+                f"masks: {found.manifest.name} gives boxes alone; leave it out, or crops=True writes boxes"
+            )
         opened = _opened(source, settings)
+        try:
+            written = [] if out is None else _files(Path(out), opened, files, style)
+        except BaseException:
+            opened.close()
+            raise
     except BaseException:
         if own:
             found.close()
         raise
-    return Tracking(found, opened, sinks, limit, closes_session=own)
+    return Tracking(found, opened, [*written, *lines, *sinks], limit, closes_session=own)
+
+
+def _files(folder: Path, source: Source, wished: Mapping[str, Any], style: OverlayStyle) -> list[Sink]:
+    """The sinks for the files of a run in `folder`. Raises OutputError where it has some already."""
+    prepare_folder(folder, (), "replace" if wished["overwrite"] else "refuse")
+    sinks: list[Sink] = [Journal(folder / JOURNAL)]
+    if wished["overlay"]:
+        sinks.append(OverlayVideo(folder / OVERLAY, fps=source.info.fps or 25.0, style=style))
+    sinks += [MaskPictures(folder / MASKS)] if wished["masks"] else []
+    sinks += [Crops(folder / CROPS)] if wished["crops"] else []
+    return sinks + ([MotRows(folder / MOT)] if wished["mot"] else [])
 
 
 async def track_async(
@@ -144,6 +182,11 @@ class Tracking(Iterator[FrameResult]):
         self._waiting: deque[VideoFrame] = deque()
         self._ready: deque[FrameResult] = deque()
         self._taken, self._over = 0, False
+
+    @property
+    def line_counts(self) -> list[dict[str, Any]]:
+        """What crossed each line so far, by class and direction, as in summary.json."""
+        return [sink.summary() for sink in self._sinks if isinstance(sink, LineCount)]
 
     @property
     def info(self) -> SourceInfo:
@@ -228,42 +271,6 @@ class Tracking(Iterator[FrameResult]):
                     ready.wait(POLL_S)
 
 
-class _GivenFrames(ReportedSource):
-    """Frames that a program gives, as a source."""
-
-    def __init__(self, frames: Frames, settings: VideoSettings) -> None:
-        self._frames, self._settings = frames, settings
-        self._info, self._report = SourceInfo("frames", "stream", fps=settings.image_fps), SourceReport()
-
-    def close(self) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[VideoFrame]:
-        selector, cuts = Selector(self._settings), CutDetector()
-        for index, given in enumerate(self._frames):
-            frame = _video_frame(given, index, self._settings.image_fps)
-            if selector.takes(index, frame.time_s):
-                self._report = replace(self._report, decoded=self._report.decoded + 1)
-                found = self._settings.cuts == "find" and cuts.cuts(frame.image)
-                yield replace(frame, index=index, cut=frame.cut or found)
-            elif selector.over:
-                break
-        self._report = replace(self._report, end="complete")
-
-
-def _video_frame(given: Image | VideoFrame | tuple[Image, float], index: int, fps: float) -> VideoFrame:
-    if isinstance(given, VideoFrame):
-        return given
-    if isinstance(given, tuple) and len(given) == 2:
-        return VideoFrame(index, float(given[1]), given[0])
-    if isinstance(given, np.ndarray):
-        return VideoFrame(index, index / fps, given)
-    raise UsageError(
-        f"frame {index} is a {type(given).__name__}; expected a uint8 array [height, width, 3], RGB, or a pair of it "
-        "and its time in seconds"
-    )
-
-
 def _opened(source: str | Path | int | Source | Frames, settings: VideoSettings) -> Source:
     if isinstance(source, int):
         return open_source(str(source), settings)
@@ -272,5 +279,5 @@ def _opened(source: str | Path | int | Source | Frames, settings: VideoSettings)
     if hasattr(source, "info") and hasattr(source, "report"):
         return cast(Source, source)
     if isinstance(source, Iterable):
-        return _GivenFrames(source, settings)
+        return GivenFrames(source, settings)
     raise UsageError(f"source is a {type(source).__name__}; expected a path, a camera's number, a source or frames")

@@ -183,6 +183,31 @@ def test_sinks_are_written_and_closed(bundle: Path, clip: Path, tmp_path: Path) 
     assert len(list(visrt.read_video(tmp_path / "a.mp4"))) == FRAMES // 2
 
 
+def test_files_are_written_by_the_names_of_the_command(bundle: Path, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tracking = visrt.track(
+        clip,
+        bundle,
+        threads=1,
+        out=out,
+        overlay=True,
+        masks="png",
+        crops=True,
+        mot=True,
+        every=2,
+        style=visrt.OverlayStyle(trails=True),
+        count_line=["20,0,20,48", visrt.line("0,40,64,40")],
+    )
+    assert len(list(tracking)) == FRAMES // 2
+    assert {path.name for path in out.iterdir()} == {"results.jsonl", "overlay.mp4", "masks", "crops", "mot.txt"}
+    assert len(list((out / "masks").iterdir())) == len(list((out / "crops/0-person").iterdir())) == FRAMES // 2
+    assert [one["counts"] for one in tracking.line_counts] == [{"person": {"to_right": 0, "to_left": 1}}, {}]
+    with pytest.raises(OutputError, match="already holds"):
+        visrt.track(clip, bundle, threads=1, out=out)
+    assert len(list(visrt.track(clip, bundle, threads=1, out=out, overwrite=True, limit=1))) == 1
+    assert not (out / "mot.txt").exists()
+
+
 def test_what_ends_early_closes_everything(bundle: Path, clip: Path) -> None:
     session = colour_session()
     sink, source = ListSink(), FakeSource(9)
@@ -228,6 +253,9 @@ def test_a_cut_of_the_source_ends_tracks() -> None:
         ({"every": 0}, "every is 0"),
         ({"preset": "ctvis"}, "of the session that is given"),
         ({"classes": "dog"}, "'dog'"),
+        ({"masks": "png", "mot": True}, "masks, mot: no folder"),
+        ({"count_line": "1,1"}, "x,y,x,y"),
+        ({"value_range": (3, 1)}, "black below white"),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_call(options: dict[str, Any], said: str) -> None:
