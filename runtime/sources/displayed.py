@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from visrt.runtime.sources.high_dynamic_range import TRANSFERS, tone_mapped
 from visrt.runtime.sources.source import Image
+from visrt.runtime.sources.value_range import ValueRange
 
 __all__ = ["TRANSPARENT", "Displayed", "Remark", "displayed_size", "on_white"]
 
@@ -42,15 +43,18 @@ def on_white(rgba: NDArray[np.uint8]) -> Image:
 class Displayed:
     """Makes pictures of the decoded frames of one file, and says once what it changes.
 
-    aspect: width of a stored pixel over its height, None where the file does not say.
+    aspect: width of a stored pixel over its height, None where the file does not say. value_range: black and white of
+    grey frames of 16 bits, None for those of the first.
     """
 
     aspect: Fraction | None
     remark: Remark
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         # One converter a source: FFmpeg 8's keeps megabytes of state, so one a frame would show in memory.
         self._converter = VideoReformatter()
+        self._range = ValueRange(self.value_range, self.remark)
 
     def picture(self, frame: Any) -> Image:
         """`frame` as RGB [H, W, 3]."""
@@ -74,6 +78,9 @@ class Displayed:
             return tone_mapped(codes, transfer)
         if int(frame.color_primaries) == BT2020:
             self.remark("colours of BT.2020 are read as those of BT.709, a little paler than a screen shows them")
+        if frame.format.name.startswith("gray16"):
+            grey = self._range.eight_bit(self._converter.reformat(frame, format="gray16le", **to).to_ndarray())
+            return np.repeat(grey[..., None], 3, axis=2)
         if any(part.is_alpha for part in frame.format.components):
             rgba: Any = self._converter.reformat(frame, format="rgba", **to).to_ndarray()
             if rgba[..., 3].min() < 255:

@@ -14,16 +14,14 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 from PIL import ImageCms, ImageOps, UnidentifiedImageError, features
 
 from visrt.runtime.errors import SourceError
 from visrt.runtime.sources.displayed import TRANSPARENT, Remark, on_white
 from visrt.runtime.sources.source import Image
+from visrt.runtime.sources.value_range import Numbers, ValueRange
 
 __all__ = ["PictureReader", "read_image"]
-
-Numbers = NDArray[Any]
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -52,8 +50,9 @@ class PictureReader:
         value_range: tuple[float, float] | None = None,
         remark: Remark = lambda _: None,
     ) -> None:
-        self._max_pixels, self._range, self._remark = max_pixels, value_range, remark
-        self._range_said = self._pages_said = False
+        self._max_pixels, self._remark = max_pixels, remark
+        self._range = ValueRange(value_range, remark)
+        self._pages_said = False
 
     def first(self, path: Path) -> Image:
         """The picture at `path`, the first of several. Raises SourceError where there is none that can be read."""
@@ -158,38 +157,14 @@ class PictureReader:
         return shown
 
     def _eight_bit(self, values: Numbers) -> Image:
-        """RGB [H, W, 3] of `values` [H, W] or [H, W, C], mapped so that the range of the first picture fits."""
-        found = np.where(np.isfinite(values), values, 0) if values.dtype.kind == "f" else values
-        if values.dtype == np.uint8:
-            scaled = values
-        else:
-            if self._range is None:
-                self._range = _range_of(found)
-            low, high = self._range
-            if not self._range_said:
-                self._range_said = True
-                self._remark(
-                    f"values of {values.dtype.name}, {found.min():g} to {found.max():g} in the first picture: {low:g} "
-                    f"is read as black, {high:g} as white; a value range that is given takes the place of this"
-                )
-            scaled = (((found.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255) + 0.5).astype(np.uint8)
+        """RGB [H, W, 3] of `values` [H, W] or [H, W, C]."""
+        scaled = self._range.eight_bit(values)
         if scaled.ndim == 2:
             return np.repeat(scaled[..., None], 3, axis=2)
         if scaled.shape[2] == 4:
             self._remark(TRANSPARENT)
             return on_white(scaled)
         return np.ascontiguousarray(scaled[..., :3])
-
-
-def _range_of(values: Numbers) -> tuple[float, float]:
-    """What is black and white. Whole numbers: 0 and the most that 8, 10, 12, 14 or 16 bits hold, what fits; floats: 0
-    and 1, or 0 and 255. Where the values lie outside, or fill less than a tenth of it, their own range."""
-    least, most = float(values.min()), float(values.max())
-    ends = (1, 255) if values.dtype.kind == "f" else tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
-    high = next((float(end) for end in ends if most <= end), None)
-    if high is not None and least >= 0 and (most - least > high / 10 or most == least):
-        return 0.0, high
-    return (least, most) if most > least else (least, least + 1)
 
 
 def _pages(picture: PIL.Image.Image) -> Sequence[int]:

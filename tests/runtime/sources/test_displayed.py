@@ -118,6 +118,15 @@ def test_interlaced_frames_are_said(tmp_path: Path, field: str) -> None:
     assert remark.startswith("interlaced")
 
 
+@pytest.mark.parametrize(("most", "white"), [(4000, 4095), (65535, 65535)])
+def test_grey_video_of_16_bits_is_mapped_and_said(tmp_path: Path, most: int, white: int) -> None:
+    numbers = np.linspace(0, most, 48 * 64).reshape(48, 64).astype(np.uint16)
+    path = write(tmp_path / "a.mkv", numbers, codec="ffv1", pixels="gray16le", source="gray16le")
+    image, [remark] = only_frame(path)
+    assert (int(image.min()), int(image.max())) == pytest.approx((0, 255 * most / white), abs=1)
+    assert f"{white:g} as white" in remark
+
+
 PQ, HLG = 16, 18
 
 
