@@ -45,7 +45,8 @@ def text_colour_on(background: Colour) -> Colour:
 @lru_cache(maxsize=1024)
 def label_chip(text: str, colour: Colour, size_px: int, font_file: str | None = None) -> Image:
     """The label as a small picture [h, w, 3], `text` on a ground of the object's colour."""
-    font = _font(font_for(text, font_file) or BUILT_IN, size_px)
+    found = font_for(text, font_file)
+    font = _font(BUILT_IN if found is None else found, size_px)
     left, _, right, _ = font.getbbox(text)
     ascent, descent = font.getmetrics()
     margin = max(2, size_px // 5)

@@ -162,7 +162,7 @@ def _draw_mask(canvas: Image, shown: TrackedObject, rle: Rle, style: OverlayStyl
 def _text(shown: TrackedObject, classes: Sequence[str], font: str | None) -> str:
     """Name, id and score; the class number where no font has the letters of the name."""
     name = shown.name or (classes[shown.label] if 0 <= shown.label < len(classes) else "")
-    if not name or not font_for(name, font):
+    if not name or font_for(name, font) is None:
         name = f"class {shown.label}"
     numbers = f" {shown.id}  {shown.score:.2f}"
     return name[: TEXT_MAX - len(numbers)] + numbers

@@ -57,7 +57,10 @@ def has_cyrillic() -> bool:
     return any("dejavu" in path.lower() or "noto" in path.lower() for path in labels._system_fonts())
 
 
-@pytest.mark.skipif(not has_cyrillic(), reason="no font of this machine has other letters than Latin")
+CYRILLIC = pytest.mark.skipif(not has_cyrillic(), reason="no font of this machine has other letters than Latin")
+
+
+@CYRILLIC
 @pytest.mark.parametrize("name", ["собака", "машина", "Straße", "Ωμέγα"])
 def test_a_font_of_the_system_has_letters_that_the_built_in_one_lacks(name: str, clean: None) -> None:
     font = font_for(name)
@@ -85,7 +88,7 @@ def test_where_no_font_has_the_letters_the_number_of_the_class_is_shown_and_it_i
     assert np.array_equal(named, draw(grey(), result(0, shown(0, 60, 60, label=4, name="class 4"))))
 
 
-@pytest.mark.skipif(not has_cyrillic(), reason="no font of this machine has other letters than Latin")
+@CYRILLIC
 def test_a_font_that_is_given_is_used(clean: None) -> None:
     font = next(path for path in labels._system_fonts() if "dejavu" in path.lower() or "noto" in path.lower())
     built_in, given = label_chip("person", (0, 0, 0), 24), label_chip("person", (0, 0, 0), 24, font)
@@ -93,10 +96,18 @@ def test_a_font_that_is_given_is_used(clean: None) -> None:
     assert OverlayStyle(font=font).font == font
 
 
+@pytest.mark.parametrize("name", ["person", "dog", pytest.param("собака", marks=CYRILLIC)])
+def test_the_label_is_the_name_where_a_font_has_its_letters(name: str, clean: None) -> None:
+    drawn = draw(grey(), result(0, shown(3, 10, 60, name=name)))
+    chip = label_chip(f"{name} 3  0.50", colour_of(3), 13)
+    assert np.array_equal(drawn[60 - chip.shape[0] : 60, 10 : 10 + chip.shape[1]], chip)
+
+
 def test_names_of_objects_come_before_the_list_and_the_list_before_numbers() -> None:
     by_list = draw(grey(), result(0, shown(0, 60, 60)), ["dog"])
     by_name = draw(grey(), result(0, shown(0, 60, 60, name="dog")), ["cat"])
     assert np.array_equal(by_list, by_name)
+    assert not np.array_equal(by_name, draw(grey(), result(0, shown(0, 60, 60))))
     assert np.array_equal(
         draw(grey(), result(0, shown(0, 60, 60))), draw(grey(), result(0, shown(0, 60, 60)), ["class 0"])
     )
