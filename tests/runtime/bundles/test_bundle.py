@@ -16,6 +16,7 @@ from bundles import write_bundle
 from onnx import TensorProto, helper
 from onnxruntime import InferenceSession
 
+from visrt.runtime.bundles import bundle
 from visrt.runtime.bundles.bundle import MANIFEST, open_bundle
 from visrt.runtime.bundles.onnx_file import check_onnx
 from visrt.runtime.errors import BundleError
@@ -159,6 +160,20 @@ def test_a_hard_link_is_refused(folder: Path, tmp_path: Path) -> None:
 
     with pytest.raises(BundleError, match=r"masks.onnx: a hard link"):
         open_bundle(folder)
+
+
+def test_a_bundle_that_comes_with_visrt_is_found_by_name_however_it_was_installed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installers share the files of packages with their cache by hard links."""
+    monkeypatch.setattr(bundle, "SHIPPED", folder.parent)
+    os.link(folder / "masks.onnx", tmp_path / "in_the_cache.onnx")
+    assert open_bundle("bundle").folder == folder
+    with pytest.raises(BundleError, match=r"bundl: no such folder; .* a name of those that come with visrt: bundle"):
+        open_bundle("bundl")
+    monkeypatch.setattr(bundle, "SHIPPED", tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="none comes with this visrt"):
+        open_bundle("bundle")
 
 
 @pytest.mark.parametrize("name", ["../frame.onnx", "/etc/passwd", "a/b.onnx", "..", "", "C:frame.onnx", "a\\b.onnx"])
