@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ MOOV_IN_A_PIPE = (
 )
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 DEFAULT_FPS = 25.0
+OLDEST_PYAV = "17.1.0"
+"""Older ones lack what tells how a frame is displayed, and convert BT.709 by the matrix of BT.601."""
 
 
 class FileSource(ReportedSource):
@@ -194,6 +197,11 @@ class FileSource(ReportedSource):
 
 
 def _open(path: Path, settings: VideoSettings, pipe: Pipe | None) -> Any:
+    if _release(av.__version__) < _release(OLDEST_PYAV):
+        raise SourceError(
+            f"{path}: PyAV {av.__version__} is too old to read videos as they are displayed; run "
+            f"`pip install 'av>={OLDEST_PYAV}'`"
+        )
     head = pipe.head if pipe else _head(path)
     _refuse_playlist(path, head, settings)
     options = {"protocol_whitelist": "file", "max_pixels": str(settings.max_pixels)}
@@ -203,6 +211,10 @@ def _open(path: Path, settings: VideoSettings, pipe: Pipe | None) -> Any:
         return av.open(pipe or f"file:{path.absolute()}", options=options)
     except av.error.FFmpegError as error:
         raise SourceError(f"{path}: not a readable video: {_hint(path, head, error)}") from None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _head(path: Path) -> bytes:

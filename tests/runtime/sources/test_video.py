@@ -184,6 +184,16 @@ def test_a_missing_decoder_is_told(tmp_path: Path) -> None:
         video_file._video_stream(container, tmp_path / "a.mp4")
 
 
+@pytest.mark.parametrize("version", ["14.2.0", "17.0.1", "16.1.0rc2"])
+def test_a_pyav_that_is_too_old_is_told_with_what_to_install(
+    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", 1)
+    monkeypatch.setattr(av, "__version__", version)
+    with pytest.raises(SourceError, match=rf"PyAV {version} is too old.*pip install 'av>=17.1.0'"):
+        open_source(path)
+
+
 def test_giant_frames_are_refused_before_a_frame_is_decoded(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 2)
     with pytest.raises(SourceError, match=r"64x48 pixels, expected at most 3071"):
