@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +146,7 @@ def _files(folder: Path, source: Source, wished: Mapping[str, Any], style: Overl
 
 async def track_async(
     source: str | Path | int | Source | Frames, *args: Any, **options: Any
-) -> AsyncIterator[FrameResult]:
+) -> AsyncGenerator[FrameResult, None]:
     """As `track`, without holding up the event loop: the work is done in a thread.
 
     async for result in visrt.track_async(0):

@@ -19,7 +19,7 @@ from visrt.cli import app
 from visrt.runtime.engines import diagnostics
 from visrt.runtime.engines.diagnostics import Finding, clashes
 from visrt.runtime.errors import install_hint
-from visrt.runtime.sources import video_file
+from visrt.runtime.sources import containers
 
 runner = CliRunner()
 
@@ -102,7 +102,7 @@ def test_packages_older_than_the_bounds_are_problems(installed: dict[str, str], 
 
 def test_every_base_dependency_has_a_bound_that_doctor_reads_and_the_lowest_job_installs() -> None:
     pins = dict(pin.split("==") for pin in lowest((ROOT / "pyproject.toml").read_text()))
-    assert pins["av"] == video_file.OLDEST_PYAV
+    assert pins["av"] == containers.OLDEST_PYAV
     assert {"numpy", "av", "typer", "pydantic", "pillow", "onnxruntime"} <= pins.keys()
     findings = diagnostics.outdated([f"{name}>={version}" for name, version in pins.items()], lambda name: "0.0.1")
     assert len(findings) == len(pins)

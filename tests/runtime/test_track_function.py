@@ -300,15 +300,17 @@ def test_results_can_be_awaited(bundle: Path, clip: Path) -> None:
 def test_what_is_awaited_can_be_left(bundle: Path, clip: Path) -> None:
     source = FakeSource(50)
 
-    async def main() -> int:
+    async def main() -> list[int]:
+        seen = []
         results = visrt.track_async(source, session=colour_session())
         async for result in results:
-            if result.index == 3:
+            seen.append(result.index)
+            if len(seen) == 4:
                 break
-        await results.aclose()  # type: ignore[attr-defined]
-        return result.index
+        await results.aclose()
+        return seen
 
-    assert asyncio.run(main()) == 3
+    assert asyncio.run(main()) == [0, 1, 2, 3]
     assert source.closed
 
 

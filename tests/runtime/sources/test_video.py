@@ -21,7 +21,7 @@ from written_clips import FPS, noise, red_square, write_clip, write_sound
 
 from visrt.runtime.clock import Clock
 from visrt.runtime.errors import SourceError, UsageError
-from visrt.runtime.sources import video_file
+from visrt.runtime.sources import containers, video_file
 from visrt.runtime.sources.displayed import Displayed
 from visrt.runtime.sources.source import Source, VideoFrame, VideoSettings
 from visrt.runtime.sources.video import Camera, Images, VideoFile, find_sources, open_source, read_video
@@ -181,7 +181,7 @@ def test_a_missing_decoder_is_told(tmp_path: Path) -> None:
     stream = SimpleNamespace(codec_context=None, disposition=None, type="video")
     container = SimpleNamespace(streams=SimpleNamespace(video=[stream]), close=lambda: None)
     with pytest.raises(SourceError, match="no decoder"):
-        video_file._video_stream(container, tmp_path / "a.mp4")
+        containers.video_stream(container, tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize("version", ["14.2.0", "17.0.1", "16.1.0rc2"])
@@ -219,7 +219,7 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path, monkeypatch: pytest.Monk
     child = write_clip(tmp_path / "secret.ts", 5)
     (tmp_path / name).write_text(PLAYLIST.format(child=f"file://{child}"))
     if guard == "formats alone":
-        monkeypatch.setattr(video_file, "_refuse_playlist", lambda *given: None)
+        monkeypatch.setattr(containers, "_refuse_playlist", lambda *given: None)
     with pytest.raises(SourceError):
         open_source(tmp_path / name)
 
