@@ -75,7 +75,17 @@ QUICK = ("track", "inspect", "doctor", "verify", "eval", "data")
 """Verbs that take seconds."""
 
 TOOLS = ("tracked/", "from_cvat/", "from_label_studio/", "from_labelme/", "panoptic.json")
-IN_WORKSPACE = ("street.mp4", "other.mp4", "frames/", "frames/%05d.png", "labelled/", "map.json", "strict.json", "all.txt", *TOOLS)
+IN_WORKSPACE = (
+    "street.mp4",
+    "other.mp4",
+    "frames/",
+    "frames/%05d.png",
+    "labelled/",
+    "map.json",
+    "strict.json",
+    "all.txt",
+    *TOOLS,
+)
 
 TABLES: dict[str, type[Any]] = {
     cls.__name__: cls
