@@ -62,7 +62,7 @@ def test_a_layer_can_be_chosen_by_name(card: Card, layer: Layer) -> None:
         with pytest.raises(EngineError, match=r"^pycuda is not installed; pip install '\.\[trt-pycuda\]'"):
             cuda_layer("pycuda")
     card.faults.missing_functions = {"libcuda"}
-    with pytest.raises(EngineError, match="^cuda-bindings was requested, but cuDriverGetVersion cannot be called"):
+    with pytest.raises(EngineError, match=r"^cuda-bindings was requested, but cuDriverGetVersion cannot be called"):
         cuda_layer("cuda-bindings")
 
 
