@@ -442,30 +442,30 @@ def drive(works: Sequence[StreamSteps[T]], watch: Stopwatch) -> list[T | VisrtEr
         except VisrtError as error:
             results[at] = error
 
-    def call(together: Sequence[int]) -> None:
-        calls = [waiting.pop(at) for at in together]
+    def call(together: Sequence[int]) -> bool:
+        """Whether it was done: the engine may refuse a call of several."""
+        calls, answers = [waiting[at] for at in together], list[Answer]()
         try:
             answers = calls[0].network.run(calls[0].call.graph, calls)
         except EngineError as error:
-            if len(calls) == 1:
-                results[together[0]] = error
-            else:
-                for at, one in zip(together, calls, strict=True):
-                    finish_alone(at, one)
-            return
-        for at, answer in zip(together, answers, strict=True):
+            if len(calls) > 1:
+                return False
+            results[together[0]] = error
+        for at in together:
+            del waiting[at]
+        for at, answer in zip(together, answers, strict=False):
             go_on(at, answer)
-
-    def finish_alone(at: int, first: StreamCall) -> None:
-        """To the end, as an engine's outputs do not outlast its calls for many others."""
-        waiting[at] = first
-        while at in waiting:
-            call([at])
+        return True
 
     for at in range(len(works)):
         go_on(at, None)
     while waiting:
-        call(_next_together(waiting))
+        together = _next_together(waiting)
+        if not call(together):
+            for at in together:
+                # To the end, as an engine's outputs do not outlast its calls for many others.
+                while at in waiting:
+                    call([at])
     return [results[at] for at in range(len(works))]
 
 

@@ -55,6 +55,7 @@ class Displayed:
         # One converter a source: FFmpeg 8's keeps megabytes of state, so one a frame would show in memory.
         self._converter = VideoReformatter()
         self._range = ValueRange(self.value_range, self.remark)
+        self._display: tuple[float, NDArray[np.float64] | None] | None = None
 
     def picture(self, frame: Any) -> Image:
         """`frame` as RGB [H, W, 3]."""
@@ -92,7 +93,9 @@ class Displayed:
         """`image` turned and mirrored as the display matrix of `frame` says."""
         if frame.rotation % 90:
             self.remark(f"turned by {frame.rotation:.0f} degrees: only whole quarter turns are undone")
-        matrix = _display_matrix(frame)
+        if self._display is None or self._display[0] != frame.rotation:
+            self._display = frame.rotation, _display_matrix(frame)
+        matrix = self._display[1]
         if matrix is not None and np.linalg.det(matrix) < 0:
             return _mirrored(image, matrix)
         quarter_turns = round(frame.rotation / 90) % 4
@@ -100,7 +103,10 @@ class Displayed:
 
 
 def _display_matrix(frame: Any) -> NDArray[np.float64] | None:
-    """[2, 2]: a pixel at x, y is shown at (x, y) @ it."""
+    """[2, 2]: a pixel at x, y is shown at (x, y) @ it.
+
+    A frame that was asked for its side data refers to itself, and lives until Python looks for cycles.
+    """
     for data in frame.side_data or ():
         if data.type.name == "DISPLAYMATRIX":
             return np.frombuffer(bytes(data), "<i4").reshape(3, 3)[:2, :2].astype(float)

@@ -53,7 +53,7 @@ class ImageSource(ReportedSource):
         self._paths, self._settings = paths, settings
         self._report = SourceReport()
         self._first_fault = ""
-        self._pictures = PictureReader(settings.max_pixels, settings.value_range, self._remark)
+        self._pictures = PictureReader(settings.max_pixels, settings.value_range, self._remark_of_a_part())
         self._count = self._pictures.count(paths[0]) if len(paths) == 1 else len(paths)
         fps = settings.image_fps
         self._info = SourceInfo(name, "images", frames=self._count, fps=fps, duration_s=self._count / fps)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
+from weakref import WeakMethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,6 +240,17 @@ class ReportedSource:
     @property
     def report(self) -> SourceReport:
         return self._report
+
+    def _remark_of_a_part(self) -> Callable[[str], None]:
+        """`_remark` for a part that the source keeps. The part must not keep the source in return: a source in a cycle
+        holds its decoder until Python looks for cycles."""
+        remark = WeakMethod(self._remark)
+
+        def say(text: str) -> None:
+            if (alive := remark()) is not None:
+                alive(text)
+
+        return say
 
     def _remark(self, text: str) -> None:
         """Says `text` once, in the log and in the report."""

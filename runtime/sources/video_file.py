@@ -42,7 +42,7 @@ class FileSource(ReportedSource):
         refuse_giant(self._stream, aspect, path, settings)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.options = {"max_pixels": str(settings.max_pixels)}
-        self._displayed = Displayed(aspect, self._remark, settings.value_range)
+        self._displayed = Displayed(aspect, self._remark_of_a_part(), settings.value_range)
         self._info = _info(self._container, self._stream, path)
         self._report = SourceReport()
         if others:

@@ -432,6 +432,21 @@ def array_bytes(value: object) -> int:
     return 0
 
 
+def test_a_frame_leaves_nothing_behind_that_refers_to_itself() -> None:
+    """It would hold masks and frames until Python looks for cycles."""
+    session = scripted_session(script(1) * 4)
+    frame = patches((64, 96))
+    session.step(frame)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(8):
+            session.step(frame)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_nothing_grows_with_the_number_of_frames() -> None:
     """The object comes and goes, so that ids and births are part of it."""
     present, absent = script(1), script(1)
