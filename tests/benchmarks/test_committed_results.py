@@ -36,6 +36,7 @@ UNUSED = "nowhere"
 
 SAME_OUTPUTS = {
     "0e6c342f3192e805122e51cef9afcd425232e21b56f44c18801a96bad74b01eb": "bundles/default",
+    "03ceaa8645422caf7da2464b51557a80771e9e5fc72ab67b059fecbe7cc49fbd": "bundles/default-fp16",
     "9db16d86ae5976337b4b588a4d50c5f00fa0d51e9e2431cbfa5a8c4797790589": "bundles/default-int8",
 }
 """Frame graphs from before the size of a uint8 input was read from its Cast, and the bundles that hold their successors:
