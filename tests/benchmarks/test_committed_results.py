@@ -39,8 +39,8 @@ SAME_OUTPUTS = {
     "03ceaa8645422caf7da2464b51557a80771e9e5fc72ab67b059fecbe7cc49fbd": "bundles/default-fp16",
     "9db16d86ae5976337b4b588a4d50c5f00fa0d51e9e2431cbfa5a8c4797790589": "bundles/default-int8",
 }
-"""Frame graphs from before the size of a uint8 input was read from its Cast, and the bundles of their successors: outputs
-are bit-equal, so what was measured with them holds."""
+"""Frame graphs from before the size of a uint8 input was read from its Cast, and the bundles of their successors. The
+outputs are bit-equal, so what was measured with them holds."""
 
 Values = dict[str, Any]
 
