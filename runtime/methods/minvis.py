@@ -192,6 +192,8 @@ def empty_slots(queries: Queries) -> Slots:
 def without_lost(slots: Slots, queries: Queries, scores: Floats, now_s: float, settings: MinVisSettings) -> Slots:
     """The slots, less the objects unseen for too long and those in whose place now something else turns up."""
     unseen = ~slots.visible & (slots.ids != NO_OBJECT)
+    if not unseen.any():
+        return slots
     gone = unseen & (now_s - slots.seen_s > settings.lost_s)
     back = np.flatnonzero(unseen & (scores >= settings.keep_score))
     similarity = row_cosines(queries.embeddings[back], slots.seen_embeddings[back])
@@ -211,7 +213,8 @@ def visible_rows(
     """
     has_object = slots.ids != NO_OBJECT
     sure = scores >= np.where(has_object, settings.keep_score, settings.birth_score)
-    rows = np.flatnonzero(sure & nonzero_rows(queries.embeddings))
+    rows = np.flatnonzero(sure)
+    rows = rows[nonzero_rows(queries.embeddings[rows])]
     if not len(rows):
         return rows, []
     logits = masks_of(queries.mask_embeddings[rows])
@@ -239,17 +242,20 @@ def with_newborns(slots: Slots, rows: Indices, scores: Floats, order: Indices, n
 def seen(slots: Slots, rows: Indices, queries: Queries, now_s: float, window_frames: int) -> Slots:
     """The slots after the objects in `rows` were seen: an average up to `window_frames`, then an exponential one."""
     visible = np.zeros(len(slots.ids), dtype=bool)
-    visible[rows] = True
-    seen_frames = slots.seen_frames + visible
-    weight = np.maximum(1 / np.maximum(seen_frames, 1), 1 / window_frames)[:, None]
-    mean_logits = slots.mean_logits + weight.astype(np.float32) * (queries.class_logits - slots.mean_logits)
+    seen_frames, seen_s = slots.seen_frames.copy(), slots.seen_s.copy()
+    seen_embeddings, mean_logits = slots.seen_embeddings.copy(), slots.mean_logits.copy()
+    visible[rows], seen_s[rows] = True, now_s
+    seen_frames[rows] += 1
+    seen_embeddings[rows] = queries.embeddings[rows]
+    weight = np.maximum(1 / seen_frames[rows], 1 / window_frames)[:, None].astype(np.float32)
+    mean_logits[rows] += weight * (queries.class_logits[rows] - mean_logits[rows])
     return replace(
         slots,
         visible=visible,
         seen_frames=seen_frames,
-        seen_s=np.where(visible, now_s, slots.seen_s),
-        seen_embeddings=np.where(visible[:, None], queries.embeddings, slots.seen_embeddings),
-        mean_logits=np.where(visible[:, None], mean_logits, slots.mean_logits),
+        seen_s=seen_s,
+        seen_embeddings=seen_embeddings,
+        mean_logits=mean_logits,
     )
 
 
