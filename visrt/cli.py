@@ -180,6 +180,8 @@ def load(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise _missing(name, error) from None
     if isinstance(function, typer.Typer):
+        for own in function.registered_commands:
+            own.cls = WholeCommand
         group = typer.main.get_command(function)
         group.epilog = f"Example: {verb.example}" if verb.example else None
         return group

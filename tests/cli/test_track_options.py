@@ -297,6 +297,16 @@ def test_no_source_is_refused() -> None:
     assert (ended.exit_code, "no SOURCE" in ended.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("verb", ["check", "convert", "draw"])
+def test_the_verbs_for_sets_have_examples_and_tell_all_that_is_missing(verb: str) -> None:
+    missing = CliRunner().invoke(app, ["data", verb])
+    assert missing.exit_code == 2
+    assert "Missing" in missing.stderr
+    assert "'folder'" in missing.stderr
+    assert ("'--out'" in missing.stderr) == (verb != "check")
+    assert f"Example: visrt data {verb} " in CliRunner().invoke(app, ["data", verb, "--help"]).stdout
+
+
 def test_all_missing_options_are_told_at_once() -> None:
     ended = CliRunner().invoke(app, ["calibrate"], env={"COLUMNS": "200"})
     assert ended.exit_code == 2

@@ -86,7 +86,7 @@ Skip = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos tha
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave out faulty annotations, and count them.")]
 
 
-@data.command()
+@data.command(epilog="Example: visrt data check labelled/")
 def check(
     folder: Folder,
     format: From = None,
@@ -115,7 +115,7 @@ def check(
     refuse_pictures(found.faults)
 
 
-@data.command()
+@data.command(epilog="Example: visrt data convert runs/track/street --to cvat --out annotations/")
 def convert(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted set.")],
@@ -148,7 +148,7 @@ def convert(
     report_console().print(f"{out}: {to.value}, {content}")
 
 
-@data.command()
+@data.command(epilog="Example: visrt data draw labelled/ --out sample.png")
 def draw(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="Picture (png) to write.")],
