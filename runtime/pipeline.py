@@ -2,10 +2,10 @@
 
 Each source is read and resized in a thread of its own, and another resizes its masks to the source's size and writes
 its results; the caller's thread updates the tracks, and while the frame engine computes it works on the outputs of the
-calls before. A call holds the
-next frames of the streams that have waited longest, so that no stream gets two before another gets one: on a GPU one
-wide call of all that are ready, on a CPU one frame for each core, as wide calls overflow its caches. Files wait when
-they are too fast; of a live source the newest frame is taken. A stream's ids and labels are those it has alone.
+calls before. A call holds the next frames of the streams that have waited longest, so that no stream gets two before
+another gets one: on a GPU one wide call of all that are ready, on a CPU one frame for each core, as wide calls overflow
+its caches. Files wait when they are too fast; of a live source the newest frame is taken. A stream's ids and labels are
+those it has alone.
 """
 
 from __future__ import annotations

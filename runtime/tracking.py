@@ -6,14 +6,14 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, cast
 
 from visrt.runtime.bundles.bundle import Bundle
-from visrt.runtime.errors import UsageError
+from visrt.runtime.errors import UsageError, VisrtError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.session import Session, SessionSettings
 from visrt.runtime.sinks.files_of_frames import Crops, MaskPictures, MotRows
@@ -21,7 +21,7 @@ from visrt.runtime.sinks.journal import Journal
 from visrt.runtime.sinks.line_count import Line, LineCount, line
 from visrt.runtime.sinks.output import CROPS, JOURNAL, MASKS, MOT, OVERLAY, Sink, prepare_folder
 from visrt.runtime.sinks.overlay import STYLE, OverlayStyle
-from visrt.runtime.sinks.overlay_video import OverlayVideo
+from visrt.runtime.sinks.overlay_video import OverlayVideo, VideoCoding
 from visrt.runtime.sources.given import Frames, GivenFrames
 from visrt.runtime.sources.source import (
     Moment,
@@ -35,9 +35,12 @@ from visrt.runtime.sources.source import (
 from visrt.runtime.sources.video import open_source
 from visrt.runtime.threads import POLL_S, FrameReader
 
-__all__ = ["Tracking", "track", "track_async"]
+__all__ = ["Tracking", "files_of_a_run", "track", "track_async"]
 
 DEFAULTS = VideoSettings()
+
+OVERLAY_FPS = 25.0
+"""Rate the overlay's encoder plans with where the source does not know its own; times stay the source's."""
 
 
 def track(
@@ -98,9 +101,9 @@ def track(
     settings = replace(video, **{name: value for name, value in chosen.items() if value is not None})
     given = (count_line,) if isinstance(count_line, str | Line) else count_line
     lines = [LineCount(line(one) if isinstance(one, str) else one) for one in given]
-    files = {"overlay": overlay, "masks": masks, "crops": crops, "mot": mot, "overwrite": overwrite}
-    if out is None and any(files.values()):
-        named = ", ".join(name for name, value in files.items() if value)
+    wished = {"overlay": overlay, "masks": masks, "crops": crops, "mot": mot, "overwrite": overwrite}
+    if out is None and any(wished.values()):
+        named = ", ".join(name for name, value in wished.items() if value)
         raise UsageError(f"{named}: no folder to write to; give out=")
     own = session is None
     if session is not None and (preset is not None or association is not None):
@@ -124,7 +127,19 @@ def track(
             )
         opened = _opened(source, settings)
         try:
-            written = [] if out is None else _files(Path(out), opened, files, style)
+            written: list[Sink] = []
+            if out is not None:
+                prepare_folder(Path(out), (), "replace" if overwrite else "refuse")
+                written = files_of_a_run(
+                    Path(out),
+                    opened,
+                    every=settings.every,
+                    overlay=VideoCoding() if overlay else None,
+                    style=style,
+                    masks=bool(masks),
+                    crops=crops,
+                    mot=mot,
+                )
         except BaseException:
             opened.close()
             raise
@@ -135,15 +150,34 @@ def track(
     return Tracking(found, opened, [*written, *lines, *sinks], limit, closes_session=own)
 
 
-def _files(folder: Path, source: Source, wished: Mapping[str, Any], style: OverlayStyle) -> list[Sink]:
-    """The sinks for the files of a run in `folder`. Raises OutputError where it has some already."""
-    prepare_folder(folder, (), "replace" if wished["overwrite"] else "refuse")
-    sinks: list[Sink] = [Journal(folder / JOURNAL)]
-    if wished["overlay"]:
-        sinks.append(OverlayVideo(folder / OVERLAY, fps=source.info.fps or 25.0, style=style))
-    sinks += [MaskPictures(folder / MASKS)] if wished["masks"] else []
-    sinks += [Crops(folder / CROPS)] if wished["crops"] else []
-    return sinks + ([MotRows(folder / MOT)] if wished["mot"] else [])
+def files_of_a_run(
+    folder: Path,
+    source: Source,
+    *,
+    every: int = 1,
+    overlay: VideoCoding | None = None,
+    style: OverlayStyle = STYLE,
+    masks: bool = False,
+    crops: bool = False,
+    mot: bool = False,
+) -> list[Sink]:
+    """The sinks for the files of a run in `folder`, which is ready for them. The journal comes first: it is what the
+    other results can be made from. overlay: how it is encoded, None for none."""
+    sinks: list[Sink] = []
+    try:
+        sinks.append(Journal(folder / JOURNAL))
+        if overlay is not None:
+            fps = (source.info.fps or OVERLAY_FPS) / every
+            sinks.append(OverlayVideo(folder / OVERLAY, fps=fps, coding=overlay, style=style))
+        sinks += [MaskPictures(folder / MASKS)] if masks else []
+        sinks += [Crops(folder / CROPS)] if crops else []
+        sinks += [MotRows(folder / MOT)] if mot else []
+    except VisrtError:
+        for sink in sinks:
+            with suppress(VisrtError):
+                sink.close()
+        raise
+    return sinks
 
 
 async def track_async(

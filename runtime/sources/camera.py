@@ -40,7 +40,7 @@ class CameraSource(ReportedSource):
     def __iter__(self) -> Iterator[VideoFrame]:
         """Frames until the camera stops giving them, which is always an early end."""
         start_s: float | None = None
-        selector, cuts, seen = Selector(self._settings), CutDetector(), 0
+        selector, cuts, seen = Selector(self._settings), CutDetector(self._settings), 0
         while True:
             given, image = self._camera.read()
             if not given or image is None:
@@ -55,7 +55,7 @@ class CameraSource(ReportedSource):
                 continue
             self._report = replace(self._report, decoded=self._report.decoded + 1)
             picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-            yield VideoFrame(index, now_s - start_s, picture, cut=self._settings.cuts == "find" and cuts.cuts(picture))
+            yield VideoFrame(index, now_s - start_s, picture, cut=cuts.cuts(picture))
 
     def _end(self) -> None:
         if not self._report.decoded:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visrt.runtime.sources.source import Image
+from visrt.runtime.sources.source import Image, VideoSettings
 
 __all__ = ["CutDetector"]
 
@@ -28,14 +28,18 @@ ABOVE_BEFORE = 2.5
 
 
 class CutDetector:
-    """Looks at the frames of one video in order. It decides by this and earlier frames only."""
+    """Looks at the frames of one video in order, where `settings` ask for cuts. It decides by this and earlier frames
+    only."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: VideoSettings) -> None:
+        self._looks = settings.cuts == "find"
         self._last: NDArray[np.float32] | None = None
         self._before: deque[float] = deque(maxlen=BEFORE)
 
     def cuts(self, image: Image) -> bool:
-        """Whether `image` [H, W, 3] begins another scene than the frame before it."""
+        """Whether `image` [H, W, 3] begins another scene than the frame before it; False where nobody asks."""
+        if not self._looks:
+            return False
         thumb = cv2.resize(image, THUMB, interpolation=cv2.INTER_AREA).astype(np.float32)
         last, self._last = self._last, thumb
         if last is None:

@@ -35,13 +35,12 @@ class GivenFrames(ReportedSource):
         pass
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        selector, cuts = Selector(self._settings), CutDetector()
+        selector, cuts = Selector(self._settings), CutDetector(self._settings)
         for index, given in enumerate(self._frames):
             frame = _video_frame(given, index, self._settings.image_fps)
             if selector.takes(index, frame.time_s):
                 self._report = replace(self._report, decoded=self._report.decoded + 1)
-                found = self._settings.cuts == "find" and cuts.cuts(frame.image)
-                yield replace(frame, index=index, cut=frame.cut or found)
+                yield replace(frame, index=index, cut=cuts.cuts(frame.image) or frame.cut)
             elif selector.over:
                 break
         self._report = replace(self._report, end="complete")

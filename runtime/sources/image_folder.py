@@ -65,7 +65,7 @@ class ImageSource(ReportedSource):
 
     def __iter__(self) -> Iterator[VideoFrame]:
         """A skipped image leaves a gap in time, as its frame would have been shown then."""
-        selector, cuts, index = Selector(self._settings), CutDetector(), 0
+        selector, cuts, index = Selector(self._settings), CutDetector(self._settings), 0
         for found, time_s in self._found(selector):
             if isinstance(found, SourceError):
                 self._first_fault = self._first_fault or str(found)
@@ -73,7 +73,7 @@ class ImageSource(ReportedSource):
                 continue
             if found is not None:
                 self._report = replace(self._report, decoded=self._report.decoded + 1)
-                yield VideoFrame(index, time_s, found, cut=self._settings.cuts == "find" and cuts.cuts(found))
+                yield VideoFrame(index, time_s, found, cut=cuts.cuts(found))
             index += 1
         self._end(selector)
 

@@ -70,14 +70,14 @@ class RawSource(ReportedSource):
         pass
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        selector, cuts, index = Selector(self._settings), CutDetector(), 0
+        selector, cuts, index = Selector(self._settings), CutDetector(self._settings), 0
         size = self._raw.width * self._raw.height * self._raw.channels
         while len(data := self._stream.read(size)) == size and not selector.over:
             time_s = index / self._raw.fps
             if selector.takes(index, time_s):
                 image = self._rgb(data)
                 self._report = replace(self._report, decoded=self._report.decoded + 1)
-                yield VideoFrame(index, time_s, image, cut=self._settings.cuts == "find" and cuts.cuts(image))
+                yield VideoFrame(index, time_s, image, cut=cuts.cuts(image))
             index += 1
         self._end(index, 0 if selector.over else len(data))
 

@@ -59,7 +59,7 @@ class FileSource(ReportedSource):
         """Frames in order of display. Undecodable packets are counted as corrupt and skipped."""
         clock = Clock(step_s=1 / (self._info.fps or DEFAULT_FPS))
         first_s: float | None = None
-        selector, cuts = Selector(self._settings), CutDetector()
+        selector, cuts = Selector(self._settings), CutDetector(self._settings)
         for frame in self._decoded():
             clock = clock.at(self._stamp_s(frame))
             first_s = clock.time_s if first_s is None else first_s
@@ -71,8 +71,7 @@ class FileSource(ReportedSource):
             if selector.takes(index, now_s):
                 self._count(decoded=1, damaged=int(frame.is_corrupt))
                 image = self._displayed.picture(frame)
-                cut = self._settings.cuts == "find" and cuts.cuts(image)
-                yield VideoFrame(index, now_s, image, bool(frame.is_corrupt), cut)
+                yield VideoFrame(index, now_s, image, bool(frame.is_corrupt), cuts.cuts(image))
             elif selector.over:
                 break
         self._end(first_s, clock, selector)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,30 +17,21 @@ from visrt.runtime.errors import VisrtError
 from visrt.runtime.machine import machine_of_run
 from visrt.runtime.methods.method import TrackingMethod
 from visrt.runtime.results import Shown
-from visrt.runtime.sinks.files_of_frames import Crops, MaskPictures, MotRows
-from visrt.runtime.sinks.journal import Journal
 from visrt.runtime.sinks.line_count import LineCount
 from visrt.runtime.sinks.outcome import SourceOutcome, summary_of, write_summary
 from visrt.runtime.sinks.output import (
-    CROPS,
     JOURNAL,
-    MASKS,
-    MOT,
-    OVERLAY,
     RESULTS,
     SUMMARY,
     Sink,
     prepare_folder,
 )
-from visrt.runtime.sinks.overlay_video import OverlayVideo
 from visrt.runtime.sinks.youtube_vis import write_youtube_vis
 from visrt.runtime.sources.source import Source
 from visrt.runtime.sources.video import open_source
+from visrt.runtime.tracking import files_of_a_run
 
 __all__ = ["Opened", "finished", "opened"]
-
-OVERLAY_FPS = 25.0
-"""Rate the overlay's encoder plans with where the source does not know its own; times stay the source's."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +43,24 @@ class Opened:
     lines: Sequence[LineCount]
 
 
-def opened(one: Plan, manifest: Manifest, shown: Shown, options: TrackOptions) -> Opened:
-    """The source of a plan, and the files its results go to as they come.
-
-    The journal comes first: it is what the other results can be made from.
-    """
-    source = NumberedSource(open_source(one.source, options.video))
-    sinks: list[Sink] = []
-    lines = [LineCount(line) for line in options.wishes.lines]
+def opened(one: Plan, shown: Shown, options: TrackOptions) -> Opened:
+    """The source of a plan, and the files its results go to as they come."""
+    source, wishes = NumberedSource(open_source(one.source, options.video)), options.wishes
+    lines = [LineCount(line) for line in wishes.lines]
     try:
-        existing = "replace" if options.many is not None else options.existing
-        prepare_folder(one.folder, one.source.paths, existing)
-        sinks.append(Journal(one.folder / JOURNAL, manifest.classes))
-        if options.overlay is not None:
-            fps = (source.info.fps or OVERLAY_FPS) / options.video.every
-            sinks.append(OverlayVideo(one.folder / OVERLAY, manifest.classes, fps, options.overlay, options.style))
-        sinks += [MaskPictures(one.folder / MASKS)] if options.wishes.masks else []
-        sinks += [Crops(one.folder / CROPS)] if options.wishes.crops else []
-        sinks += [MotRows(one.folder / MOT)] if options.wishes.mot else []
+        prepare_folder(one.folder, one.source.paths, "replace" if options.many is not None else options.existing)
+        sinks = files_of_a_run(
+            one.folder,
+            source,
+            every=options.video.every,
+            overlay=options.overlay,
+            style=options.style,
+            masks=wishes.masks,
+            crops=wishes.crops,
+            mot=wishes.mot,
+        )
     except VisrtError:
         source.close()
-        for sink in sinks:
-            with suppress(VisrtError):
-                sink.close()
         raise
     return Opened(source, [ShownSinks(source, shown, [*sinks, *lines])], lines)
 

@@ -80,7 +80,7 @@ class _Run:
         """The sources that can be opened, each when there is a place for it."""
         for one in plans:
             try:
-                found = opened(one, self._pipeline.manifest, self._shown, self._options)
+                found = opened(one, self._shown, self._options)
             except VisrtError as error:
                 say(str(error))
                 self._total.refuse(one.path, str(error))
