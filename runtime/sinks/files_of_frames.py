@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 
 from visrt.runtime.masks import decode_region
 from visrt.runtime.results import FrameResult
+from visrt.runtime.sinks.line_count import REMEMBERED
 from visrt.runtime.sinks.output import cannot_write
 from visrt.runtime.sinks.overlay import colour_of
 from visrt.runtime.sources.source import Image
@@ -65,15 +66,17 @@ class Crops:
     def write(self, result: FrameResult, image: Image) -> None:
         for shown in result.objects:
             left, top, right, bottom = shown.xyxy
-            folder = self._made.get(shown.id)
+            folder = self._made.pop(shown.id, None)
             if folder is None:
                 # By the class of its first frame: an object whose label changes stays in one folder.
                 name = re.sub(r"[^\w-]+", "_", shown.name or str(shown.label))
                 folder = self._folder / f"{shown.id}-{name}"
                 _make(folder)
-                self._made[shown.id] = folder
+            self._made[shown.id] = folder
             crop = PillowImage.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
             _save(crop, folder / f"{result.index:06}.jpg")
+        while len(self._made) > REMEMBERED:
+            del self._made[next(iter(self._made))]
 
     def close(self) -> None:
         pass

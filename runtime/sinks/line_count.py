@@ -11,9 +11,12 @@ from visrt.runtime.errors import UsageError
 from visrt.runtime.results import FrameResult
 from visrt.runtime.sources.source import Image
 
-__all__ = ["Line", "LineCount", "line"]
+__all__ = ["REMEMBERED", "Line", "LineCount", "line"]
 
 Point = tuple[float, float]
+
+REMEMBERED = 10_000
+"""Objects; one that comes back after so many others is counted as a new one."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,11 @@ def line(text: str) -> Line:
 
 class LineCount:
     """A sink that counts the objects whose boxes' middle crosses a line: each once in each direction, under the class
-    it has then."""
+    it has then. Of an endless stream the REMEMBERED objects that were seen last are known."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._last: dict[int, Point] = {}
-        self._counted: set[tuple[int, str]] = set()
+        self._seen: dict[int, tuple[Point, frozenset[str]]] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._checked = False
 
@@ -88,11 +90,14 @@ class LineCount:
         for shown in result.objects:
             x, y, width, height = shown.box
             now = (x + width / 2, y + height / 2)
-            way = self._line.crossed(self._last[shown.id], now) if shown.id in self._last else None
-            if way and (shown.id, way) not in self._counted:
-                self._counted.add((shown.id, way))
+            before, counted = self._seen.pop(shown.id, (now, frozenset[str]()))
+            way = self._line.crossed(before, now)
+            if way and way not in counted:
+                counted |= {way}
                 self._counts[shown.name or f"class {shown.label}", way] += 1
-            self._last[shown.id] = now
+            self._seen[shown.id] = now, counted
+        while len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
 
     def close(self) -> None:
         pass

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from visrt.training.data.annotations import ClassChoice
     from visrt.training.data.set_formats import ReadSet, SetPlaces
 
-__all__ = ["check", "convert", "data", "draw"]
+__all__ = ["SkipFaulty", "SkipMissing", "check", "convert", "data", "draw"]
 
 data = typer.Typer(add_completion=False, no_args_is_help=True, help="Check, convert and draw annotated sets.")
 
@@ -82,7 +82,7 @@ NAMES_HELP = (
 )
 Names = Annotated[Path | None, typer.Option(help=NAMES_HELP)]
 Split = Annotated[str | None, typer.Option(help="train, valid or test, of a folder that holds several.")]
-Skip = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")]
+SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave out faulty annotations, and count them.")]
 
 
@@ -94,7 +94,7 @@ def check(
     images: Images = None,
     names: Names = None,
     split: Split = None,
-    skip_missing: Skip = False,
+    skip_missing: SkipMissing = False,
     skip_faulty: SkipFaulty = False,
     classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     pictures: Annotated[Look, typer.Option(help="headers: sizes only; decode: every picture whole.")] = Look.headers,
@@ -125,7 +125,7 @@ def convert(
     images: Images = None,
     names: Names = None,
     split: Split = None,
-    skip_missing: Skip = False,
+    skip_missing: SkipMissing = False,
     skip_faulty: SkipFaulty = False,
     pictures: Annotated[Placing, typer.Option(help="Copy the pictures, or link to them.")] = Placing.copy,
 ) -> None:
@@ -157,7 +157,7 @@ def draw(
     images: Images = None,
     names: Names = None,
     split: Split = None,
-    skip_missing: Skip = False,
+    skip_missing: SkipMissing = False,
     skip_faulty: SkipFaulty = False,
     videos: Annotated[int, typer.Option(min=1, max=60, help="Videos, or photos, drawn at random.")] = 6,
     frames: Annotated[int, typer.Option(min=1, max=20, help="Frames of each video; photos in a row.")] = 5,

@@ -10,6 +10,7 @@ import typer
 
 from visrt.commands.association import PRESET_HELP, association_in
 from visrt.commands.class_choice import CHOICE_HELP, class_choice
+from visrt.commands.data import SkipFaulty, SkipMissing
 from visrt.commands.device import Device
 from visrt.runtime.engines.backends import BACKENDS
 
@@ -51,12 +52,8 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="train, valid or test, where the folder holds several, as public sets do.")
     ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out videos that are listed but not on disk.")
-    ] = False,
-    skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="Leave out faulty annotations, and count them.")
-    ] = False,
+    skip_missing: SkipMissing = False,
+    skip_faulty: SkipFaulty = False,
     classes: Annotated[str | None, typer.Option(help=CHOICE_HELP)] = None,
     association: Annotated[
         Path | None, typer.Option(help="Association settings (json) in place of the bundle's or the preset's.")

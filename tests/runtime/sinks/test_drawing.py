@@ -211,3 +211,18 @@ def test_a_line_counts_ways_and_each_object_once() -> None:
 def test_a_line_outside_the_first_frame_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="outside the picture, which is 160 wide and 120 high"):
         LineCount(line(text)).write(result(0), grey())
+
+
+def test_of_an_endless_stream_no_more_than_so_many_objects_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("visrt.runtime.sinks.line_count.REMEMBERED", 3)
+    monkeypatch.setattr("visrt.runtime.sinks.files_of_frames.REMEMBERED", 3)
+    count, crops = LineCount(line("80,0,80,120")), Crops(tmp_path)
+    for at in range(12):
+        objects = [shown(0, 20 + 10 * at, 30), shown(at + 1, 0, 0)]
+        for sink in (count, crops):
+            sink.write(result(at, *objects), grey())
+    assert count.summary()["counts"] == {"class 0": {"to_right": 0, "to_left": 1}}, "one that stays is known"
+    assert len(count._seen) == len(crops._made) == 3
+    assert len(list(tmp_path.iterdir())) == 13, "a folder an object"
