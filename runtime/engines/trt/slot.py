@@ -50,10 +50,14 @@ class Block:
             self.device.free()
             raise
         self.offsets: Mapping[str, int] = {}
+        self._known: dict[tuple[tuple[str, int], ...], Mapping[str, int]] = {}
 
     def lay_out(self, sizes: Sizes) -> None:
-        """Sets `offsets` for a call at `sizes`."""
-        self.offsets = _layout(self._specs, sizes)[0]
+        """Sets `offsets` for a call at `sizes`; those of the few combinations that calls have are worked out once."""
+        key = tuple(sizes.items())
+        if key not in self._known:
+            self._known[key] = _layout(self._specs, sizes)[0]
+        self.offsets = self._known[key]
 
     def ends(self) -> list[Callable[[], None]]:
         """Steps that free it."""
@@ -157,8 +161,10 @@ class BufferSlot:
         """Puts an array to where `room` lies, `offset` bytes into an input; gives the stretches of the block, from and
         to, that are still to be uploaded. Padding of integers is zeros: they may be indices."""
         if role not in self._blocks:
-            padded = array if array.shape == room else np.zeros(room, array.dtype)
-            padded[tuple(map(slice, array.shape))] = array
+            padded = array
+            if array.shape != room:
+                padded = np.zeros(room, array.dtype)
+                padded[tuple(map(slice, array.shape))] = array
             self._staging.upload(self.address_of(role) + offset, padded)
             return []
         first = self._blocks[role].offsets[role] + offset
